@@ -1,0 +1,59 @@
+"""Which student and which teacher, and the engines that run them."""
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from gkd_dist.config.base import Strict
+
+Dtype = Literal["float32", "bfloat16"]
+
+
+class PruneConfig(Strict):
+    """Make the student by dropping decoder layers of `student.model`."""
+
+    num_layers: int = Field(ge=1)
+    """How many layers the student keeps."""
+    drop_layers: tuple[int, ...] | None = None
+    """Exactly these; None measures which removals change the model least."""
+
+    @model_validator(mode="after")
+    def _distinct(self) -> "PruneConfig":
+        if self.drop_layers is not None and len(set(self.drop_layers)) != len(self.drop_layers):
+            raise ValueError("drop_layers names a layer twice; name each layer once")
+        return self
+
+
+class StudentConfig(Strict):
+    model: str
+    """A local folder, a hub name, or `package:NAME` for a GGUF model inside an installed Python package."""
+    prune: PruneConfig | None = None
+
+
+class SamplerConfig(Strict):
+    engine: Literal["vllm", "hf"] = "vllm"
+    num_replicas: int = Field(1, ge=1)
+    dtype: Dtype = "bfloat16"
+    max_model_len: int = Field(1024, ge=2)
+    """Longest prompt plus completion, tokens."""
+    engine_args: dict[str, Any] = Field(default_factory=dict)
+    """Passed to the engine untouched."""
+
+
+class TeacherConfig(Strict):
+    model: str
+    """A local folder, a hub name, or `package:NAME`."""
+    engine: Literal["vllm", "hf"] = "vllm"
+    transport: Literal["hidden", "full"] = "hidden"
+    temperature: float = Field(1.0, gt=0)
+    """Softmax temperature of the teacher in the loss; the student's is 1 (paper, section 4)."""
+    num_replicas: int = Field(1, ge=1)
+    dtype: Dtype = "bfloat16"
+    max_model_len: int = Field(1024, ge=2)
+    engine_args: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _transport_of_engine(self) -> "TeacherConfig":
+        if self.engine == "vllm" and self.transport == "full":
+            raise ValueError("the vllm engine has no `full` transport; use teacher.transport=hidden (exact) or engine=hf")
+        return self

@@ -1,0 +1,36 @@
+"""The loss and the mixture (paper: Agarwal et al., arXiv 2306.13649, Algorithm 1 and eq. 1-2)."""
+
+from typing import Literal
+
+from pydantic import AliasChoices, Field
+
+from gkd_dist.config.base import Strict
+
+
+class ScheduleConfig(Strict):
+    """How student_fraction moves over the run."""
+
+    type: Literal["constant", "linear", "step"] = "constant"
+    final: float | None = Field(None, ge=0, le=1)
+    """Value at the end (`linear`) or from `at_step` on (`step`)."""
+    at_step: int | None = Field(None, ge=1)
+    """First step with `final` (`step`), or where `linear` arrives; None means max_steps."""
+
+
+class ObjectiveConfig(Strict):
+    divergence: Literal["forward_kl", "reverse_kl", "jsd", "tvd"] = "forward_kl"
+    """forward_kl = KL(teacher || student), reverse_kl = KL(student || teacher)."""
+    beta: float = Field(0.5, gt=0, lt=1)
+    """JSD interpolation: mixture = beta * teacher + (1 - beta) * student (eq. 1). The ends are `forward_kl` and
+    `reverse_kl`, not values of beta. Used by `jsd` only."""
+    normalize_jsd: bool = False
+    """Divide the JSD by beta * (1 - beta), which makes the family continuous at both ends."""
+    student_fraction: float = Field(
+        0.5, ge=0, le=1, validation_alias=AliasChoices("student_fraction", "lmbda", "lambda")
+    )
+    """lambda of the paper: share of sequences the student writes itself."""
+    mix: Literal["per_batch", "per_sequence"] = "per_batch"
+    """`per_batch`: one coin per step (Algorithm 1); `per_sequence`: exact quota within the run."""
+    schedule: ScheduleConfig = ScheduleConfig()
+    reduction: Literal["sequence_mean", "token_mean"] = "sequence_mean"
+    """`sequence_mean`: mean over tokens, then over sequences (eq. 2); `token_mean`: over all tokens."""

@@ -1,0 +1,66 @@
+"""RunConfig: all components, and the rules between them."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from gkd_dist.config.base import Strict
+from gkd_dist.config.data import DataConfig
+from gkd_dist.config.learner import LearnerConfig
+from gkd_dist.config.models import SamplerConfig, StudentConfig, TeacherConfig
+from gkd_dist.config.objective import ObjectiveConfig
+from gkd_dist.config.ring import (
+    ClusterConfig,
+    EvaluationConfig,
+    MetricsConfig,
+    ReplayConfig,
+    SamplingConfig,
+    WeightsConfig,
+)
+
+
+class RunConfig(Strict):
+    """One distillation job."""
+
+    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    output_dir: Path = Path("runs")
+    """Run directories are made below it: output_dir/name-NUMBER."""
+    seed: int = Field(0, ge=0)
+    mode: Literal["sync"] = "sync"
+    """`sync` is Algorithm 1 exactly: staleness 0, reproducible for a seed."""
+    student: StudentConfig
+    teacher: TeacherConfig
+    sampler: SamplerConfig = SamplerConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    data: DataConfig = DataConfig()
+    replay: ReplayConfig = ReplayConfig()
+    learner: LearnerConfig = LearnerConfig()
+    weights: WeightsConfig = WeightsConfig()
+    cluster: ClusterConfig = ClusterConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    metrics: MetricsConfig = MetricsConfig()
+
+    @model_validator(mode="after")
+    def _between_components(self) -> "RunConfig":
+        problems = []
+        if self.sampling.max_new_tokens >= self.sampler.max_model_len:
+            problems.append(
+                f"sampling.max_new_tokens ({self.sampling.max_new_tokens}) leaves no room for a prompt in "
+                f"sampler.max_model_len ({self.sampler.max_model_len}); lower the first or raise the second"
+            )
+        if self.teacher.max_model_len < self.sampler.max_model_len:
+            problems.append(
+                f"teacher.max_model_len ({self.teacher.max_model_len}) is below sampler.max_model_len "
+                f"({self.sampler.max_model_len}): the teacher could not score the longest samples; raise it"
+            )
+        capacity = self.replay.capacity
+        if capacity is not None and capacity < self.learner.batch_size:
+            problems.append(
+                f"replay.capacity ({capacity}) is below learner.batch_size ({self.learner.batch_size}): "
+                "no batch would ever be complete; raise it"
+            )
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self

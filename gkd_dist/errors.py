@@ -1,0 +1,83 @@
+"""The exception tree (floor F0). Every error says what to do; all of them pickle.
+
+GkdError                     exit 70 unless a subclass says otherwise
++-- UserError                exit 2: something the user can mend before running again
+|   +-- ConfigError          one or more problems in recipe, file or override (all at once)
+|   +-- DataError            a data file cannot be read or holds nothing usable
+|   +-- ModelError           a model cannot be found, loaded or matched with its partner
+|   +-- ResourceError        the cluster lacks what the configuration asks for
++-- WireError                a frame or message was rejected (reason in `.reason`)
++-- EngineError              a sampler, teacher or learner failed while working
++-- WeightsError             published weights do not match their manifest
++-- DeadlineError            something did not answer in time
+"""
+
+from collections.abc import Sequence
+
+
+class GkdError(Exception):
+    """Base of every error this package raises on purpose."""
+
+    exit_code = 70
+
+
+class UserError(GkdError):
+    """Something the user can mend; shown without a traceback."""
+
+    exit_code = 2
+
+
+class ConfigError(UserError):
+    """All problems found in a configuration.
+
+    Args:
+        problems: one line each, `key.path: what is wrong; what to do`.
+    """
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(self.problems))
+
+    def __reduce__(self) -> tuple[type["ConfigError"], tuple[tuple[str, ...]]]:
+        return type(self), (self.problems,)
+
+
+class DataError(UserError):
+    """A data set cannot be read, or nothing in it can be used."""
+
+
+class ModelError(UserError):
+    """A model cannot be found, loaded, or matched with its partner."""
+
+
+class ResourceError(UserError):
+    """The cluster does not have what the configuration asks for."""
+
+
+class WireError(GkdError):
+    """A frame was rejected.
+
+    Args:
+        reason: short machine-readable word, used as a metric label (`checksum`, `truncated`, ...).
+        detail: what was found and what was expected.
+    """
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        self.reason = reason
+        self.detail = detail
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+
+    def __reduce__(self) -> tuple[type["WireError"], tuple[str, str]]:
+        return type(self), (self.reason, self.detail)
+
+
+class EngineError(GkdError):
+    """A sampler, teacher or learner failed while working."""
+
+
+class WeightsError(GkdError):
+    """Published weights do not match their manifest."""
+
+
+class DeadlineError(GkdError):
+    """Something did not answer in time."""

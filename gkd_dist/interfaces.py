@@ -1,0 +1,101 @@
+"""The ring's parts as Protocols (floor F1). `pipeline/` knows only these.
+
+Rules that hold for every one of them:
+
+* Ordering: results come back in the order of the arguments.
+* Concurrency: calls of one object may overlap unless its docstring says otherwise.
+* Cancellation: a cancelled call has no effect on later ones; its work may still finish and is thrown away.
+* Death of the other side: raises `EngineError` (a subclass may say more); never hangs beyond the deadline of the
+  proxy, which raises `DeadlineError`.
+* All calls are coroutines and block nothing but themselves.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from gkd_dist.types import (
+    DivergenceReport,
+    Prompt,
+    SamplingParams,
+    ScoredTrajectory,
+    StepReport,
+    TrainBatch,
+    Trajectory,
+    WeightPublication,
+)
+
+
+class Sampler(Protocol):
+    """Writes completions with the student.
+
+        publication = await learner.publish()
+        version = await sampler.load_weights(publication)
+        trajectories = await sampler.sample(prompts, params)
+    """
+
+    async def sample(self, prompts: Sequence[Prompt], params: SamplingParams) -> list[Trajectory]:
+        """One student trajectory per prompt, with behaviour log-probs and the exact version range.
+
+        The random stream of each sample depends on (params.seed, sample id) alone, not on its neighbours.
+        """
+        ...
+
+    async def load_weights(self, publication: WeightPublication) -> int:
+        """Make `publication` the policy; returns its version once the next token is written by it.
+
+        Raises:
+            WeightsError: digests or names do not match; the former weights stay in place where the engine can
+                still serve them, otherwise the sampler refuses to sample.
+        """
+        ...
+
+    async def close(self) -> None: ...
+
+
+class Teacher(Protocol):
+    """Scores trajectories with a frozen model."""
+
+    async def score(self, trajectories: Sequence[Trajectory]) -> list[ScoredTrajectory]: ...
+
+    async def close(self) -> None: ...
+
+
+class Learner(Protocol):
+    """Owns the student's parameters and the optimizer. Calls must not overlap."""
+
+    async def train(self, batch: TrainBatch) -> StepReport:
+        """One optimizer step; the policy version grows by one."""
+        ...
+
+    async def evaluate(self, batch: TrainBatch) -> DivergenceReport:
+        """Divergences on `batch` without a gradient; changes nothing."""
+        ...
+
+    async def publish(self) -> WeightPublication:
+        """The current weights as a publication of the current policy version."""
+        ...
+
+    async def save(self, path: Path) -> None:
+        """Write the student so that transformers and vLLM load it unchanged. `path` appears whole or not at all."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+class Metrics(Protocol):
+    """Where the pipeline's numbers go; names are those of `metrics/catalogue.py`."""
+
+    def count(self, name: str, amount: float = 1.0, **labels: str) -> None: ...
+
+    def gauge(self, name: str, value: float, **labels: str) -> None: ...
+
+    def observe(self, name: str, value: float, **labels: str) -> None: ...
+
+
+class RecordSink(Protocol):
+    """Where one record per train step goes (`metrics.jsonl`, the status line)."""
+
+    def write(self, record: dict[str, float | int | str]) -> None: ...
+
+    def close(self) -> None: ...
