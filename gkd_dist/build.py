@@ -1,0 +1,280 @@
+"""From a configuration to running parts: the only place that chooses implementations (floor F5).
+
+`prepare` checks everything that can be checked before a model is loaded; `Blueprint` makes the engines, in this
+process or in an actor's.
+"""
+
+import os
+import uuid
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+from gkd_dist.config.run import RunConfig
+from gkd_dist.data.mixture import Mixture
+from gkd_dist.data.pairs import fixed_trajectory
+from gkd_dist.data.prompts import PromptStream, RenderedPrompts, prompt_limit, render_prompts
+from gkd_dist.data.readers import read_rows
+from gkd_dist.data.rendering import Renderer, check_same_tokenizer
+from gkd_dist.data.rows import Rows
+from gkd_dist.errors import ConfigError, DataError, GkdError, UserError
+from gkd_dist.interfaces import Learner, Sampler, Teacher
+from gkd_dist.pipeline.job import HeldOut, Narrate
+from gkd_dist.pipeline.ring import Fleet, Plan
+from gkd_dist.types import Prompt, SamplingParams, Trajectory
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """Everything the engines are made from; pickles, so that an actor can build its part itself."""
+
+    config: RunConfig
+    student: Path
+    teacher: Path
+    pad_token_id: int
+    num_ids: int
+    """Real ids that student and teacher share."""
+    run_epoch: str
+
+    def make_sampler(self) -> Sampler:
+        sampler = self.config.sampler
+        if sampler.engine == "hf":
+            from gkd_dist.samplers.hf_sampler import HfSampler
+
+            return HfSampler(self.student, dtype=sampler.dtype, pad_token_id=self.pad_token_id)
+        _quiet_vllm()
+        from gkd_dist.samplers.vllm_sampler import VllmSampler
+
+        return VllmSampler(
+            str(self.student),
+            dtype=sampler.dtype,
+            max_model_len=sampler.max_model_len,
+            engine_args=sampler.engine_args,
+        )
+
+    def make_teacher(self) -> Teacher:
+        teacher = self.config.teacher
+        if teacher.engine == "hf":
+            from gkd_dist.teachers.hf_teacher import HfTeacher
+
+            return HfTeacher(
+                self.teacher,
+                name=teacher.model,
+                dtype=teacher.dtype,
+                transport=teacher.transport,
+                pad_token_id=self.pad_token_id,
+                num_ids=self.num_ids,
+            )
+        _quiet_vllm()
+        from gkd_dist.teachers.vllm_teacher import VllmTeacher
+
+        return VllmTeacher(
+            str(self.teacher),
+            name=teacher.model,
+            dtype=teacher.dtype,
+            max_model_len=teacher.max_model_len,
+            engine_args=teacher.engine_args,
+        )
+
+    def make_learner(self) -> Learner:
+        from gkd_dist.divergences import make_divergence
+        from gkd_dist.learners.learner import GkdLearner
+        from gkd_dist.learners.model import load_student
+        from gkd_dist.learners.step import LossSettings
+        from gkd_dist.weights.publisher import WeightPublisher
+
+        config, objective = self.config, self.config.objective
+        settings = LossSettings(
+            divergence=make_divergence(
+                objective.divergence, beta=objective.beta, normalize_jsd=objective.normalize_jsd
+            ),
+            reduction=objective.reduction,
+            teacher_temperature=config.teacher.temperature,
+            teacher_readout=self._teacher_readout(),
+            bf16=config.learner.bf16,
+            max_micro_batch_tokens=config.learner.max_micro_batch_tokens,
+            pad_token_id=self.pad_token_id,
+            num_ids=self.num_ids,
+        )
+        return GkdLearner(
+            load_student(self.student, gradient_checkpointing=config.learner.gradient_checkpointing),
+            source=self.student,
+            config=config.learner,
+            settings=settings,
+            publisher=WeightPublisher(
+                self.run_epoch, config.weights.bucket_bytes, config.weights.dtype or config.sampler.dtype
+            ),
+        )
+
+    def _teacher_readout(self) -> object:
+        if self.config.teacher.transport != "hidden":
+            return None
+        import torch
+
+        from gkd_dist.teachers.readout import load_readout
+
+        dtype = getattr(torch, self.config.teacher.dtype)
+        return load_readout(self.teacher, dtype=dtype, num_ids=self.num_ids)
+
+    def fleet(self) -> AbstractAsyncContextManager[Fleet]:
+        """All parts, in this process or as Ray actors, closed with the block."""
+        if self.config.cluster.mode == "local":
+            from gkd_dist.local import local_fleet
+
+            return local_fleet(self)
+        from gkd_dist.distributed import ray_fleet
+
+        return ray_fleet(self)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A checked configuration with its data rendered."""
+
+    blueprint: Blueprint
+    rows: Rows
+    rendered: RenderedPrompts
+    renderer: Renderer
+    mixture: Mixture
+
+    def plan(self, run: str, checkpoints: Path) -> Plan:
+        """What the ring is to do under the name `run`."""
+        config = self.blueprint.config
+        batch_size = config.learner.batch_size
+        return Plan(
+            stream=PromptStream(self.rendered.train, run=run, seed=config.seed, shuffle=config.data.shuffle),
+            mixture=self.mixture,
+            sampling=self._sampling(config.sampling.max_new_tokens, config.sampling.temperature),
+            batch_size=batch_size,
+            max_steps=config.learner.max_steps,
+            max_staleness=config.replay.max_staleness,
+            replay_capacity=config.replay.capacity or 2 * batch_size,
+            save_steps=config.learner.save_steps,
+            checkpoints=checkpoints,
+        )
+
+    def held_out(self, run: str) -> HeldOut:
+        """Held-out prompts, their reference completions, and how the student answers them."""
+        config = self.blueprint.config
+        max_new_tokens = config.evaluation.max_new_tokens or config.sampling.max_new_tokens
+        stream = PromptStream(self.rendered.held_out, run=f"{run}:held-out", seed=config.seed, shuffle=False)
+        prompts = [stream.prompt(index) for index in range(stream.num_rows)]
+        return HeldOut(
+            prompts=prompts,
+            pairs=self._references(prompts, max_new_tokens),
+            sampling=self._sampling(max_new_tokens, config.evaluation.temperature),
+        )
+
+    def _references(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[Trajectory]:
+        return [
+            fixed_trajectory(prompt.sample_id, row.prompt_ids, row.completion_ids, max_new_tokens)
+            for prompt, row in zip(prompts, self.rendered.held_out, strict=True)
+            if row.completion_ids is not None
+        ]
+
+    def _sampling(self, max_new_tokens: int, temperature: float) -> SamplingParams:
+        sampling = self.blueprint.config.sampling
+        return SamplingParams(
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            min_p=sampling.min_p,
+            stop_token_ids=self.renderer.stop_token_ids,
+            seed=self.blueprint.config.seed,
+        )
+
+
+def prepare(config: RunConfig, narrate: Narrate, *, student: str | None = None) -> Job:
+    """Find models and data, and check that they fit together.
+
+    Args:
+        student: use this saved student instead of `config.student`.
+
+    Raises:
+        ConfigError: every problem found with data, models and their fit, all at once.
+    """
+    problems: list[str] = []
+    rows = _collect(problems, lambda: read_rows(config.data, seed=config.seed))
+    mixture = _collect(problems, lambda: _mixture(config, rows))
+    teacher = _collect(problems, lambda: _teacher(config, narrate))
+    chosen = _collect(problems, lambda: _student(config, student, narrate))
+    if rows is None or mixture is None or teacher is None or chosen is None:
+        raise ConfigError(problems)
+    num_ids = check_same_tokenizer(str(chosen), str(teacher))
+    renderer = Renderer(
+        str(chosen), apply_chat_template=config.data.apply_chat_template, system_prompt=config.data.system_prompt
+    )
+    limit = prompt_limit(
+        config.data, max_model_len=config.sampler.max_model_len, max_new_tokens=config.sampling.max_new_tokens
+    )
+    rendered = render_prompts(rows.rows, renderer, config.data, max_prompt_tokens=limit)
+    blueprint = Blueprint(
+        config=config,
+        student=chosen,
+        teacher=teacher,
+        pad_token_id=renderer.pad_token_id,
+        num_ids=num_ids,
+        run_epoch=uuid.uuid4().hex,
+    )
+    return Job(blueprint, rows, rendered, renderer, mixture)
+
+
+def _collect(problems: list[str], check):  # type: ignore[no-untyped-def]
+    """The result of `check`, or None with its problems noted."""
+    try:
+        return check()
+    except ConfigError as error:
+        problems.extend(error.problems)
+    except UserError as error:
+        problems.append(str(error))
+    return None
+
+
+def _mixture(config: RunConfig, rows: Rows | None) -> Mixture:
+    objective = config.objective
+    mixture = Mixture(
+        objective.student_fraction,
+        objective.mix,
+        objective.schedule,
+        batch_size=config.learner.batch_size,
+        seed=config.seed,
+        max_steps=config.learner.max_steps,
+    )
+    if rows is not None and mixture.needs_fixed and not rows.has_completions:
+        raise DataError(
+            f"objective.student_fraction: {objective.student_fraction:g} needs fixed completions, but {rows.source} "
+            "has prompts alone; set objective.student_fraction=1 or name the completion column in data.fields"
+        )
+    return mixture
+
+
+def _teacher(config: RunConfig, narrate: Narrate) -> Path:
+    from gkd_dist.models.packaged import default_cache_dir, materialise
+
+    narrate(f"teacher {config.teacher.model}")
+    return materialise(config.teacher.model, default_cache_dir())
+
+
+def _student(config: RunConfig, saved: str | None, narrate: Narrate) -> Path:
+    from gkd_dist.models.packaged import default_cache_dir, materialise
+
+    prune = config.student.prune
+    if saved is not None or prune is None:
+        narrate(f"student {saved or config.student.model}")
+        return materialise(saved or config.student.model, default_cache_dir())
+    from gkd_dist.models.pruning import pruned_student
+
+    narrate(f"student {config.student.model}, pruned to {prune.num_layers} layers")
+    source = materialise(config.student.model, default_cache_dir())
+    return pruned_student(source, prune.num_layers, prune.drop_layers, default_cache_dir())
+
+
+def _quiet_vllm() -> None:
+    """vLLM reads these when it is imported; a user's own values win."""
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("VLLM_CONFIGURE_LOGGING", "1")
+
+
+__all__ = ["Blueprint", "GkdError", "Job", "prepare"]

@@ -1,0 +1,120 @@
+"""Starting the fleet: what each actor needs, whether the cluster has it, and a deadline for all of them."""
+
+import asyncio
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import RayActorError
+
+from gkd_dist.cluster.actors import LearnerActor, SamplerActor, TeacherActor
+from gkd_dist.cluster.proxies import LearnerProxy, SamplerProxy, TeacherProxy
+from gkd_dist.config.ring import ClusterConfig
+from gkd_dist.errors import DeadlineError, EngineError, GkdError, ResourceError
+from gkd_dist.interfaces import Learner, Sampler, Teacher
+from gkd_dist.pipeline.ring import Fleet
+
+
+@dataclass(frozen=True)
+class FleetPlan:
+    """Which parts to build, each by a picklable factory."""
+
+    samplers: list[Callable[[], Sampler]]
+    teachers: list[Callable[[], Teacher]]
+    learner: Callable[[], Learner]
+
+
+def check_resources(plan: FleetPlan, config: ClusterConfig) -> None:
+    """Compare what all actors need with what the cluster has.
+
+    Raises:
+        ResourceError: names every missing resource, with what is wanted and what is there.
+    """
+    wanted = {
+        "CPU": len(plan.samplers) * config.num_cpus_per_sampler
+        + len(plan.teachers) * config.num_cpus_per_teacher
+        + config.num_cpus_learner,
+        "GPU": len(plan.samplers) * config.num_gpus_per_sampler
+        + len(plan.teachers) * config.num_gpus_per_teacher
+        + config.num_gpus_learner,
+    }
+    there = ray.available_resources()
+    missing = [
+        f"{name}: {amount:g} wanted, {there.get(name, 0):g} free" for name, amount in wanted.items()
+        if amount > there.get(name, 0)
+    ]
+    if missing:
+        raise ResourceError(
+            f"the cluster has too little for {len(plan.samplers)} sampler(s), {len(plan.teachers)} teacher(s) and "
+            f"a learner ({'; '.join(missing)}); lower sampler.num_replicas, teacher.num_replicas or "
+            "cluster.num_cpus_per_*, or add nodes"
+        )
+
+
+async def start_fleet(plan: FleetPlan, config: ClusterConfig) -> Fleet:
+    """Start all actors side by side and wait until every one is ready.
+
+    Raises:
+        ResourceError, DeadlineError, EngineError: nothing that was started is left running.
+    """
+    check_resources(plan, config)
+    samplers = [
+        _start(SamplerActor, make, config.num_cpus_per_sampler, config.num_gpus_per_sampler) for make in plan.samplers
+    ]
+    teachers = [
+        _start(TeacherActor, make, config.num_cpus_per_teacher, config.num_gpus_per_teacher) for make in plan.teachers
+    ]
+    learner = _start(LearnerActor, plan.learner, config.num_cpus_learner, config.num_gpus_learner)
+    named = [
+        *((f"sampler {slot}", actor) for slot, actor in enumerate(samplers)),
+        *((f"teacher {slot}", actor) for slot, actor in enumerate(teachers)),
+        ("learner", learner),
+    ]
+    try:
+        await _wait_until_ready(named, config.startup_timeout_s)
+    except BaseException:
+        for _, actor in named:
+            ray.kill(actor)
+        raise
+    timeout_s = config.request_timeout_s
+    return Fleet(
+        samplers=[SamplerProxy(actor, f"sampler {slot}", timeout_s) for slot, actor in enumerate(samplers)],
+        teachers=[TeacherProxy(actor, f"teacher {slot}", timeout_s) for slot, actor in enumerate(teachers)],
+        learner=LearnerProxy(learner, "learner", timeout_s),
+    )
+
+
+def _start(shell: type, make: Callable[[], Any], num_cpus: float, num_gpus: float) -> ActorHandle:
+    threads = os.environ.get("OMP_NUM_THREADS") or str(os.cpu_count() or 1)
+    # Ray would give every actor as many OpenMP threads as it reserves CPUs; the roles take turns on all of them.
+    environment = {"env_vars": {"OMP_NUM_THREADS": threads}}
+    actor_class = ray.remote(num_cpus=num_cpus, num_gpus=num_gpus, max_restarts=0, runtime_env=environment)(shell)
+    return actor_class.remote(make)
+
+
+async def _wait_until_ready(actors: list[tuple[str, ActorHandle]], timeout_s: float) -> None:
+    waiting = {asyncio.ensure_future(_ready(name, actor)): name for name, actor in actors}
+    done, pending = await asyncio.wait(waiting, timeout=timeout_s, return_when=asyncio.FIRST_EXCEPTION)
+    for task in pending:
+        task.cancel()
+    for task in done:
+        task.result()
+    if pending:
+        late = ", ".join(sorted(waiting[task] for task in pending))
+        raise DeadlineError(
+            f"{late} did not start within cluster.startup_timeout_s ({timeout_s:g} s); free now: "
+            f"{ {name: amount for name, amount in ray.available_resources().items() if name in ('CPU', 'GPU')} }"
+        )
+
+
+async def _ready(name: str, actor: ActorHandle) -> None:
+    try:
+        await actor.ready.remote()
+    except RayActorError as error:
+        cause = getattr(error, "cause", None) or error.__cause__
+        if isinstance(cause, GkdError):
+            raise cause from None
+        raise EngineError(f"{name} did not start: {error}") from error

@@ -1,0 +1,126 @@
+"""Sampler, Teacher and Learner over actor handles: the F1 interfaces as the controller sees them.
+
+Every call has a deadline. An actor's death is EngineError, silence is DeadlineError, and an error that the part
+raised itself arrives as it was raised.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import RayActorError, RayTaskError
+
+from gkd_dist.cluster.actors import BatchHeader
+from gkd_dist.errors import DeadlineError, EngineError, GkdError
+from gkd_dist.types import (
+    DivergenceReport,
+    Prompt,
+    SamplingParams,
+    ScoredTrajectory,
+    StepReport,
+    TargetsHandle,
+    TrainBatch,
+    Trajectory,
+    WeightManifest,
+    WeightPublication,
+)
+from gkd_dist.wire.codec import decode, encode
+
+T = TypeVar("T")
+
+
+class Proxy:
+    """What all proxies share: an actor, its name in messages, and a deadline in seconds."""
+
+    def __init__(self, actor: ActorHandle, name: str, timeout_s: float) -> None:
+        self._actor = actor
+        self._name = name
+        self._timeout_s = timeout_s
+
+    async def close(self) -> None:
+        """Close the part, then end its process."""
+        try:
+            await asyncio.wait_for(self._actor.close.remote(), timeout=10)
+        except (RayActorError, RayTaskError, asyncio.TimeoutError):
+            pass  # it is ended below in any case
+        finally:
+            ray.kill(self._actor)
+
+    async def _await(self, call: Awaitable[T], what: str) -> T:
+        try:
+            return await asyncio.wait_for(_as_coroutine(call), self._timeout_s)
+        except asyncio.TimeoutError:
+            raise DeadlineError(f"{self._name} did not {what} within {self._timeout_s:.0f} s") from None
+        except RayActorError as error:
+            raise EngineError(f"{self._name} died while asked to {what}: {error}") from error
+        except RayTaskError as error:
+            if isinstance(error.cause, GkdError):
+                raise error.cause from None
+            raise EngineError(f"{self._name} failed to {what}: {error.cause!r}\n{error}") from error
+
+
+async def _as_coroutine(call: Awaitable[T]) -> T:
+    return await call
+
+
+class SamplerProxy(Proxy):
+    """Implements `interfaces.Sampler`."""
+
+    async def sample(self, prompts: Sequence[Prompt], params: SamplingParams) -> list[Trajectory]:
+        frame = await self._await(self._actor.sample.remote(encode(prompts), params), "sample")
+        return decode(frame, Trajectory)
+
+    async def load_weights(self, publication: WeightPublication) -> int:
+        manifest = encode([publication.manifest])
+        call = self._actor.load_weights.remote(manifest, *publication.buckets)
+        return await self._await(call, f"load weights of version {publication.manifest.version}")
+
+
+class TeacherProxy(Proxy):
+    """Implements `interfaces.Teacher`; the targets come back as handles."""
+
+    async def score(self, trajectories: Sequence[Trajectory]) -> list[ScoredTrajectory]:
+        facts_ref, frame_ref = self._actor.score.remote(encode(trajectories))
+        facts = await self._await(facts_ref, "score")
+        return [
+            ScoredTrajectory(trajectory, TargetsHandle(frame_ref, index, num_tokens, num_bytes), teacher)
+            for index, (trajectory, (teacher, num_tokens, num_bytes)) in enumerate(
+                zip(trajectories, facts, strict=True)
+            )
+        ]
+
+
+class LearnerProxy(Proxy):
+    """Implements `interfaces.Learner`; batches hold handles, publications hold object references."""
+
+    async def train(self, batch: TrainBatch) -> StepReport:
+        header, frames = _split(batch)
+        frame = await self._await(self._actor.train.remote(header, *frames), "train")
+        return decode(frame, StepReport)[0]
+
+    async def evaluate(self, batch: TrainBatch) -> DivergenceReport:
+        header, frames = _split(batch)
+        frame = await self._await(self._actor.evaluate.remote(header, *frames), "evaluate")
+        return decode(frame, DivergenceReport)[0]
+
+    async def publish(self) -> WeightPublication:
+        manifest, buckets = await self._await(self._actor.publish.remote(), "publish")
+        return WeightPublication(decode(manifest, WeightManifest)[0], tuple(buckets))
+
+    async def save(self, path: Path, card: str | None = None) -> None:
+        await self._await(self._actor.save.remote(path, card), f"save to {path}")
+
+
+def _split(batch: TrainBatch) -> tuple[BatchHeader, list[Any]]:
+    """The batch as a header, and the distinct object references that hold its targets."""
+    references: dict[Any, int] = {}
+    places = []
+    for item in batch.scored:
+        if not isinstance(item.targets, TargetsHandle):
+            raise EngineError("a learner behind Ray takes targets by handle; score them with a teacher behind Ray")
+        frame = references.setdefault(item.targets.reference, len(references))
+        places.append((frame, item.targets.index))
+    return BatchHeader(batch, places), list(references)

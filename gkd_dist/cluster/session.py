@@ -1,0 +1,43 @@
+"""A connection to a Ray cluster: one started for this run, or one that is there already."""
+
+import logging
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+
+from gkd_dist.config.ring import ClusterConfig
+from gkd_dist.errors import ResourceError
+
+
+@contextmanager
+def ray_session(config: ClusterConfig) -> Iterator[None]:
+    """Connect, and disconnect at the end; a cluster started here ends with it.
+
+    Raises:
+        ResourceError: no cluster answers at the address.
+    """
+    arguments: dict[str, object] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if config.address == "local":
+        # Set on purpose: a token file left behind by another cluster would switch authentication on.
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        arguments |= {"include_dashboard": False, "object_store_memory": config.object_store_bytes}
+    try:
+        ray.init(address=config.address, **arguments)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ResourceError(
+            f"cluster.address: no Ray cluster at {config.address!r} ({error}); "
+            "start one with `ray start --head`, or use cluster.address=local"
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def log_folder() -> str:
+    """Where the actors' own logs are."""
+    return os.path.join(tempfile.gettempdir(), "ray", "session_latest", "logs")

@@ -1,0 +1,26 @@
+"""The same ring with every part in a Ray actor of its own."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from gkd_dist.build import Blueprint
+from gkd_dist.cluster.placement import FleetPlan, start_fleet
+from gkd_dist.cluster.session import ray_session
+from gkd_dist.pipeline.ring import Fleet
+
+
+@asynccontextmanager
+async def ray_fleet(blueprint: Blueprint) -> AsyncIterator[Fleet]:
+    """All parts of `blueprint` as actors of the configured cluster, ended with the block."""
+    config = blueprint.config
+    plan = FleetPlan(
+        samplers=[blueprint.make_sampler] * config.sampler.num_replicas,
+        teachers=[blueprint.make_teacher] * config.teacher.num_replicas,
+        learner=blueprint.make_learner,
+    )
+    with ray_session(config.cluster):
+        fleet = await start_fleet(plan, config.cluster)
+        try:
+            yield fleet
+        finally:
+            await fleet.close()

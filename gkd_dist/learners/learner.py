@@ -1,0 +1,114 @@
+"""The learner: owns the student's parameters, the optimizer and the policy version."""
+
+import math
+import time
+from pathlib import Path
+
+import torch
+
+from gkd_dist.config.learner import LearnerConfig
+from gkd_dist.divergences import forward_kl, reverse_kl
+from gkd_dist.errors import EngineError
+from gkd_dist.learners.checkpoint import save_student
+from gkd_dist.learners.model import StudentModel
+from gkd_dist.learners.optimizer import make_optimizer
+from gkd_dist.learners.schedule import make_schedule
+from gkd_dist.learners.step import LossSettings, accumulate_gradient, token_divergences
+from gkd_dist.serial import SerialThread
+from gkd_dist.types import DivergenceReport, StepReport, TrainBatch, WeightPublication
+from gkd_dist.weights.publisher import WeightPublisher
+
+class GkdLearner:
+    """Implements `interfaces.Learner` on one device.
+
+    All work runs on one thread of its own, in the order of the calls; the event loop stays free.
+
+    Args:
+        student: the model to train.
+        source: the folder the student came from (tokenizer, generation config).
+        config: optimizer, schedule, clipping.
+        settings: the loss.
+        publisher: how weights leave.
+    """
+
+    def __init__(
+        self,
+        student: StudentModel,
+        *,
+        source: Path,
+        config: LearnerConfig,
+        settings: LossSettings,
+        publisher: WeightPublisher,
+    ) -> None:
+        self._student = student
+        self._source = source
+        self._config = config
+        self._settings = settings
+        self._publisher = publisher
+        self._optimizer = make_optimizer(student.model, config)
+        self._schedule = make_schedule(self._optimizer, config)
+        self._step = 0
+        self._nonfinite_in_a_row = 0
+        self._thread = SerialThread("learner")
+
+    async def train(self, batch: TrainBatch) -> StepReport:
+        return await self._thread.run(lambda: self._train(batch))
+
+    async def evaluate(self, batch: TrainBatch) -> DivergenceReport:
+        return await self._thread.run(lambda: self._evaluate(batch))
+
+    async def publish(self) -> WeightPublication:
+        return await self._thread.run(lambda: self._publisher.publish(self._student.named_parameters(), self._step))
+
+    async def save(self, path: Path, card: str | None = None) -> None:
+        await self._thread.run(lambda: save_student(self._student, path, source=self._source, card=card))
+
+    async def close(self) -> None:
+        self._thread.close()
+
+    def _train(self, batch: TrainBatch) -> StepReport:
+        if batch.step != self._step:
+            raise EngineError(f"the learner is at step {self._step}, the batch is for step {batch.step}")
+        start = time.perf_counter()
+        loss = accumulate_gradient(self._student, batch, self._settings)
+        backward_end = time.perf_counter()
+        grad_norm = torch.nn.utils.clip_grad_norm_(self._student.model.parameters(), self._config.max_grad_norm).item()
+        learning_rate = self._schedule.get_last_lr()[0]
+        finite = math.isfinite(loss) and math.isfinite(grad_norm)
+        if finite:
+            self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        self._schedule.step()
+        self._count_nonfinite(finite)
+        self._step += 1
+        return StepReport(
+            step=batch.step,
+            policy_version=self._step,
+            loss=loss,
+            grad_norm=grad_norm,
+            learning_rate=learning_rate,
+            num_sequences=len(batch.scored),
+            num_trained_tokens=sum(item.trajectory.num_completion_tokens for item in batch.scored),
+            num_skipped=0 if finite else 1,
+            seconds={"gradient": backward_end - start, "optimizer": time.perf_counter() - backward_end},
+        )
+
+    def _count_nonfinite(self, finite: bool) -> None:
+        self._nonfinite_in_a_row = 0 if finite else self._nonfinite_in_a_row + 1
+        if self._nonfinite_in_a_row >= self._config.max_nonfinite_steps:
+            raise EngineError(
+                f"loss or gradient was not finite in {self._nonfinite_in_a_row} steps in a row; weights are unchanged "
+                "since; lower learner.learning_rate or look at the data"
+            )
+
+    def _evaluate(self, batch: TrainBatch) -> DivergenceReport:
+        kinds = [forward_kl, reverse_kl, self._settings.divergence]
+        sums = token_divergences(self._student, batch.scored, kinds, self._settings)
+        num_tokens = sum(item.trajectory.num_completion_tokens for item in batch.scored)
+        return DivergenceReport(
+            forward_kl=sums[0] / num_tokens,
+            reverse_kl=sums[1] / num_tokens,
+            objective=sums[2] / num_tokens,
+            num_sequences=len(batch.scored),
+            num_tokens=num_tokens,
+        )

@@ -1,0 +1,104 @@
+"""One train batch through the student: micro-batches forward, divergence, backward.
+
+The gradient does not depend on how the batch is split, because every token carries its share of the global
+denominator as a weight.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from gkd_dist.data.collate import PaddedBatch, collate, micro_batches
+from gkd_dist.divergences import Divergence, Readout, chunked_divergence, predicting_positions, token_weights
+from gkd_dist.learners.model import StudentModel
+from gkd_dist.learners.targets import teacher_logits
+from gkd_dist.types import ScoredTrajectory, TrainBatch
+
+
+@dataclass(frozen=True)
+class LossSettings:
+    """What turns hidden states into a loss."""
+
+    divergence: Divergence
+    reduction: str
+    teacher_temperature: float
+    teacher_readout: Readout | None
+    bf16: bool
+    max_micro_batch_tokens: int
+    pad_token_id: int
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        return torch.bfloat16 if self.bf16 else torch.float32
+
+
+def accumulate_gradient(student: StudentModel, batch: TrainBatch, settings: LossSettings) -> float:
+    """Add the gradient of the batch's loss to the parameters' .grad; returns the loss in nats."""
+    loss = 0.0
+    for group in _micro_batches(batch.scored, settings):
+        hidden = completion_hidden(student, group, settings)
+        weights = token_weights(
+            [item.trajectory.num_completion_tokens for item in group],
+            settings.reduction,
+            num_sequences=batch.num_sequences,
+            num_tokens=batch.num_tokens,
+        )
+        result = chunked_divergence(
+            hidden,
+            student.readout(),
+            teacher_logits(group, settings.teacher_readout, hidden.device),
+            weights.to(hidden.device),
+            settings.divergence,
+            teacher_temperature=settings.teacher_temperature,
+            compute_dtype=settings.compute_dtype,
+        )
+        result.loss.backward()
+        loss += result.loss.item()
+    return loss
+
+
+@torch.no_grad()
+def token_divergences(
+    student: StudentModel, scored: Sequence[ScoredTrajectory], divergences: Sequence[Divergence], settings: LossSettings
+) -> list[float]:
+    """Sum over all completion tokens of each divergence, nats; no gradient, teacher at its configured temperature."""
+    sums = [0.0] * len(divergences)
+    for group in _micro_batches(scored, settings):
+        hidden = completion_hidden(student, group, settings)
+        teacher = teacher_logits(group, settings.teacher_readout, hidden.device)
+        weights = torch.ones(hidden.shape[0], device=hidden.device)
+        for index, divergence in enumerate(divergences):
+            result = chunked_divergence(
+                hidden,
+                student.readout(),
+                teacher,
+                weights,
+                divergence,
+                teacher_temperature=settings.teacher_temperature,
+                compute_dtype=settings.compute_dtype,
+            )
+            sums[index] += result.loss.item()
+    return sums
+
+
+def completion_hidden(
+    student: StudentModel, group: Sequence[ScoredTrajectory], settings: LossSettings
+) -> torch.Tensor:
+    """Student hidden states [N, H] at the positions that predict completion tokens, trajectory after trajectory."""
+    padded: PaddedBatch = collate([item.trajectory for item in group], settings.pad_token_id)
+    device = student.readout().weight.device
+    input_ids = torch.from_numpy(padded.input_ids).to(device, torch.int64)
+    attention_mask = torch.from_numpy(padded.attention_mask).to(device)
+    with torch.autocast(device.type, torch.bfloat16, enabled=settings.bf16):
+        hidden = student.body(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
+    positions = predicting_positions(padded.prompt_lengths, padded.completion_lengths, input_ids.shape[1])
+    return hidden.flatten(0, 1).index_select(0, positions.to(device))
+
+
+def _micro_batches(
+    scored: Sequence[ScoredTrajectory], settings: LossSettings
+) -> Iterator[list[ScoredTrajectory]]:
+    lengths = [item.trajectory.num_tokens for item in scored]
+    for indices in micro_batches(lengths, settings.max_micro_batch_tokens):
+        yield [scored[index] for index in indices]

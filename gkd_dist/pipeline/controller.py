@@ -1,0 +1,51 @@
+"""The ring as four asyncio loops over Protocols; no Ray, no torch.
+
+    prompts -> SAMPLING -> trajectories -> SCORING -> replay -> LEARNING -> reports -> PUBLISHING -> gate -> SAMPLING
+
+sampling    consumes prompts and fixed pairs by lambda; produces trajectories
+            waits for: the gate (weights of version step - max_staleness live)   unblocked by: publishing
+scoring     consumes trajectories; produces scored trajectories in the replay
+            waits for: the trajectory queue; room in the replay                  unblocked by: sampling; learning
+learning    consumes a batch drawn from the replay; produces step reports
+            waits for: a full batch; room for one report                         unblocked by: scoring; publishing
+publishing  consumes step reports; produces live weights on every sampler
+            waits for: a report                                                  unblocked by: learning
+
+With max_staleness 0 the loops take turns and the run is Algorithm 1 of the paper exactly (arXiv 2306.13649). The
+first failure of any loop cancels the others and ends the run with its own error.
+"""
+
+import asyncio
+
+from gkd_dist.pipeline.accounting import StepAccounts
+from gkd_dist.pipeline.gate import VersionGate
+from gkd_dist.pipeline.learning import learning_loop
+from gkd_dist.pipeline.publishing import publishing_loop
+from gkd_dist.pipeline.ring import Fleet, Plan, Ring
+from gkd_dist.pipeline.sampling import sampling_loop
+from gkd_dist.pipeline.scoring import scoring_loop
+from gkd_dist.replay.buffer import ReplayBuffer
+
+
+async def run_ring(plan: Plan, fleet: Fleet, accounts: StepAccounts) -> None:
+    """Train for `plan.max_steps` steps; returns when the last weights are live on every sampler.
+
+    Raises:
+        GkdError: what the first failing loop raised; the others are cancelled before.
+    """
+    ring = Ring(
+        plan=plan,
+        fleet=fleet,
+        accounts=accounts,
+        gate=VersionGate(),
+        replay=ReplayBuffer(plan.replay_capacity, plan.max_staleness),
+        trajectories=asyncio.Queue(maxsize=1),
+        reports=asyncio.Queue(maxsize=1),
+    )
+    accounts.restart_clock()
+    try:
+        async with asyncio.TaskGroup() as loops:
+            for loop in (sampling_loop, scoring_loop, learning_loop, publishing_loop):
+                loops.create_task(loop(ring), name=loop.__name__)
+    except ExceptionGroup as failures:
+        raise failures.exceptions[0] from None

@@ -1,0 +1,52 @@
+"""Held-out evaluation through the ring's own parts: sample, score, compare."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gkd_dist.pipeline.learning import train_batch
+from gkd_dist.pipeline.ring import Fleet
+from gkd_dist.pipeline.routing import spread
+from gkd_dist.types import DivergenceReport, FinishReason, Prompt, SamplingParams, Trajectory
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How far the student is from the teacher, held out."""
+
+    on_policy: DivergenceReport
+    """On completions the student wrote."""
+    reference: DivergenceReport | None
+    """On reference completions; None where the data has none."""
+    samples: tuple[Trajectory, ...]
+
+    @property
+    def mean_completion_tokens(self) -> float:
+        return sum(sample.num_completion_tokens for sample in self.samples) / len(self.samples)
+
+    @property
+    def truncated_share(self) -> float:
+        """Share of samples that hit the length limit."""
+        return sum(sample.finish_reason is FinishReason.LENGTH for sample in self.samples) / len(self.samples)
+
+
+async def evaluate(
+    fleet: Fleet, prompts: Sequence[Prompt], pairs: Sequence[Trajectory], params: SamplingParams, version: int
+) -> Evaluation:
+    """Evaluate the student that samplers and learner hold now (they must hold the same version).
+
+    Args:
+        prompts: held out.
+        pairs: reference completions of the same prompts; may be empty.
+        version: policy version, for the batch's bookkeeping.
+    """
+    samples = await spread(fleet.samplers, prompts, lambda sampler, share: sampler.sample(share, params))
+    return Evaluation(
+        on_policy=await _divergence(fleet, samples, version),
+        reference=await _divergence(fleet, pairs, version) if pairs else None,
+        samples=tuple(samples),
+    )
+
+
+async def _divergence(fleet: Fleet, trajectories: Sequence[Trajectory], version: int) -> DivergenceReport:
+    scored = await spread(fleet.teachers, trajectories, lambda teacher, share: teacher.score(share))
+    return await fleet.learner.evaluate(train_batch(version, scored))

@@ -1,0 +1,73 @@
+"""One distillation job from end to end: evaluate, train, evaluate, save."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from gkd_dist.interfaces import Metrics
+from gkd_dist.pipeline.accounting import StepAccounts
+from gkd_dist.pipeline.controller import run_ring
+from gkd_dist.pipeline.evaluation import Evaluation, evaluate
+from gkd_dist.pipeline.ring import Fleet, Plan
+from gkd_dist.types import Prompt, SamplingParams, Trajectory
+
+Narrate = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """What the student is evaluated on."""
+
+    prompts: Sequence[Prompt]
+    pairs: Sequence[Trajectory]
+    """Reference completions; empty where the data has none."""
+    sampling: SamplingParams
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Evaluations around the training; None where evaluation is off."""
+
+    before: Evaluation | None
+    after: Evaluation | None
+
+
+async def distil(
+    plan: Plan,
+    fleet: Fleet,
+    accounts: StepAccounts,
+    *,
+    held_out: HeldOut | None,
+    metrics: Metrics,
+    final: Path,
+    card: Callable[[Outcome], str],
+    narrate: Narrate,
+) -> Outcome:
+    """Run the job; returns when the student is saved at `final`.
+
+    Args:
+        held_out: None skips both evaluations.
+        card: makes the saved student's README.md from the outcome.
+        narrate: told in one line what happens next.
+    """
+    before = await _evaluate(fleet, held_out, 0, "before", metrics, narrate)
+    narrate(f"training for {plan.max_steps} steps of {plan.batch_size} sequences")
+    await run_ring(plan, fleet, accounts)
+    after = await _evaluate(fleet, held_out, plan.max_steps, "after", metrics, narrate)
+    outcome = Outcome(before, after)
+    narrate(f"saving the student to {final}")
+    await fleet.learner.save(final, card(outcome))
+    return outcome
+
+
+async def _evaluate(
+    fleet: Fleet, held_out: HeldOut | None, version: int, when: str, metrics: Metrics, narrate: Narrate
+) -> Evaluation | None:
+    if held_out is None:
+        return None
+    narrate(f"evaluating on {len(held_out.prompts)} held-out prompts ({when} training)")
+    evaluation = await evaluate(fleet, held_out.prompts, held_out.pairs, held_out.sampling, version)
+    metrics.gauge("gkd_held_out_divergence_nats", evaluation.on_policy.objective, kind="on_policy", when=when)
+    if evaluation.reference is not None:
+        metrics.gauge("gkd_held_out_divergence_nats", evaluation.reference.forward_kl, kind="reference", when=when)
+    return evaluation

@@ -1,0 +1,17 @@
+"""The publishing loop: new weights reach every sampler, then the gate opens."""
+
+import asyncio
+
+from gkd_dist.pipeline.ring import Ring
+
+
+async def publishing_loop(ring: Ring) -> None:
+    """Publish after every step; a version counts as live only when every sampler holds it."""
+    fleet = ring.fleet
+    for _ in range(ring.plan.max_steps):
+        report = await ring.reports.get()
+        with ring.accounts.timed(report.step, "publish"):
+            publication = await fleet.learner.publish()
+            await asyncio.gather(*(sampler.load_weights(publication) for sampler in fleet.samplers))
+        ring.accounts.published(report.step, publication.manifest)
+        await ring.gate.open(publication.manifest.version)

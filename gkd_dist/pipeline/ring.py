@@ -1,0 +1,62 @@
+"""What the loops of the ring share, and what they are to do."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from gkd_dist.data.mixture import Mixture
+from gkd_dist.data.prompts import PromptStream
+from gkd_dist.interfaces import Learner, Sampler, Teacher
+from gkd_dist.pipeline.accounting import StepAccounts
+from gkd_dist.pipeline.gate import VersionGate
+from gkd_dist.replay.buffer import ReplayBuffer
+from gkd_dist.types import SamplingParams, StepReport, Trajectory
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """Everything that computes."""
+
+    samplers: Sequence[Sampler]
+    teachers: Sequence[Teacher]
+    learner: Learner
+
+    async def close(self) -> None:
+        """Close all parts; the first error is raised after every part was told."""
+        parts = [*self.samplers, *self.teachers, self.learner]
+        results = await asyncio.gather(*(part.close() for part in parts), return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be done, apart from who does it."""
+
+    stream: PromptStream
+    mixture: Mixture
+    sampling: SamplingParams
+    batch_size: int
+    max_steps: int
+    max_staleness: int
+    replay_capacity: int
+    save_steps: int
+    """0 saves no checkpoints."""
+    checkpoints: Path
+    """Folder that receives `step-N`."""
+
+
+@dataclass(frozen=True)
+class Ring:
+    """What the loops share."""
+
+    plan: Plan
+    fleet: Fleet
+    accounts: StepAccounts
+    gate: VersionGate
+    replay: ReplayBuffer
+    trajectories: asyncio.Queue[tuple[int, list[Trajectory]]]
+    reports: asyncio.Queue[StepReport]
+

@@ -1,0 +1,25 @@
+"""Sharing a group of requests between the replicas of one role."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Replica = TypeVar("Replica")
+
+
+async def spread(
+    replicas: Sequence[Replica],
+    items: Sequence[Item],
+    call: Callable[[Replica, Sequence[Item]], Awaitable[list[Result]]],
+) -> list[Result]:
+    """Results of `call` over all items, in the order of the items; every replica gets an equal, contiguous share.
+
+    Which replica serves which item depends on the order alone, so a run repeats for a seed.
+    """
+    bounds = [round(len(items) * index / len(replicas)) for index in range(len(replicas) + 1)]
+    shares = [items[start:stop] for start, stop in zip(bounds, bounds[1:], strict=False)]
+    pairs = [(replica, share) for replica, share in zip(replicas, shares, strict=True) if share]
+    parts = await asyncio.gather(*(call(replica, share) for replica, share in pairs))
+    return [result for part in parts for result in part]

@@ -1,0 +1,42 @@
+"""The sampling loop: by lambda, the student writes answers to prompts or fixed pairs take their place."""
+
+from gkd_dist.data.pairs import fixed_trajectory
+from gkd_dist.errors import DataError
+from gkd_dist.pipeline.ring import Plan, Ring
+from gkd_dist.pipeline.routing import spread
+from gkd_dist.types import Prompt, Trajectory
+
+
+async def sampling_loop(ring: Ring) -> None:
+    """For every step: wait until its weights are live, then hand on its trajectories.
+
+    Step s uses the prompts s * B to (s + 1) * B - 1 of the stream; the mixture says how many of them the student
+    answers, the rest bring their own completion.
+    """
+    plan = ring.plan
+    for step in range(plan.max_steps):
+        await ring.gate.wait_for(step - plan.max_staleness)
+        first = step * plan.batch_size
+        num_student = plan.mixture.num_student(step)
+        prompts = [plan.stream.prompt(first + offset) for offset in range(num_student)]
+        fixed = [_pair(plan, first + offset) for offset in range(num_student, plan.batch_size)]
+        sampled = await _sample(ring, step, prompts) if prompts else []
+        await ring.trajectories.put((step, [*sampled, *fixed]))
+
+
+async def _sample(ring: Ring, step: int, prompts: list[Prompt]) -> list[Trajectory]:
+    with ring.accounts.timed(step, "sample"):
+        trajectories = await spread(
+            ring.fleet.samplers, prompts, lambda sampler, share: sampler.sample(share, ring.plan.sampling)
+        )
+    ring.accounts.sampled(step, trajectories)
+    return trajectories
+
+
+def _pair(plan: Plan, index: int) -> Trajectory:
+    """The fixed pair at stream position `index`."""
+    prompt = plan.stream.prompt(index)
+    completion_ids = plan.stream.row(index).completion_ids
+    if completion_ids is None:
+        raise DataError("the mixture asks for a fixed pair, but the data has no completions")
+    return fixed_trajectory(prompt.sample_id, prompt.token_ids, completion_ids, plan.sampling.max_new_tokens)

@@ -1,0 +1,134 @@
+"""The student on transformers' generate: causal and encoder-decoder models, on any device."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    GenerationConfig,
+    LogitsProcessorList,
+    PreTrainedModel,
+)
+
+from gkd_dist.errors import WeightsError
+from gkd_dist.samplers.gumbel import GumbelProcessor
+from gkd_dist.samplers.seeds import sample_seed
+from gkd_dist.serial import SerialThread
+from gkd_dist.types import (
+    FinishReason,
+    Prompt,
+    SamplingParams,
+    Source,
+    Trajectory,
+    VersionRange,
+    WeightPublication,
+)
+from gkd_dist.weights.manifest import verify
+from gkd_dist.weights.tensors import read_tensors
+
+
+class HfSampler:
+    """Implements `interfaces.Sampler`; calls run one after the other, each as one padded batch.
+
+    Args:
+        model: local folder in Hugging Face format.
+        dtype: `float32` or `bfloat16`.
+        pad_token_id: fills the shorter prompts; never attended to.
+        policy_version: version of the weights in `model`.
+    """
+
+    def __init__(self, model: str | Path, *, dtype: str, pad_token_id: int, policy_version: int = 0) -> None:
+        self._encoder_decoder = AutoConfig.from_pretrained(model).is_encoder_decoder
+        family = AutoModelForSeq2SeqLM if self._encoder_decoder else AutoModelForCausalLM
+        self._model: PreTrainedModel = family.from_pretrained(model, dtype=getattr(torch, dtype)).eval()
+        self._pad_token_id = pad_token_id
+        self._policy_version = policy_version
+        self._thread = SerialThread("hf-sampler")
+
+    async def sample(self, prompts: Sequence[Prompt], params: SamplingParams) -> list[Trajectory]:
+        """One trajectory per prompt, in order; see `interfaces.Sampler.sample`."""
+        return await self._thread.run(lambda: self._sample(list(prompts), params))
+
+    async def load_weights(self, publication: WeightPublication) -> int:
+        """Copy the publication into the model, between two calls of `sample`.
+
+        Raises:
+            WeightsError: digests or names do not match; the former weights stay.
+        """
+        return await self._thread.run(lambda: self._load(publication))
+
+    async def close(self) -> None:
+        self._thread.close()
+
+    @torch.no_grad()
+    def _sample(self, prompts: list[Prompt], params: SamplingParams) -> list[Trajectory]:
+        if not prompts:
+            return []
+        input_ids, attention_mask = self._left_padded(prompts)
+        gumbel = GumbelProcessor(params, [sample_seed(params.seed, prompt.sample_id) for prompt in prompts])
+        sequences = self._model.generate(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            generation_config=self._generation_config(params),
+            logits_processor=LogitsProcessorList([gumbel]),
+        )
+        log_probs = gumbel.chosen_log_probs(sequences).numpy()
+        completions = sequences[:, -log_probs.shape[1] :].numpy().astype(np.int32)
+        rows = zip(prompts, completions, log_probs, strict=True)
+        return [self._trajectory(prompt, ids, row, params) for prompt, ids, row in rows]
+
+    def _left_padded(self, prompts: list[Prompt]) -> tuple[torch.Tensor, torch.Tensor]:
+        width = max(prompt.token_ids.size for prompt in prompts)
+        input_ids = torch.full((len(prompts), width), self._pad_token_id)
+        attention_mask = torch.zeros_like(input_ids)
+        for row, prompt in enumerate(prompts):
+            input_ids[row, width - prompt.token_ids.size :] = torch.from_numpy(prompt.token_ids.copy())
+            attention_mask[row, width - prompt.token_ids.size :] = 1
+        return input_ids, attention_mask
+
+    def _generation_config(self, params: SamplingParams) -> GenerationConfig:
+        return GenerationConfig(
+            do_sample=False,  # the noise is ours, see gumbel.py
+            num_beams=1,
+            max_new_tokens=params.max_new_tokens,
+            eos_token_id=list(params.stop_token_ids) or None,
+            pad_token_id=self._pad_token_id,
+            decoder_start_token_id=getattr(self._model.config, "decoder_start_token_id", None),
+            use_cache=True,
+        )
+
+    def _trajectory(
+        self, prompt: Prompt, token_ids: np.ndarray, log_probs: np.ndarray, params: SamplingParams
+    ) -> Trajectory:
+        stops = np.flatnonzero(np.isin(token_ids, params.stop_token_ids))
+        length = int(stops[0]) + 1 if stops.size else token_ids.size
+        return Trajectory(
+            sample_id=prompt.sample_id,
+            prompt_ids=prompt.token_ids,
+            completion_ids=token_ids[:length].copy(),
+            source=Source.STUDENT,
+            finish_reason=FinishReason.STOP if stops.size else FinishReason.LENGTH,
+            behaviour_log_probs=log_probs[:length].astype(np.float32),
+            versions=VersionRange(self._policy_version, self._policy_version),
+        )
+
+    @torch.no_grad()
+    def _load(self, publication: WeightPublication) -> int:
+        manifest = publication.manifest
+        buckets = [np.array(bucket, dtype=np.uint8) for bucket in publication.buckets]
+        verify(manifest, buckets)
+        parameters = dict(self._model.named_parameters())
+        names = {entry.name for entry in manifest.tensors}
+        if names != set(parameters):
+            raise WeightsError(
+                f"version {manifest.version} does not match this student: "
+                f"missing {sorted(set(parameters) - names)[:3]}, unknown {sorted(names - set(parameters))[:3]}"
+            )
+        for name, tensor in read_tensors(buckets, manifest.tensors):
+            parameters[name].copy_(tensor)
+        self._policy_version = manifest.version
+        return manifest.version

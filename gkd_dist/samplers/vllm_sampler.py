@@ -1,0 +1,173 @@
+"""The student on vLLM: AsyncLLM in this process, continuous batching, token ids in and out."""
+
+import asyncio
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from vllm import SamplingParams as EngineParams
+from vllm import TokensPrompt
+from vllm.config import WeightTransferConfig
+from vllm.distributed.weight_transfer.base import WeightTransferInitRequest, WeightTransferUpdateRequest
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.platforms import current_platform
+from vllm.sampling_params import RequestOutputKind
+from vllm.v1.engine.async_llm import AsyncLLM
+
+from gkd_dist.errors import EngineError, WeightsError
+from gkd_dist.samplers.seeds import sample_seed
+from gkd_dist.types import (
+    ByteArray,
+    FinishReason,
+    Prompt,
+    SamplingParams,
+    Source,
+    Trajectory,
+    VersionRange,
+    WeightPublication,
+)
+from gkd_dist.weights import vllm_receiver
+from gkd_dist.weights.manifest import verify
+from gkd_dist.weights.shared_memory import SharedSegment
+
+_CPU_ARGS: Mapping[str, Any] = {"enforce_eager": True, "kv_cache_memory_bytes": 1 << 30}
+
+
+class VllmSampler:
+    """Implements `interfaces.Sampler`; requests of overlapping calls share the engine's batch.
+
+    Ordering: results follow the prompts. Cancellation aborts the requests. A dead engine raises EngineError.
+
+    Args:
+        model: local folder in Hugging Face format.
+        dtype: `float32` or `bfloat16`.
+        max_model_len: longest prompt plus completion, tokens.
+        engine_args: passed to vLLM untouched, over the defaults here.
+        policy_version: version of the weights in `model`.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        dtype: str,
+        max_model_len: int,
+        engine_args: Mapping[str, Any],
+        policy_version: int = 0,
+    ) -> None:
+        # Raw engine threads, not a core each: on small machines the roles take turns on all cores.
+        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        vllm_receiver.register()
+        defaults = _CPU_ARGS if current_platform.is_cpu() else {}
+        args = {
+            "dtype": dtype,
+            "max_model_len": max_model_len,
+            "skip_tokenizer_init": True,
+            "generation_config": "vllm",
+            "logprobs_mode": "processed_logprobs",
+            "disable_log_stats": True,
+            "weight_transfer_config": WeightTransferConfig(backend=vllm_receiver.BACKEND),
+            **defaults,
+            **engine_args,
+        }
+        self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(model=model, **args))
+        self._policy_version = policy_version
+        self._num_requests = 0
+        self._weights_lost = False
+        self._transfer_ready = False
+
+    async def sample(self, prompts: Sequence[Prompt], params: SamplingParams) -> list[Trajectory]:
+        """One trajectory per prompt, in order; see `interfaces.Sampler.sample`."""
+        if self._weights_lost:
+            raise EngineError("this sampler holds no complete weights since a failed update; restart it")
+        return list(await asyncio.gather(*(self._sample_one(prompt, params) for prompt in prompts)))
+
+    async def _sample_one(self, prompt: Prompt, params: SamplingParams) -> Trajectory:
+        oldest = self._policy_version
+        self._num_requests += 1
+        request_id = f"{prompt.sample_id}#{self._num_requests}"
+        stream = self._engine.generate(
+            TokensPrompt(prompt_token_ids=prompt.token_ids.tolist()),
+            _engine_params(params, sample_seed(params.seed, prompt.sample_id)),
+            request_id,
+        )
+        output = None
+        async for output in stream:
+            pass
+        if output is None:
+            raise EngineError(f"the engine returned nothing for {request_id}")
+        completion = output.outputs[0]
+        if completion.finish_reason not in ("stop", "length"):
+            raise EngineError(f"the engine ended {request_id} with {completion.finish_reason!r}")
+        return Trajectory(
+            sample_id=prompt.sample_id,
+            prompt_ids=prompt.token_ids,
+            completion_ids=np.asarray(completion.token_ids, dtype=np.int32),
+            source=Source.STUDENT,
+            finish_reason=FinishReason(completion.finish_reason),
+            behaviour_log_probs=_chosen_log_probs(completion),
+            versions=VersionRange(oldest, self._policy_version),
+        )
+
+    async def load_weights(self, publication: WeightPublication) -> int:
+        """Pause between two tokens, swap the weights, go on; requests in flight are kept.
+
+        Raises:
+            WeightsError: the buckets do not match the manifest; the former weights stay.
+        """
+        manifest = publication.manifest
+        buckets: list[ByteArray] = [np.asarray(bucket, dtype=np.uint8) for bucket in publication.buckets]
+        await asyncio.to_thread(verify, manifest, buckets)
+        if not self._transfer_ready:
+            await self._engine.init_weight_transfer_engine(WeightTransferInitRequest(init_info={}))
+            self._transfer_ready = True
+        segment = await asyncio.to_thread(SharedSegment.write, buckets)
+        with segment:
+            await self._engine.pause_generation(mode="keep", clear_cache=False)
+            try:
+                await self._swap(vllm_receiver.update_info(manifest, segment))
+            except Exception as error:
+                self._weights_lost = True
+                await self._engine.pause_generation(mode="abort")
+                raise WeightsError(f"loading version {manifest.version} failed: {error}") from error
+            # Before the next token: whoever finishes from here on saw the new version.
+            self._policy_version = manifest.version
+            await self._engine.resume_generation()
+        self._weights_lost = False
+        return manifest.version
+
+    async def _swap(self, info: dict[str, Any]) -> None:
+        await self._engine.start_weight_update()
+        await self._engine.update_weights(WeightTransferUpdateRequest(update_info=info))
+        await self._engine.finish_weight_update()
+        await self._engine.reset_prefix_cache()
+
+    async def close(self) -> None:
+        self._engine.shutdown()
+
+
+def _engine_params(params: SamplingParams, seed: int) -> EngineParams:
+    return EngineParams(
+        max_tokens=params.max_new_tokens,
+        temperature=params.temperature,
+        top_p=params.top_p,
+        top_k=params.top_k,
+        min_p=params.min_p,
+        presence_penalty=0.0,
+        frequency_penalty=0.0,
+        repetition_penalty=1.0,
+        seed=seed,
+        stop_token_ids=list(params.stop_token_ids),
+        ignore_eos=True,
+        logprobs=0,
+        detokenize=False,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+    )
+
+
+def _chosen_log_probs(completion: Any) -> np.ndarray:
+    """[L] float32 log-probs of the tokens that were chosen."""
+    pairs = zip(completion.token_ids, completion.logprobs, strict=True)
+    return np.asarray([position[token].logprob for token, position in pairs], dtype=np.float32)

@@ -1,0 +1,87 @@
+"""The teacher on vLLM: the pooling runner gives exact hidden states after the final norm, without the LM head."""
+
+import asyncio
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from vllm import PoolingParams, TokensPrompt
+from vllm.config import PoolerConfig
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.platforms import current_platform
+from vllm.v1.engine.async_llm import AsyncLLM
+
+from gkd_dist.errors import EngineError
+from gkd_dist.types import HiddenTargets, ScoredTrajectory, Trajectory
+
+_CPU_ARGS: Mapping[str, Any] = {"enforce_eager": True, "kv_cache_memory_bytes": 1 << 30}
+
+
+class VllmTeacher:
+    """Implements `interfaces.Teacher` with the `hidden` transport.
+
+    Only the positions that predict completion tokens are kept; the last token is never fed, since nothing needs
+    its prediction. Overlapping calls share the engine's batch.
+
+    Args:
+        model: local folder in Hugging Face format.
+        name: what scored trajectories carry as their teacher.
+        dtype: `float32` or `bfloat16`; targets are shipped in the same type.
+        max_model_len: longest prompt plus completion, tokens.
+        engine_args: passed to vLLM untouched, over the defaults here.
+    """
+
+    def __init__(
+        self, model: str, *, name: str, dtype: str, max_model_len: int, engine_args: Mapping[str, Any]
+    ) -> None:
+        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        defaults = _CPU_ARGS if current_platform.is_cpu() else {}
+        args = {
+            "dtype": dtype,
+            "max_model_len": max_model_len,
+            "runner": "pooling",
+            "convert": "embed",
+            "pooler_config": PoolerConfig(task="token_embed", use_activation=False),
+            "skip_tokenizer_init": True,
+            # A cached prefix would come back without its hidden states.
+            "enable_prefix_caching": False,
+            "disable_log_stats": True,
+            **defaults,
+            **engine_args,
+        }
+        self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(model=model, **args))
+        self._params = PoolingParams(task="token_embed", use_activation=False)
+        self._name = name
+        self._bfloat16 = dtype == "bfloat16"
+        self._num_requests = 0
+
+    async def score(self, trajectories: Sequence[Trajectory]) -> list[ScoredTrajectory]:
+        """Scored trajectories with HiddenTargets, in order; see `interfaces.Teacher.score`."""
+        return list(await asyncio.gather(*(self._score_one(trajectory) for trajectory in trajectories)))
+
+    async def _score_one(self, trajectory: Trajectory) -> ScoredTrajectory:
+        tokens = np.concatenate([trajectory.prompt_ids, trajectory.completion_ids[:-1]])
+        self._num_requests += 1
+        request_id = f"{trajectory.sample_id}#{self._num_requests}"
+        output = None
+        async for output in self._engine.encode(TokensPrompt(prompt_token_ids=tokens.tolist()), self._params, request_id):
+            pass
+        if output is None:
+            raise EngineError(f"the engine returned nothing for {request_id}")
+        hidden = output.outputs.data
+        if hidden.shape[0] != tokens.size:
+            raise EngineError(f"the engine returned {hidden.shape[0]} hidden states for {tokens.size} tokens")
+        kept = hidden[trajectory.prompt_ids.size - 1 :]
+        return ScoredTrajectory(trajectory, HiddenTargets(self._pack(kept)), self._name)
+
+    def _pack(self, hidden: torch.Tensor) -> np.ndarray:
+        """[L, H] as float32, or as the bits of bfloat16."""
+        if self._bfloat16:
+            return hidden.to(torch.bfloat16).contiguous().view(torch.uint16).numpy()
+        return hidden.to(torch.float32).contiguous().numpy()
+
+    async def close(self) -> None:
+        self._engine.shutdown()

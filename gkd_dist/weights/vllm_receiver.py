@@ -1,0 +1,78 @@
+"""vLLM's end of weight publication on CPU: a WeightTransferEngine that reads shared-memory buckets.
+
+vLLM finds `register` through the `vllm.general_plugins` entry point, in the actor and in its engine process alike;
+the engine is chosen by WeightTransferConfig(backend="gkd_shared_memory").
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from vllm.distributed.weight_transfer.base import (
+    WeightTransferEngine,
+    WeightTransferInitInfo,
+    WeightTransferUpdateInfo,
+)
+from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
+
+from gkd_dist.types import TensorEntry, WeightManifest
+from gkd_dist.weights.shared_memory import SharedSegment, map_bucket
+from gkd_dist.weights.tensors import read_tensors
+
+BACKEND = "gkd_shared_memory"
+
+
+def register() -> None:
+    """Entry point for vLLM's plugin loader; may be called more than once in a process."""
+    if BACKEND not in WeightTransferEngineFactory._registry:
+        WeightTransferEngineFactory.register_engine(BACKEND, SharedMemoryTransferEngine)
+
+
+@dataclass
+class SharedMemoryInitInfo(WeightTransferInitInfo):
+    """Nothing to agree on: every update says where its bytes are."""
+
+
+@dataclass
+class SharedMemoryUpdateInfo(WeightTransferUpdateInfo):
+    """Where the buckets lie and what is in them."""
+
+    paths: list[str]
+    tensors: list[dict[str, Any]]
+
+
+def update_info(manifest: WeightManifest, segment: SharedSegment) -> dict[str, Any]:
+    """The update request for a segment, in types that vLLM's own serialisation carries."""
+    tensors = [asdict(entry) | {"shape": list(entry.shape)} for entry in manifest.tensors]
+    return {"paths": [str(path) for path in segment.paths], "tensors": tensors}
+
+
+class SharedMemoryTransferEngine(WeightTransferEngine[SharedMemoryInitInfo, SharedMemoryUpdateInfo]):
+    """Loads checkpoint-format weights from shared memory, layer by layer."""
+
+    init_info_cls = SharedMemoryInitInfo
+    update_info_cls = SharedMemoryUpdateInfo
+
+    def init_transfer_engine(self, init_info: SharedMemoryInitInfo) -> None:
+        del init_info
+
+    def start_weight_update(self) -> None:
+        from vllm.model_executor.model_loader.reload import initialize_layerwise_reload
+
+        initialize_layerwise_reload(self.model)
+
+    def update_weights(self, update_info: dict[str, Any]) -> None:
+        # The base method ends with an accelerator synchronisation that a CPU build does not have.
+        self.receive_weights(self.parse_update_info(update_info))
+
+    def receive_weights(self, update_info: SharedMemoryUpdateInfo) -> None:
+        entries = [TensorEntry(**tensor | {"shape": tuple(tensor["shape"])}) for tensor in update_info.tensors]
+        buckets = [map_bucket(path) for path in update_info.paths]
+        self.model.load_weights(read_tensors(buckets, entries))
+
+    def finish_weight_update(self) -> None:
+        from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
+
+        finalize_layerwise_reload(self.model, self.model_config)
+
+    def shutdown(self) -> None:
+        """Nothing is held between updates."""
