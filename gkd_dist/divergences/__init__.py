@@ -1,0 +1,41 @@
+"""The objective's maths (floor F0: torch only): divergences, their chunked form, reduction and alignment.
+
+Letters: B sequences, T token positions, N packed valid tokens, V vocabulary, H hidden size. P is the teacher's
+distribution and Q the student's; everything is in nats.
+
+    from gkd_dist.divergences import forward_kl, reverse_kl, jsd, tvd
+
+    nats = jsd(teacher_log_probs, student_log_probs, beta=0.25)  # [..., V] -> [...]
+"""
+
+from gkd_dist.divergences.alignment import predicting_positions
+from gkd_dist.divergences.chunked import (
+    ChunkedResult,
+    TeacherLogits,
+    chunked_divergence,
+    full_teacher,
+    hidden_teacher,
+)
+from gkd_dist.divergences.kinds import Divergence, DivergenceKind, make_divergence
+from gkd_dist.divergences.pointwise import forward_kl, jsd, reverse_kl, tvd
+from gkd_dist.divergences.readout import Readout
+from gkd_dist.divergences.reduction import Reduction, token_weights
+
+__all__ = [
+    "forward_kl",
+    "reverse_kl",
+    "jsd",
+    "tvd",
+    "Divergence",
+    "DivergenceKind",
+    "make_divergence",
+    "Readout",
+    "TeacherLogits",
+    "hidden_teacher",
+    "full_teacher",
+    "ChunkedResult",
+    "chunked_divergence",
+    "Reduction",
+    "token_weights",
+    "predicting_positions",
+]
