@@ -21,17 +21,17 @@ class DataConfig(Strict):
     split: str = "train"
     """Split of a hub data set."""
     fields: DataFields = DataFields()
-    num_train: int | None = Field(None, ge=1)
+    num_train: int | None = Field(default=None, ge=1)
     """Use the first this many rows after the held-out ones; None means all (2,000 of the embedded set)."""
-    num_held_out: int = Field(16, ge=1)
+    num_held_out: int = Field(default=16, ge=1)
     """Rows set aside for evaluation; never trained on."""
     apply_chat_template: bool | Literal["auto"] = "auto"
     """`auto`: render with the tokenizer's chat template where it has one."""
     system_prompt: str | None = None
-    max_prompt_tokens: int | None = Field(None, ge=1)
+    max_prompt_tokens: int | None = Field(default=None, ge=1)
     """None: what the context leaves after max_new_tokens."""
     overlong: Literal["error", "drop", "truncate_left"] = "drop"
     """What to do with a prompt that is too long."""
-    max_dropped_share: float = Field(0.1, ge=0, le=1)
+    max_dropped_share: float = Field(default=0.1, ge=0, le=1)
     """More than this share dropped is an error."""
     shuffle: bool = True

@@ -32,9 +32,9 @@ class StudentConfig(Strict):
 
 class SamplerConfig(Strict):
     engine: Literal["vllm", "hf"] = "vllm"
-    num_replicas: int = Field(1, ge=1)
+    num_replicas: int = Field(default=1, ge=1)
     dtype: Dtype = "bfloat16"
-    max_model_len: int = Field(1024, ge=2)
+    max_model_len: int = Field(default=1024, ge=2)
     """Longest prompt plus completion, tokens."""
     engine_args: dict[str, Any] = Field(default_factory=dict)
     """Passed to the engine untouched."""
@@ -45,15 +45,17 @@ class TeacherConfig(Strict):
     """A local folder, a hub name, or `package:NAME`."""
     engine: Literal["vllm", "hf"] = "vllm"
     transport: Literal["hidden", "full"] = "hidden"
-    temperature: float = Field(1.0, gt=0)
+    temperature: float = Field(default=1.0, gt=0)
     """Softmax temperature of the teacher in the loss; the student's is 1 (paper, section 4)."""
-    num_replicas: int = Field(1, ge=1)
+    num_replicas: int = Field(default=1, ge=1)
     dtype: Dtype = "bfloat16"
-    max_model_len: int = Field(1024, ge=2)
+    max_model_len: int = Field(default=1024, ge=2)
     engine_args: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _transport_of_engine(self) -> "TeacherConfig":
         if self.engine == "vllm" and self.transport == "full":
-            raise ValueError("the vllm engine has no `full` transport; use teacher.transport=hidden (exact) or engine=hf")
+            raise ValueError(
+                "the vllm engine has no `full` transport; use teacher.transport=hidden (exact) or engine=hf"
+            )
         return self

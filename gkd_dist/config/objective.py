@@ -11,22 +11,22 @@ class ScheduleConfig(Strict):
     """How student_fraction moves over the run."""
 
     type: Literal["constant", "linear", "step"] = "constant"
-    final: float | None = Field(None, ge=0, le=1)
+    final: float | None = Field(default=None, ge=0, le=1)
     """Value at the end (`linear`) or from `at_step` on (`step`)."""
-    at_step: int | None = Field(None, ge=1)
+    at_step: int | None = Field(default=None, ge=1)
     """First step with `final` (`step`), or where `linear` arrives; None means max_steps."""
 
 
 class ObjectiveConfig(Strict):
     divergence: Literal["forward_kl", "reverse_kl", "jsd", "tvd"] = "forward_kl"
     """forward_kl = KL(teacher || student), reverse_kl = KL(student || teacher)."""
-    beta: float = Field(0.5, gt=0, lt=1)
+    beta: float = Field(default=0.5, gt=0, lt=1)
     """JSD interpolation: mixture = beta * teacher + (1 - beta) * student (eq. 1). The ends are `forward_kl` and
     `reverse_kl`, not values of beta. Used by `jsd` only."""
     normalize_jsd: bool = False
     """Divide the JSD by beta * (1 - beta), which makes the family continuous at both ends."""
     student_fraction: float = Field(
-        0.5, ge=0, le=1, validation_alias=AliasChoices("student_fraction", "lmbda", "lambda")
+        default=0.5, ge=0, le=1, validation_alias=AliasChoices("student_fraction", "lmbda", "lambda")
     )
     """lambda of the paper: share of sequences the student writes itself."""
     mix: Literal["per_batch", "per_sequence"] = "per_batch"

@@ -10,24 +10,24 @@ from gkd_dist.config.base import Strict
 class SamplingConfig(Strict):
     """Sampling in training; every field is sent explicitly."""
 
-    max_new_tokens: int = Field(128, ge=1)
-    temperature: float = Field(1.0, gt=0)
+    max_new_tokens: int = Field(default=128, ge=1)
+    temperature: float = Field(default=1.0, gt=0)
     """Its own knob: neither the teacher's temperature nor the student's in the loss."""
-    top_p: float = Field(1.0, gt=0, le=1)
-    top_k: int = Field(0, ge=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    top_k: int = Field(default=0, ge=0)
     """0 means no limit."""
-    min_p: float = Field(0.0, ge=0, le=1)
+    min_p: float = Field(default=0.0, ge=0, le=1)
 
 
 class ReplayConfig(Strict):
-    capacity: int | None = Field(None, ge=1)
+    capacity: int | None = Field(default=None, ge=1)
     """Most scored sequences waiting; None means twice the batch size."""
     max_staleness: Literal[0] = 0
     """Train steps between the oldest version that wrote a sequence and the step that trains on it."""
 
 
 class WeightsConfig(Strict):
-    bucket_bytes: int = Field(64 * 1024 * 1024, ge=1024)
+    bucket_bytes: int = Field(default=64 * 1024 * 1024, ge=1024)
     dtype: Literal["float32", "bfloat16"] | None = None
     """What is published; None means the sampler's dtype."""
 
@@ -37,27 +37,27 @@ class ClusterConfig(Strict):
     """`local` runs the ring in one process, without Ray."""
     address: str = "local"
     """Ray address: `local` starts a cluster for this run, `auto` or a host:port joins one."""
-    num_cpus_per_sampler: float = Field(0.5, ge=0)
-    num_cpus_per_teacher: float = Field(0.5, ge=0)
-    num_cpus_learner: float = Field(1, ge=0)
-    num_gpus_per_sampler: float = Field(0, ge=0)
-    num_gpus_per_teacher: float = Field(0, ge=0)
-    num_gpus_learner: float = Field(0, ge=0)
-    startup_timeout_s: float = Field(600, gt=0)
-    request_timeout_s: float = Field(600, gt=0)
-    object_store_bytes: int | None = Field(None, ge=80_000_000)
+    num_cpus_per_sampler: float = Field(default=0.5, ge=0)
+    num_cpus_per_teacher: float = Field(default=0.5, ge=0)
+    num_cpus_learner: float = Field(default=1, ge=0)
+    num_gpus_per_sampler: float = Field(default=0, ge=0)
+    num_gpus_per_teacher: float = Field(default=0, ge=0)
+    num_gpus_learner: float = Field(default=0, ge=0)
+    startup_timeout_s: float = Field(default=600, gt=0)
+    request_timeout_s: float = Field(default=600, gt=0)
+    object_store_bytes: int | None = Field(default=None, ge=80_000_000)
 
 
 class EvaluationConfig(Strict):
     enabled: bool = True
     """Before and after training, on the held-out rows."""
-    max_new_tokens: int | None = Field(None, ge=1)
+    max_new_tokens: int | None = Field(default=None, ge=1)
     """None means sampling.max_new_tokens."""
-    temperature: float = Field(1.0, ge=0)
-    num_samples_shown: int = Field(3, ge=0)
+    temperature: float = Field(default=1.0, ge=0)
+    num_samples_shown: int = Field(default=3, ge=0)
 
 
 class MetricsConfig(Strict):
     host: str = "127.0.0.1"
-    port: int | None = Field(9400, ge=0, le=65535)
+    port: int | None = Field(default=9400, ge=0, le=65535)
     """Prometheus endpoint of the controller; 0 picks a free port, null serves none."""

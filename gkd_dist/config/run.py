@@ -23,10 +23,14 @@ from gkd_dist.config.ring import (
 class RunConfig(Strict):
     """One distillation job."""
 
-    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str = Field(
+        "run",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        description="text of letters, digits, dots, dashes and underscores that begins with a letter or digit",
+    )
     output_dir: Path = Path("runs")
     """Run directories are made below it: output_dir/name-NUMBER."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
     mode: Literal["sync"] = "sync"
     """`sync` is Algorithm 1 exactly: staleness 0, reproducible for a seed."""
     student: StudentConfig

@@ -1,0 +1,168 @@
+"""The `gkd` command (floor F5): parses, builds, starts; computes nothing.
+
+Heavy modules are imported inside the commands, so that `gkd --help` is instant. Exit codes, all decided in `main`:
+0 done; 2 usage, configuration or anything else the user can mend; 70 internal; 130 interrupted.
+"""
+
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gkd_dist import __version__
+from gkd_dist.errors import GkdError
+
+EXIT_INTERNAL = 70
+EXIT_INTERRUPTED = 130
+
+app = typer.Typer(
+    name="gkd",
+    help="On-policy distillation of language models (GKD) as a distributed actor/learner system.",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Recipe = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="Name of a packaged recipe (see `gkd recipes`), or path of a YAML file.")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="KEY=VALUE", help="Settings, such as learner.max_steps=100; VALUE is YAML.", show_default=False
+    ),
+]
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run one command line (default: `sys.argv[1:]`) and return its exit code."""
+    try:
+        app(args=None if args is None else list(args), prog_name="gkd")
+    except SystemExit as stop:
+        if stop.code == EXIT_INTERRUPTED:
+            print("interrupted", file=sys.stderr)
+        return stop.code if isinstance(stop.code, int) else 0
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except GkdError as error:
+        for line in str(error).splitlines() or [type(error).__name__]:
+            print(f"error: {line}", file=sys.stderr)
+        return error.exit_code
+    except Exception:
+        traceback.print_exc()
+        return EXIT_INTERNAL
+    return 0
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"gkd {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None: ...
+
+
+@app.command()
+def run(recipe: Recipe, overrides: Overrides = None) -> None:
+    """Distil: run a recipe to its end."""
+    from gkd_dist.config.load import load_run_config
+
+    config = load_run_config(recipe, overrides or [])
+    from gkd_dist.build import run as run_ring
+
+    raise typer.Exit(run_ring(config))
+
+
+@app.command()
+def validate(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    config_only: Annotated[bool, typer.Option("--config-only", help="Do not open data and tokenizers.")] = False,
+    show: Annotated[bool, typer.Option("--show", help="Print the resolved configuration instead of `ok`.")] = False,
+) -> None:
+    """Check configuration, data and tokenizers.
+
+    No model is loaded.
+    """
+    from gkd_dist.config.load import dump_run_config, load_run_config
+
+    config = load_run_config(recipe, overrides or [])
+    if not config_only:
+        from gkd_dist.build import preflight
+
+        for line in preflight(config):
+            print(line, file=sys.stderr if show else sys.stdout)
+    print(dump_run_config(config) if show else "ok", end="" if show else "\n")
+
+
+@app.command()
+def recipes(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Print this one.", show_default=False)] = None,
+) -> None:
+    """List the packaged recipes, or print one."""
+    from gkd_dist.config.load import recipe_names, recipe_summary, recipe_text
+
+    if name is not None:
+        print(recipe_text(name), end="")
+        return
+    names = recipe_names()
+    width = max(len(each) for each in names)
+    for each in names:
+        print(f"{each:{width}}  {recipe_summary(each)}")
+
+
+@app.command()
+def prune(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A local folder, a hub name, or package:NAME.")],
+    output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="Folder to write; must not exist.")],
+    num_layers: Annotated[int, typer.Option("--num-layers", min=1, help="How many decoder layers to keep.")],
+    drop_layers: Annotated[
+        str | None,
+        typer.Option("--drop-layers", metavar="4,6,7", help="Drop exactly these; otherwise the choice is measured."),
+    ] = None,
+) -> None:
+    """Make a student by dropping decoder layers of a model."""
+    dropped = None if drop_layers is None else _layer_numbers(drop_layers)
+    from gkd_dist.models.pruning import prune_command
+
+    prune_command(model, output, num_layers, dropped)
+
+
+@app.command("eval")
+def evaluate(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    model: Annotated[
+        str | None, typer.Option("--model", metavar="PATH", help="A saved student; otherwise the recipe's own.")
+    ] = None,
+) -> None:
+    """Evaluate a student on the held-out rows of a recipe."""
+    from gkd_dist.config.load import load_run_config
+
+    config = load_run_config(recipe, overrides or [])
+    from gkd_dist.build import evaluate as evaluate_student
+
+    raise typer.Exit(evaluate_student(config, model))
+
+
+def _layer_numbers(text: str) -> tuple[int, ...]:
+    """`4,6,7` as numbers, counted from 0."""
+    try:
+        numbers = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        numbers = ()
+    if not numbers or min(numbers) < 0:
+        raise typer.BadParameter(f"{text!r} is not a list of layer numbers such as 4,6,7", param_hint="--drop-layers")
+    return numbers

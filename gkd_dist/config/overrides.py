@@ -1,0 +1,103 @@
+"""Keys on their way into the configuration tree: aliases, unknown ones, `a.b=c` overrides (floor F1).
+
+The tree is what YAML gave: dicts by field name, lists and scalars. Problems are appended as lines, never raised,
+so that one pass finds them all.
+"""
+
+from typing import Any
+
+from gkd_dist.config.base import Strict
+from gkd_dist.config.run import RunConfig
+from gkd_dist.config.schema import expected, field_at, field_name, is_table, section_of, show, unknown_key
+from gkd_dist.config.yaml_text import YamlTextError, parse_yaml
+
+Tree = dict[str, Any]
+Path = tuple[str, ...]
+
+
+def canonical_keys(tree: Tree, model: type[Strict], path: Path, problems: list[str]) -> Tree:
+    """`tree` with aliases replaced by field names, and without unknown keys and empty sections."""
+    result: Tree = {}
+    for key, value in tree.items():
+        name = field_name(model, key)
+        if name is None:
+            problems.append(f"{_dotted(*path, key)}: {unknown_key(RunConfig, model, key)}")
+            continue
+        if name in result:
+            problems.append(f"{_dotted(*path, key)}: the same key as {name}, which is given too; keep one")
+            continue
+        section = section_of(model.model_fields[name])
+        if section is not None and isinstance(value, dict):
+            value = canonical_keys(value, section, (*path, name), problems)
+        result[name] = value
+    return {name: value for name, value in result.items() if not _is_empty_section(model, name, value)}
+
+
+def apply_override(tree: Tree, override: str, problems: list[str]) -> None:
+    """Set one `key.path=value` in `tree`, whose keys are canonical."""
+    key, equals, text = override.partition("=")
+    keys = tuple(key.strip().split("."))
+    if not equals or not all(keys):
+        problems.append(f"override {show(override)}: must look like KEY=VALUE, such as learner.max_steps=100")
+        return
+    if not text.strip():
+        problems.append(f"{key}: the override has no value; write {key}=null for none, or {key}='\"\"' for empty text")
+        return
+    try:
+        value = parse_yaml(text)
+    except YamlTextError as error:
+        problems.append(
+            f"{key}: the override's value {show(text)} is not YAML (column {error.column}: {error.problem}); "
+            f"quote it twice, as in {key}='\"...\"'"
+        )
+        return
+    path, problem = _resolve(keys)
+    if problem is not None:
+        problems.append(problem)
+        return
+    field = field_at(RunConfig, path)
+    section = section_of(field) if field is not None else None
+    if section is not None and isinstance(value, dict):
+        value = canonical_keys(value, section, path, problems)
+    _place(tree, path, value, problems)
+
+
+def _resolve(keys: Path) -> tuple[Path, str | None]:
+    """(the field names that `keys` mean, what is wrong with them or None)."""
+    model: type[Strict] | None = RunConfig
+    path: Path = ()
+    for position, key in enumerate(keys):
+        if model is None:  # inside a table every key is allowed
+            return (*path, *keys[position:]), None
+        name = field_name(model, key)
+        if name is None:
+            return path, f"{_dotted(*path, key)}: {unknown_key(RunConfig, model, key)}"
+        path = (*path, name)
+        field = model.model_fields[name]
+        model = section_of(field)
+        if model is None and position < len(keys) - 1 and not is_table(field):
+            return path, f"{_dotted(*keys)}: {_dotted(*path)} holds {expected(field)}; it has no keys below it"
+    return path, None
+
+
+def _place(tree: Tree, path: Path, value: Any, problems: list[str]) -> None:
+    for position, name in enumerate(path[:-1]):
+        below = tree.get(name)
+        if below is None:
+            below = tree[name] = {}
+        if not isinstance(below, dict):
+            where = _dotted(*path[: position + 1])
+            problems.append(f"{_dotted(*path)}: {where} is {show(below)}, not a mapping; it has no keys below it")
+            return
+        tree = below
+    tree[path[-1]] = value
+
+
+def _is_empty_section(model: type[Strict], name: str, value: Any) -> bool:
+    """`learner:` with nothing below it means the defaults, not null."""
+    field = model.model_fields[name]
+    return value is None and section_of(field) is not None and field.default is not None
+
+
+def _dotted(*keys: str) -> str:
+    return ".".join(keys)

@@ -1,0 +1,106 @@
+"""A configuration tree against the models: every problem, in words (floor F1).
+
+Pydantic stops at the rules between components as soon as one value is wrong. To report both kinds at once, wrong
+values are taken out and the rest is validated again.
+"""
+
+import copy
+import json
+import re
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from gkd_dist.config.run import RunConfig
+from gkd_dist.config.schema import allows_null, expected, expected_range, field_at, show
+
+_RANGE_ERRORS = {"greater_than", "greater_than_equal", "less_than", "less_than_equal"}
+_STAND_INS: dict[Any, Any] = {str: "?", int: 1}
+"""Values for required keys that were not given, by type."""
+_MAX_ROUNDS = 8
+"""Each round takes at least one level out of a tree four levels deep."""
+
+Tree = dict[str, Any]
+Path = tuple[str, ...]
+
+
+def validate(tree: Tree) -> tuple[RunConfig | None, list[str]]:
+    """(the configuration, []) or (None, all problems), one line each.
+
+    Args:
+        tree: keys are field names; unknown ones have been taken out already.
+    """
+    tree = copy.deepcopy(tree)
+    problems: list[str] = []
+    removed: set[Path] = set()
+    for _ in range(_MAX_ROUNDS):
+        for section in ("student", "teacher"):
+            tree.setdefault(section, {})
+        try:
+            config = RunConfig.model_validate_json(json.dumps(tree), strict=True)
+        except ValidationError as error:
+            faults: dict[Path, ErrorDetails] = {}
+            for details in error.errors():
+                faults.setdefault(_field_path(details["loc"]), details)
+        else:
+            return (None, problems) if problems else (config, [])
+        for path, details in faults.items():
+            lines = _lines(path, details, _value_at(tree, path))
+            problems += [line for line in lines if not _follows_from(line, removed)]
+        if () in faults:
+            break
+        removed |= faults.keys()
+        for path, details in faults.items():
+            _mend(tree, path, details)
+    return None, problems
+
+
+def _field_path(loc: tuple[int | str, ...]) -> Path:
+    """The longest leading part of a pydantic location that names a field."""
+    path: Path = ()
+    for part in loc:
+        if not isinstance(part, str) or field_at(RunConfig, (*path, part)) is None:
+            break
+        path = (*path, part)
+    return path
+
+
+def _lines(path: Path, details: ErrorDetails, value: Any) -> list[str]:
+    key = ".".join(path)
+    field = field_at(RunConfig, path)
+    if details["type"] == "value_error":
+        lines = str(details["ctx"]["error"]).split("\n")
+        return [f"{key}: {line}" for line in lines] if key else lines
+    if details["type"] == "missing":
+        return [f"{key}: required, but not given; set it in the file or with {key}=VALUE"]
+    if field is None:
+        return [f"the configuration is not valid: {details['msg']}"]
+    if details["type"] in _RANGE_ERRORS:
+        null = " (or null)" if allows_null(field) else ""
+        return [f"{key}: must be {expected_range(field)}{null}, got {show(value)}"]
+    return [f"{key}: must be {expected(field)}, got {show(value)}"]
+
+
+def _follows_from(line: str, removed: set[Path]) -> bool:
+    """Whether a problem of a later round may come from what an earlier one took out."""
+    return any(path and re.search(rf"(?<![\w.]){re.escape('.'.join(path))}(?!\w)", line) for path in removed)
+
+
+def _value_at(tree: Tree, path: Path) -> Any:
+    value: Any = tree
+    for name in path:
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
+
+
+def _mend(tree: Tree, path: Path, details: ErrorDetails) -> None:
+    """Take the fault at `path` out of `tree`; a missing value gets a stand-in, so that the rest can be checked."""
+    *above, name = path
+    for part in above:
+        tree = tree[part]
+    field = field_at(RunConfig, path)
+    if details["type"] == "missing" and field is not None:
+        tree[name] = _STAND_INS.get(field.annotation)
+    else:
+        tree.pop(name, None)

@@ -1,0 +1,145 @@
+"""Every metric there is, in one table (floor F2).
+
+Conventions of Prometheus: base units in the name, counters end in `_total`, info metrics in `_info` with value 1.
+Labels are bounded: each lists its values, but for those of info metrics, which have one series each. Ids, prompts,
+paths and addresses are never labels. Dashboards, alerts and the exporter read names from here alone.
+"""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from itertools import product
+from math import prod
+
+from gkd_dist.types import FinishReason, Source
+
+ROLES = ("sampler", "teacher", "learner")
+QUEUES = ("prompts", "trajectories", "replay")
+"""Waiting for a sampler, for a teacher, for the learner."""
+DROP_REASONS = ("stale", "duplicate", "overlong", "surplus")
+"""Too old to train on; the id was there already; longer than a model's context; nobody needs it any more."""
+DIVERGENCE_KINDS = ("forward_kl", "reverse_kl", "objective")
+EVALUATION_TIMES = ("before", "after")
+
+_WORK_SECONDS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0)
+_SYNC_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0)
+_STALENESS_VERSIONS = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+
+
+class Kind(StrEnum):
+    COUNTER = "counter"
+    GAUGE = "gauge"
+    HISTOGRAM = "histogram"
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """One metric."""
+
+    name: str
+    kind: Kind
+    help: str
+    unit: str = ""
+    """Base unit, for people and dashboards: `seconds`, `tokens`, `nats`; empty when it is a bare number."""
+    labels: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Label -> its possible values; empty values mean free text, for info metrics alone."""
+    buckets: tuple[float, ...] = ()
+    """Upper bounds of a histogram, ascending, without the infinite one."""
+
+    @property
+    def is_info(self) -> bool:
+        return self.name.endswith("_info")
+
+    @property
+    def num_series(self) -> int:
+        """The most time series this metric can have."""
+        per_child = len(self.buckets) + 3 if self.kind is Kind.HISTOGRAM else 1  # +Inf, sum and count
+        return per_child if self.is_info else per_child * prod(len(values) for values in self.labels.values())
+
+    def label_sets(self) -> list[dict[str, str]]:
+        """All combinations of label values; one empty set when there are no labels."""
+        return [dict(zip(self.labels, values, strict=True)) for values in product(*self.labels.values())]
+
+
+_C, _G, _H = Kind.COUNTER, Kind.GAUGE, Kind.HISTOGRAM
+
+DEFINITIONS: tuple[Definition, ...] = (
+    Definition("gkd_build_info", _G, "Version of this package.", labels={"version": ()}),
+    Definition(
+        "gkd_run_info", _G, "What this run distils.",
+        labels={"run": (), "student": (), "teacher": (), "divergence": ()},
+    ),
+    # samplers
+    Definition(
+        "gkd_sampler_completions_total", _C, "Completions the student wrote, by why they ended.", "completions",
+        labels={"finish_reason": tuple(reason.value for reason in FinishReason)},
+    ),
+    Definition("gkd_sampler_generated_tokens_total", _C, "Completion tokens the student wrote.", "tokens"),
+    Definition(
+        "gkd_sampler_generation_seconds", _H, "Wall time of one sampling request (many prompts).", "seconds",
+        buckets=_WORK_SECONDS,
+    ),
+    # teachers
+    Definition("gkd_teacher_scored_tokens_total", _C, "Completion tokens the teacher scored.", "tokens"),
+    Definition(
+        "gkd_teacher_score_seconds", _H, "Wall time of one scoring request (many sequences).", "seconds",
+        buckets=_WORK_SECONDS,
+    ),
+    # learner
+    Definition("gkd_learner_steps_total", _C, "Train steps done.", "steps"),
+    Definition("gkd_learner_trained_tokens_total", _C, "Completion tokens trained on.", "tokens"),
+    Definition(
+        "gkd_trained_sequences_total", _C, "Sequences trained on, by who wrote the completion.", "sequences",
+        labels={"source": tuple(source.value for source in Source)},
+    ),
+    Definition("gkd_learner_step_seconds", _H, "Wall time of one optimizer step.", "seconds", buckets=_WORK_SECONDS),
+    Definition("gkd_learner_loss", _G, "Loss of the last train step, nats.", "nats"),
+    Definition("gkd_learner_grad_norm", _G, "Gradient norm of the last train step, before clipping."),
+    Definition("gkd_learner_learning_rate", _G, "Learning rate of the last train step."),
+    Definition("gkd_learner_nonfinite_steps_total", _C, "Steps skipped: loss or gradient was not finite.", "steps"),
+    Definition("gkd_learner_last_step_timestamp_seconds", _G, "Unix time when the last train step ended.", "seconds"),
+    # flow
+    Definition(
+        "gkd_step_seconds", _H, "Wall time of one whole step: sample, score, learn and publish.", "seconds",
+        buckets=_WORK_SECONDS,
+    ),
+    Definition(
+        "gkd_role_tokens_per_second", _G, "Tokens a role handled in the last step over that step's whole wall time.",
+        "tokens/second", labels={"role": ROLES},
+    ),
+    Definition("gkd_queue_depth", _G, "Items waiting.", "items", labels={"queue": QUEUES}),
+    Definition("gkd_queue_capacity", _G, "Most items that may wait.", "items", labels={"queue": QUEUES}),
+    Definition(
+        "gkd_sample_staleness_versions", _H, "Policy versions between a sample's oldest token and its train step.",
+        "versions", buckets=_STALENESS_VERSIONS,
+    ),
+    Definition(
+        "gkd_samples_dropped_total", _C, "Samples thrown away, by why.", "samples", labels={"reason": DROP_REASONS}
+    ),
+    # weights
+    Definition("gkd_policy_version", _G, "Newest policy version; 0 is the initial student.", "versions"),
+    Definition(
+        "gkd_weight_sync_seconds", _H, "Wall time from the publication of a version until all samplers serve it.",
+        "seconds", buckets=_SYNC_SECONDS,
+    ),
+    Definition("gkd_weight_sync_bytes_total", _C, "Bytes of weights published, once per version.", "bytes"),
+    # evaluation
+    Definition(
+        "gkd_held_out_divergence_nats", _G, "Divergence between teacher and student on held-out rows, per token.",
+        "nats", labels={"kind": DIVERGENCE_KINDS, "when": EVALUATION_TIMES},
+    ),
+)  # fmt: skip
+
+MAX_SERIES = sum(definition.num_series for definition in DEFINITIONS)
+"""The most time series one run can export."""
+
+
+def definition_of(name: str) -> Definition:
+    """The metric of this name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    for definition in DEFINITIONS:
+        if definition.name == name:
+            return definition
+    raise ValueError(f"no metric is called {name!r}; add it to gkd_dist/metrics/catalogue.py")
