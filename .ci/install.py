@@ -7,6 +7,7 @@ No index is named here: the configuration of pip decides where packages, and whi
 
 import argparse
 import fcntl
+import os
 import re
 import shutil
 import subprocess
@@ -91,8 +92,10 @@ def prepare_venv() -> None:
 def pip(*arguments: str) -> None:
     shown = [argument for argument in arguments if argument != str(ROOT)]
     print("install: pip", *(shown if len(shown) < 6 else [*shown[:3], f"and {len(shown) - 3} more"]), flush=True)
-    command = [PYTHON, "-m", "pip", arguments[0], "-q", "--no-input", "-c", ROOT / "constraints.txt", *arguments[1:]]
-    if subprocess.run(command, check=False).returncode:
+    options = ["-q", "--no-input", "--no-warn-conflicts", "-c", ROOT / "constraints.txt"]  # check() judges conflicts
+    command = [PYTHON, "-m", "pip", arguments[0], *options, *arguments[1:]]
+    quiet = {**os.environ, "PYTHONWARNINGS": "ignore"}  # setuptools warns about every editable installation
+    if subprocess.run(command, env=quiet, check=False).returncode:
         sys.exit("install: pip failed (see above); run make again to start over")
 
 
