@@ -80,7 +80,7 @@ def run(recipe: Recipe, overrides: Overrides = None) -> None:
     from gkd_dist.config.load import load_run_config
 
     config = load_run_config(recipe, overrides or [])
-    from gkd_dist.build import run as run_ring
+    from gkd_dist.commands import run as run_ring
 
     raise typer.Exit(run_ring(config))
 
@@ -100,7 +100,7 @@ def validate(
 
     config = load_run_config(recipe, overrides or [])
     if not config_only:
-        from gkd_dist.build import preflight
+        from gkd_dist.commands import preflight
 
         for line in preflight(config):
             print(line, file=sys.stderr if show else sys.stdout)
@@ -152,7 +152,7 @@ def evaluate(
     from gkd_dist.config.load import load_run_config
 
     config = load_run_config(recipe, overrides or [])
-    from gkd_dist.build import evaluate as evaluate_student
+    from gkd_dist.commands import evaluate as evaluate_student
 
     raise typer.Exit(evaluate_student(config, model))
 

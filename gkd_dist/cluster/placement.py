@@ -43,7 +43,8 @@ def check_resources(plan: FleetPlan, config: ClusterConfig) -> None:
     }
     there = ray.available_resources()
     missing = [
-        f"{name}: {amount:g} wanted, {there.get(name, 0):g} free" for name, amount in wanted.items()
+        f"{name}: {amount:g} wanted, {there.get(name, 0):g} free"
+        for name, amount in wanted.items()
         if amount > there.get(name, 0)
     ]
     if missing:

@@ -44,7 +44,7 @@ class Proxy:
         """Close the part, then end its process."""
         try:
             await asyncio.wait_for(self._actor.close.remote(), timeout=10)
-        except (RayActorError, RayTaskError, asyncio.TimeoutError):
+        except (TimeoutError, RayActorError, RayTaskError):
             pass  # it is ended below in any case
         finally:
             ray.kill(self._actor)
@@ -52,7 +52,7 @@ class Proxy:
     async def _await(self, call: Awaitable[T], what: str) -> T:
         try:
             return await asyncio.wait_for(_as_coroutine(call), self._timeout_s)
-        except asyncio.TimeoutError:
+        except TimeoutError:
             raise DeadlineError(f"{self._name} did not {what} within {self._timeout_s:.0f} s") from None
         except RayActorError as error:
             raise EngineError(f"{self._name} died while asked to {what}: {error}") from error

@@ -39,6 +39,26 @@ class Readout:
         if self.num_ids is not None and not 1 <= self.num_ids <= self.weight.shape[0]:
             raise ValueError(f"num_ids must be 1 to {self.weight.shape[0]} (rows of weight), got {self.num_ids}")
 
+    @classmethod
+    def of(cls, weight: Tensor, bias: Tensor | None, config: object, *, num_ids: int | None = None) -> "Readout":
+        """The readout of a model by its transformers configuration: Gemma's soft cap, Cohere's and Granite's scale.
+
+        Args:
+            weight: [V, H] of the LM head.
+            bias: [V] or None.
+            config: attributes `final_logit_softcapping`, `logit_scale`, `logits_scaling` are read where present.
+            num_ids: real ids; None means all V.
+        """
+        scale = getattr(config, "logit_scale", None)
+        scaling = getattr(config, "logits_scaling", None)
+        return cls(
+            weight=weight,
+            bias=bias,
+            logit_scale=float(scale) if scale is not None else 1.0 / float(scaling) if scaling is not None else 1.0,
+            soft_cap=getattr(config, "final_logit_softcapping", None),
+            num_ids=num_ids,
+        )
+
     @property
     def hidden_size(self) -> int:
         return self.weight.shape[1]

@@ -18,6 +18,7 @@ from gkd_dist.serial import SerialThread
 from gkd_dist.types import DivergenceReport, StepReport, TrainBatch, WeightPublication
 from gkd_dist.weights.publisher import WeightPublisher
 
+
 class GkdLearner:
     """Implements `interfaces.Learner` on one device.
 

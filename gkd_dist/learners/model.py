@@ -25,16 +25,14 @@ class StudentModel:
         """[B, T] token ids -> hidden states [B, T, H] after the final norm."""
         return self.model.base_model
 
-    def readout(self) -> Readout:
-        """The live head: gradients flow to its weight (and to the embedding where they are tied)."""
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    def readout(self, num_ids: int | None = None) -> Readout:
+        """The live head, cut to `num_ids`: gradients flow to its weight (and to the embedding where they are tied)."""
         head = self.model.get_output_embeddings()
-        config = self.model.config
-        return Readout(
-            weight=head.weight,
-            bias=getattr(head, "bias", None),
-            logit_scale=_logit_scale(config),
-            soft_cap=getattr(config, "final_logit_softcapping", None),
-        )
+        return Readout.of(head.weight, getattr(head, "bias", None), self.model.config, num_ids=num_ids)
 
     def named_parameters(self) -> list[tuple[str, torch.Tensor]]:
         """Checkpoint names and tensors, tied ones once."""
@@ -63,19 +61,10 @@ def load_student(path: Path, *, gradient_checkpointing: bool) -> StudentModel:
     return student
 
 
-def _logit_scale(config: object) -> float:
-    if (scale := getattr(config, "logit_scale", None)) is not None:
-        return float(scale)  # Cohere multiplies
-    if (scaling := getattr(config, "logits_scaling", None)) is not None:
-        return 1.0 / float(scaling)  # Granite divides
-    return 1.0
-
-
 @torch.no_grad()
 def _check_readout(student: StudentModel, path: Path) -> None:
     model = student.model.eval()
-    device = next(model.parameters()).device
-    probe = torch.arange(1, 9, device=device).unsqueeze(0) % model.config.vocab_size
+    probe = torch.arange(1, 9, device=student.device).unsqueeze(0) % model.config.vocab_size
     own = model(input_ids=probe).logits.float()
     ours = student.readout().logits(student.body(input_ids=probe).last_hidden_state)
     difference = (own - ours).abs().max().item()

@@ -10,7 +10,14 @@ from dataclasses import dataclass
 import torch
 
 from gkd_dist.data.collate import PaddedBatch, collate, micro_batches
-from gkd_dist.divergences import Divergence, Readout, chunked_divergence, predicting_positions, token_weights
+from gkd_dist.divergences import (
+    Divergence,
+    Readout,
+    TeacherLogits,
+    chunked_divergence,
+    predicting_positions,
+    token_weights,
+)
 from gkd_dist.learners.model import StudentModel
 from gkd_dist.learners.targets import teacher_logits
 from gkd_dist.types import ScoredTrajectory, TrainBatch
@@ -27,10 +34,18 @@ class LossSettings:
     bf16: bool
     max_micro_batch_tokens: int
     pad_token_id: int
+    num_ids: int
+    """Real ids that student and teacher share; both are cut to them before any softmax."""
 
     @property
     def compute_dtype(self) -> torch.dtype:
         return torch.bfloat16 if self.bf16 else torch.float32
+
+    def teacher(self, group: Sequence[ScoredTrajectory], device: torch.device) -> TeacherLogits:
+        """Teacher logits of the completion tokens of `group`."""
+        return teacher_logits(
+            group, self.teacher_readout, device=device, compute_dtype=self.compute_dtype, num_ids=self.num_ids
+        )
 
 
 def accumulate_gradient(student: StudentModel, batch: TrainBatch, settings: LossSettings) -> float:
@@ -46,8 +61,8 @@ def accumulate_gradient(student: StudentModel, batch: TrainBatch, settings: Loss
         )
         result = chunked_divergence(
             hidden,
-            student.readout(),
-            teacher_logits(group, settings.teacher_readout, hidden.device),
+            student.readout(settings.num_ids),
+            settings.teacher(group, hidden.device),
             weights.to(hidden.device),
             settings.divergence,
             teacher_temperature=settings.teacher_temperature,
@@ -66,12 +81,12 @@ def token_divergences(
     sums = [0.0] * len(divergences)
     for group in _micro_batches(scored, settings):
         hidden = completion_hidden(student, group, settings)
-        teacher = teacher_logits(group, settings.teacher_readout, hidden.device)
+        teacher = settings.teacher(group, hidden.device)
         weights = torch.ones(hidden.shape[0], device=hidden.device)
         for index, divergence in enumerate(divergences):
             result = chunked_divergence(
                 hidden,
-                student.readout(),
+                student.readout(settings.num_ids),
                 teacher,
                 weights,
                 divergence,
@@ -82,12 +97,10 @@ def token_divergences(
     return sums
 
 
-def completion_hidden(
-    student: StudentModel, group: Sequence[ScoredTrajectory], settings: LossSettings
-) -> torch.Tensor:
+def completion_hidden(student: StudentModel, group: Sequence[ScoredTrajectory], settings: LossSettings) -> torch.Tensor:
     """Student hidden states [N, H] at the positions that predict completion tokens, trajectory after trajectory."""
     padded: PaddedBatch = collate([item.trajectory for item in group], settings.pad_token_id)
-    device = student.readout().weight.device
+    device = student.device
     input_ids = torch.from_numpy(padded.input_ids).to(device, torch.int64)
     attention_mask = torch.from_numpy(padded.attention_mask).to(device)
     with torch.autocast(device.type, torch.bfloat16, enabled=settings.bf16):
@@ -96,9 +109,7 @@ def completion_hidden(
     return hidden.flatten(0, 1).index_select(0, positions.to(device))
 
 
-def _micro_batches(
-    scored: Sequence[ScoredTrajectory], settings: LossSettings
-) -> Iterator[list[ScoredTrajectory]]:
+def _micro_batches(scored: Sequence[ScoredTrajectory], settings: LossSettings) -> Iterator[list[ScoredTrajectory]]:
     lengths = [item.trajectory.num_tokens for item in scored]
     for indices in micro_batches(lengths, settings.max_micro_batch_tokens):
         yield [scored[index] for index in indices]

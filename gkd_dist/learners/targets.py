@@ -11,9 +11,19 @@ from gkd_dist.types import FullTargets, HiddenTargets, ScoredTrajectory
 
 
 def teacher_logits(
-    scored: Sequence[ScoredTrajectory], readout: Readout | None, device: torch.device
+    scored: Sequence[ScoredTrajectory],
+    readout: Readout | None,
+    *,
+    device: torch.device,
+    compute_dtype: torch.dtype,
+    num_ids: int,
 ) -> TeacherLogits:
     """Teacher logits of the concatenated completion tokens [N], N = sum of lengths, in the order given.
+
+    Args:
+        readout: the teacher's; needed for hidden states.
+        compute_dtype: input precision of the teacher's projection.
+        num_ids: real ids; longer log-probs are cut to them (and normalised again by the loss).
 
     Raises:
         EngineError: targets of different kinds in one batch, unresolved handles, or no readout for hidden states.
@@ -23,9 +33,10 @@ def teacher_logits(
         if readout is None:
             raise EngineError("hidden-state targets need the teacher's readout, and this learner holds none")
         hidden = torch.cat([_tensor(item.hidden) for item in targets])
-        return hidden_teacher(hidden.to(device), readout)
+        return hidden_teacher(hidden.to(device), readout, compute_dtype=compute_dtype)
     if all(isinstance(item, FullTargets) for item in targets):
-        return full_teacher(torch.cat([torch.from_numpy(np.asarray(item.log_probs)) for item in targets]).to(device))
+        rows = [torch.from_numpy(item.log_probs[:, :num_ids].copy()) for item in targets]
+        return full_teacher(torch.cat(rows).to(device))
     kinds = sorted({type(item).__name__ for item in targets})
     raise EngineError(f"a micro-batch needs targets of one kind, got {', '.join(kinds)}")
 

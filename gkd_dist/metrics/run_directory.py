@@ -1,6 +1,6 @@
 """A run directory: everything needed to know what a run was and what came of it.
 
-    config.yaml  versions.json  metrics.jsonl  samples.jsonl  summary.json  checkpoints/  final/
+config.yaml  versions.json  metrics.jsonl  samples.jsonl  summary.json  checkpoints/  final/
 """
 
 import importlib.metadata

@@ -59,4 +59,3 @@ class Ring:
     replay: ReplayBuffer
     trajectories: asyncio.Queue[tuple[int, list[Trajectory]]]
     reports: asyncio.Queue[StepReport]
-

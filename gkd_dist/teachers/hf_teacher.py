@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from gkd_dist.data.collate import collate, micro_batches
-from gkd_dist.divergences import predicting_positions
+from gkd_dist.divergences import Readout, predicting_positions
 from gkd_dist.serial import SerialThread
 from gkd_dist.types import FullTargets, HiddenTargets, ScoredTrajectory, TeacherTargets, Trajectory
 
@@ -76,7 +76,9 @@ class HfTeacher:
     def _pack(self, hidden: torch.Tensor) -> TeacherTargets:
         if self._transport == "hidden":
             return HiddenTargets(_array(hidden))
-        logits = self._model.get_output_embeddings()(hidden).float()[..., : self._num_ids]
+        head = self._model.get_output_embeddings()
+        readout = Readout.of(head.weight, getattr(head, "bias", None), self._model.config, num_ids=self._num_ids)
+        logits = readout.logits(hidden)
         return FullTargets(torch.log_softmax(logits, dim=-1).numpy())
 
 

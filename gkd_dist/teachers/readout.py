@@ -29,13 +29,7 @@ def load_readout(path: Path, *, dtype: torch.dtype, num_ids: int | None = None) 
     name = _head_name(config, files, path)
     weight = _read(files[name], name).to(dtype)
     bias = _read(files["lm_head.bias"], "lm_head.bias").float() if "lm_head.bias" in files else None
-    return Readout(
-        weight=weight,
-        bias=bias,
-        logit_scale=_logit_scale(config),
-        soft_cap=getattr(config, "final_logit_softcapping", None),
-        num_ids=num_ids,
-    )
+    return Readout.of(weight, bias, config, num_ids=num_ids)
 
 
 def _head_name(config: PretrainedConfig, files: dict[str, Path], path: Path) -> str:
@@ -61,11 +55,3 @@ def _tensor_files(path: Path) -> dict[str, Path]:
 def _read(path: Path, name: str) -> torch.Tensor:
     with safe_open(path, framework="pt") as file:
         return file.get_tensor(name)
-
-
-def _logit_scale(config: PretrainedConfig) -> float:
-    if (scale := getattr(config, "logit_scale", None)) is not None:
-        return float(scale)  # Cohere multiplies
-    if (scaling := getattr(config, "logits_scaling", None)) is not None:
-        return 1.0 / float(scaling)  # Granite divides
-    return 1.0

@@ -67,7 +67,9 @@ class VllmTeacher:
         self._num_requests += 1
         request_id = f"{trajectory.sample_id}#{self._num_requests}"
         output = None
-        async for output in self._engine.encode(TokensPrompt(prompt_token_ids=tokens.tolist()), self._params, request_id):
+        async for output in self._engine.encode(
+            TokensPrompt(prompt_token_ids=tokens.tolist()), self._params, request_id
+        ):
             pass
         if output is None:
             raise EngineError(f"the engine returned nothing for {request_id}")

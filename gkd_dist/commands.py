@@ -1,0 +1,198 @@
+"""What `gkd run`, `gkd eval` and `gkd validate` do, from a configuration to an exit code (floor F5)."""
+
+import asyncio
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
+
+from gkd_dist.build import Job, prepare
+from gkd_dist.config.load import dump_run_config
+from gkd_dist.config.run import RunConfig
+from gkd_dist.interfaces import Metrics, RecordSink
+from gkd_dist.metrics.console import Narrator, print_side_by_side, print_table
+from gkd_dist.metrics.exporter import Exporter
+from gkd_dist.metrics.run_directory import RunDirectory
+from gkd_dist.metrics.sinks import JsonlSink, terminal_sink
+from gkd_dist.pipeline.accounting import StepAccounts
+from gkd_dist.pipeline.evaluation import Evaluation
+from gkd_dist.pipeline.evaluation import evaluate as evaluate_fleet
+from gkd_dist.pipeline.job import Outcome, distil
+
+
+def run(config: RunConfig) -> int:
+    """Distil; returns 0 when the student is saved.
+
+    Raises:
+        GkdError: what went wrong; its `exit_code` is the command's.
+    """
+    narrate = Narrator(sys.stdout)
+    job = prepare(config, narrate)
+    directory = RunDirectory.create(config.output_dir, config.name)
+    directory.write_config(dump_run_config(config))
+    directory.write_versions()
+    for line in describe(job):
+        narrate(line)
+    narrate(f"run directory {directory.path}")
+    with ExitStack() as stack:
+        exporter = stack.enter_context(closing(Exporter()))
+        _serve(exporter, config, directory, narrate)
+        sinks: list[RecordSink] = [
+            stack.enter_context(closing(JsonlSink(directory.metrics))),
+            stack.enter_context(closing(terminal_sink(sys.stdout))),
+        ]
+        outcome = asyncio.run(_distil(job, directory, exporter, sinks, narrate))
+    narrate(f"done; student in {directory.final}")
+    _report(job, outcome, directory, narrate.elapsed_s)
+    return 0
+
+
+def evaluate(config: RunConfig, model: str | None) -> int:
+    """Evaluate a student without training it; returns 0.
+
+    Args:
+        model: a saved student; None means the recipe's own.
+    """
+    narrate = Narrator(sys.stdout)
+    job = prepare(config, narrate, student=model)
+    for line in describe(job):
+        narrate(line)
+    evaluation = asyncio.run(_evaluate(job, narrate))
+    rows = [[name, value] for name, value in _figures(evaluation)]
+    print_table(sys.stdout, f"{model or config.student.model} against {config.teacher.model}", ["held out", ""], rows)
+    return 0
+
+
+def preflight(config: RunConfig) -> list[str]:
+    """Check data, tokenizers and their fit; lines that say what was found."""
+    return describe(prepare(config, lambda _: None))
+
+
+def describe(job: Job) -> list[str]:
+    """What a run would work on, one line per part."""
+    blueprint, rendered = job.blueprint, job.rendered
+    dropped = ", ".join(f"{number} {reason}" for reason, number in rendered.num_dropped.items()) or "none"
+    return [
+        f"data: {job.rows}",
+        f"prompts: {len(rendered.train)} to train on, {len(rendered.held_out)} held out, dropped: {dropped}, "
+        f"longest {rendered.longest_tokens} tokens",
+        f"tokenizer: {blueprint.num_ids} ids shared by student and teacher; chat template "
+        f"{'applied' if job.renderer.uses_chat_template else 'not applied'}",
+    ]
+
+
+async def _distil(
+    job: Job, directory: RunDirectory, metrics: Exporter, sinks: Sequence[RecordSink], narrate: Narrator
+) -> Outcome:
+    config = job.blueprint.config
+    accounts = StepAccounts(max_steps=config.learner.max_steps, metrics=metrics, sinks=sinks)
+    narrate(f"starting {config.sampler.num_replicas} sampler(s), {config.teacher.num_replicas} teacher(s), 1 learner")
+    async with job.blueprint.fleet() as fleet:
+        narrate("all engines are up")
+        metrics.set_ready()
+        return await distil(
+            job.plan(directory.name, directory.checkpoints),
+            fleet,
+            accounts,
+            held_out=job.held_out(directory.name) if config.evaluation.enabled else None,
+            metrics=metrics,
+            final=directory.final,
+            card=lambda outcome: _card(job, outcome),
+            narrate=narrate,
+        )
+
+
+async def _evaluate(job: Job, narrate: Narrator) -> Evaluation:
+    held_out = job.held_out("eval")
+    narrate("starting engines")
+    async with job.blueprint.fleet() as fleet:
+        narrate(f"evaluating on {len(held_out.prompts)} held-out prompts")
+        return await evaluate_fleet(fleet, held_out.prompts, held_out.pairs, held_out.sampling, 0)
+
+
+def _serve(exporter: Exporter, config: RunConfig, directory: RunDirectory, narrate: Narrator) -> None:
+    """Set what is constant, and serve it where the configuration asks for that."""
+    metrics: Metrics = exporter
+    metrics.gauge(
+        "gkd_run_info",
+        1,
+        run=directory.name,
+        student=config.student.model,
+        teacher=config.teacher.model,
+        divergence=config.objective.divergence,
+    )
+    if config.metrics.port is not None:
+        port = exporter.serve(config.metrics.host, config.metrics.port)
+        narrate(f"metrics at http://{config.metrics.host}:{port}/metrics")
+
+
+def _figures(evaluation: Evaluation) -> list[tuple[str, str]]:
+    reference = evaluation.reference
+    return [
+        ("on-policy divergence, objective (nats/token)", f"{evaluation.on_policy.objective:.3f}"),
+        ("on-policy forward KL (nats/token)", f"{evaluation.on_policy.forward_kl:.3f}"),
+        ("on-policy reverse KL (nats/token)", f"{evaluation.on_policy.reverse_kl:.3f}"),
+        ("reference forward KL (nats/token)", f"{reference.forward_kl:.3f}" if reference else "-"),
+        ("mean length of samples (tokens)", f"{evaluation.mean_completion_tokens:.1f}"),
+        ("share of samples cut at the limit", f"{evaluation.truncated_share:.0%}"),
+    ]
+
+
+def _report(job: Job, outcome: Outcome, directory: RunDirectory, elapsed_s: float) -> None:
+    """The table, the samples, and their files."""
+    before, after = outcome.before, outcome.after
+    if before is None or after is None:
+        return
+    samples = _sample_rows(job, before, after)
+    directory.write_samples(samples)
+    directory.write_summary(_summary(job, before, after, elapsed_s))
+    for row in samples[: job.blueprint.config.evaluation.num_samples_shown]:
+        print_side_by_side(sys.stdout, row["prompt"], {"before": row["before"], "after": row["after"]})
+    rows = [[name, old, new] for (name, old), (_, new) in zip(_figures(before), _figures(after), strict=True)]
+    fall = 1 - after.on_policy.objective / before.on_policy.objective
+    rows.append(["on-policy divergence falls by", "", f"{fall:.0%}"])
+    print_table(sys.stdout, f"{directory.name}, {elapsed_s:.0f} s", ["held out", "before", "after"], rows)
+
+
+def _sample_rows(job: Job, before: Evaluation, after: Evaluation) -> list[dict[str, str]]:
+    decode = job.renderer.decode
+    rows = []
+    for old, new, held_out in zip(before.samples, after.samples, job.rendered.held_out, strict=True):
+        reference = held_out.completion_ids
+        rows.append(
+            {
+                "prompt": decode(old.prompt_ids),
+                "before": decode(old.completion_ids),
+                "after": decode(new.completion_ids),
+                "reference": "" if reference is None else decode(reference),
+            }
+        )
+    return rows
+
+
+def _summary(job: Job, before: Evaluation, after: Evaluation, elapsed_s: float) -> dict[str, object]:
+    config = job.blueprint.config
+    return {
+        "student": config.student.model,
+        "teacher": config.teacher.model,
+        "divergence": config.objective.divergence,
+        "student_fraction": config.objective.student_fraction,
+        "steps": config.learner.max_steps,
+        "elapsed_s": round(elapsed_s, 1),
+        "before": dict(_figures(before)),
+        "after": dict(_figures(after)),
+    }
+
+
+def _card(job: Job, outcome: Outcome) -> str:
+    from gkd_dist.models.cards import model_card
+
+    config = job.blueprint.config
+    figures = {} if outcome.after is None else dict(_figures(outcome.after))
+    return model_card(
+        student=config.student.model,
+        teacher=config.teacher.model,
+        divergence=config.objective.divergence,
+        student_fraction=config.objective.student_fraction,
+        num_steps=config.learner.max_steps,
+        figures=figures,
+    )

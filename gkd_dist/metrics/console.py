@@ -1,0 +1,46 @@
+"""What a person sees around a run: elapsed time, tables, and texts side by side (floor F2)."""
+
+import time
+from collections.abc import Sequence
+from typing import TextIO
+
+from rich.console import Console
+from rich.table import Table
+
+
+class Narrator:
+    """Prints one line per event, with the seconds since the start."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._began = time.monotonic()
+
+    @property
+    def elapsed_s(self) -> float:
+        return time.monotonic() - self._began
+
+    def __call__(self, text: str) -> None:
+        print(f"[{self.elapsed_s:6.1f} s] {text}", file=self._stream, flush=True)
+
+
+def print_table(stream: TextIO, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table whose first column names and whose other columns are numbers."""
+    table = Table(title=title, title_justify="left")
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index == 0 else "right")
+    for row in rows:
+        table.add_row(*row)
+    _console(stream).print(table, markup=False)
+
+
+def print_side_by_side(stream: TextIO, prompt: str, texts: dict[str, str]) -> None:
+    """Several answers to one prompt, each in a column of its own."""
+    table = Table(title=prompt, title_justify="left", show_lines=False, expand=True)
+    for name in texts:
+        table.add_column(name, ratio=1, overflow="fold")
+    table.add_row(*texts.values())
+    _console(stream).print(table, markup=False)
+
+
+def _console(stream: TextIO) -> Console:
+    return Console(file=stream, markup=False, highlight=False, emoji=False)

@@ -1,0 +1,163 @@
+"""Fakes of the ring's parts (floor F2): deterministic, instant, and honest about what they were asked.
+
+They satisfy the contract suites, so that code tested against them meets the same rules as the real parts.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from gkd_dist.errors import EngineError, WeightsError
+from gkd_dist.types import (
+    DivergenceReport,
+    FinishReason,
+    HiddenTargets,
+    Prompt,
+    SamplingParams,
+    ScoredTrajectory,
+    Source,
+    StepReport,
+    TensorEntry,
+    TrainBatch,
+    Trajectory,
+    VersionRange,
+    WeightManifest,
+    WeightPublication,
+)
+
+
+class FakeSampler:
+    """Implements `interfaces.Sampler`: token t of a completion is (last prompt id + version + t) modulo 50.
+
+    Ends with the first stop token that comes up, else at the length limit.
+    """
+
+    def __init__(self, policy_version: int = 0) -> None:
+        self.policy_version = policy_version
+        self.calls: list[list[Prompt]] = []
+        self.closed = False
+
+    async def sample(self, prompts: Sequence[Prompt], params: SamplingParams) -> list[Trajectory]:
+        self.calls.append(list(prompts))
+        return [self._answer(prompt, params) for prompt in prompts]
+
+    async def load_weights(self, publication: WeightPublication) -> int:
+        for bucket, num_bytes in zip(publication.buckets, publication.manifest.bucket_bytes, strict=True):
+            if np.asarray(bucket).size != num_bytes:
+                raise WeightsError(f"a bucket of version {publication.manifest.version} has the wrong size")
+        self.policy_version = publication.manifest.version
+        return self.policy_version
+
+    async def close(self) -> None:
+        self.closed = True
+
+    def _answer(self, prompt: Prompt, params: SamplingParams) -> Trajectory:
+        first = int(prompt.token_ids[-1]) + self.policy_version
+        ids = (first + np.arange(params.max_new_tokens, dtype=np.int32)) % 50
+        stops = np.flatnonzero(np.isin(ids, params.stop_token_ids))
+        ids = ids[: stops[0] + 1] if stops.size else ids
+        return Trajectory(
+            sample_id=prompt.sample_id,
+            prompt_ids=prompt.token_ids,
+            completion_ids=ids.astype(np.int32),
+            source=Source.STUDENT,
+            finish_reason=FinishReason.STOP if stops.size else FinishReason.LENGTH,
+            behaviour_log_probs=np.full(ids.size, -0.5, dtype=np.float32),
+            versions=VersionRange(self.policy_version, self.policy_version),
+        )
+
+
+class FakeTeacher:
+    """Implements `interfaces.Teacher`: the hidden state at every position is that token's id, repeated."""
+
+    def __init__(self, hidden_size: int = 4, name: str = "fake") -> None:
+        self.calls: list[list[Trajectory]] = []
+        self.closed = False
+        self._hidden_size = hidden_size
+        self._name = name
+
+    async def score(self, trajectories: Sequence[Trajectory]) -> list[ScoredTrajectory]:
+        self.calls.append(list(trajectories))
+        return [ScoredTrajectory(trajectory, self._targets(trajectory), self._name) for trajectory in trajectories]
+
+    async def close(self) -> None:
+        self.closed = True
+
+    def _targets(self, trajectory: Trajectory) -> HiddenTargets:
+        column = trajectory.completion_ids.astype(np.float32)[:, None]
+        return HiddenTargets(np.repeat(column, self._hidden_size, axis=1))
+
+
+class FakeLearner:
+    """Implements `interfaces.Learner`: one weight that counts steps; the loss is 1 / (1 + step)."""
+
+    def __init__(self, run_epoch: str = "fake") -> None:
+        self.batches: list[TrainBatch] = []
+        self.saved: list[Path] = []
+        self.closed = False
+        self._run_epoch = run_epoch
+
+    @property
+    def policy_version(self) -> int:
+        return len(self.batches)
+
+    async def train(self, batch: TrainBatch) -> StepReport:
+        if batch.step != self.policy_version:
+            raise EngineError(f"the learner is at step {self.policy_version}, the batch is for step {batch.step}")
+        self.batches.append(batch)
+        return StepReport(
+            step=batch.step,
+            policy_version=self.policy_version,
+            loss=1.0 / (1 + batch.step),
+            grad_norm=1.0,
+            learning_rate=1e-4,
+            num_sequences=len(batch.scored),
+            num_trained_tokens=sum(item.trajectory.num_completion_tokens for item in batch.scored),
+        )
+
+    async def evaluate(self, batch: TrainBatch) -> DivergenceReport:
+        nats = 1.0 / (1 + self.policy_version)
+        num_tokens = sum(item.trajectory.num_completion_tokens for item in batch.scored)
+        return DivergenceReport(nats, nats, nats, len(batch.scored), num_tokens)
+
+    async def publish(self) -> WeightPublication:
+        bucket = np.asarray([self.policy_version], dtype=np.float32).view(np.uint8)
+        entry = TensorEntry("weight", "float32", (1,), bucket=0, offset_bytes=0, num_bytes=4)
+        manifest = WeightManifest(self.policy_version, self._run_epoch, (entry,), (4,), ("unchecked",))
+        return WeightPublication(manifest, (bucket,))
+
+    async def save(self, path: Path, card: str | None = None) -> None:
+        self.saved.append(path)
+
+    async def close(self) -> None:
+        self.closed = True
+
+
+class FakeMetrics:
+    """Implements `interfaces.Metrics`: remembers every call."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, str, float, dict[str, str]]] = []
+
+    def count(self, name: str, amount: float = 1.0, **labels: str) -> None:
+        self.calls.append(("count", name, amount, labels))
+
+    def gauge(self, name: str, value: float, **labels: str) -> None:
+        self.calls.append(("gauge", name, value, labels))
+
+    def observe(self, name: str, value: float, **labels: str) -> None:
+        self.calls.append(("observe", name, value, labels))
+
+
+class FakeSink:
+    """Implements `interfaces.RecordSink`: keeps the records."""
+
+    def __init__(self) -> None:
+        self.records: list[dict[str, float | int | str]] = []
+
+    def write(self, record: dict[str, float | int | str]) -> None:
+        self.records.append(record)
+
+    def close(self) -> None:
+        """Nothing to close."""
