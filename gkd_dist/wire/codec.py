@@ -45,7 +45,8 @@ def decode(buffer: Buffer, record_type: type[R], *, max_bytes: int = DEFAULT_MAX
         buffer: exactly one frame, as uint8 array, bytes, bytearray or memoryview.
         record_type: what the caller expects. HiddenTargets and FullTargets each refuse a message that holds the other;
             `decode_targets` takes both.
-        max_bytes: longer frames are refused before anything is read.
+        max_bytes: longer frames are refused before anything is read. The writer has no limit: raise this one where
+            messages of full log-probs are expected to be longer.
 
     Raises:
         WireError: when `buffer` is not exactly that.

@@ -67,14 +67,19 @@ class Many:
     def write(self, path: str, values: Sequence[Any], message: MessageWriter) -> None:
         if any(type(value) is not tuple for value in values):
             raise WireError("record", f"{path}: must be a tuple")
-        message.put(f"{path}.count", np.array([len(value) for value in values], np.int64))
+        counts = np.array([len(value) for value in values], np.int64)
+        self._check(path, counts.tolist())
+        message.put(f"{path}.count", counts)
         self._inner.write(path, [element for value in values for element in value], message)
 
     def read(self, path: str, count: int, message: MessageReader) -> list[Any]:
         counts = message.take(f"{path}.count", np.int64, (count,)).tolist()
+        self._check(path, counts)
+        return list(_groups(counts, self._inner.read(path, sum(counts), message)))
+
+    def _check(self, path: str, counts: Sequence[int]) -> None:
         if any(number < 0 for number in counts) or sum(counts) > MAX_ITEMS:
             raise WireError("value", f"{path}: counts must not be negative, and add up to at most {MAX_ITEMS}")
-        return list(_groups(counts, self._inner.read(path, sum(counts), message)))
 
 
 class Mapping:

@@ -37,6 +37,7 @@ from gkd_dist.types import (
 )
 from gkd_dist.wire.codec import decode, decode_targets, encode
 from gkd_dist.wire.frames import decode_frame, encode_frame
+from gkd_dist.wire.message import MAX_ITEMS
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "wire"
 
@@ -171,7 +172,7 @@ def test_hidden_states_must_be_finite(bad: float) -> None:
         encode([HiddenTargets(np.array([[1.0, bad]], np.float32))])
 
 
-def set_item(path: str, position: Any, value: int) -> Callable[[dict[str, Any], dict[str, np.ndarray]], None]:
+def set_item(path: str, position: Any, value: Any) -> Callable[[dict[str, Any], dict[str, np.ndarray]], None]:
     def change(_: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
         arrays[path][position] = value
 
@@ -195,6 +196,7 @@ def set_header(value: Any, *keys: str) -> Callable[[dict[str, Any], dict[str, np
         (set_item("prompt_ids.shape", (0, 0), 4), "section"),
         (set_item("prompt_ids.shape", (0, 0), -1), "section"),
         (set_item("prompt_ids.shape", (0, 0), 2**62), "section"),
+        (set_item("prompt_ids.shape", slice(None), [[5], [-1]]), "section"),  # the sum is right
         (set_item("versions.oldest", 0, 9), "record"),  # newer than the newest
         (set_item("versions.present", 0, 2), "value"),
         (set_item("versions.present", 0, 0), "section"),
@@ -243,6 +245,40 @@ def test_sections_must_be_those_of_the_schema() -> None:
     assert refused(encode_frame(header | {"sections": paths[::-1]}, arrays[::-1])) == "section"
     narrow = [array.astype(np.int32) if array.dtype == np.int64 else array for array in arrays]
     assert refused(encode_frame(header, narrow)) == "section"
+
+
+def test_sections_are_told_apart_by_path() -> None:
+    header, arrays = decode_frame(encode([replace(student_trajectory(), prompt_ids=np.arange(4, dtype=np.int32))]))
+    swapped = {"prompt_ids": "completion_ids", "completion_ids": "prompt_ids"}
+    paths = [swapped.get(path, path) for path in header["sections"]]
+    assert refused(encode_frame(header | {"sections": paths}, arrays)) == "section"
+
+
+def test_text_twice_in_the_header_is_refused() -> None:
+    frame = encode([student_trajectory(), fixed_trajectory()])
+
+    def repeat(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+        header["values"]["sample_id.run"] *= 2
+        arrays["sample_id.run"][:] = [0, 1]
+
+    assert refused(rewritten(frame, repeat)) == "record"
+
+
+def test_lengths_whose_product_wraps_around_are_refused() -> None:
+    frame = encode([bfloat16_targets(), bfloat16_targets()])
+    wrapped = set_item("hidden_bfloat16.hidden.shape", slice(None), [[24, 1], [2**32, 2**32]])
+    assert refused(rewritten(frame, wrapped), HiddenTargets) == "section"
+
+
+def test_long_lists_are_refused_on_both_sides(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = TensorEntry("w", "float32", (1,) * (MAX_ITEMS + 1), 0, 0, 4)
+    manifest = WeightManifest(0, "a", (entry,), (4,), ("0" * 32,))
+    with pytest.raises(WireError, match=r"tensors\.shape: counts"):
+        encode([manifest])
+    monkeypatch.setattr("gkd_dist.wire.nesting.MAX_ITEMS", MAX_ITEMS + 1)
+    frame = encode([manifest])
+    monkeypatch.undo()
+    assert refused(frame, WeightManifest) == "value"
 
 
 def test_targets_that_do_not_cover_the_completion_are_refused() -> None:

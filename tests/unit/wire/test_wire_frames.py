@@ -211,6 +211,7 @@ def test_forge_makes_valid_frames() -> None:
         (forge(table_of(["int32", 2, 0, 8]), DATA), "section"),
         (forge(table_of(["int32", [1, 1, 1, 1, 2], 0, 8]), DATA), "section"),
         (forge(table_of(["int32", [2**62, 2**62, 0], 0, 0])), "section"),
+        (forge(table_of(ENTRY, ["int32", [2**62, 2**62, 0], 64, 0]), DATA + bytes(56)), "section"),
         (forge(table_of(["int32", [2**62], 0, 2**62]), DATA), "section"),
         (forge(table_of(["uint8", [2**40], 0, 2**40]), DATA), "section"),
         (forge(table_of(["int32", [2], 64, 8]), DATA), "section"),
