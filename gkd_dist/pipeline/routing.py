@@ -1,6 +1,7 @@
 """Sharing a group of requests between the replicas of one role."""
 
 import asyncio
+import itertools
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
@@ -19,7 +20,7 @@ async def spread(
     Which replica serves which item depends on the order alone, so a run repeats for a seed.
     """
     bounds = [round(len(items) * index / len(replicas)) for index in range(len(replicas) + 1)]
-    shares = [items[start:stop] for start, stop in zip(bounds, bounds[1:], strict=False)]
+    shares = [items[start:stop] for start, stop in itertools.pairwise(bounds)]
     pairs = [(replica, share) for replica, share in zip(replicas, shares, strict=True) if share]
     parts = await asyncio.gather(*(call(replica, share) for replica, share in pairs))
     return [result for part in parts for result in part]

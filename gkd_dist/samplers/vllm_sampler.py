@@ -93,12 +93,10 @@ class VllmSampler:
             _engine_params(params, sample_seed(params.seed, prompt.sample_id)),
             request_id,
         )
-        output = None
-        async for output in stream:
-            pass
-        if output is None:
+        outputs = [output async for output in stream]
+        if not outputs:
             raise EngineError(f"the engine returned nothing for {request_id}")
-        completion = output.outputs[0]
+        completion = outputs[-1].outputs[0]
         if completion.finish_reason not in ("stop", "length"):
             raise EngineError(f"the engine ended {request_id} with {completion.finish_reason!r}")
         return Trajectory(

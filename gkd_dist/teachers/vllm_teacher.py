@@ -66,14 +66,11 @@ class VllmTeacher:
         tokens = np.concatenate([trajectory.prompt_ids, trajectory.completion_ids[:-1]])
         self._num_requests += 1
         request_id = f"{trajectory.sample_id}#{self._num_requests}"
-        output = None
-        async for output in self._engine.encode(
-            TokensPrompt(prompt_token_ids=tokens.tolist()), self._params, request_id
-        ):
-            pass
-        if output is None:
+        stream = self._engine.encode(TokensPrompt(prompt_token_ids=tokens.tolist()), self._params, request_id)
+        outputs = [output async for output in stream]
+        if not outputs:
             raise EngineError(f"the engine returned nothing for {request_id}")
-        hidden = output.outputs.data
+        hidden = outputs[-1].outputs.data
         if hidden.shape[0] != tokens.size:
             raise EngineError(f"the engine returned {hidden.shape[0]} hidden states for {tokens.size} tokens")
         kept = hidden[trajectory.prompt_ids.size - 1 :]

@@ -94,7 +94,7 @@ class FakeLearner:
 
     def __init__(self, run_epoch: str = "fake") -> None:
         self.batches: list[TrainBatch] = []
-        self.saved: list[Path] = []
+        self.saved: list[tuple[Path, str | None]] = []
         self.closed = False
         self._run_epoch = run_epoch
 
@@ -128,7 +128,7 @@ class FakeLearner:
         return WeightPublication(manifest, (bucket,))
 
     async def save(self, path: Path, card: str | None = None) -> None:
-        self.saved.append(path)
+        self.saved.append((path, card))
 
     async def close(self) -> None:
         self.closed = True

@@ -24,7 +24,8 @@ def encode(records: Sequence[object], *, out: bytearray | None = None) -> ByteAr
 
     Args:
         records: at least one, all of one kind: Prompt, Trajectory, HiddenTargets and FullTargets (which may be mixed),
-            ScoredTrajectory, TrainBatch, WeightManifest or StepReport. Targets must be concrete, not handles.
+            ScoredTrajectory, TrainBatch, WeightManifest, StepReport or DivergenceReport. Targets must be concrete, not
+            handles.
         out: see `frames.encode_frame`.
 
     Raises:

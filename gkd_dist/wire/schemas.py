@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from gkd_dist.errors import WireError
 from gkd_dist.types import (
+    DivergenceReport,
     FinishReason,
     FullTargets,
     HiddenTargets,
@@ -138,6 +139,15 @@ _STEP_REPORT = Record(
     seconds=Mapping(),
 )
 
+_DIVERGENCE_REPORT = Record(
+    DivergenceReport,
+    forward_kl=Real(finite=False),
+    reverse_kl=Real(finite=False),
+    objective=Real(finite=False),
+    num_sequences=Integer(),
+    num_tokens=Integer(),
+)
+
 TARGETS_SCHEMA = Schema("teacher_targets", 1, _TARGETS)
 
 SCHEMAS: dict[type, Schema] = {
@@ -149,4 +159,5 @@ SCHEMAS: dict[type, Schema] = {
     TrainBatch: Schema("train_batch", 1, _TRAIN_BATCH),
     WeightManifest: Schema("weight_manifest", 1, _WEIGHT_MANIFEST),
     StepReport: Schema("step_report", 1, _STEP_REPORT),
+    DivergenceReport: Schema("divergence_report", 1, _DIVERGENCE_REPORT),
 }

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from gkd_dist.types import (
+    DivergenceReport,
     FinishReason,
     FullTargets,
     HiddenTargets,
@@ -126,6 +127,7 @@ def golden_records() -> dict[str, Sequence[object]]:
         "train_batch_v1": [TrainBatch(5, tuple(scored_trajectories()), num_sequences=8, num_tokens=300)],
         "weight_manifest_v1": [manifest],
         "step_report_v1": [report],
+        "divergence_report_v1": [DivergenceReport(0.5, 0.25, float("inf"), 16, 900)],
     }
 
 
@@ -219,4 +221,5 @@ RECORDS: dict[str, st.SearchStrategy] = {
         st.integers(0, 1),
         st.dictionaries(names, finite_reals, max_size=3),
     ),
+    "divergence_report": st.builds(DivergenceReport, st.floats(), st.floats(), st.floats(), counts, counts),
 }
