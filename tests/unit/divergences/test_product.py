@@ -1,0 +1,68 @@
+"""Products with bfloat16 inputs and a float32 result."""
+
+import pytest
+import torch
+
+from gkd_dist.divergences.product import accumulate_, multiply, operand
+
+
+def _matrices(seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(48, 64, generator=generator), torch.randn(64, 80, generator=generator)
+
+
+def test_bfloat16_rounds_the_inputs_and_not_the_result():
+    left, right = _matrices()
+    product = multiply(left, right, torch.bfloat16)
+    rounded = left.bfloat16().double() @ right.bfloat16().double()
+    unrounded = left.double() @ right.double()
+    assert product.dtype == torch.float32
+    # Hardware without bfloat16 units leaves the inputs as they are; sums of 64 terms of size 1 in float32
+    # are good to 1e-5, a result rounded to bfloat16 would be wrong by 1e-2.
+    error = min((product - exact).abs().max().item() for exact in (rounded, unrounded))
+    assert error < 1e-4
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_accumulation_adds_in_place(dtype):
+    left, right = _matrices(1)
+    total = torch.full((48, 80), 3.0)
+    address = total.data_ptr()
+    accumulate_(total, left, right, dtype)
+    accumulate_(total, left, right, dtype)
+    assert total.data_ptr() == address
+    torch.testing.assert_close(total, 3.0 + 2 * multiply(left, right, dtype), rtol=1e-5, atol=1e-4)
+
+
+@pytest.fixture
+def process_precision():
+    """Sets the process's own choice, and takes it back at the end."""
+    switch = torch.backends.mkldnn.matmul
+    before = switch.fp32_precision
+    yield lambda precision: setattr(switch, "fp32_precision", precision)
+    switch.fp32_precision = before
+
+
+def test_float32_products_are_exact_whatever_the_process_has_chosen(process_precision):
+    left, right = _matrices(2)
+    expected = left @ right
+    process_precision("bf16")
+    assert torch.equal(multiply(left, right, torch.float32), expected)
+    assert torch.backends.mkldnn.matmul.fp32_precision == "bf16"
+
+
+@pytest.mark.parametrize("chosen", ["none", "ieee"])
+def test_the_switch_is_put_back_even_after_an_error(chosen, process_precision):
+    process_precision(chosen)
+    multiply(*_matrices(), torch.bfloat16)
+    assert torch.backends.mkldnn.matmul.fp32_precision == chosen
+    with pytest.raises(RuntimeError):
+        multiply(torch.ones(2, 3), torch.ones(4, 5), torch.bfloat16)
+    assert torch.backends.mkldnn.matmul.fp32_precision == chosen
+
+
+def test_operands_on_cpu_are_float32_or_float64():
+    assert operand(torch.ones(1, dtype=torch.bfloat16), torch.bfloat16).dtype == torch.float32
+    assert operand(torch.ones(1, dtype=torch.float64), torch.bfloat16).dtype == torch.float64
+    same = torch.ones(1)
+    assert operand(same, torch.bfloat16) is same
