@@ -44,9 +44,9 @@ def load_run_config(recipe: str, overrides: Sequence[str] = ()) -> RunConfig:
     for override in overrides:
         apply_override(tree, override, problems)
     config, invalid = validate(tree)
-    problems += [line for line in invalid if line not in problems]
+    problems += invalid
     if problems or config is None:
-        raise ConfigError(problems)
+        raise ConfigError([_one_line(problem) for problem in dict.fromkeys(problems)])
     return config
 
 
@@ -93,6 +93,11 @@ def _read(recipe: str) -> tuple[str, str]:
         raise ConfigError([f"{recipe}: not UTF-8 text (byte {error.start}); save it as UTF-8"]) from error
     except OSError as error:
         raise ConfigError([f"{recipe}: cannot be read: {error.strerror}"]) from error
+
+
+def _one_line(problem: str) -> str:
+    """Keys may hold line breaks and control characters; messages may not."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in problem)
 
 
 def _unknown_recipe(name: str) -> str:

@@ -79,7 +79,7 @@ DEFINITIONS: tuple[Definition, ...] = (
         buckets=_WORK_SECONDS,
     ),
     # teachers
-    Definition("gkd_teacher_scored_tokens_total", _C, "Completion tokens the teacher scored.", "tokens"),
+    Definition("gkd_teacher_scored_tokens_total", _C, "Tokens the teacher read: prompts and completions.", "tokens"),
     Definition(
         "gkd_teacher_score_seconds", _H, "Wall time of one scoring request (many sequences).", "seconds",
         buckets=_WORK_SECONDS,

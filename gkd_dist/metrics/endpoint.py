@@ -2,7 +2,7 @@
 
 GET /metrics   200, Prometheus text format
 GET /healthz   200 while the process serves
-GET /readyz    200 once `set_ready` was called, 503 before
+GET /readyz    200 once the process is ready for work, 503 before
 """
 
 import errno
@@ -16,6 +16,8 @@ from typing import Any
 
 from gkd_dist.errors import ConfigError
 
+_POLL_S = 0.05
+"""How soon the server notices that it shall stop."""
 _TEXT = "text/plain; charset=utf-8"
 _METRICS_TEXT = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -26,21 +28,19 @@ class Endpoint:
     Args:
         host: address or name to listen on.
         port: 0 picks a free one; see `port`.
-        metrics: returns the body of `/metrics`; called on the server's threads.
+        metrics: returns the body of `/metrics`; called on the server's threads, as is `is_ready`.
 
     Raises:
         ConfigError: the address cannot be used.
     """
 
-    def __init__(self, host: str, port: int, metrics: Callable[[], bytes]) -> None:
-        self._ready = threading.Event()
-        self._server = _listen(host, port, _handler(metrics, self._ready.is_set))
+    def __init__(self, host: str, port: int, metrics: Callable[[], bytes], is_ready: Callable[[], bool]) -> None:
+        self._server = _listen(host, port, _handler(metrics, is_ready))
         self.port = int(self._server.server_address[1])
-        self._thread = threading.Thread(target=self._server.serve_forever, name="metrics-endpoint", daemon=True)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(_POLL_S,), name="metrics-endpoint", daemon=True
+        )
         self._thread.start()
-
-    def set_ready(self) -> None:
-        self._ready.set()
 
     def close(self) -> None:
         """Stop serving and free the port."""

@@ -8,6 +8,7 @@ exporter.set_ready()
 """
 
 import math
+import threading
 from collections.abc import Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -34,6 +35,7 @@ class Exporter:
         self._gauges: dict[str, Gauge] = {}
         self._histograms: dict[str, Histogram] = {}
         self._infos: dict[str, dict[str, str]] = {}
+        self._ready = threading.Event()
         self._endpoint: Endpoint | None = None
         for definition in DEFINITIONS:
             self._add(definition)
@@ -77,13 +79,12 @@ class Exporter:
         """
         if self._endpoint is not None:
             raise ValueError(f"already serving on port {self._endpoint.port}")
-        self._endpoint = Endpoint(host, port, self.text)
+        self._endpoint = Endpoint(host, port, self.text, self._ready.is_set)
         return self._endpoint.port
 
     def set_ready(self) -> None:
         """From now on `/readyz` answers 200."""
-        if self._endpoint is not None:
-            self._endpoint.set_ready()
+        self._ready.set()
 
     def close(self) -> None:
         """Stop serving and free the port; the numbers stay. May be called twice."""

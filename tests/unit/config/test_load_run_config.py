@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gkd_dist.config.load import dump_run_config, load_run_config, recipe_names, recipe_summary, recipe_text
@@ -240,6 +240,41 @@ def test_a_file_that_is_no_mapping_is_refused(write: Any) -> None:
     assert problems_of(path) == [f'{path}: must be a mapping of keys to values, got ["a"]']
 
 
+_keys = st.sampled_from(
+    [
+        "seed",
+        "student",
+        "student.prune",
+        "student.prune.num_layers",
+        "objective.lmbda",
+        "sampler.engine_args",
+        "sampler.engine_args.a",
+        "learner",
+        "teacher.model.x",
+        "data.fields",
+        "output_dir",
+        "metrics.port",
+        "nonsense",
+    ]
+)
+_texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=8) | st.text(
+    "{}[]:,.&*!-<?'\"#|>%@`~=1e\n ab", max_size=8
+)
+
+
+@settings(max_examples=50, deadline=None)  # deadlines fail on busy machines
+@given(st.lists(st.builds("{}={}".format, _keys, _texts) | _texts, max_size=4))
+def test_any_override_gives_a_configuration_or_problems_in_words(overrides: list[str]) -> None:
+    try:
+        config = load_run_config("quickstart", overrides)
+    except ConfigError as error:
+        assert error.problems
+        assert all(line.isprintable() and "pydantic" not in line for line in error.problems)
+        assert len(set(error.problems)) == len(error.problems)
+    else:
+        assert isinstance(config, RunConfig)
+
+
 # the resolved configuration
 
 
@@ -257,6 +292,7 @@ def test_a_dumped_configuration_loads_back_equal(write: Any) -> None:
     assert load_run_config(write(dump_run_config(config))) == config
 
 
+@settings(max_examples=50, deadline=None)  # deadlines fail on busy machines
 @given(
     fraction=st.floats(0, 1),
     rate=st.floats(0, exclude_min=True, allow_infinity=False),
