@@ -22,7 +22,7 @@ def test_floors_hold() -> None:
     assert violations(PACKAGE) == []
 
 
-def test_every_unit_of_the_design_exists_or_is_a_single_module() -> None:
+def test_the_rules_name_what_is_shipped() -> None:
     """A folder that moved or was renamed must not leave its rules behind."""
     shipped = {path.name.removesuffix(".py") for path in PACKAGE.iterdir() if path.suffix == ".py" or path.is_dir()}
     assert shipped - {"__pycache__", "recipes", "py.typed"} <= set(FLOORS)

@@ -24,11 +24,18 @@ except SystemExit as stop:
 """
 
 
+STRAYS = """
+own = [module.__file__ for name, module in sys.modules.items() if name.partition(".")[0] == "gkd_dist"]
+assert all(name.startswith(package) for name in own), f"not of this checkout: {own}"
+"""
+
+
 def heavy_after(source: str) -> set[str]:
-    """Heavy packages that a fresh interpreter has loaded after running `source`."""
-    listing = f"\nprint('LOADED', *sorted({set(HEAVY)!r} & set(sys.modules)))"
+    """Heavy packages that a fresh interpreter has loaded after running `source` with the package of this checkout."""
+    strays = f"package = {str(REPOSITORY / 'gkd_dist')!r}{STRAYS}"
+    listing = f"{strays}\nprint('LOADED', *sorted({set(HEAVY)!r} & set(sys.modules)))"
     done = subprocess.run(
-        [sys.executable, "-c", f"import sys\n{source}{listing}"],
+        [sys.executable, "-c", f"import sys\n{source}\n{listing}"],
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
