@@ -19,9 +19,9 @@ from gkd_dist.data.readers import read_rows
 from gkd_dist.data.rendering import Renderer, check_same_tokenizer
 from gkd_dist.data.rows import Rows
 from gkd_dist.errors import ConfigError, DataError, GkdError, UserError
-from gkd_dist.interfaces import Learner, Sampler, Teacher
+from gkd_dist.interfaces import Fleet, Learner, Sampler, Teacher
 from gkd_dist.pipeline.job import HeldOut, Narrate
-from gkd_dist.pipeline.ring import Fleet, Plan
+from gkd_dist.pipeline.ring import Plan
 from gkd_dist.types import Prompt, SamplingParams, Trajectory
 
 
@@ -110,12 +110,9 @@ class Blueprint:
     def _teacher_readout(self) -> object:
         if self.config.teacher.transport != "hidden":
             return None
-        import torch
-
         from gkd_dist.teachers.readout import load_readout
 
-        dtype = getattr(torch, self.config.teacher.dtype)
-        return load_readout(self.teacher, dtype=dtype, num_ids=self.num_ids)
+        return load_readout(self.teacher, dtype=self.config.teacher.dtype, num_ids=self.num_ids)
 
     def fleet(self) -> AbstractAsyncContextManager[Fleet]:
         """All parts, in this process or as Ray actors, closed with the block."""

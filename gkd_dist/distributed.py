@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from gkd_dist.build import Blueprint
 from gkd_dist.cluster.placement import FleetPlan, start_fleet
 from gkd_dist.cluster.session import ray_session
-from gkd_dist.pipeline.ring import Fleet
+from gkd_dist.interfaces import Fleet
 
 
 @asynccontextmanager

@@ -10,7 +10,9 @@ Rules that hold for every one of them:
 * All calls are coroutines and block nothing but themselves.
 """
 
+import asyncio
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -81,6 +83,23 @@ class Learner(Protocol):
         ...
 
     async def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """Everything that computes."""
+
+    samplers: Sequence[Sampler]
+    teachers: Sequence[Teacher]
+    learner: Learner
+
+    async def close(self) -> None:
+        """Close all parts; the first error is raised after every part was told."""
+        parts = [*self.samplers, *self.teachers, self.learner]
+        results = await asyncio.gather(*(part.close() for part in parts), return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
 
 
 class Metrics(Protocol):

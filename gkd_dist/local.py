@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from gkd_dist.build import Blueprint
-from gkd_dist.pipeline.ring import Fleet
+from gkd_dist.interfaces import Fleet
 
 
 @asynccontextmanager

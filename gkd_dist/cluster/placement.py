@@ -14,8 +14,7 @@ from gkd_dist.cluster.actors import LearnerActor, SamplerActor, TeacherActor
 from gkd_dist.cluster.proxies import LearnerProxy, SamplerProxy, TeacherProxy
 from gkd_dist.config.ring import ClusterConfig
 from gkd_dist.errors import DeadlineError, EngineError, GkdError, ResourceError
-from gkd_dist.interfaces import Learner, Sampler, Teacher
-from gkd_dist.pipeline.ring import Fleet
+from gkd_dist.interfaces import Fleet, Learner, Sampler, Teacher
 
 
 @dataclass(frozen=True)

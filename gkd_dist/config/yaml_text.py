@@ -36,7 +36,7 @@ def parse_yaml(text: str) -> Any:
         YamlTextError: with the first problem and where it is.
     """
     try:
-        return yaml.load(text, Loader=_Loader)
+        return _Loader(text).get_single_data()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         problem = error.problem or error.context or "not YAML"

@@ -17,11 +17,12 @@ first failure of any loop cancels the others and ends the run with its own error
 
 import asyncio
 
+from gkd_dist.interfaces import Fleet
 from gkd_dist.pipeline.accounting import StepAccounts
 from gkd_dist.pipeline.gate import VersionGate
 from gkd_dist.pipeline.learning import learning_loop
 from gkd_dist.pipeline.publishing import publishing_loop
-from gkd_dist.pipeline.ring import Fleet, Plan, Ring
+from gkd_dist.pipeline.ring import Plan, Ring
 from gkd_dist.pipeline.sampling import sampling_loop
 from gkd_dist.pipeline.scoring import scoring_loop
 from gkd_dist.replay.buffer import ReplayBuffer

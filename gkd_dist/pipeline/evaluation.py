@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from gkd_dist.interfaces import Fleet
 from gkd_dist.pipeline.learning import train_batch
-from gkd_dist.pipeline.ring import Fleet
 from gkd_dist.pipeline.routing import spread
 from gkd_dist.types import DivergenceReport, FinishReason, Prompt, SamplingParams, Trajectory
 

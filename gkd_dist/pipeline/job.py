@@ -4,11 +4,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gkd_dist.interfaces import Metrics
+from gkd_dist.interfaces import Fleet, Metrics
 from gkd_dist.pipeline.accounting import StepAccounts
 from gkd_dist.pipeline.controller import run_ring
 from gkd_dist.pipeline.evaluation import Evaluation, evaluate
-from gkd_dist.pipeline.ring import Fleet, Plan
+from gkd_dist.pipeline.ring import Plan
 from gkd_dist.types import Prompt, SamplingParams, Trajectory
 
 Narrate = Callable[[str], None]

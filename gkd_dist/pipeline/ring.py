@@ -1,34 +1,16 @@
 """What the loops of the ring share, and what they are to do."""
 
 import asyncio
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from gkd_dist.data.mixture import Mixture
 from gkd_dist.data.prompts import PromptStream
-from gkd_dist.interfaces import Learner, Sampler, Teacher
+from gkd_dist.interfaces import Fleet
 from gkd_dist.pipeline.accounting import StepAccounts
 from gkd_dist.pipeline.gate import VersionGate
 from gkd_dist.replay.buffer import ReplayBuffer
 from gkd_dist.types import SamplingParams, StepReport, Trajectory
-
-
-@dataclass(frozen=True)
-class Fleet:
-    """Everything that computes."""
-
-    samplers: Sequence[Sampler]
-    teachers: Sequence[Teacher]
-    learner: Learner
-
-    async def close(self) -> None:
-        """Close all parts; the first error is raised after every part was told."""
-        parts = [*self.samplers, *self.teachers, self.learner]
-        results = await asyncio.gather(*(part.close() for part in parts), return_exceptions=True)
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ _HEAD = "lm_head.weight"
 _EMBEDDINGS = ("model.embed_tokens.weight", "transformer.wte.weight", "gpt_neox.embed_in.weight")
 
 
-def load_readout(path: Path, *, dtype: torch.dtype, num_ids: int | None = None) -> Readout:
+def load_readout(path: Path, *, dtype: str, num_ids: int | None = None) -> Readout:
     """LM head, bias, soft cap and scale of the causal model in `path`.
 
     Args:
-        dtype: of the weight [V, H] held by the learner; the product is accumulated in float32 whatever it is.
+        dtype: `float32` or `bfloat16`, of the weight [V, H] held by the learner; the product is accumulated in float32 whatever it is.
         num_ids: real vocabulary; logits are cut to it before any softmax.
 
     Raises:
@@ -27,7 +27,7 @@ def load_readout(path: Path, *, dtype: torch.dtype, num_ids: int | None = None) 
     config = AutoConfig.from_pretrained(path)
     files = _tensor_files(path)
     name = _head_name(config, files, path)
-    weight = _read(files[name], name).to(dtype)
+    weight = _read(files[name], name).to(getattr(torch, dtype))
     bias = _read(files["lm_head.bias"], "lm_head.bias").float() if "lm_head.bias" in files else None
     return Readout.of(weight, bias, config, num_ids=num_ids)
 

@@ -15,16 +15,17 @@ ROOT = "__init__"
 """The unit of the package's own `__init__.py`."""
 
 FLOORS = {
-    **dict.fromkeys((ROOT, "types", "errors", "divergences"), 0),
+    **dict.fromkeys((ROOT, "types", "errors", "serial", "divergences"), 0),
     **dict.fromkeys(("config", "interfaces"), 1),
     **dict.fromkeys(("data", "replay", "wire", "metrics", "testing"), 2),
     **dict.fromkeys(("learners", "samplers", "teachers", "weights", "evaluation", "rewards", "models"), 3),
     **dict.fromkeys(("pipeline", "cluster"), 4),
-    **dict.fromkeys(("cli", "build", "local", "distributed", "recipes", "__main__"), 5),
+    **dict.fromkeys(("cli", "commands", "build", "local", "distributed", "recipes", "__main__"), 5),
 }
 
-SHARED = frozenset({"types", "errors", ROOT})
-"""The bottom of the house: open to its neighbours on F0 too."""
+SHARED = frozenset({"types", "errors", ROOT, "weights"})
+"""Open to neighbours of the same floor: the bottom of the house, and on F3 the transport whose two ends live in the
+learner and in the samplers."""
 DOORS = 5
 """The doors open into each other: `cli` starts `local` and `distributed`, which both ask `build`."""
 
@@ -36,6 +37,7 @@ OUTSIDE: dict[str, frozenset[str]] = {
     ROOT: frozenset(),
     "types": frozenset({"numpy"}),
     "errors": frozenset(),
+    "serial": frozenset(),
     "divergences": frozenset({"numpy", "torch"}),
     "config": frozenset({"pydantic", "pydantic_core", "yaml"}),
     "interfaces": frozenset({"numpy"}),
