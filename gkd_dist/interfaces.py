@@ -95,8 +95,12 @@ class Fleet:
 
     async def close(self) -> None:
         """Close all parts; the first error is raised after every part was told."""
-        parts = [*self.samplers, *self.teachers, self.learner]
-        results = await asyncio.gather(*(part.close() for part in parts), return_exceptions=True)
+        results = await asyncio.gather(
+            *(sampler.close() for sampler in self.samplers),
+            *(teacher.close() for teacher in self.teachers),
+            self.learner.close(),
+            return_exceptions=True,
+        )
         for result in results:
             if isinstance(result, BaseException):
                 raise result

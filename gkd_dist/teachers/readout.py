@@ -18,7 +18,7 @@ def load_readout(path: Path, *, dtype: str, num_ids: int | None = None) -> Reado
     """LM head, bias, soft cap and scale of the causal model in `path`.
 
     Args:
-        dtype: `float32` or `bfloat16`, of the weight [V, H] held by the learner; the product is accumulated in float32 whatever it is.
+        dtype: `float32` or `bfloat16`, of the weight [V, H] that is held; products are accumulated in float32 anyway.
         num_ids: real vocabulary; logits are cut to it before any softmax.
 
     Raises:
