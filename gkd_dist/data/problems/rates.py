@@ -2,7 +2,6 @@
 
 from gkd_dist.data.problems.language import BAKED, DAYS, Draw, Problem, Template, noun
 
-
 KILOMETER = noun("kilometer")
 
 
