@@ -39,7 +39,7 @@ async def run_ring(plan: Plan, fleet: Fleet, accounts: StepAccounts) -> None:
         fleet=fleet,
         accounts=accounts,
         gate=VersionGate(),
-        replay=ReplayBuffer(plan.replay_capacity, plan.max_staleness),
+        replay=ReplayBuffer(plan.replay_capacity, plan.max_staleness, batch_size=plan.batch_size),
         trajectories=asyncio.Queue(maxsize=1),
         reports=asyncio.Queue(maxsize=1),
     )

@@ -1,0 +1,150 @@
+"""Column formats of TRL: which columns a record has, and the `Row` they make (floor F2).
+
+    prompt               text, or a list of messages
+    prompt + completion  text, or lists of messages (the completion is one assistant message)
+    messages             a list of messages; the last assistant message is the completion, what precedes it the prompt
+
+A wrong type is an error that names the place; an empty cell makes the row unusable, which is counted.
+"""
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from gkd_dist.config.data import DataFields
+from gkd_dist.data.rows import Message, Row, RowFormat
+from gkd_dist.data.sources import Record
+from gkd_dist.errors import DataError
+
+
+class UnusableRowError(Exception):
+    """A well-formed record that holds nothing to train on; the message is the reason, for counting."""
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """The format of a data set and the columns that hold it."""
+
+    format: RowFormat
+    prompt: str = "prompt"
+    completion: str = "completion"
+    messages: str = "messages"
+
+    def row(self, record: Record, place: str) -> Row:
+        """The row of one record.
+
+        Raises:
+            DataError: a column is missing or has the wrong type.
+            UnusableRowError: a cell is empty, or a conversation has no answer.
+        """
+        if self.format == "messages":
+            return _conversation(_cell(record, self.messages, place), f"{place}: {self.messages}")
+        prompt_place = f"{place}: {self.prompt}"
+        prompt = _prompt(_cell(record, self.prompt, place), prompt_place)
+        if self.format == "prompt":
+            return Row(prompt)
+        return Row(prompt, _completion(_cell(record, self.completion, place), f"{place}: {self.completion}"))
+
+
+def detect_columns(fields: DataFields, record: Record, place: str) -> Columns:
+    """The format of a data set, from the names the user gave and the columns of its first record.
+
+    Without names, a record with `prompt` and `completion` is that pair, one with `messages` a conversation, and
+    one with `prompt` alone a prompt.
+
+    Raises:
+        DataError: names that exclude each other, a named column that is missing, or no known column.
+    """
+    if fields.messages and (fields.prompt or fields.completion):
+        raise DataError("data.fields: give either messages, or prompt (and completion), not both")
+    if fields.messages:
+        _cell(record, fields.messages, place)
+        return Columns("messages", messages=fields.messages)
+    prompt, completion = fields.prompt or "prompt", fields.completion or "completion"
+    if fields.prompt or fields.completion:
+        _cell(record, prompt, place)
+        if fields.completion:
+            _cell(record, completion, place)
+        return Columns("prompt+completion" if completion in record else "prompt", prompt, completion)
+    if "prompt" in record and "completion" in record:
+        return Columns("prompt+completion")
+    if "messages" in record:
+        return Columns("messages")
+    if "prompt" in record:
+        return Columns("prompt")
+    raise DataError(
+        f"{place}: no column named prompt or messages, only {_listed(record)}; "
+        "say which columns to use, for example data.fields.prompt=question data.fields.completion=answer"
+    )
+
+
+def _cell(record: Record, column: str, place: str) -> Any:
+    if column in record:
+        return record[column]
+    near = difflib.get_close_matches(column, [str(key) for key in record], n=1)
+    hint = f"; did you mean {near[0]}?" if near else "; map it with data.fields"
+    raise DataError(f"{place}: no column {column!r}, only {_listed(record)}{hint}")
+
+
+def _listed(names: Iterable[object]) -> str:
+    return ", ".join(map(str, names)) or "no columns at all"
+
+
+def _prompt(cell: Any, place: str) -> str | tuple[Message, ...]:
+    if isinstance(cell, list):
+        if not cell:
+            raise UnusableRowError("empty prompt")
+        return _messages(cell, place)
+    return _text(cell, place, "empty prompt", "text or a list of messages")
+
+
+def _completion(cell: Any, place: str) -> str:
+    if not isinstance(cell, list):
+        return _text(cell, place, "empty completion", "text or a list with one assistant message")
+    messages = _messages(cell, place)
+    if not messages:
+        raise UnusableRowError("empty completion")
+    if len(messages) != 1 or messages[0].role != "assistant":
+        raise DataError(
+            f"{place}: a completion must be one assistant message, found roles "
+            f"{', '.join(message.role for message in messages)}; put earlier turns into the prompt"
+        )
+    return _text(messages[0].content, place, "empty completion", "text")
+
+
+def _conversation(cell: Any, place: str) -> Row:
+    if cell is not None and not isinstance(cell, list):
+        raise DataError(f"{place}: must be a list of messages, found {type(cell).__name__}")
+    messages = _messages(cell or [], place)
+    answers = [index for index, message in enumerate(messages) if message.role == "assistant"]
+    if not answers:
+        raise UnusableRowError("no assistant message")
+    last = answers[-1]
+    if last == 0:
+        raise UnusableRowError("nothing before the assistant message")
+    return Row(messages[:last], _text(messages[last].content, place, "empty completion", "text"))
+
+
+def _messages(cell: list[Any], place: str) -> tuple[Message, ...]:
+    messages = []
+    for number, entry in enumerate(cell, start=1):
+        if not isinstance(entry, dict) or not isinstance(entry.get("role"), str):
+            raise DataError(f"{place}: message {number} must be an object with role and content, found {entry!r:.80}")
+        if not isinstance(entry.get("content"), str):
+            raise DataError(
+                f"{place}: the content of message {number} ({entry['role']}) must be text, "
+                f"found {type(entry.get('content')).__name__}; images and tool calls are not supported"
+            )
+        messages.append(Message(entry["role"], entry["content"]))
+    return tuple(messages)
+
+
+def _text(cell: Any, place: str, empty: str, wanted: str) -> str:
+    if cell is None:
+        raise UnusableRowError(empty)
+    if not isinstance(cell, str):
+        raise DataError(f"{place}: must be {wanted}, found {type(cell).__name__}")
+    if not cell.strip():
+        raise UnusableRowError(empty)
+    return cell

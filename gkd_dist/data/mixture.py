@@ -1,0 +1,98 @@
+"""The mixture of student and fixed sequences: lambda of the paper (floor F2).
+
+Source: Agarwal et al., arXiv 2306.13649, Algorithm 1 (the coin); the quota has the same expectation without
+the variance.
+"""
+
+import random
+from fractions import Fraction
+from math import floor
+from typing import Literal
+
+from gkd_dist.config.objective import ScheduleConfig
+from gkd_dist.errors import ConfigError
+
+
+class Mixture:
+    """How many sequences of each batch the student writes; a pure function of the step, so a resumed run agrees.
+
+    Args:
+        student_fraction: lambda at step 0, in [0, 1].
+        mix: `per_batch` draws one coin per step from (seed, step), as Algorithm 1 does: all of the batch or none.
+            `per_sequence` fills an exact quota: after n steps the student has written
+            floor(batch_size * (sum of lambda over these steps) + 1/2) sequences, half a sequence off at most.
+        schedule: `constant`; `linear` from student_fraction at step 0 to `final` at `at_step` (None: max_steps);
+            `step` jumps to `final` at `at_step`.
+        batch_size: sequences per step.
+        seed: of the coin.
+        max_steps: length of the run, in train steps.
+
+    Raises:
+        ConfigError: a schedule that lacks `final` or `at_step`, or has one that it would ignore.
+    """
+
+    def __init__(
+        self,
+        student_fraction: float,
+        mix: Literal["per_batch", "per_sequence"],
+        schedule: ScheduleConfig,
+        *,
+        batch_size: int,
+        seed: int,
+        max_steps: int,
+    ) -> None:
+        if not 0 <= student_fraction <= 1:
+            raise ValueError(f"student_fraction must lie in [0, 1], got {student_fraction}")
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        _check_schedule(schedule)
+        self._mix = mix
+        self._type = schedule.type
+        # Decimal, not binary, fractions: a quota of 0.1 must not drift by a sequence in a long run.
+        self._first = Fraction(str(student_fraction))
+        self._final = self._first if schedule.final is None else Fraction(str(schedule.final))
+        self._at_step = schedule.at_step or max(max_steps, 1)
+        self._batch_size = batch_size
+        self._seed = seed
+
+    @property
+    def needs_fixed(self) -> bool:
+        """Whether any step may ask for a fixed sequence."""
+        return min(self._first, self._final) < 1
+
+    def student_fraction(self, step: int) -> float:
+        """lambda at `step`, counted from 0."""
+        if self._type == "linear":
+            return float(self._first + (self._final - self._first) * Fraction(min(step, self._at_step), self._at_step))
+        return float(self._first if step < self._at_step else self._final)
+
+    def num_student(self, step: int) -> int:
+        """How many of the `batch_size` sequences of `step` the student writes; the rest are fixed pairs."""
+        if step < 0:
+            raise ValueError(f"a step counts from 0, got {step}")
+        if self._mix == "per_sequence":
+            return self._quota(step + 1) - self._quota(step)
+        coin = random.Random(f"mixture/{self._seed}/{step}").random()
+        return self._batch_size if coin < self.student_fraction(step) else 0
+
+    def _quota(self, num_steps: int) -> int:
+        """Student sequences in the first `num_steps` steps."""
+        moving = min(num_steps, self._at_step)
+        total = moving * self._first + (num_steps - moving) * self._final
+        if self._type == "linear":
+            total += (self._final - self._first) * Fraction(moving * (moving - 1), 2 * self._at_step)
+        return floor(self._batch_size * total + Fraction(1, 2))
+
+
+def _check_schedule(schedule: ScheduleConfig) -> None:
+    problems = []
+    if schedule.type == "constant" and (schedule.final is not None or schedule.at_step is not None):
+        problems.append("objective.schedule: a constant schedule has no final and no at_step; set type or remove them")
+    if schedule.type != "constant" and schedule.final is None:
+        problems.append(f"objective.schedule.final: a {schedule.type} schedule needs it; give a value in [0, 1]")
+    if schedule.type == "step" and schedule.at_step is None:
+        problems.append(
+            "objective.schedule.at_step: a step schedule needs it; give the first step with the final value"
+        )
+    if problems:
+        raise ConfigError(problems)

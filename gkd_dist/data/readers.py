@@ -1,0 +1,53 @@
+"""Reading the rows of a run's data set (floor F2)."""
+
+from collections import Counter
+
+from gkd_dist.config.data import DataConfig, DataFields
+from gkd_dist.data.formats import Columns, UnusableRowError, detect_columns
+from gkd_dist.data.rows import Row, Rows
+from gkd_dist.data.sources import records
+from gkd_dist.data.word_problems import word_problems
+from gkd_dist.errors import DataError
+
+NUM_EMBEDDED = 2_000
+"""Training rows of the embedded data set."""
+
+
+def read_rows(config: DataConfig, *, seed: int) -> Rows:
+    """All usable rows of the configured data set, in the order of the source.
+
+    Args:
+        config: `path` None means the embedded word problems: `num_train` (or 2,000) rows plus the held-out ones.
+        seed: draws the embedded problems; files and hub data sets are read as they are.
+
+    Raises:
+        DataError: no such file or data set, a line that cannot be read, a missing column, a wrong type (each with
+            file and line), or no usable row.
+    """
+    if config.path is None:
+        return _embedded(config, seed)
+    columns: Columns | None = None
+    rows: list[Row] = []
+    skipped: Counter[str] = Counter()
+    for place, record in records(config.path, config.split):
+        columns = columns or detect_columns(config.fields, record, place)
+        try:
+            rows.append(columns.row(record, place))
+        except UnusableRowError as reason:
+            skipped[str(reason)] += 1
+    if columns is None:
+        raise DataError(f"data.path: {config.path} is empty; give a file with one row per line")
+    if not rows:
+        counts = ", ".join(f"{number} with {reason}" for reason, number in sorted(skipped.items()))
+        raise DataError(
+            f"data.path: none of the {skipped.total()} rows of {config.path} can be used: {counts}; "
+            f"they were read as {columns.format}, check the columns or map them with data.fields"
+        )
+    return Rows(tuple(rows), columns.format, config.path, dict(skipped))
+
+
+def _embedded(config: DataConfig, seed: int) -> Rows:
+    if config.fields != DataFields():
+        raise DataError("data.fields maps the columns of a file, but data.path is not set; set it or remove the fields")
+    problems = word_problems((config.num_train or NUM_EMBEDDED) + config.num_held_out, seed)
+    return Rows(tuple(problems), "prompt+completion", "the embedded word problems")

@@ -1,0 +1,231 @@
+import gzip
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from gkd_dist.config.data import DataConfig
+from gkd_dist.data.readers import NUM_EMBEDDED, read_rows
+from gkd_dist.data.rows import Message, Row
+from gkd_dist.errors import DataError
+
+PAIR = {"prompt": "How many?", "completion": "Four."}
+TURNS = [
+    {"role": "user", "content": "Hi"},
+    {"role": "assistant", "content": "Hello"},
+    {"role": "user", "content": "How many?"},
+    {"role": "assistant", "content": "Four."},
+]
+
+
+def write(path, *records):
+    """JSON lines; a str record is written as it is."""
+    lines = (record if isinstance(record, str) else json.dumps(record) for record in records)
+    path.write_bytes("".join(f"{line}\n" for line in lines).encode())
+    return str(path)
+
+
+def read(path, **options):
+    return read_rows(DataConfig(path=str(path), **options), seed=0)
+
+
+@pytest.fixture
+def file(tmp_path):
+    return tmp_path / "train.jsonl"
+
+
+def test_embedded_problems_are_the_default():
+    rows = read_rows(DataConfig(num_held_out=10), seed=3)
+    assert (len(rows), rows.format) == (NUM_EMBEDDED + 10, "prompt+completion")
+    assert rows.has_completions and "#### " in rows.rows[0].completion
+    assert str(rows) == "2010 rows of format prompt+completion from the embedded word problems"
+    fewer = read_rows(DataConfig(num_held_out=10, num_train=30), seed=3)
+    assert fewer.rows == rows.rows[:40]
+
+
+@pytest.mark.parametrize(
+    ("record", "format_name", "row"),
+    [
+        ({"prompt": "How many?"}, "prompt", Row("How many?")),
+        (PAIR, "prompt+completion", Row("How many?", "Four.")),
+        ({"prompt": TURNS[:1]}, "prompt", Row((Message("user", "Hi"),))),
+        ({"prompt": TURNS[:1], "completion": TURNS[1:2]}, "prompt+completion", Row((Message("user", "Hi"),), "Hello")),
+        (
+            {"messages": TURNS},
+            "messages",
+            Row((Message("user", "Hi"), Message("assistant", "Hello"), Message("user", "How many?")), "Four."),
+        ),
+        ({"messages": TURNS[:3]}, "messages", Row((Message("user", "Hi"),), "Hello")),
+        (PAIR | {"messages": TURNS}, "prompt+completion", Row("How many?", "Four.")),
+        ({"prompt": "topic", "messages": TURNS[:2]}, "messages", Row((Message("user", "Hi"),), "Hello")),
+    ],
+)
+def test_format_is_detected_from_the_columns(file, record, format_name, row):
+    rows = read(write(file, record))
+    assert (rows.format, rows.rows, rows.source) == (format_name, (row,), str(file))
+
+
+def test_fields_map_columns(file):
+    path = write(file, {"question": "How many?", "answer": "Four.", "chat": TURNS[:2]})
+    pair = read(path, fields={"prompt": "question", "completion": "answer"})
+    assert (pair.format, pair.rows) == ("prompt+completion", (Row("How many?", "Four."),))
+    alone = read(path, fields={"prompt": "question"})
+    assert (alone.format, alone.rows, alone.has_completions) == ("prompt", (Row("How many?"),), False)
+    assert read(path, fields={"messages": "chat"}).rows == (Row((Message("user", "Hi"),), "Hello"),)
+
+
+def test_gzip_blank_lines_and_byte_order_mark_are_read(tmp_path):
+    path = tmp_path / "train.jsonl.gz"
+    path.write_bytes(gzip.compress(b"\xef\xbb\xbf" + json.dumps(PAIR).encode() + b"\n\n" + json.dumps(PAIR).encode()))
+    assert len(read(path)) == 2
+
+
+def test_parquet_is_read_with_nested_messages(tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    path = tmp_path / "train.parquet"
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([{"messages": TURNS}, {"messages": None}]), path)
+    rows = read(path)
+    assert (rows.format, len(rows), rows.num_skipped) == ("messages", 1, {"no assistant message": 1})
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([{"prompt": 5}]), path)
+    with pytest.raises(DataError, match=r"train\.parquet: row 1: prompt: must be text or .*, found int"):
+        read(path)
+
+
+def test_rows_with_empty_cells_are_skipped_and_counted(file):
+    path = write(file, PAIR, PAIR | {"prompt": " "}, PAIR | {"completion": None}, PAIR | {"completion": ""})
+    rows = read(path)
+    assert len(rows) == 1
+    assert rows.num_skipped == {"empty prompt": 1, "empty completion": 2}
+    assert str(rows).endswith("train.jsonl, 2 skipped (empty completion), 1 skipped (empty prompt)")
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ([PAIR, "{'prompt': 1}"], r"train\.jsonl:2: not valid JSON: .* at column 2; .* one JSON object per line"),
+        ([PAIR, "", "[1]"], r"train\.jsonl:3: a row must be a JSON object, found list"),
+        ([PAIR, {"prompt": 3, "completion": "x"}], r"train\.jsonl:2: prompt: must be text or .*, found int"),
+        (
+            [PAIR, {"prompt": "x", "completion": {"a": 1}}],
+            r"train\.jsonl:2: completion: must be .*, found dict",
+        ),
+        ([PAIR, {"prompt": "x"}], r"train\.jsonl:2: no column 'completion', only prompt; map it"),
+        (
+            [{"prompt": "x", "completion": TURNS}],
+            r"one assistant message, found roles user, assistant, user",
+        ),
+        ([{"prompt": [{"role": "user"}]}], r"train\.jsonl:1: prompt: the content of message 1 \(user\) must be text"),
+        (
+            [{"prompt": ["Hi"]}],
+            r"train\.jsonl:1: prompt: message 1 must be an object .*, found 'Hi'",
+        ),
+        ([{"messages": "Hi"}], r"train\.jsonl:1: messages: must be a list of messages, found str"),
+        ([{"messages": TURNS[:1]}], r"none of the 1 rows .* 1 with no assistant message; they were read as messages"),
+        ([{"messages": TURNS[1:2]}], r"1 with nothing before the assistant message"),
+        ([{"prompt": ""}, {"prompt": []}], r"none of the 2 rows .* can be used: 2 with empty prompt"),
+        (
+            [{"question": "x", "answer": "y"}],
+            r"train\.jsonl:1: no column named prompt .* only question, answer",
+        ),
+        ([{}], r"no column named prompt or messages, only no columns at all"),
+        ([], r"train\.jsonl is empty"),
+        (["", " "], r"train\.jsonl is empty"),
+    ],
+)
+def test_bad_rows_are_named_with_file_and_line(file, lines, message):
+    with pytest.raises(DataError, match=message):
+        read(write(file, *lines))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            {"prompt": "questoin"},
+            r"train\.jsonl:1: no column 'questoin', .*; did you mean question\?",
+        ),
+        ({"prompt": "question", "completion": "reply"}, r"no column 'reply', only question, answer; map it"),
+        ({"completion": "answer"}, r"no column 'prompt'"),
+        ({"messages": "chat"}, r"no column 'chat'"),
+        ({"messages": "chat", "prompt": "question"}, r"either messages, or prompt"),
+    ],
+)
+def test_wrong_fields_name_the_columns_there_are(file, fields, message):
+    with pytest.raises(DataError, match=message):
+        read(write(file, {"question": "x", "answer": "y"}), fields=fields)
+
+
+def test_fields_without_a_path_are_refused():
+    with pytest.raises(DataError, match=r"data\.path is not set"):
+        read_rows(DataConfig(fields={"prompt": "question"}), seed=0)
+
+
+def test_undecodable_and_damaged_files_say_where(tmp_path):
+    latin = tmp_path / "latin.jsonl"
+    latin.write_bytes(b'{"prompt": "a"}\n{"prompt": "caf\xe9"}\n')
+    with pytest.raises(DataError, match=r"latin\.jsonl:2: not UTF-8 \(byte 16"):
+        read(latin)
+    cut = tmp_path / "cut.jsonl.gz"
+    cut.write_bytes(gzip.compress(os.urandom(2_000))[:-20])
+    with pytest.raises(DataError, match=r"cut\.jsonl\.gz"):
+        read(cut)
+    plain = tmp_path / "plain.jsonl.gz"
+    plain.write_bytes(b'{"prompt": "a"}\n')
+    with pytest.raises(DataError, match=r"plain\.jsonl\.gz: damaged gzip"):
+        read(plain)
+    table = tmp_path / "table.parquet"
+    table.write_bytes(b"no table")
+    with pytest.raises(DataError, match="not a readable Parquet file"):
+        read(table)
+
+
+@pytest.mark.parametrize(
+    "name", ["missing.jsonl", "./data/train", "/no/such/place", "a/b/c", "train.parquet", "x.JSONL"]
+)
+def test_missing_file_is_not_looked_for_on_the_hub(name, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("gkd_dist.data.sources._hub_records", lambda *_: pytest.fail("asked the hub"))
+    with pytest.raises(DataError, match="no such file"):
+        read(name)
+
+
+def test_folder_is_refused(tmp_path):
+    with pytest.raises(DataError, match="is a folder"):
+        read(tmp_path)
+
+
+def test_hub_names_go_through_datasets(monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    calls = []
+
+    def load_dataset(*args, **options):
+        calls.append((args, options))
+        return [PAIR, {"prompt": 1, "completion": "x"}]
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    with pytest.raises(DataError, match=r"openai/gsm8k\[test\]: row 2: prompt"):
+        read("openai/gsm8k:main", split="test")
+    assert calls == [(("openai/gsm8k", "main"), {"split": "test"})]
+
+
+def test_hub_out_of_reach_says_what_to_do(monkeypatch):
+    datasets = pytest.importorskip("datasets")
+
+    def load_dataset(*args, **options):
+        raise ConnectionError("Couldn't reach the Hub")
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    with pytest.raises(DataError, match=r"gsm8k is not a file here.*Couldn't reach the Hub.*download the data"):
+        read("gsm8k")
+
+
+def test_real_gsm8k_is_read():
+    folder = os.environ.get("GKD_DATA_DIR")
+    if not folder or not (Path(folder) / "gsm8k" / "train.jsonl.gz").exists():
+        pytest.skip("GKD_DATA_DIR does not name a folder with gsm8k/train.jsonl.gz")
+    rows = read(Path(folder) / "gsm8k" / "train.jsonl.gz", fields={"prompt": "question", "completion": "answer"})
+    assert len(rows) == 7_473
+    assert all("#### " in row.completion for row in rows.rows)
