@@ -41,9 +41,7 @@ def make_teacher(name: str, model: Path) -> Teacher:
     return HfTeacher(model, name="tiny", dtype="float32", transport=transport, pad_token_id=tiny.PAD)
 
 
-@pytest.fixture(
-    scope="module", params=["fake", "hf-hidden", "hf-full", pytest.param("vllm", marks=pytest.mark.vllm)]
-)
+@pytest.fixture(scope="module", params=["fake", "hf-hidden", "hf-full", pytest.param("vllm", marks=pytest.mark.vllm)])
 def bench(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     model = tiny.save_causal(tmp_path_factory.mktemp("teacher"), seed=3)
     with asyncio.Runner() as runner:
