@@ -18,6 +18,8 @@ QUEUES = ("prompts", "trajectories", "replay")
 DROP_REASONS = ("stale", "duplicate", "overlong", "surplus")
 """Too old to train on; the id was there already; longer than a model's context; nobody needs it any more."""
 DIVERGENCE_KINDS = ("forward_kl", "reverse_kl", "objective")
+EVALUATION_TEXTS = ("on_policy", "reference")
+"""Whose completions: the student's own, or those of the data."""
 EVALUATION_TIMES = ("before", "after")
 
 _WORK_SECONDS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0)
@@ -125,7 +127,7 @@ DEFINITIONS: tuple[Definition, ...] = (
     # evaluation
     Definition(
         "gkd_held_out_divergence_nats", _G, "Divergence between teacher and student on held-out rows, per token.",
-        "nats", labels={"kind": DIVERGENCE_KINDS, "when": EVALUATION_TIMES},
+        "nats", labels={"text": EVALUATION_TEXTS, "kind": DIVERGENCE_KINDS, "when": EVALUATION_TIMES},
     ),
 )  # fmt: skip
 

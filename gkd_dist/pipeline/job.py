@@ -67,7 +67,8 @@ async def _evaluate(
         return None
     narrate(f"evaluating on {len(held_out.prompts)} held-out prompts ({when} training)")
     evaluation = await evaluate(fleet, held_out.prompts, held_out.pairs, held_out.sampling, version)
-    metrics.gauge("gkd_held_out_divergence_nats", evaluation.on_policy.objective, kind="on_policy", when=when)
-    if evaluation.reference is not None:
-        metrics.gauge("gkd_held_out_divergence_nats", evaluation.reference.forward_kl, kind="reference", when=when)
+    for text, report in (("on_policy", evaluation.on_policy), ("reference", evaluation.reference)):
+        if report is not None:
+            for kind in ("forward_kl", "reverse_kl", "objective"):
+                metrics.gauge("gkd_held_out_divergence_nats", getattr(report, kind), text=text, kind=kind, when=when)
     return evaluation

@@ -51,8 +51,8 @@ def test_the_number_of_series_is_small() -> None:
 
 def test_label_sets_are_all_combinations() -> None:
     sets = definition_of("gkd_held_out_divergence_nats").label_sets()
-    assert len(sets) == 6
-    assert {"kind": "reverse_kl", "when": "after"} in sets
+    assert len(sets) == 12
+    assert {"text": "reference", "kind": "reverse_kl", "when": "after"} in sets
 
 
 def test_an_unknown_name_is_refused() -> None:
