@@ -15,12 +15,12 @@ ROOT = "__init__"
 """The unit of the package's own `__init__.py`."""
 
 FLOORS = {
-    **dict.fromkeys((ROOT, "types", "errors", "divergences"), 0),
+    **dict.fromkeys((ROOT, "types", "errors", "serial", "divergences"), 0),
     **dict.fromkeys(("config", "interfaces"), 1),
     **dict.fromkeys(("data", "replay", "wire", "metrics", "testing"), 2),
     **dict.fromkeys(("learners", "samplers", "teachers", "weights", "evaluation", "rewards", "models"), 3),
     **dict.fromkeys(("pipeline", "cluster"), 4),
-    **dict.fromkeys(("cli", "build", "local", "distributed", "recipes", "__main__"), 5),
+    **dict.fromkeys(("cli", "commands", "build", "local", "distributed", "recipes", "__main__"), 5),
 }
 
 SHARED = frozenset({"types", "errors", ROOT})
@@ -36,6 +36,7 @@ OUTSIDE: dict[str, frozenset[str]] = {
     ROOT: frozenset(),
     "types": frozenset({"numpy"}),
     "errors": frozenset(),
+    "serial": frozenset(),
     "divergences": frozenset({"numpy", "torch"}),
     "config": frozenset({"pydantic", "pydantic_core", "yaml"}),
     "interfaces": frozenset({"numpy"}),
