@@ -170,8 +170,8 @@ class _Comparison:
         teacher_log_probs = self._teacher_log_probs(span)
         # A leaf of a graph that reaches from here to the divergence, and no further.
         product = multiply(rows, self.readout.weight.T, self.compute_dtype)
-        with torch.set_grad_enabled(gradients.any_wanted):
-            product.requires_grad_(gradients.any_wanted)
+        product.requires_grad_(gradients.any_wanted)
+        with torch.enable_grad():
             student_log_probs = torch.log_softmax(self.readout.finish(product), dim=-1)
             _check_ids(teacher_log_probs, student_log_probs)
             nats = self.divergence(teacher_log_probs, student_log_probs)
