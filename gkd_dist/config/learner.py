@@ -9,7 +9,9 @@ from gkd_dist.config.base import Strict
 
 class LearnerConfig(Strict):
     max_steps: int = Field(20, ge=0)
-    batch_size: int = Field(8, ge=1, validation_alias=AliasChoices("batch_size", "per_device_train_batch_size"))
+    batch_size: int = Field(
+        8, ge=1, validation_alias=AliasChoices("batch_size", "per_device_train_batch_size")
+    )
     """Sequences per train step."""
     max_micro_batch_tokens: int = Field(2048, ge=1)
     """Padded tokens per forward; changes memory, never the gradient."""
