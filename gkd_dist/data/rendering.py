@@ -63,11 +63,8 @@ class Renderer:
         self.pad_token_id: int = self.end_token_id if pad is None else pad
         self.stop_token_ids: tuple[int, ...] = tuple(dict.fromkeys((*stop_ids, self.end_token_id)))
         """A sampled completion ends with the first of these."""
-
-    @property
-    def num_ids(self) -> int:
+        self.num_ids: int = 1 + max(self._tokenizer.get_vocab().values())
         """Size of the real vocabulary: 1 + the highest id of a token. A model's logits may be padded beyond it."""
-        return 1 + max(map(int, self._tokenizer.get_vocab().values()))
 
     def prompt_ids(self, row: Row) -> IntArray:
         """[P] int32. Text becomes one user message where a chat template is used, and stays text otherwise.

@@ -142,7 +142,7 @@ def recipe(draw: Draw) -> Problem:
         f"How many cups of flour and sugar does {who.he} need altogether?",
         (
             f"{who.name} makes the recipe {batch * batches} / {batch} = {batches} times.",
-            f"Each time takes {flour} + {sugar} = {flour + sugar} cups of flour and sugar.",
+            f"Each time it takes {flour} + {sugar} = {flour + sugar} cups of flour and sugar.",
             f"Altogether {who.he} needs {batches} * {flour + sugar} = {batches * (flour + sugar)} cups.",
         ),
         batches * (flour + sugar),

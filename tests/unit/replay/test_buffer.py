@@ -227,6 +227,26 @@ def test_waiting_admissions_enter_in_order_of_arrival():
     run(scenario)
 
 
+def test_a_newcomer_does_not_overtake_what_waits():
+    async def scenario():
+        replay = buffer(capacity=1, batch_size=1)
+        await replay.admit(student(0), 0)
+        waiting = asyncio.create_task(replay.admit(student(5), 0))
+        await settle()
+
+        async def draw_and_offer_at_once():
+            await replay.draw(1, 0, 0)
+            await replay.admit(student(9), 0)
+
+        newcomer = asyncio.create_task(draw_and_offer_at_once())
+        await settle()
+        assert waiting.done() and not newcomer.done()
+        assert indices(await replay.draw(1, 0, 0)) == [5]
+        await newcomer
+
+    run(scenario)
+
+
 def test_newer_version_refuses_what_waits_for_space():
     async def scenario():
         replay = buffer(capacity=1, batch_size=1)
