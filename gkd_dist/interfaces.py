@@ -31,9 +31,9 @@ from gkd_dist.types import (
 class Sampler(Protocol):
     """Writes completions with the student.
 
-        publication = await learner.publish()
-        version = await sampler.load_weights(publication)
-        trajectories = await sampler.sample(prompts, params)
+    publication = await learner.publish()
+    version = await sampler.load_weights(publication)
+    trajectories = await sampler.sample(prompts, params)
     """
 
     async def sample(self, prompts: Sequence[Prompt], params: SamplingParams) -> list[Trajectory]:

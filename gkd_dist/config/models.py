@@ -55,5 +55,7 @@ class TeacherConfig(Strict):
     @model_validator(mode="after")
     def _transport_of_engine(self) -> "TeacherConfig":
         if self.engine == "vllm" and self.transport == "full":
-            raise ValueError("the vllm engine has no `full` transport; use teacher.transport=hidden (exact) or engine=hf")
+            raise ValueError(
+                "the vllm engine has no `full` transport; use teacher.transport=hidden (exact) or engine=hf"
+            )
         return self
