@@ -1,0 +1,59 @@
+"""Held-out evaluation and the whole job over fakes."""
+
+import asyncio
+from pathlib import Path
+
+from gkd_dist.data.pairs import fixed_trajectory
+from gkd_dist.interfaces import Fleet
+from gkd_dist.pipeline.accounting import StepAccounts
+from gkd_dist.pipeline.evaluation import evaluate
+from gkd_dist.pipeline.job import HeldOut, distil
+from gkd_dist.testing.fakes import FakeLearner, FakeMetrics, FakeSampler, FakeSink, FakeTeacher
+from gkd_dist.types import FinishReason, SamplingParams
+from tests import tiny
+from tests.unit.pipeline.test_ring import make_plan
+
+PROMPTS = tiny.prompts([3, 4, 5])
+PAIRS = [fixed_trajectory(prompt.sample_id, prompt.token_ids, prompt.token_ids, 4) for prompt in PROMPTS]
+
+
+def test_student_text_and_reference_text_are_both_measured() -> None:
+    fleet = Fleet([FakeSampler(), FakeSampler()], [FakeTeacher()], FakeLearner())
+    evaluation = asyncio.run(evaluate(fleet, PROMPTS, PAIRS, SamplingParams(max_new_tokens=6), 0))
+    assert evaluation.on_policy.num_tokens == 3 * 6
+    assert evaluation.reference is not None
+    assert evaluation.reference.num_tokens == 3 + 4 + 4
+    assert evaluation.mean_completion_tokens == 6
+    assert evaluation.truncated_share == 1.0
+    assert {sample.finish_reason for sample in evaluation.samples} == {FinishReason.LENGTH}
+
+
+def test_without_references_only_student_text_is_measured() -> None:
+    fleet = Fleet([FakeSampler()], [FakeTeacher()], FakeLearner())
+    assert asyncio.run(evaluate(fleet, PROMPTS, [], SamplingParams(max_new_tokens=6), 0)).reference is None
+
+
+def test_a_job_evaluates_trains_evaluates_and_saves_with_its_card() -> None:
+    fleet, metrics, lines = Fleet([FakeSampler()], [FakeTeacher()], FakeLearner()), FakeMetrics(), []
+    outcome = asyncio.run(
+        distil(
+            make_plan(4, 0.5),
+            fleet,
+            StepAccounts(max_steps=4, metrics=metrics, sinks=[FakeSink()]),
+            held_out=HeldOut(PROMPTS, PAIRS, SamplingParams(max_new_tokens=6)),
+            metrics=metrics,
+            final=Path("final"),
+            card=lambda outcome: f"after {outcome.after.on_policy.objective}",
+            narrate=lines.append,
+        )
+    )
+    assert (outcome.before.on_policy.objective, outcome.after.on_policy.objective) == (1.0, 0.2)
+    assert fleet.learner.saved == [(Path("final"), "after 0.2")]
+    gauges = [labels for kind, name, _, labels in metrics.calls if name == "gkd_held_out_divergence_nats"]
+    assert {(labels["text"], labels["when"]) for labels in gauges} == {
+        ("on_policy", "before"),
+        ("on_policy", "after"),
+        ("reference", "before"),
+        ("reference", "after"),
+    }
+    assert any("training for 4 steps" in line for line in lines)

@@ -1,0 +1,160 @@
+"""The four loops over fakes: order, staleness, mixture, failure."""
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gkd_dist.config.objective import ScheduleConfig
+from gkd_dist.data.mixture import Mixture
+from gkd_dist.data.prompts import PromptStream, RenderedRow
+from gkd_dist.errors import EngineError
+from gkd_dist.interfaces import Fleet
+from gkd_dist.pipeline.accounting import StepAccounts
+from gkd_dist.pipeline.controller import run_ring
+from gkd_dist.pipeline.ring import Plan
+from gkd_dist.testing.fakes import FakeLearner, FakeMetrics, FakeSampler, FakeSink, FakeTeacher
+from gkd_dist.types import (
+    Prompt,
+    SamplingParams,
+    ScoredTrajectory,
+    Source,
+    StepReport,
+    TrainBatch,
+    Trajectory,
+    VersionRange,
+)
+
+BATCH = 4
+
+
+def make_plan(max_steps: int, student_fraction: float, mix: str = "per_sequence", save_steps: int = 0) -> Plan:
+    rows = [
+        RenderedRow(np.asarray([number + 3, number + 4], np.int32), np.asarray([7, 8, 1], np.int32))
+        for number in range(10)
+    ]
+    mixture = Mixture(student_fraction, mix, ScheduleConfig(), batch_size=BATCH, seed=0, max_steps=max_steps)
+    return Plan(
+        stream=PromptStream(rows, run="test", seed=0, shuffle=True),
+        mixture=mixture,
+        sampling=SamplingParams(max_new_tokens=5),
+        batch_size=BATCH,
+        max_steps=max_steps,
+        max_staleness=0,
+        replay_capacity=BATCH,
+        save_steps=save_steps,
+        checkpoints=Path("checkpoints"),
+    )
+
+
+def run(plan: Plan, fleet: Fleet) -> tuple[FakeMetrics, FakeSink]:
+    metrics, sink = FakeMetrics(), FakeSink()
+    accounts = StepAccounts(max_steps=plan.max_steps, metrics=metrics, sinks=[sink])
+    asyncio.run(asyncio.wait_for(run_ring(plan, fleet, accounts), timeout=20))
+    return metrics, sink
+
+
+def test_every_step_trains_on_the_version_before_it() -> None:
+    learner = FakeLearner()
+    run(make_plan(6, 1.0), Fleet([FakeSampler()], [FakeTeacher()], learner))
+    assert [batch.step for batch in learner.batches] == list(range(6))
+    for batch in learner.batches:
+        assert {item.trajectory.versions for item in batch.scored} == {VersionRange(batch.step, batch.step)}
+
+
+def test_each_stream_position_is_trained_once_and_in_order() -> None:
+    learner = FakeLearner()
+    run(make_plan(5, 0.5), Fleet([FakeSampler()], [FakeTeacher()], learner))
+    indices = [item.trajectory.sample_id.prompt_index for batch in learner.batches for item in batch.scored]
+    assert indices == list(range(5 * BATCH))
+
+
+@pytest.mark.parametrize("mix", ["per_batch", "per_sequence"])
+def test_batches_hold_what_the_mixture_says(mix: str) -> None:
+    plan, learner = make_plan(12, 0.3, mix), FakeLearner()
+    run(plan, Fleet([FakeSampler()], [FakeTeacher()], learner))
+    counts = [sum(item.trajectory.source is Source.STUDENT for item in batch.scored) for batch in learner.batches]
+    assert counts == [plan.mixture.num_student(step) for step in range(12)]
+
+
+def test_a_batch_of_fixed_pairs_alone_asks_no_sampler() -> None:
+    sampler = FakeSampler()
+    run(make_plan(3, 0.0), Fleet([sampler], [FakeTeacher()], FakeLearner()))
+    assert sampler.calls == []
+    assert sampler.policy_version == 3
+
+
+def test_weights_reach_every_sampler_after_every_step_and_replicas_share_the_prompts() -> None:
+    samplers, teachers = [FakeSampler(), FakeSampler(), FakeSampler()], [FakeTeacher(), FakeTeacher()]
+    learner = FakeLearner()
+    run(make_plan(4, 1.0), Fleet(samplers, teachers, learner))
+    assert [sampler.policy_version for sampler in samplers] == [4, 4, 4]
+    assert [sum(map(len, sampler.calls)) for sampler in samplers] == [4, 8, 4]
+    assert all(teacher.calls for teacher in teachers)
+    indices = [item.trajectory.sample_id.prompt_index for item in learner.batches[0].scored]
+    assert indices == [0, 1, 2, 3]
+
+
+def test_denominators_cover_the_whole_batch() -> None:
+    learner = FakeLearner()
+    run(make_plan(2, 0.5), Fleet([FakeSampler()], [FakeTeacher()], learner))
+    for batch in learner.batches:
+        assert batch.num_sequences == BATCH
+        assert batch.num_tokens == sum(item.trajectory.num_completion_tokens for item in batch.scored)
+
+
+def test_checkpoints_are_saved_by_version() -> None:
+    learner = FakeLearner()
+    run(make_plan(5, 0.0, save_steps=2), Fleet([FakeSampler()], [FakeTeacher()], learner))
+    assert [path for path, _ in learner.saved] == [Path("checkpoints/step-2"), Path("checkpoints/step-4")]
+
+
+def test_one_record_per_step_accounts_for_everything() -> None:
+    metrics, sink = run(make_plan(3, 0.5), Fleet([FakeSampler()], [FakeTeacher()], FakeLearner()))
+    assert [record["step"] for record in sink.records] == [0, 1, 2]
+    for record in sink.records:
+        assert record["student_sequences"] == record["fixed_sequences"] == 2
+        assert record["sampled_tokens"] == 2 * 5
+        assert record["trained_tokens"] == 2 * 5 + 2 * 3
+        assert record["scored_tokens"] == record["trained_tokens"] + 4 * 2
+        assert record["staleness"] == 0
+        parts = sum(record[f"{part}_s"] for part in ("sample", "score", "learn", "publish"))
+        assert 0 < parts <= record["step_s"]
+    counted = sum(value for kind, name, value, _ in metrics.calls if name == "gkd_learner_trained_tokens_total")
+    assert counted == sum(record["trained_tokens"] for record in sink.records)
+
+
+class BrokenSampler(FakeSampler):
+    async def sample(self, prompts: Sequence[Prompt], params: SamplingParams) -> list[Trajectory]:
+        raise EngineError("the sampler is broken")
+
+
+class BrokenTeacher(FakeTeacher):
+    async def score(self, trajectories: Sequence[Trajectory]) -> list[ScoredTrajectory]:
+        raise EngineError("the teacher is broken")
+
+
+class BrokenLearner(FakeLearner):
+    async def train(self, batch: TrainBatch) -> StepReport:
+        raise EngineError("the learner is broken")
+
+
+@pytest.mark.parametrize(
+    ("fleet", "message"),
+    [
+        (Fleet([BrokenSampler()], [FakeTeacher()], FakeLearner()), "sampler is broken"),
+        (Fleet([FakeSampler()], [BrokenTeacher()], FakeLearner()), "teacher is broken"),
+        (Fleet([FakeSampler()], [FakeTeacher()], BrokenLearner()), "learner is broken"),
+    ],
+)
+def test_the_first_failure_ends_the_run_with_its_own_error(fleet: Fleet, message: str) -> None:
+    with pytest.raises(EngineError, match=message):
+        run(make_plan(3, 1.0), fleet)
+
+
+def test_zero_steps_do_nothing() -> None:
+    learner = FakeLearner()
+    run(make_plan(0, 1.0), Fleet([FakeSampler()], [FakeTeacher()], learner))
+    assert learner.batches == []
