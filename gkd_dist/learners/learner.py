@@ -78,8 +78,8 @@ class GkdLearner:
         finite = math.isfinite(loss) and math.isfinite(grad_norm)
         if finite:
             self._optimizer.step()
+            self._schedule.step()  # a skipped step takes no step of the schedule either, as in transformers
         self._optimizer.zero_grad(set_to_none=True)
-        self._schedule.step()
         self._count_nonfinite(finite)
         self._step += 1
         return StepReport(
