@@ -79,7 +79,8 @@ class Readout:
         """[..., vocabulary_size] float32 logits (float64 if the hidden states are).
 
         Args:
-            hidden: [..., H] any floating dtype, after the final norm. Gradient flows to it and to weight and bias.
+            hidden: [..., H] any floating dtype, after the final norm. With float32 products it, weight and bias get
+                gradients.
             compute_dtype: float32, or bfloat16 to round the inputs (not the result) of the product.
 
         Raises:
