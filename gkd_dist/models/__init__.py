@@ -1,0 +1,1 @@
+"""Where models come from: local folders, hub names, installed packages, depth-pruned copies (floor F3)."""

