@@ -14,6 +14,7 @@ from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
 from gkd_dist.errors import EngineError, WeightsError
 from gkd_dist.samplers.seeds import sample_seed
@@ -31,7 +32,12 @@ from gkd_dist.weights import vllm_receiver
 from gkd_dist.weights.manifest import verify
 from gkd_dist.weights.shared_memory import SharedSegment
 
-_CPU_ARGS: Mapping[str, Any] = {"enforce_eager": True, "kv_cache_memory_bytes": 1 << 30}
+_CPU_ARGS: Mapping[str, Any] = {
+    "enforce_eager": True,
+    "kv_cache_memory_bytes": 1 << 30,
+    # In the engine's own process: the default, a worker process beside it, burns a core waiting for its answers.
+    "distributed_executor_backend": UniProcExecutor,
+}
 
 
 class VllmSampler:

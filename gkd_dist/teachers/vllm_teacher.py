@@ -12,11 +12,17 @@ from vllm.config import PoolerConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.platforms import current_platform
 from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
 from gkd_dist.errors import EngineError
 from gkd_dist.types import HiddenTargets, ScoredTrajectory, Trajectory
 
-_CPU_ARGS: Mapping[str, Any] = {"enforce_eager": True, "kv_cache_memory_bytes": 1 << 30}
+_CPU_ARGS: Mapping[str, Any] = {
+    "enforce_eager": True,
+    "kv_cache_memory_bytes": 1 << 30,
+    # In the engine's own process: the default, a worker process beside it, burns a core waiting for its answers.
+    "distributed_executor_backend": UniProcExecutor,
+}
 
 
 class VllmTeacher:
