@@ -57,7 +57,7 @@ def evaluate(config: RunConfig, model: str | None) -> int:
     for line in describe(job):
         narrate(line)
     evaluation = asyncio.run(_evaluate(job, narrate))
-    rows = [[name, value] for name, value in _figures(evaluation)]
+    rows = [[name, f"{value:.3f}"] for name, value in _figures(evaluation).items()]
     print_table(sys.stdout, f"{model or config.student.model} against {config.teacher.model}", ["held out", ""], rows)
     return 0
 
@@ -96,7 +96,7 @@ async def _distil(
             held_out=job.held_out(directory.name) if config.evaluation.enabled else None,
             metrics=metrics,
             final=directory.final,
-            card=lambda outcome: _card(job, outcome),
+            card=lambda outcome: _card(job, outcome, accounts.num_trained_tokens),
             narrate=narrate,
         )
 
@@ -125,16 +125,18 @@ def _serve(exporter: Exporter, config: RunConfig, directory: RunDirectory, narra
         narrate(f"metrics at http://{config.metrics.host}:{port}/metrics")
 
 
-def _figures(evaluation: Evaluation) -> list[tuple[str, str]]:
-    reference = evaluation.reference
-    return [
-        ("on-policy divergence, objective (nats/token)", f"{evaluation.on_policy.objective:.3f}"),
-        ("on-policy forward KL (nats/token)", f"{evaluation.on_policy.forward_kl:.3f}"),
-        ("on-policy reverse KL (nats/token)", f"{evaluation.on_policy.reverse_kl:.3f}"),
-        ("reference forward KL (nats/token)", f"{reference.forward_kl:.3f}" if reference else "-"),
-        ("mean length of samples (tokens)", f"{evaluation.mean_completion_tokens:.1f}"),
-        ("share of samples cut at the limit", f"{evaluation.truncated_share:.0%}"),
-    ]
+def _figures(evaluation: Evaluation) -> dict[str, float]:
+    """Held-out numbers by name, with units in the name."""
+    figures = {
+        "on_policy/objective_nats": evaluation.on_policy.objective,
+        "on_policy/forward_kl_nats": evaluation.on_policy.forward_kl,
+        "on_policy/reverse_kl_nats": evaluation.on_policy.reverse_kl,
+        "on_policy/mean_length_tokens": evaluation.mean_completion_tokens,
+        "on_policy/truncated_share": evaluation.truncated_share,
+    }
+    if evaluation.reference is not None:
+        figures["reference/forward_kl_nats"] = evaluation.reference.forward_kl
+    return figures
 
 
 def _report(job: Job, outcome: Outcome, directory: RunDirectory, elapsed_s: float) -> None:
@@ -147,7 +149,8 @@ def _report(job: Job, outcome: Outcome, directory: RunDirectory, elapsed_s: floa
     directory.write_summary(_summary(job, before, after, elapsed_s))
     for row in samples[: job.blueprint.config.evaluation.num_samples_shown]:
         print_side_by_side(sys.stdout, row["prompt"], {"before": row["before"], "after": row["after"]})
-    rows = [[name, old, new] for (name, old), (_, new) in zip(_figures(before), _figures(after), strict=True)]
+    new = _figures(after)
+    rows = [[name, f"{value:.3f}", f"{new[name]:.3f}"] for name, value in _figures(before).items()]
     fall = 1 - after.on_policy.objective / before.on_policy.objective
     rows.append(["on-policy divergence falls by", "", f"{fall:.0%}"])
     print_table(sys.stdout, f"{directory.name}, {elapsed_s:.0f} s", ["held out", "before", "after"], rows)
@@ -178,21 +181,24 @@ def _summary(job: Job, before: Evaluation, after: Evaluation, elapsed_s: float) 
         "student_fraction": config.objective.student_fraction,
         "steps": config.learner.max_steps,
         "elapsed_s": round(elapsed_s, 1),
-        "before": dict(_figures(before)),
-        "after": dict(_figures(after)),
+        "before": _figures(before),
+        "after": _figures(after),
     }
 
 
-def _card(job: Job, outcome: Outcome) -> str:
-    from gkd_dist.models.cards import model_card
+def _card(job: Job, outcome: Outcome, num_trained_tokens: int) -> str:
+    from gkd_dist.models.cards import DistillationFacts, model_card
 
     config = job.blueprint.config
-    figures = {} if outcome.after is None else dict(_figures(outcome.after))
     return model_card(
-        student=config.student.model,
-        teacher=config.teacher.model,
-        divergence=config.objective.divergence,
-        student_fraction=config.objective.student_fraction,
-        num_steps=config.learner.max_steps,
-        figures=figures,
+        DistillationFacts(
+            name=config.name,
+            teacher=config.teacher.model,
+            student=config.student.model,
+            divergence=config.objective.divergence,
+            student_fraction=config.objective.student_fraction,
+            num_steps=config.learner.max_steps,
+            num_trained_tokens=num_trained_tokens,
+            metrics={} if outcome.after is None else _figures(outcome.after),
+        )
     )

@@ -129,4 +129,3 @@ def trim_config(config: PretrainedConfig, dropped: Collection[int]) -> None:
         if per_layer and isinstance(value, list) and len(value) == num_layers:
             setattr(config, key, [item for index, item in enumerate(value) if index not in dropped])
     config.num_hidden_layers = num_layers - len(dropped)
-

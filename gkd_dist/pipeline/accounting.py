@@ -30,6 +30,8 @@ class StepAccounts:
         self._clock = clock
         self._open: dict[int, dict[str, float]] = defaultdict(lambda: defaultdict(float))
         self._step_began = clock()
+        self.num_trained_tokens = 0
+        """Completion tokens trained on so far."""
 
     @contextmanager
     def timed(self, step: int, part: str) -> Iterator[None]:
@@ -55,6 +57,7 @@ class StepAccounts:
         self._metrics.observe("gkd_teacher_score_seconds", self._open[step]["score_s"])
 
     def trained(self, report: StepReport, drawn: Sequence[ScoredTrajectory], queue_depth: int) -> None:
+        self.num_trained_tokens += report.num_trained_tokens
         record = self._open[report.step]
         student = [item.trajectory for item in drawn if item.trajectory.source is Source.STUDENT]
         staleness = [report.step - trajectory.versions.oldest for trajectory in student if trajectory.versions]
