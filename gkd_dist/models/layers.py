@@ -85,7 +85,7 @@ class LayerStack:
         try:
             for index in dropped:
                 hidden = entry.get(index) if entry else None
-                self.layers[index].forward = _hand_on(hidden, self._returns_tuple)  # type: ignore[assignment]
+                self.layers[index].forward = _hand_on(hidden, self._returns_tuple)
             yield
         finally:
             for index in dropped:
@@ -113,7 +113,7 @@ def remove_layers(model: PreTrainedModel, dropped: Collection[int]) -> None:
     for index, layer in enumerate(modules):
         for module in layer.modules():
             if hasattr(module, "layer_idx"):
-                module.layer_idx = index  # the slot of this layer in the key-value cache
+                module.layer_idx = index  # type: ignore[assignment]  # the slot of this layer in the key-value cache
     trim_config(model.config, dropped)
 
 

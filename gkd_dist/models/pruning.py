@@ -13,6 +13,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -31,6 +32,8 @@ from gkd_dist.models.packaged import check_model_folder, materialise
 from gkd_dist.models.selection import LayerChoice, choose_layers_to_drop, select_layers
 
 __all__ = ["PruneReport", "choose_layers_to_drop", "prune", "prune_command", "pruned_student"]
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt")
 
 SELECTION_VERSION = 1
 """Part of the cache key: raise it when another choice of layers may come out."""
@@ -199,12 +202,15 @@ def _load_config(source: Path) -> PretrainedConfig:
 def _load_model(source: Path) -> PreTrainedModel:
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(source, dtype="auto")
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"transformers cannot load {source} as a causal language model: {error}") from error
     return model.eval()
 
 
 def _load_tokenizer(source: Path) -> PreTrainedTokenizerBase:
+    if not any((source / name).is_file() for name in TOKENIZER_FILES):
+        # transformers would make an empty tokenizer for some architectures.
+        raise ModelError(f"{source} has no tokenizer ({', '.join(TOKENIZER_FILES)}); copy that of the model there")
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source)
     except (ValueError, OSError, KeyError) as error:

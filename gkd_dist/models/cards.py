@@ -1,0 +1,77 @@
+"""Model card of a distilled student, as markdown (floor F3; writes nothing, asks no network)."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from huggingface_hub import ModelCardData
+
+BASE_TAGS = ("knowledge-distillation", "on-policy-distillation", "gkd")
+
+
+@dataclass(frozen=True)
+class DistillationFacts:
+    """What a model card says about one distillation run."""
+
+    name: str
+    student: str
+    """Model the student started from."""
+    teacher: str
+    divergence: str
+    student_fraction: float
+    """lambda of the paper."""
+    num_steps: int
+    num_trained_tokens: int
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """Final numbers by name, units in the name (`held_out/forward_kl_nats`)."""
+
+
+def model_card(facts: DistillationFacts, *, license: str | None = None, tags: tuple[str, ...] = ()) -> str:
+    """Markdown of README.md: a YAML head that the hub reads, then how the student was made.
+
+    Args:
+        facts: the run.
+        license: SPDX name in lower case (`apache-2.0`); None leaves it out.
+        tags: further tags.
+    """
+    on_hub = re.fullmatch(r"[\w.-]+/[\w.-]+", facts.student) is not None
+    head = ModelCardData(
+        base_model=facts.student if on_hub else None,  # the hub rejects folders and package names here
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        license=license,
+        tags=[*BASE_TAGS, *tags],
+    )
+    rows = [
+        ("student", facts.student),
+        ("teacher", facts.teacher),
+        ("divergence", facts.divergence),
+        ("student fraction (lambda)", f"{facts.student_fraction:g}"),
+        ("train steps", f"{facts.num_steps:,}"),
+        ("trained tokens", f"{facts.num_trained_tokens:,}"),
+    ]
+    lines = [
+        "---",
+        head.to_yaml(),
+        "---",
+        "",
+        f"# {facts.name}",
+        "",
+        "A student distilled with Generalized Knowledge Distillation "
+        "([arXiv 2306.13649](https://arxiv.org/abs/2306.13649)).",
+        "",
+        *_table("training", "value", rows),
+    ]
+    if facts.metrics:
+        numbers = [(name, f"{value:.4g}") for name, value in facts.metrics.items()]
+        lines += ["", *_table("metric", "value", numbers)]
+    return "\n".join(lines) + "\n"
+
+
+def _table(left: str, right: str, rows: list[tuple[str, str]]) -> list[str]:
+    cells = [f"| {_cell(name)} | {_cell(value)} |" for name, value in rows]
+    return [f"| {left} | {right} |", "| --- | --- |", *cells]
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
