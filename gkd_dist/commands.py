@@ -89,16 +89,17 @@ async def _distil(
     async with job.blueprint.fleet() as fleet:
         narrate("all engines are up")
         metrics.set_ready()
-        return await distil(
+        outcome = await distil(
             job.plan(directory.name, directory.checkpoints),
             fleet,
             accounts,
             held_out=job.held_out(directory.name) if config.evaluation.enabled else None,
             metrics=metrics,
             final=directory.final,
-            card=lambda outcome: _card(job, outcome, accounts.num_trained_tokens),
             narrate=narrate,
         )
+    directory.write_card(_card(job, outcome, accounts.num_trained_tokens))
+    return outcome
 
 
 async def _evaluate(job: Job, narrate: Narrator) -> Evaluation:

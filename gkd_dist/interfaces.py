@@ -78,7 +78,7 @@ class Learner(Protocol):
         """The current weights as a publication of the current policy version."""
         ...
 
-    async def save(self, path: Path, card: str | None = None) -> None:
+    async def save(self, path: Path) -> None:
         """Write the student so that transformers and vLLM load it unchanged. `path` appears whole or not at all."""
         ...
 

@@ -83,8 +83,8 @@ class LearnerActor:
         publication = await self._learner.publish()
         return encode([publication.manifest]), [ray.put(bucket) for bucket in publication.buckets]
 
-    async def save(self, path: Path, card: str | None) -> None:
-        await self._learner.save(path, card)
+    async def save(self, path: Path) -> None:
+        await self._learner.save(path)
 
     async def close(self) -> None:
         await self._learner.close()

@@ -110,8 +110,8 @@ class LearnerProxy(Proxy):
         manifest, buckets = await self._await(self._actor.publish.remote(), "publish")
         return WeightPublication(decode(manifest, WeightManifest)[0], tuple(buckets))
 
-    async def save(self, path: Path, card: str | None = None) -> None:
-        await self._await(self._actor.save.remote(path, card), f"save to {path}")
+    async def save(self, path: Path) -> None:
+        await self._await(self._actor.save.remote(path), f"save to {path}")
 
 
 def _split(batch: TrainBatch) -> tuple[BatchHeader, list[Any]]:

@@ -9,14 +9,13 @@ from transformers import AutoTokenizer, GenerationConfig
 from gkd_dist.learners.model import StudentModel
 
 
-def save_student(student: StudentModel, path: Path, *, source: Path, card: str | None = None) -> None:
-    """Write weights, config, generation config, tokenizer and model card to `path`.
+def save_student(student: StudentModel, path: Path, *, source: Path) -> None:
+    """Write weights, config, generation config and tokenizer to `path`.
 
     Everything is written to a sibling folder, flushed to disk, and renamed.
 
     Args:
         source: where the tokenizer and the generation config come from.
-        card: text of README.md.
     """
     path = Path(path)
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -28,8 +27,6 @@ def save_student(student: StudentModel, path: Path, *, source: Path, card: str |
         AutoTokenizer.from_pretrained(source).save_pretrained(draft)
         if (source / "generation_config.json").is_file():
             GenerationConfig.from_pretrained(source).save_pretrained(draft)
-        if card is not None:
-            (draft / "README.md").write_text(card)
         for file in draft.iterdir():
             _flush(file)
         _flush(draft)

@@ -61,8 +61,8 @@ class GkdLearner:
     async def publish(self) -> WeightPublication:
         return await self._thread.run(lambda: self._publisher.publish(self._student.named_parameters(), self._step))
 
-    async def save(self, path: Path, card: str | None = None) -> None:
-        await self._thread.run(lambda: save_student(self._student, path, source=self._source, card=card))
+    async def save(self, path: Path) -> None:
+        await self._thread.run(lambda: save_student(self._student, path, source=self._source))
 
     async def close(self) -> None:
         self._thread.close()

@@ -68,6 +68,10 @@ class RunDirectory:
         lines = [json.dumps(dict(row), ensure_ascii=False) for row in rows]
         (self.path / "samples.jsonl").write_text("".join(f"{line}\n" for line in lines))
 
+    def write_card(self, text: str) -> None:
+        """Model card of the trained student."""
+        (self.final / "README.md").write_text(text)
+
     def write_summary(self, summary: Mapping[str, object]) -> None:
         self._write_json("summary.json", summary)
 

@@ -1,4 +1,4 @@
-"""One distillation job from end to end: evaluate, train, evaluate, save."""
+"""One distillation job from end to end: evaluate, train, save, evaluate."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -40,24 +40,21 @@ async def distil(
     held_out: HeldOut | None,
     metrics: Metrics,
     final: Path,
-    card: Callable[[Outcome], str],
     narrate: Narrate,
 ) -> Outcome:
-    """Run the job; returns when the student is saved at `final`.
+    """Run the job. The student is saved at `final` before the last evaluation, which may still fail.
 
     Args:
         held_out: None skips both evaluations.
-        card: makes the saved student's README.md from the outcome.
         narrate: told in one line what happens next.
     """
     before = await _evaluate(fleet, held_out, 0, "before", metrics, narrate)
     narrate(f"training for {plan.max_steps} steps of {plan.batch_size} sequences")
     await run_ring(plan, fleet, accounts)
-    after = await _evaluate(fleet, held_out, plan.max_steps, "after", metrics, narrate)
-    outcome = Outcome(before, after)
     narrate(f"saving the student to {final}")
-    await fleet.learner.save(final, card(outcome))
-    return outcome
+    await fleet.learner.save(final)
+    after = await _evaluate(fleet, held_out, plan.max_steps, "after", metrics, narrate)
+    return Outcome(before, after)
 
 
 async def _evaluate(

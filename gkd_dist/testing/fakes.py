@@ -94,7 +94,7 @@ class FakeLearner:
 
     def __init__(self, run_epoch: str = "fake") -> None:
         self.batches: list[TrainBatch] = []
-        self.saved: list[tuple[Path, str | None]] = []
+        self.saved: list[Path] = []
         self.closed = False
         self._run_epoch = run_epoch
 
@@ -127,8 +127,8 @@ class FakeLearner:
         manifest = WeightManifest(self.policy_version, self._run_epoch, (entry,), (4,), ("unchecked",))
         return WeightPublication(manifest, (bucket,))
 
-    async def save(self, path: Path, card: str | None = None) -> None:
-        self.saved.append((path, card))
+    async def save(self, path: Path) -> None:
+        self.saved.append(path)
 
     async def close(self) -> None:
         self.closed = True

@@ -33,7 +33,7 @@ def test_without_references_only_student_text_is_measured() -> None:
     assert asyncio.run(evaluate(fleet, PROMPTS, [], SamplingParams(max_new_tokens=6), 0)).reference is None
 
 
-def test_a_job_evaluates_trains_evaluates_and_saves_with_its_card() -> None:
+def test_a_job_evaluates_trains_evaluates_and_saves() -> None:
     fleet, metrics, lines = Fleet([FakeSampler()], [FakeTeacher()], FakeLearner()), FakeMetrics(), []
     outcome = asyncio.run(
         distil(
@@ -43,12 +43,11 @@ def test_a_job_evaluates_trains_evaluates_and_saves_with_its_card() -> None:
             held_out=HeldOut(PROMPTS, PAIRS, SamplingParams(max_new_tokens=6)),
             metrics=metrics,
             final=Path("final"),
-            card=lambda outcome: f"after {outcome.after.on_policy.objective}",
             narrate=lines.append,
         )
     )
     assert (outcome.before.on_policy.objective, outcome.after.on_policy.objective) == (1.0, 0.2)
-    assert fleet.learner.saved == [(Path("final"), "after 0.2")]
+    assert fleet.learner.saved == [Path("final")]
     gauges = [labels for kind, name, _, labels in metrics.calls if name == "gkd_held_out_divergence_nats"]
     assert {(labels["text"], labels["when"]) for labels in gauges} == {
         ("on_policy", "before"),

@@ -108,7 +108,7 @@ def test_denominators_cover_the_whole_batch() -> None:
 def test_checkpoints_are_saved_by_version() -> None:
     learner = FakeLearner()
     run(make_plan(5, 0.0, save_steps=2), Fleet([FakeSampler()], [FakeTeacher()], learner))
-    assert [path for path, _ in learner.saved] == [Path("checkpoints/step-2"), Path("checkpoints/step-4")]
+    assert learner.saved == [Path("checkpoints/step-2"), Path("checkpoints/step-4")]
 
 
 def test_one_record_per_step_accounts_for_everything() -> None:
