@@ -24,6 +24,8 @@ def ray_session(config: ClusterConfig) -> Iterator[None]:
         # Set on purpose: a token file left behind by another cluster would switch authentication on.
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        # Ray lowers its workers' priority by 15; ours are the work itself.
+        os.environ.setdefault("RAY_worker_niceness", "0")
         arguments |= {"include_dashboard": False, "object_store_memory": config.object_store_bytes}
     try:
         ray.init(address=config.address, **arguments)

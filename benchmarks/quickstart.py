@@ -1,0 +1,135 @@
+"""Measure the quickstart: where a step's time goes, tokens per second of each role, peak memory of each process.
+
+    .venv/bin/python benchmarks/quickstart.py [KEY=VALUE ...]
+
+Runs `gkd run quickstart` as a user would, samples the resident memory of all its processes, reads the run's own
+metrics.jsonl, and writes benchmarks/quickstart.json.
+"""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import mean
+
+import psutil
+
+RESULT = Path(__file__).with_suffix(".json")
+PARTS = ("sample", "score", "learn", "publish")
+ROLES = {"sampler": "sampled_tokens", "teacher": "scored_tokens", "learner": "trained_tokens"}
+WARM_UP_STEPS = 2
+SAMPLE_PERIOD_S = 0.5
+SHOWN_BYTES = 50 << 20
+"""Processes that never reach this are left out."""
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "gkd_dist", "run", "quickstart", f"output_dir={folder}", "metrics.port=0"]
+        began = time.monotonic()
+        process = subprocess.Popen([*command, *sys.argv[1:]])
+        peaks = watch_memory(process)
+        elapsed_s = time.monotonic() - began
+        if process.returncode != 0:
+            sys.exit(f"the run failed with exit code {process.returncode}")
+        run = Path(folder) / "latest"
+        records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        summary = json.loads((run / "summary.json").read_text())
+        versions = json.loads((run / "versions.json").read_text())
+    result = {
+        "command": f"benchmarks/quickstart.py {' '.join(sys.argv[1:])}".strip(),
+        "machine": {"cpu": cpu_name(), "cores": os.cpu_count(), "platform": platform.platform()},
+        "versions": versions,
+        "whole_run_s": round(elapsed_s, 1),
+        "steps": steady(records),
+        "held_out": {"before": summary["before"], "after": summary["after"]},
+        "peak_resident_mib": peaks,
+    }
+    RESULT.write_text(json.dumps(result, indent=2) + "\n")
+    print(json.dumps(result["steps"], indent=2), f"\nwritten to {RESULT}")
+
+
+def watch_memory(process: subprocess.Popen[bytes]) -> dict[str, int]:
+    """Peak resident memory by process name, MiB, until `process` ends; shared pages count in every process."""
+    peaks: dict[tuple[str, int], int] = {}
+    root = psutil.Process(process.pid)
+    while process.poll() is None:
+        for each in [root, *root.children(recursive=True)]:
+            try:
+                # The title is read every time: engines and actors rename themselves after they have started.
+                key = (title(each), each.pid)
+                peaks[key] = max(peaks.get(key, 0), each.memory_info().rss)
+            except psutil.Error:
+                continue
+        time.sleep(SAMPLE_PERIOD_S)
+    shown: dict[str, int] = {}
+    for (name, _), peak in sorted(peaks.items(), key=lambda item: -item[1]):
+        if peak >= SHOWN_BYTES:
+            shown[unique(name, shown)] = peak >> 20
+    return shown
+
+
+def title(process: psutil.Process) -> str:
+    words = " ".join(process.cmdline()) or process.name()
+    for name in ("gcs_server", "raylet", "dashboard", "log_monitor", "runtime_env_agent", "resource_tracker"):
+        if name in words:
+            return name
+    if words.startswith(("ray::", "VLLM::")):
+        return words.split(".")[0].split("(")[0].strip()
+    return "controller" if "gkd_dist" in words else Path(words.split()[0]).name
+
+
+def unique(name: str, taken: dict[str, int]) -> str:
+    number = 2
+    candidate = name
+    while candidate in taken:
+        candidate = f"{name} ({number})"
+        number += 1
+    return candidate
+
+
+def steady(records: list[dict[str, float]]) -> dict[str, object]:
+    """Mean seconds by part and tokens per second by role, without the first steps."""
+    kept = records[WARM_UP_STEPS:]
+    wall_s = sum(record["step_s"] for record in kept)
+    on_policy = [record for record in kept if record["student_sequences"]]
+    return {
+        "measured": len(kept),
+        "warm_up": WARM_UP_STEPS,
+        "with_student_sequences": len(on_policy),
+        "mean_step_s": round(wall_s / len(kept), 3),
+        "mean_s": {part: round(mean(record.get(f"{part}_s", 0.0) for record in kept), 3) for part in PARTS},
+        "mean_s_of_steps_with_student_sequences": {
+            part: round(mean(record.get(f"{part}_s", 0.0) for record in on_policy), 3) if on_policy else None
+            for part in PARTS
+        },
+        "controller_share": round(
+            1 - sum(record.get(f"{part}_s", 0.0) for record in kept for part in PARTS) / wall_s, 4
+        ),
+        "tokens_per_s_of_the_whole_step": {
+            role: round(sum(record.get(key, 0) for record in kept) / wall_s, 1) for role, key in ROLES.items()
+        },
+        "tokens_per_s_while_the_role_works": {
+            role: rate(kept, key, part) for (role, key), part in zip(ROLES.items(), PARTS, strict=False)
+        },
+    }
+
+
+def rate(records: list[dict[str, float]], tokens: str, part: str) -> float | None:
+    seconds = sum(record.get(f"{part}_s", 0.0) for record in records)
+    return round(sum(record.get(tokens, 0) for record in records) / seconds, 1) if seconds else None
+
+
+def cpu_name() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.processor()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""What is particular to the transformers sampler: encoder-decoder models, foreign weights."""
+
+import asyncio
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+from gkd_dist.errors import WeightsError
+from gkd_dist.samplers.hf_sampler import HfSampler
+from gkd_dist.types import SamplingParams
+from gkd_dist.weights.publisher import WeightPublisher
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def t5(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.save_t5(tmp_path_factory.mktemp("t5"))
+
+
+@torch.no_grad()
+def decoder_log_probs(path: Path, prompt: np.ndarray, completion: np.ndarray) -> np.ndarray:
+    """Log-probs of the completion, decoder inputs shifted right behind the decoder's start token."""
+    model = AutoModelForSeq2SeqLM.from_pretrained(path)
+    ids = torch.from_numpy(completion).long()
+    decoder_input_ids = torch.cat([torch.tensor([tiny.PAD]), ids[:-1]])[None]
+    logits = model(input_ids=torch.from_numpy(prompt).long()[None], decoder_input_ids=decoder_input_ids).logits[0]
+    return torch.log_softmax(logits, dim=-1).gather(1, ids[:, None])[:, 0].numpy()
+
+
+def test_an_encoder_decoder_student_samples_with_its_own_log_probs(t5: Path) -> None:
+    sampler = HfSampler(t5, dtype="float32", pad_token_id=tiny.PAD)
+    params = SamplingParams(max_new_tokens=9, stop_token_ids=(tiny.STOP,), seed=4)
+    prompts = tiny.prompts([6, 2, 9])
+    for prompt, item in zip(prompts, asyncio.run(sampler.sample(prompts, params)), strict=True):
+        np.testing.assert_array_equal(item.prompt_ids, prompt.token_ids)
+        expected = decoder_log_probs(t5, prompt.token_ids, item.completion_ids)
+        np.testing.assert_allclose(item.behaviour_log_probs, expected, atol=1e-4)
+
+
+def test_no_prompts_no_trajectories(t5: Path) -> None:
+    sampler = HfSampler(t5, dtype="float32", pad_token_id=tiny.PAD)
+    assert asyncio.run(sampler.sample([], SamplingParams(max_new_tokens=3))) == []
+
+
+def test_weights_of_another_model_are_refused_by_name(t5: Path, tmp_path: Path) -> None:
+    causal = AutoModelForCausalLM.from_pretrained(tiny.save_causal(tmp_path / "causal"))
+    publication = WeightPublisher("e", 1 << 16, "float32").publish(list(causal.named_parameters()), 1)
+    sampler = HfSampler(t5, dtype="float32", pad_token_id=tiny.PAD)
+    with pytest.raises(WeightsError, match=r"missing.*unknown"):
+        asyncio.run(sampler.load_weights(publication))

@@ -1,0 +1,82 @@
+"""From parameters to buckets, through shared memory, and back."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gkd_dist.errors import WeightsError
+from gkd_dist.weights.manifest import verify
+from gkd_dist.weights.publisher import WeightPublisher
+from gkd_dist.weights.shared_memory import SharedSegment, map_bucket
+from gkd_dist.weights.tensors import read_tensors
+
+
+def parameters(shapes: list[tuple[int, ...]], seed: int = 0) -> list[tuple[str, torch.Tensor]]:
+    generator = torch.Generator().manual_seed(seed)
+    return [(f"tensor.{index}", torch.randn(shape, generator=generator)) for index, shape in enumerate(shapes)]
+
+
+@given(st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=3).map(tuple), min_size=1, max_size=8))
+def test_every_tensor_comes_back_bit_for_bit(shapes: list[tuple[int, ...]]) -> None:
+    named = parameters(shapes)
+    publication = WeightPublisher("epoch", 1024, "float32").publish(named, 3)
+    verify(publication.manifest, publication.buckets)
+    back = dict(read_tensors(publication.buckets, publication.manifest.tensors))
+    for name, tensor in named:
+        assert torch.equal(back[name], tensor)
+    assert publication.manifest.version == 3
+
+
+def test_bfloat16_is_rounded_once_by_torch() -> None:
+    named = parameters([(7, 5), (3,)])
+    publication = WeightPublisher("epoch", 64, "bfloat16").publish(named, 0)
+    for name, tensor in read_tensors(publication.buckets, publication.manifest.tensors):
+        assert torch.equal(tensor, dict(named)[name].to(torch.bfloat16))
+
+
+def test_a_publication_does_not_change_when_the_parameters_do() -> None:
+    named = parameters([(4, 4)])
+    publication = WeightPublisher("epoch", 1024, "float32").publish(named, 0)
+    with torch.no_grad():
+        named[0][1].zero_()
+    verify(publication.manifest, publication.buckets)
+    assert dict(read_tensors(publication.buckets, publication.manifest.tensors))["tensor.0"].abs().sum() > 0
+
+
+def test_a_flipped_bit_is_found() -> None:
+    publication = WeightPublisher("epoch", 1024, "float32").publish(parameters([(4, 4)]), 0)
+    damaged = [bucket.copy() for bucket in publication.buckets]
+    damaged[0][5] ^= 1
+    with pytest.raises(WeightsError, match="bucket 0"):
+        verify(publication.manifest, damaged)
+
+
+def test_a_segment_is_readable_by_path_until_closed() -> None:
+    buckets = [np.arange(200, dtype=np.uint8), np.arange(7, dtype=np.uint8)]
+    with SharedSegment.write(buckets) as segment:
+        paths = segment.paths
+        for path, bucket in zip(paths, buckets, strict=True):
+            np.testing.assert_array_equal(map_bucket(str(path)), bucket)
+        mapped = map_bucket(str(paths[0]))
+    assert not any(Path(path).exists() for path in paths)
+    assert not paths[0].parent.exists()
+    np.testing.assert_array_equal(mapped, buckets[0])
+
+
+def test_a_failed_write_leaves_no_segment(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    original = SharedSegment.write.__globals__["tempfile"].mkdtemp
+
+    def remember(*args: object, **kwargs: object) -> str:
+        seen.append(original(*args, **kwargs))
+        return seen[-1]
+
+    monkeypatch.setattr("gkd_dist.weights.shared_memory.tempfile.mkdtemp", remember)
+    with pytest.raises(TypeError):
+        SharedSegment.write([np.zeros(3, np.uint8), None])
+    assert len(seen) == 1
+    assert not Path(seen[0]).exists()
