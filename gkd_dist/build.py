@@ -6,10 +6,11 @@ process or in an actor's.
 
 import os
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 from gkd_dist.config.run import RunConfig
 from gkd_dist.data.mixture import Mixture
@@ -18,11 +19,16 @@ from gkd_dist.data.prompts import PromptStream, RenderedPrompts, prompt_limit, r
 from gkd_dist.data.readers import read_rows
 from gkd_dist.data.rendering import Renderer, check_same_tokenizer
 from gkd_dist.data.rows import Rows
-from gkd_dist.errors import ConfigError, DataError, GkdError, UserError
+from gkd_dist.errors import ConfigError, DataError, UserError
 from gkd_dist.interfaces import Fleet, Learner, Sampler, Teacher
 from gkd_dist.pipeline.job import HeldOut, Narrate
 from gkd_dist.pipeline.ring import Plan
 from gkd_dist.types import Prompt, SamplingParams, Trajectory
+
+if TYPE_CHECKING:
+    from gkd_dist.divergences import Readout
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -107,7 +113,7 @@ class Blueprint:
             ),
         )
 
-    def _teacher_readout(self) -> object:
+    def _teacher_readout(self) -> "Readout | None":
         if self.config.teacher.transport != "hidden":
             return None
         from gkd_dist.teachers.readout import load_readout
@@ -218,7 +224,7 @@ def prepare(config: RunConfig, narrate: Narrate, *, student: str | None = None) 
     return Job(blueprint, rows, rendered, renderer, mixture)
 
 
-def _collect(problems: list[str], check):  # type: ignore[no-untyped-def]
+def _collect(problems: list[str], check: Callable[[], T]) -> T | None:
     """The result of `check`, or None with its problems noted."""
     try:
         return check()
@@ -272,6 +278,3 @@ def _quiet_vllm() -> None:
     """vLLM reads these when it is imported; a user's own values win."""
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("VLLM_CONFIGURE_LOGGING", "1")
-
-
-__all__ = ["Blueprint", "GkdError", "Job", "prepare"]

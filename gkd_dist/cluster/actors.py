@@ -23,6 +23,9 @@ from gkd_dist.types import (
 )
 from gkd_dist.wire.codec import decode, decode_targets, encode
 
+MAX_TARGETS_BYTES = 8 << 30
+"""Of one message of teacher targets; they come from our own teachers and stay in shared memory."""
+
 
 class SamplerActor:
     """A sampler in its own process."""
@@ -108,7 +111,7 @@ class BatchHeader:
 
     def batch(self, frames: tuple[ByteArray, ...]) -> TrainBatch:
         """The batch with views into `frames` as its targets."""
-        targets: list[list[TeacherTargets]] = [decode_targets(frame) for frame in frames]
+        targets: list[list[TeacherTargets]] = [decode_targets(frame, max_bytes=MAX_TARGETS_BYTES) for frame in frames]
         trajectories = decode(self._trajectories, Trajectory)
         scored = [
             ScoredTrajectory(trajectory, targets[frame][record], teacher)

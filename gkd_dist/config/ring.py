@@ -21,7 +21,7 @@ class SamplingConfig(Strict):
 
 class ReplayConfig(Strict):
     capacity: int | None = Field(default=None, ge=1)
-    """Most scored sequences waiting; None means twice the batch size."""
+    """Most scored sequences of each kind (student, fixed) that wait; None means twice the batch size."""
     max_staleness: Literal[0] = 0
     """Train steps between the oldest version that wrote a sequence and the step that trains on it."""
 

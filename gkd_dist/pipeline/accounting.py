@@ -56,6 +56,10 @@ class StepAccounts:
         self._metrics.count("gkd_teacher_scored_tokens_total", tokens)
         self._metrics.observe("gkd_teacher_score_seconds", self._open[step]["score_s"])
 
+    def queued(self, depth: int) -> None:
+        """`depth` scored sequences wait in the replay."""
+        self._metrics.gauge("gkd_queue_depth", depth, queue="replay")
+
     def trained(self, report: StepReport, drawn: Sequence[ScoredTrajectory], queue_depth: int) -> None:
         self.num_trained_tokens += report.num_trained_tokens
         record = self._open[report.step]
@@ -73,6 +77,7 @@ class StepAccounts:
             staleness=max(staleness, default=0),
             queue_depth=queue_depth,
         )
+        self.queued(queue_depth)
         for value in staleness:
             self._metrics.observe("gkd_sample_staleness_versions", value)
         for item in drawn:
@@ -106,6 +111,7 @@ class StepAccounts:
         for sink in self._sinks:
             sink.write({"step": step, "max_steps": self._max_steps, **record})
 
-    def restart_clock(self) -> None:
-        """Time from here on belongs to the next step (after an evaluation, say)."""
+    def begin(self, replay_capacity: int) -> None:
+        """The ring starts to turn: time from here on belongs to the first step."""
         self._step_began = self._clock()
+        self._metrics.gauge("gkd_queue_capacity", replay_capacity, queue="replay")

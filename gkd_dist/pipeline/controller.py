@@ -43,7 +43,7 @@ async def run_ring(plan: Plan, fleet: Fleet, accounts: StepAccounts) -> None:
         trajectories=asyncio.Queue(maxsize=1),
         reports=asyncio.Queue(maxsize=1),
     )
-    accounts.restart_clock()
+    accounts.begin(plan.replay_capacity)
     try:
         async with asyncio.TaskGroup() as loops:
             for loop in (sampling_loop, scoring_loop, learning_loop, publishing_loop):

@@ -1,7 +1,9 @@
 """The scoring loop: teachers say what they think of every completion token, before replay."""
 
+from gkd_dist.errors import EngineError
 from gkd_dist.pipeline.ring import Ring
 from gkd_dist.pipeline.routing import spread
+from gkd_dist.replay.buffer import Admission
 
 
 async def scoring_loop(ring: Ring) -> None:
@@ -12,4 +14,8 @@ async def scoring_loop(ring: Ring) -> None:
             scored = await spread(ring.fleet.teachers, trajectories, lambda teacher, share: teacher.score(share))
         ring.accounts.scored(step, trajectories)
         for item in scored:
-            await ring.replay.admit(item, ring.gate.version)
+            verdict = await ring.replay.admit(item, ring.gate.version)
+            if verdict is not Admission.ADMITTED:
+                # The gate lets nothing begin that could be refused here; waiting for the batch would last for ever.
+                raise EngineError(f"the replay refused {item.trajectory.sample_id}: {verdict.value}")
+            ring.accounts.queued(ring.replay.depth)
