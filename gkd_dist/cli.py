@@ -135,9 +135,9 @@ def prune(
 ) -> None:
     """Make a student by dropping decoder layers of a model."""
     dropped = None if drop_layers is None else _layer_numbers(drop_layers)
-    from gkd_dist.models.pruning import prune_command
+    from gkd_dist.commands import prune as prune_model
 
-    prune_command(model, output, num_layers, dropped)
+    raise typer.Exit(prune_model(model, output, num_layers, dropped))
 
 
 @app.command("eval")

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -25,13 +23,13 @@ from transformers import (
 
 from gkd_dist.errors import ModelError
 from gkd_dist.models.calibration import CALIBRATION, HELD_OUT
-from gkd_dist.models.folders import cache_key, cached, default_cache_dir, require_free, write_whole
+from gkd_dist.models.folders import cache_key, cached, require_free, write_whole
 from gkd_dist.models.importance import RemovalMeter, encode_texts
 from gkd_dist.models.layers import remove_layers
-from gkd_dist.models.packaged import check_model_folder, materialise
+from gkd_dist.models.packaged import check_model_folder
 from gkd_dist.models.selection import LayerChoice, choose_layers_to_drop, select_layers
 
-__all__ = ["PruneReport", "choose_layers_to_drop", "prune", "prune_command", "pruned_student"]
+__all__ = ["PruneReport", "choose_layers_to_drop", "prune", "pruned_student"]
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt")
 
@@ -96,26 +94,6 @@ def pruned_student(source: Path, num_layers: int, drop_layers: tuple[int, ...] |
         return _facts(source, _prune_into(folder, source, num_layers, drop_layers))
 
     return cached(target, write)
-
-
-def prune_command(model: str, output: Path, num_layers: int, drop_layers: tuple[int, ...] | None) -> None:
-    """What `gkd prune` does: materialise `model`, prune it into `output`, print a table.
-
-    Raises:
-        ModelError: as `materialise` and `prune`.
-    """
-    require_free(output)
-    report = prune(materialise(model, default_cache_dir()), output, num_layers, drop_layers)
-    table = Table("layer", "KL alone (nats/token)", "")
-    for layer in sorted(report.dropped + report.kept):
-        alone = f"{report.single_kl_nats[layer]:.3f}" if report.single_kl_nats else "-"
-        table.add_row(str(layer), alone, "dropped" if layer in report.dropped else "kept")
-    console = Console()
-    console.print(table)
-    console.print(f"forward KL to the full model  {report.kl_nats:.3f} nats/token on held-out texts")
-    console.print(f"parameters                    {report.num_parameters / 1e6:.1f} million")
-    console.print(f"time                          {report.seconds:.0f} s")
-    console.print(f"saved in                      {output}", soft_wrap=True)
 
 
 def _check_request(source: Path, num_layers: int, drop_layers: tuple[int, ...] | None) -> None:

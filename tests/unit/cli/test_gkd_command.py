@@ -25,13 +25,12 @@ class FakeModules:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.calls: list[tuple[Any, ...]] = []
         self.result: int | BaseException = 0
-        build, pruning = ModuleType("gkd_dist.commands"), ModuleType("gkd_dist.models.pruning")
-        build.run = self._record("run")  # type: ignore[attr-defined]
-        build.evaluate = self._record("evaluate")  # type: ignore[attr-defined]
-        build.preflight = self._preflight  # type: ignore[attr-defined]
-        pruning.prune_command = self._record("prune")  # type: ignore[attr-defined]
-        monkeypatch.setitem(sys.modules, "gkd_dist.commands", build)
-        monkeypatch.setitem(sys.modules, "gkd_dist.models.pruning", pruning)
+        commands = ModuleType("gkd_dist.commands")
+        commands.run = self._record("run")  # type: ignore[attr-defined]
+        commands.evaluate = self._record("evaluate")  # type: ignore[attr-defined]
+        commands.preflight = self._preflight  # type: ignore[attr-defined]
+        commands.prune = self._record("prune")  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, "gkd_dist.commands", commands)
 
     def _record(self, name: str) -> Callable[..., int]:
         def call(*args: Any) -> int:

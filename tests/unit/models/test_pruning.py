@@ -6,8 +6,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, T5Config, T5ForConditionalGeneration
 
+from gkd_dist.commands import prune as prune_command
 from gkd_dist.errors import ModelError
-from gkd_dist.models.pruning import prune, prune_command, pruned_student
+from gkd_dist.models.pruning import prune, pruned_student
 
 from .tiny import NUM_LAYERS, seeded, tiny_gpt2, tiny_llama, tiny_qwen2
 
