@@ -21,7 +21,8 @@ from gkd_dist.data.rendering import Renderer, check_same_tokenizer
 from gkd_dist.data.rows import Rows
 from gkd_dist.errors import ConfigError, DataError, UserError
 from gkd_dist.interfaces import Fleet, Learner, Sampler, Teacher
-from gkd_dist.pipeline.job import HeldOut, Narrate
+from gkd_dist.pipeline.evaluation import HeldOut
+from gkd_dist.pipeline.job import Narrate
 from gkd_dist.pipeline.ring import Plan
 from gkd_dist.types import Prompt, SamplingParams, Trajectory
 
@@ -167,6 +168,7 @@ class Job:
             prompts=prompts,
             pairs=self._references(prompts, max_new_tokens),
             sampling=self._sampling(max_new_tokens, config.evaluation.temperature),
+            num_shown=config.evaluation.num_samples_shown,
         )
 
     def _references(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[Trajectory]:

@@ -14,6 +14,7 @@ import typer
 
 from gkd_dist import __version__
 from gkd_dist.errors import GkdError
+from gkd_dist.process import prepare_this_process
 
 EXIT_INTERNAL = 70
 EXIT_INTERRUPTED = 130
@@ -41,6 +42,7 @@ Overrides = Annotated[
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run one command line (default: `sys.argv[1:]`) and return its exit code."""
+    prepare_this_process()
     try:
         app(args=None if args is None else list(args), prog_name="gkd")
     except SystemExit as stop:

@@ -130,7 +130,7 @@ async def _evaluate(job: Job, narrate: Narrator) -> Evaluation:
     narrate("starting engines")
     async with job.blueprint.fleet() as fleet:
         narrate(f"evaluating on {len(held_out.prompts)} held-out prompts")
-        return await evaluate_fleet(fleet, held_out.prompts, held_out.pairs, held_out.sampling, 0)
+        return await evaluate_fleet(fleet, held_out, 0)
 
 
 def _serve(exporter: Exporter, config: RunConfig, directory: RunDirectory, narrate: Narrator) -> None:
@@ -171,8 +171,10 @@ def _report(job: Job, outcome: Outcome, directory: RunDirectory, elapsed_s: floa
     samples = _sample_rows(job, before, after)
     directory.write_samples(samples)
     directory.write_summary(_summary(job, before, after, elapsed_s))
-    for row in samples[: job.blueprint.config.evaluation.num_samples_shown]:
-        print_side_by_side(sys.stdout, row["prompt"], {"before": row["before"], "after": row["after"]})
+    for row in samples:
+        if "before_greedy" in row:
+            answers = {"before (greedy)": row["before_greedy"], "after (greedy)": row["after_greedy"]}
+            print_side_by_side(sys.stdout, row["prompt"], answers)
     new = _figures(after)
     rows = [[name, f"{value:.3f}", f"{new[name]:.3f}"] for name, value in _figures(before).items()]
     fall = 1 - after.on_policy.objective / before.on_policy.objective
@@ -181,18 +183,21 @@ def _report(job: Job, outcome: Outcome, directory: RunDirectory, elapsed_s: floa
 
 
 def _sample_rows(job: Job, before: Evaluation, after: Evaluation) -> list[dict[str, str]]:
+    """One row per held-out prompt: what was sampled, and for the first ones the greedy answers."""
     decode = job.renderer.decode
     rows = []
-    for old, new, held_out in zip(before.samples, after.samples, job.rendered.held_out, strict=True):
+    for index, held_out in enumerate(job.rendered.held_out):
         reference = held_out.completion_ids
-        rows.append(
-            {
-                "prompt": decode(old.prompt_ids),
-                "before": decode(old.completion_ids),
-                "after": decode(new.completion_ids),
-                "reference": "" if reference is None else decode(reference),
-            }
-        )
+        row = {
+            "prompt": held_out.text,
+            "before": decode(before.samples[index].completion_ids),
+            "after": decode(after.samples[index].completion_ids),
+            "reference": "" if reference is None else decode(reference),
+        }
+        if index < len(before.shown):
+            row["before_greedy"] = decode(before.shown[index].completion_ids)
+            row["after_greedy"] = decode(after.shown[index].completion_ids)
+        rows.append(row)
     return rows
 
 

@@ -1,7 +1,6 @@
 """Starting the fleet: what each actor needs, whether the cluster has it, and a deadline for all of them."""
 
 import asyncio
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +14,7 @@ from gkd_dist.cluster.proxies import LearnerProxy, SamplerProxy, TeacherProxy
 from gkd_dist.config.ring import ClusterConfig
 from gkd_dist.errors import DeadlineError, EngineError, GkdError, ResourceError
 from gkd_dist.interfaces import Fleet, Learner, Sampler, Teacher
+from gkd_dist.process import actor_environment
 
 
 @dataclass(frozen=True)
@@ -88,26 +88,9 @@ async def start_fleet(plan: FleetPlan, config: ClusterConfig) -> Fleet:
 
 
 def _start(shell: type, make: Callable[[], Any], num_cpus: float, num_gpus: float) -> ActorHandle:
-    environment = {"env_vars": _process_environment()}
+    environment = {"env_vars": actor_environment()}
     actor_class = ray.remote(num_cpus=num_cpus, num_gpus=num_gpus, max_restarts=0, runtime_env=environment)(shell)
     return actor_class.remote(make)
-
-
-def _process_environment() -> dict[str, str]:
-    """Environment of an actor's process; the user's own values win.
-
-    Ray would give every actor as many OpenMP threads as it reserves CPUs, but the roles take turns on all cores: an
-    actor gets all of them, and its idle threads sleep instead of spinning on a core that another role needs.
-    glibc keeps large buffers instead of returning them to the kernel after every chunk of the loss.
-    """
-    defaults = {
-        "OMP_NUM_THREADS": str(os.cpu_count() or 1),
-        "OMP_WAIT_POLICY": "PASSIVE",
-        "MALLOC_MMAP_MAX_": "0",
-        "MALLOC_TRIM_THRESHOLD_": str(1 << 33),
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    }
-    return {name: os.environ.get(name, value) for name, value in defaults.items()}
 
 
 async def _wait_until_ready(actors: list[tuple[str, ActorHandle]], timeout_s: float) -> None:

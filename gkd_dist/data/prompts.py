@@ -29,6 +29,8 @@ class RenderedRow:
     """[P] int32, P >= 1."""
     completion_ids: IntArray | None
     """[L] int32, ends with a stop token; None where the row has no completion."""
+    text: str = ""
+    """The question as a person reads it: the prompt, or its last message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,11 +115,11 @@ class _Split:
             self.dropped["no_tokens"] += 1
         elif len(self.held_out) < self._config.num_held_out:
             self._held_out_prompts.add(ids.tobytes())
-            self.held_out.append(RenderedRow(ids, renderer.completion_ids(row)))
+            self.held_out.append(RenderedRow(ids, renderer.completion_ids(row), _text(row)))
         elif ids.tobytes() in self._held_out_prompts:
             self.dropped["same_as_held_out"] += 1
         else:
-            self.train.append(RenderedRow(ids, renderer.completion_ids(row)))
+            self.train.append(RenderedRow(ids, renderer.completion_ids(row), _text(row)))
 
     def _fitting(self, ids: IntArray) -> IntArray | None:
         """`ids` within the limit, by the overlong policy; None means drop."""
@@ -136,6 +138,10 @@ class _Split:
                     "allowed; shorten it, raise data.max_prompt_tokens or sampler.max_model_len, or set "
                     "data.overlong to drop or truncate_left"
                 )
+
+
+def _text(row: Row) -> str:
+    return row.prompt if isinstance(row.prompt, str) else row.prompt[-1].content
 
 
 def _check(rendered: RenderedPrompts, config: DataConfig, num_seen: int, limit: int) -> None:

@@ -1,12 +1,24 @@
 """Held-out evaluation through the ring's own parts: sample, score, compare."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gkd_dist.interfaces import Fleet
 from gkd_dist.pipeline.learning import train_batch
 from gkd_dist.pipeline.routing import spread
 from gkd_dist.types import DivergenceReport, FinishReason, Prompt, SamplingParams, Trajectory
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """What the student is evaluated on."""
+
+    prompts: Sequence[Prompt]
+    pairs: Sequence[Trajectory]
+    """Reference completions; empty where the data has none."""
+    sampling: SamplingParams
+    num_shown: int
+    """So many prompts are also answered greedily, to be read side by side."""
 
 
 @dataclass(frozen=True)
@@ -18,6 +30,9 @@ class Evaluation:
     reference: DivergenceReport | None
     """On reference completions; None where the data has none."""
     samples: tuple[Trajectory, ...]
+    """One per prompt, under the evaluation's sampling; the divergence is measured on these."""
+    shown: tuple[Trajectory, ...]
+    """Greedy answers to the first prompts."""
 
     @property
     def mean_completion_tokens(self) -> float:
@@ -29,22 +44,24 @@ class Evaluation:
         return sum(sample.finish_reason is FinishReason.LENGTH for sample in self.samples) / len(self.samples)
 
 
-async def evaluate(
-    fleet: Fleet, prompts: Sequence[Prompt], pairs: Sequence[Trajectory], params: SamplingParams, version: int
-) -> Evaluation:
+async def evaluate(fleet: Fleet, held_out: HeldOut, version: int) -> Evaluation:
     """Evaluate the student that samplers and learner hold now (they must hold the same version).
 
     Args:
-        prompts: held out.
-        pairs: reference completions of the same prompts; may be empty.
         version: policy version, for the batch's bookkeeping.
     """
-    samples = await spread(fleet.samplers, prompts, lambda sampler, share: sampler.sample(share, params))
+    greedy = replace(held_out.sampling, temperature=0.0)
+    samples = await _sample(fleet, held_out.prompts, held_out.sampling)
     return Evaluation(
         on_policy=await _divergence(fleet, samples, version),
-        reference=await _divergence(fleet, pairs, version) if pairs else None,
+        reference=await _divergence(fleet, held_out.pairs, version) if held_out.pairs else None,
         samples=tuple(samples),
+        shown=tuple(await _sample(fleet, held_out.prompts[: held_out.num_shown], greedy)),
     )
+
+
+async def _sample(fleet: Fleet, prompts: Sequence[Prompt], params: SamplingParams) -> list[Trajectory]:
+    return await spread(fleet.samplers, prompts, lambda sampler, share: sampler.sample(share, params))
 
 
 async def _divergence(fleet: Fleet, trajectories: Sequence[Trajectory], version: int) -> DivergenceReport:

@@ -1,27 +1,16 @@
 """One distillation job from end to end: evaluate, train, save, evaluate."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from gkd_dist.interfaces import Fleet, Metrics
 from gkd_dist.pipeline.accounting import StepAccounts
 from gkd_dist.pipeline.controller import run_ring
-from gkd_dist.pipeline.evaluation import Evaluation, evaluate
+from gkd_dist.pipeline.evaluation import Evaluation, HeldOut, evaluate
 from gkd_dist.pipeline.ring import Plan
-from gkd_dist.types import Prompt, SamplingParams, Trajectory
 
 Narrate = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class HeldOut:
-    """What the student is evaluated on."""
-
-    prompts: Sequence[Prompt]
-    pairs: Sequence[Trajectory]
-    """Reference completions; empty where the data has none."""
-    sampling: SamplingParams
 
 
 @dataclass(frozen=True)
@@ -63,7 +52,7 @@ async def _evaluate(
     if held_out is None:
         return None
     narrate(f"evaluating on {len(held_out.prompts)} held-out prompts ({when} training)")
-    evaluation = await evaluate(fleet, held_out.prompts, held_out.pairs, held_out.sampling, version)
+    evaluation = await evaluate(fleet, held_out, version)
     for text, report in (("on_policy", evaluation.on_policy), ("reference", evaluation.reference)):
         if report is not None:
             for kind in ("forward_kl", "reverse_kl", "objective"):

@@ -15,7 +15,7 @@ ROOT = "__init__"
 """The unit of the package's own `__init__.py`."""
 
 FLOORS = {
-    **dict.fromkeys((ROOT, "types", "errors", "serial", "divergences"), 0),
+    **dict.fromkeys((ROOT, "types", "errors", "serial", "process", "divergences"), 0),
     **dict.fromkeys(("config", "interfaces"), 1),
     **dict.fromkeys(("data", "replay", "wire", "metrics", "testing"), 2),
     **dict.fromkeys(("learners", "samplers", "teachers", "weights", "evaluation", "rewards", "models"), 3),
@@ -38,6 +38,7 @@ OUTSIDE: dict[str, frozenset[str]] = {
     "types": frozenset({"numpy"}),
     "errors": frozenset(),
     "serial": frozenset(),
+    "process": frozenset(),
     "divergences": frozenset({"numpy", "torch"}),
     "config": frozenset({"pydantic", "pydantic_core", "yaml"}),
     "interfaces": frozenset({"numpy"}),

@@ -1,13 +1,14 @@
 """Held-out evaluation and the whole job over fakes."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 from gkd_dist.data.pairs import fixed_trajectory
 from gkd_dist.interfaces import Fleet
 from gkd_dist.pipeline.accounting import StepAccounts
-from gkd_dist.pipeline.evaluation import evaluate
-from gkd_dist.pipeline.job import HeldOut, distil
+from gkd_dist.pipeline.evaluation import HeldOut, evaluate
+from gkd_dist.pipeline.job import distil
 from gkd_dist.testing.fakes import FakeLearner, FakeMetrics, FakeSampler, FakeSink, FakeTeacher
 from gkd_dist.types import FinishReason, SamplingParams
 from tests import tiny
@@ -16,21 +17,24 @@ from tests.unit.pipeline.test_ring import make_plan
 PROMPTS = tiny.prompts([3, 4, 5])
 PAIRS = [fixed_trajectory(prompt.sample_id, prompt.token_ids, prompt.token_ids, 4) for prompt in PROMPTS]
 
+HELD_OUT = HeldOut(PROMPTS, PAIRS, SamplingParams(max_new_tokens=6), num_shown=2)
+
 
 def test_student_text_and_reference_text_are_both_measured() -> None:
     fleet = Fleet([FakeSampler(), FakeSampler()], [FakeTeacher()], FakeLearner())
-    evaluation = asyncio.run(evaluate(fleet, PROMPTS, PAIRS, SamplingParams(max_new_tokens=6), 0))
+    evaluation = asyncio.run(evaluate(fleet, HELD_OUT, 0))
     assert evaluation.on_policy.num_tokens == 3 * 6
     assert evaluation.reference is not None
     assert evaluation.reference.num_tokens == 3 + 4 + 4
     assert evaluation.mean_completion_tokens == 6
     assert evaluation.truncated_share == 1.0
+    assert [item.sample_id for item in evaluation.shown] == [prompt.sample_id for prompt in PROMPTS[:2]]
     assert {sample.finish_reason for sample in evaluation.samples} == {FinishReason.LENGTH}
 
 
 def test_without_references_only_student_text_is_measured() -> None:
     fleet = Fleet([FakeSampler()], [FakeTeacher()], FakeLearner())
-    assert asyncio.run(evaluate(fleet, PROMPTS, [], SamplingParams(max_new_tokens=6), 0)).reference is None
+    assert asyncio.run(evaluate(fleet, replace(HELD_OUT, pairs=[]), 0)).reference is None
 
 
 def test_a_job_evaluates_trains_evaluates_and_saves() -> None:
@@ -40,7 +44,7 @@ def test_a_job_evaluates_trains_evaluates_and_saves() -> None:
             make_plan(4, 0.5),
             fleet,
             StepAccounts(max_steps=4, metrics=metrics, sinks=[FakeSink()]),
-            held_out=HeldOut(PROMPTS, PAIRS, SamplingParams(max_new_tokens=6)),
+            held_out=HELD_OUT,
             metrics=metrics,
             final=Path("final"),
             narrate=lines.append,

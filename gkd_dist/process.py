@@ -1,0 +1,29 @@
+"""Environment of every process that computes on a CPU (floor F0).
+
+Read by the C library and by OpenMP when they are loaded, so it has to be there before torch is.
+"""
+
+import os
+
+DEFAULTS = {
+    # Idle OpenMP threads spin for a moment (the next parallel region is microseconds away) and then sleep: the roles
+    # take turns on the same cores, and a thread that spins for milliseconds keeps another role off its core.
+    "GOMP_SPINCOUNT": "10000",
+    # glibc keeps large buffers instead of giving them back to the kernel after every chunk of the loss.
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 33),
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+}
+
+
+def actor_environment() -> dict[str, str]:
+    """For a new process; the user's own values win. It may use all cores, whatever a scheduler reserves for it."""
+    defaults = DEFAULTS | {"OMP_NUM_THREADS": str(os.cpu_count() or 1)}
+    return {name: os.environ.get(name, value) for name, value in defaults.items()}
+
+
+def prepare_this_process() -> None:
+    """Set what still takes effect in a running process; call before torch is imported."""
+    for name, value in DEFAULTS.items():
+        os.environ.setdefault(name, value)
