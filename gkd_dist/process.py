@@ -24,6 +24,7 @@ def actor_environment() -> dict[str, str]:
 
 
 def prepare_this_process() -> None:
-    """Set what still takes effect in a running process; call before torch is imported."""
+    """For this process and those it starts; call before torch is imported. The allocator's settings (MALLOC_*) reach
+    only the latter."""
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
