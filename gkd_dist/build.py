@@ -49,7 +49,7 @@ class Blueprint:
         if sampler.engine == "hf":
             from gkd_dist.samplers.hf_sampler import HfSampler
 
-            return HfSampler(self.student, dtype=sampler.dtype, pad_token_id=self.pad_token_id)
+            return HfSampler(self.student, dtype=sampler.dtype, pad_token_id=self.pad_token_id, num_ids=self.num_ids)
         _quiet_vllm()
         from gkd_dist.samplers.vllm_sampler import VllmSampler
 
@@ -58,6 +58,7 @@ class Blueprint:
             dtype=sampler.dtype,
             max_model_len=sampler.max_model_len,
             engine_args=sampler.engine_args,
+            num_ids=self.num_ids,
         )
 
     def make_teacher(self) -> Teacher:

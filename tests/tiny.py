@@ -1,5 +1,6 @@
 """Models and tokenizers small enough to be made in a test: random weights, real formats."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,14 @@ def save_tokenizer(path: Path, words: list[str] | None = None) -> None:
     tokenizer.save_pretrained(path)
 
 
-def save_causal(path: Path, *, seed: int = 0, num_layers: int = 2, vocab_size: int = VOCABULARY) -> Path:
+def save_causal(
+    path: Path,
+    *,
+    seed: int = 0,
+    num_layers: int = 2,
+    vocab_size: int = VOCABULARY,
+    tie_word_embeddings: bool = True,
+) -> Path:
     """A Llama with random weights, peaked enough that its greedy choice is not decided by rounding."""
     torch.manual_seed(seed)
     config = LlamaConfig(
@@ -43,7 +51,7 @@ def save_causal(path: Path, *, seed: int = 0, num_layers: int = 2, vocab_size: i
         num_key_value_heads=1,
         head_dim=64,
         max_position_embeddings=512,
-        tie_word_embeddings=True,
+        tie_word_embeddings=tie_word_embeddings,
         initializer_range=0.3,
         bos_token_id=None,
         eos_token_id=STOP,
@@ -52,6 +60,12 @@ def save_causal(path: Path, *, seed: int = 0, num_layers: int = 2, vocab_size: i
     LlamaForCausalLM(config).save_pretrained(path)
     save_tokenizer(path)
     return path
+
+
+def poison_generation_config(path: Path) -> None:
+    """Make the folder ask for everything that bends a distribution."""
+    settings = {"repetition_penalty": 1.5, "no_repeat_ngram_size": 2, "top_k": 1, "eos_token_id": list(range(3, 40))}
+    (path / "generation_config.json").write_text(json.dumps(settings), encoding="utf-8")
 
 
 def save_t5(path: Path, *, seed: int = 0) -> Path:

@@ -23,10 +23,12 @@ class GumbelProcessor(LogitsProcessor):
     Args:
         params: temperature 0 means greedy, without noise.
         seeds: one per row.
+        num_ids: ids from here on are padding of the vocabulary and get no probability. None: all ids are real.
     """
 
-    def __init__(self, params: SamplingParams, seeds: list[int]) -> None:
+    def __init__(self, params: SamplingParams, seeds: list[int], num_ids: int | None = None) -> None:
         self._greedy = params.temperature == 0
+        self._num_ids = num_ids
         self._warpers = _warpers(params)
         self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         self._pending: torch.Tensor | None = None
@@ -34,7 +36,8 @@ class GumbelProcessor(LogitsProcessor):
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         self._settle(input_ids)
-        log_probs = torch.log_softmax(self._warpers(input_ids, scores.float()), dim=-1)
+        real = self._without_padding(scores.float())
+        log_probs = torch.log_softmax(self._warpers(input_ids, real), dim=-1)
         self._pending = log_probs
         if self._greedy:
             return log_probs
@@ -50,9 +53,18 @@ class GumbelProcessor(LogitsProcessor):
             self._chosen.append(self._pending.gather(1, input_ids[:, -1:]).squeeze(1))
             self._pending = None
 
+    def _without_padding(self, scores: torch.Tensor) -> torch.Tensor:
+        if self._num_ids is None or self._num_ids >= scores.shape[1]:
+            return scores
+        scores = scores.clone()
+        scores[:, self._num_ids :] = float("-inf")
+        return scores
+
     def _noise(self, log_probs: torch.Tensor) -> torch.Tensor:
-        rows = [torch.rand(log_probs.shape[1], generator=generator) for generator in self._generators]
-        uniform = torch.stack(rows).clamp_(min=torch.finfo(torch.float32).tiny).to(log_probs.device)
+        """Float64: the uniforms of float32 lie 2**-24 apart, too coarse for the tail of a large vocabulary."""
+        size = log_probs.shape[1]
+        rows = [torch.rand(size, generator=generator, dtype=torch.float64) for generator in self._generators]
+        uniform = torch.stack(rows).clamp_(min=torch.finfo(torch.float64).tiny).to(log_probs.device)
         return -torch.log(-torch.log(uniform))
 
 

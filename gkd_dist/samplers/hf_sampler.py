@@ -14,7 +14,6 @@ from transformers import (
     PreTrainedModel,
 )
 
-from gkd_dist.errors import WeightsError
 from gkd_dist.samplers.gumbel import GumbelProcessor
 from gkd_dist.samplers.seeds import sample_seed
 from gkd_dist.serial import SerialThread
@@ -28,6 +27,7 @@ from gkd_dist.types import (
     WeightPublication,
 )
 from gkd_dist.weights.manifest import verify
+from gkd_dist.weights.subscription import Subscription
 from gkd_dist.weights.tensors import read_tensors
 
 
@@ -38,15 +38,23 @@ class HfSampler:
         model: local folder in Hugging Face format.
         dtype: `float32` or `bfloat16`.
         pad_token_id: fills the shorter prompts; never attended to.
+        num_ids: ids the tokenizer knows; rows of the head beyond them are padding and never sampled. None: all rows.
         policy_version: version of the weights in `model`.
     """
 
-    def __init__(self, model: str | Path, *, dtype: str, pad_token_id: int, policy_version: int = 0) -> None:
+    def __init__(
+        self, model: str | Path, *, dtype: str, pad_token_id: int, num_ids: int | None, policy_version: int = 0
+    ) -> None:
         self._encoder_decoder = AutoConfig.from_pretrained(model).is_encoder_decoder
         family = AutoModelForSeq2SeqLM if self._encoder_decoder else AutoModelForCausalLM
         self._model: PreTrainedModel = family.from_pretrained(model, dtype=getattr(torch, dtype)).eval()
+        self._decoder_start = _decoder_start(self._model)
+        # `generate` fills every field we leave open from here: penalties, n-gram bans and stop ids of the folder.
+        self._model.generation_config = GenerationConfig()
         self._pad_token_id = pad_token_id
-        self._policy_version = policy_version
+        self._num_ids = num_ids
+        shapes = {name: tuple(parameter.shape) for name, parameter in self._model.named_parameters()}
+        self._subscription = Subscription(shapes, policy_version)
         self._thread = SerialThread("hf-sampler")
 
     async def sample(self, prompts: Sequence[Prompt], params: SamplingParams) -> list[Trajectory]:
@@ -57,7 +65,7 @@ class HfSampler:
         """Copy the publication into the model, between two calls of `sample`.
 
         Raises:
-            WeightsError: digests or names do not match; the former weights stay.
+            WeightsError: the publication is damaged, stale, or not made for this model: the former weights stay.
         """
         return await self._thread.run(lambda: self._load(publication))
 
@@ -69,7 +77,8 @@ class HfSampler:
         if not prompts:
             return []
         input_ids, attention_mask = self._left_padded(prompts)
-        gumbel = GumbelProcessor(params, [sample_seed(params.seed, prompt.sample_id) for prompt in prompts])
+        seeds = [sample_seed(params.seed, prompt.sample_id) for prompt in prompts]
+        gumbel = GumbelProcessor(params, seeds, self._num_ids)
         sequences = self._model.generate(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -97,7 +106,7 @@ class HfSampler:
             max_new_tokens=params.max_new_tokens,
             eos_token_id=list(params.stop_token_ids) or None,
             pad_token_id=self._pad_token_id,
-            decoder_start_token_id=getattr(self._model.config, "decoder_start_token_id", None),
+            decoder_start_token_id=self._decoder_start,
             use_cache=True,
         )
 
@@ -113,22 +122,23 @@ class HfSampler:
             source=Source.STUDENT,
             finish_reason=FinishReason.STOP if stops.size else FinishReason.LENGTH,
             behaviour_log_probs=log_probs[:length].astype(np.float32),
-            versions=VersionRange(self._policy_version, self._policy_version),
+            versions=VersionRange(self._subscription.version, self._subscription.version),
         )
 
     @torch.no_grad()
     def _load(self, publication: WeightPublication) -> int:
         manifest = publication.manifest
+        self._subscription.check(manifest)
         buckets = [np.array(bucket, dtype=np.uint8) for bucket in publication.buckets]
         verify(manifest, buckets)
         parameters = dict(self._model.named_parameters())
-        names = {entry.name for entry in manifest.tensors}
-        if names != set(parameters):
-            raise WeightsError(
-                f"version {manifest.version} does not match this student: "
-                f"missing {sorted(set(parameters) - names)[:3]}, unknown {sorted(names - set(parameters))[:3]}"
-            )
         for name, tensor in read_tensors(buckets, manifest.tensors):
             parameters[name].copy_(tensor)
-        self._policy_version = manifest.version
+        self._subscription.accept(manifest)
         return manifest.version
+
+
+def _decoder_start(model: PreTrainedModel) -> int | None:
+    """The id an encoder-decoder model starts its completions from."""
+    own = model.generation_config.decoder_start_token_id
+    return own if own is not None else getattr(model.config, "decoder_start_token_id", None)

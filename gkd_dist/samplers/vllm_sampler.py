@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 from vllm import SamplingParams as EngineParams
 from vllm import TokensPrompt
 from vllm.config import WeightTransferConfig
@@ -16,21 +18,22 @@ from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
-from gkd_dist.errors import EngineError, WeightsError
+from gkd_dist.errors import EngineError
 from gkd_dist.samplers.seeds import sample_seed
+from gkd_dist.samplers.weight_updates import WeightUpdates
 from gkd_dist.types import (
-    ByteArray,
     FinishReason,
     Prompt,
     SamplingParams,
     Source,
     Trajectory,
     VersionRange,
+    WeightManifest,
     WeightPublication,
 )
 from gkd_dist.weights import vllm_receiver
-from gkd_dist.weights.manifest import verify
-from gkd_dist.weights.shared_memory import SharedSegment
+from gkd_dist.weights.shared_memory import SharedSegment, sweep
+from gkd_dist.weights.subscription import Subscription
 
 _CPU_ARGS: Mapping[str, Any] = {
     "enforce_eager": True,
@@ -50,6 +53,7 @@ class VllmSampler:
         dtype: `float32` or `bfloat16`.
         max_model_len: longest prompt plus completion, tokens.
         engine_args: passed to vLLM untouched, over the defaults here.
+        num_ids: ids the tokenizer knows; rows of the head beyond them are padding and never sampled. None: all rows.
         policy_version: version of the weights in `model`.
     """
 
@@ -60,12 +64,14 @@ class VllmSampler:
         dtype: str,
         max_model_len: int,
         engine_args: Mapping[str, Any],
+        num_ids: int | None,
         policy_version: int = 0,
     ) -> None:
         # Raw engine threads, not a core each: on small machines the roles take turns on all cores.
         os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         vllm_receiver.register()
+        sweep()
         defaults = _CPU_ARGS if current_platform.is_cpu() else {}
         args = {
             "dtype": dtype,
@@ -79,24 +85,25 @@ class VllmSampler:
             **engine_args,
         }
         self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(model=model, **args))
-        self._policy_version = policy_version
+        self._subscription = Subscription(_published_shapes(model), policy_version)
+        self._updates = WeightUpdates(self._engine, self._subscription, self._swap)
+        self._padding_bias = _padding_bias(model, num_ids)
         self._num_requests = 0
-        self._weights_lost = False
         self._transfer_ready = False
 
     async def sample(self, prompts: Sequence[Prompt], params: SamplingParams) -> list[Trajectory]:
         """One trajectory per prompt, in order; see `interfaces.Sampler.sample`."""
-        if self._weights_lost:
+        if self._updates.weights_lost:
             raise EngineError("this sampler holds no complete weights since a failed update; restart it")
         return list(await asyncio.gather(*(self._sample_one(prompt, params) for prompt in prompts)))
 
     async def _sample_one(self, prompt: Prompt, params: SamplingParams) -> Trajectory:
-        oldest = self._policy_version
+        oldest = self._subscription.version
         self._num_requests += 1
         request_id = f"{prompt.sample_id}#{self._num_requests}"
         stream = self._engine.generate(
             TokensPrompt(prompt_token_ids=prompt.token_ids.tolist()),
-            _engine_params(params, sample_seed(params.seed, prompt.sample_id)),
+            _engine_params(params, sample_seed(params.seed, prompt.sample_id), self._padding_bias),
             request_id,
         )
         outputs = [output async for output in stream]
@@ -112,37 +119,23 @@ class VllmSampler:
             source=Source.STUDENT,
             finish_reason=FinishReason(completion.finish_reason),
             behaviour_log_probs=_chosen_log_probs(completion),
-            versions=VersionRange(oldest, self._policy_version),
+            versions=VersionRange(oldest, self._subscription.version),
         )
 
     async def load_weights(self, publication: WeightPublication) -> int:
         """Pause between two tokens, swap the weights, go on; requests in flight are kept.
 
         Raises:
-            WeightsError: the buckets do not match the manifest; the former weights stay.
+            WeightsError: the publication is damaged, stale, or not made for this model: the former weights stay.
         """
-        manifest = publication.manifest
-        buckets: list[ByteArray] = [np.asarray(bucket, dtype=np.uint8) for bucket in publication.buckets]
-        await asyncio.to_thread(verify, manifest, buckets)
+        await self._updates.run(publication)
+        return publication.manifest.version
+
+    async def _swap(self, manifest: WeightManifest, segment: SharedSegment) -> None:
         if not self._transfer_ready:
             await self._engine.init_weight_transfer_engine(WeightTransferInitRequest(init_info={}))
             self._transfer_ready = True
-        segment = await asyncio.to_thread(SharedSegment.write, buckets)
-        with segment:
-            await self._engine.pause_generation(mode="keep", clear_cache=False)
-            try:
-                await self._swap(vllm_receiver.update_info(manifest, segment))
-            except Exception as error:
-                self._weights_lost = True
-                await self._engine.pause_generation(mode="abort")
-                raise WeightsError(f"loading version {manifest.version} failed: {error}") from error
-            # Before the next token: whoever finishes from here on saw the new version.
-            self._policy_version = manifest.version
-            await self._engine.resume_generation()
-        self._weights_lost = False
-        return manifest.version
-
-    async def _swap(self, info: dict[str, Any]) -> None:
+        info = vllm_receiver.update_info(manifest, segment)
         await self._engine.start_weight_update()
         await self._engine.update_weights(WeightTransferUpdateRequest(update_info=info))
         await self._engine.finish_weight_update()
@@ -152,7 +145,7 @@ class VllmSampler:
         self._engine.shutdown()
 
 
-def _engine_params(params: SamplingParams, seed: int) -> EngineParams:
+def _engine_params(params: SamplingParams, seed: int, logit_bias: dict[int, float] | None) -> EngineParams:
     return EngineParams(
         max_tokens=params.max_new_tokens,
         temperature=params.temperature,
@@ -162,6 +155,7 @@ def _engine_params(params: SamplingParams, seed: int) -> EngineParams:
         presence_penalty=0.0,
         frequency_penalty=0.0,
         repetition_penalty=1.0,
+        logit_bias=logit_bias,
         seed=seed,
         stop_token_ids=list(params.stop_token_ids),
         ignore_eos=True,
@@ -175,3 +169,21 @@ def _chosen_log_probs(completion: Any) -> np.ndarray:
     """[L] float32 log-probs of the tokens that were chosen."""
     pairs = zip(completion.token_ids, completion.logprobs, strict=True)
     return np.asarray([position[token].logprob for token, position in pairs], dtype=np.float32)
+
+
+def _padding_bias(model: str, num_ids: int | None) -> dict[int, float] | None:
+    """Leaves the padded rows of a head 1e-44 of their probability; None for the usual model, which has no such rows.
+
+    Of vLLM's ways to forbid an id this one works in all its model runners and costs nothing per real id.
+    """
+    num_rows = AutoConfig.from_pretrained(model).get_text_config().vocab_size
+    if num_ids is None or num_rows <= num_ids:
+        return None
+    return dict.fromkeys(range(num_ids, num_rows), -100.0)
+
+
+def _published_shapes(model: str) -> dict[str, tuple[int, ...]]:
+    """What a learner of this model publishes: its parameters by checkpoint name, tied ones once."""
+    with torch.device("meta"):
+        skeleton = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model))
+    return {name: tuple(parameter.shape) for name, parameter in skeleton.named_parameters()}

@@ -37,16 +37,23 @@ class FakeSampler:
         self.policy_version = policy_version
         self.calls: list[list[Prompt]] = []
         self.closed = False
+        self._run_epoch: str | None = None
 
     async def sample(self, prompts: Sequence[Prompt], params: SamplingParams) -> list[Trajectory]:
         self.calls.append(list(prompts))
         return [self._answer(prompt, params) for prompt in prompts]
 
     async def load_weights(self, publication: WeightPublication) -> int:
-        for bucket, num_bytes in zip(publication.buckets, publication.manifest.bucket_bytes, strict=True):
+        manifest = publication.manifest
+        if self._run_epoch not in (None, manifest.run_epoch) or manifest.version < self.policy_version:
+            raise WeightsError(f"version {manifest.version} of {manifest.run_epoch} is stale")
+        if [(entry.name, entry.shape) for entry in manifest.tensors] != [("weight", (1,))]:
+            raise WeightsError(f"version {manifest.version} does not match this student")
+        for bucket, num_bytes in zip(publication.buckets, manifest.bucket_bytes, strict=True):
             if np.asarray(bucket).size != num_bytes:
-                raise WeightsError(f"a bucket of version {publication.manifest.version} has the wrong size")
-        self.policy_version = publication.manifest.version
+                raise WeightsError(f"a bucket of version {manifest.version} has the wrong size")
+        self._run_epoch = manifest.run_epoch
+        self.policy_version = manifest.version
         return self.policy_version
 
     async def close(self) -> None:

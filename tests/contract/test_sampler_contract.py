@@ -1,7 +1,7 @@
 """What every sampler promises, asked of the fake, of transformers and of vLLM (real engines)."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,10 +13,14 @@ from transformers import AutoModelForCausalLM
 from gkd_dist.errors import WeightsError
 from gkd_dist.interfaces import Sampler
 from gkd_dist.testing.fakes import FakeLearner, FakeSampler
-from gkd_dist.types import FinishReason, Prompt, SamplingParams, Source, VersionRange, WeightPublication
+from gkd_dist.types import FinishReason, Prompt, SamplingParams, Source, Trajectory, VersionRange, WeightPublication
 from tests import tiny
 
 GREEDY = SamplingParams(max_new_tokens=12, temperature=0, stop_token_ids=(tiny.STOP,))
+NUM_ROWS = 160
+"""Rows of the student's head; the tokenizer knows the first 128 ids."""
+_PACKED = 512
+"""Rows of a head that vLLM multiplies with a packed copy on CPU, as it does with those of real models."""
 RANDOM = SamplingParams(max_new_tokens=12, temperature=1.0, stop_token_ids=(tiny.STOP,), seed=5)
 
 
@@ -28,6 +32,8 @@ class Bench:
     sampler: Sampler
     runner: asyncio.Runner
     model: Path | None
+    version: int = 0
+    """Of the newest publication that was made."""
 
     def sample(self, prompts: list[Prompt], params: SamplingParams) -> list:
         return self.runner.run(self.sampler.sample(prompts, params))
@@ -36,39 +42,51 @@ class Bench:
         return self.runner.run(self.sampler.load_weights(publication))
 
 
-def make_sampler(name: str, model: Path) -> Sampler:
+def make_sampler(name: str, model: Path, dtype: str = "float32", num_ids: int = tiny.VOCABULARY) -> Sampler:
     if name == "fake":
         return FakeSampler()
     if name == "hf":
         from gkd_dist.samplers.hf_sampler import HfSampler
 
-        return HfSampler(model, dtype="float32", pad_token_id=tiny.PAD)
+        return HfSampler(model, dtype=dtype, pad_token_id=tiny.PAD, num_ids=num_ids)
     from gkd_dist.samplers.vllm_sampler import VllmSampler
 
-    return VllmSampler(str(model), dtype="float32", max_model_len=128, engine_args={"max_num_seqs": 16})
+    engine_args = {"max_num_seqs": 16}
+    return VllmSampler(str(model), dtype=dtype, max_model_len=512, engine_args=engine_args, num_ids=num_ids)
+
+
+def save_student(path: Path, seed: int) -> Path:
+    """A hostile folder: more rows than ids, and a generation config that would bend what is sampled."""
+    tiny.save_causal(path, seed=seed, vocab_size=NUM_ROWS)
+    tiny.poison_generation_config(path)
+    return path
 
 
 @pytest.fixture(scope="module", params=["fake", "hf", pytest.param("vllm", marks=pytest.mark.vllm)])
 def bench(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    model = tiny.save_causal(tmp_path_factory.mktemp("student"), seed=1)
+    model = save_student(tmp_path_factory.mktemp("student"), seed=1)
     with asyncio.Runner() as runner:
         sampler = make_sampler(request.param, model)
         yield Bench(request.param, sampler, runner, None if request.param == "fake" else model)
         runner.run(sampler.close())
 
 
-def publication_of(bench: Bench, seed: int, version: int) -> tuple[WeightPublication, Path | None]:
-    """New weights for the sampler's model, and a folder that holds the same weights."""
+def publication_of(bench: Bench, seed: int) -> tuple[WeightPublication, Path | None]:
+    """New weights for the sampler's model as the next version, and a folder that holds the same weights."""
+    bench.version += 1
     if bench.model is None:
-        learner = FakeLearner()
-        publication = asyncio.run(learner.publish())
-        return replace(publication, manifest=replace(publication.manifest, version=version)), None
+        publication = asyncio.run(FakeLearner("test").publish())
+        return replace(publication, manifest=replace(publication.manifest, version=bench.version)), None
+    path = save_student(bench.model.parent / f"student-{seed}", seed)
+    return publish(path, bench.version, "float32"), path
+
+
+def publish(path: Path, version: int, dtype: str) -> WeightPublication:
     from gkd_dist.weights.publisher import WeightPublisher
 
-    path = tiny.save_causal(bench.model.parent / f"student-{seed}", seed=seed)
     model = AutoModelForCausalLM.from_pretrained(path)
-    publisher = WeightPublisher("test", bucket_bytes=1 << 16, dtype="float32")
-    return publisher.publish(list(model.named_parameters()), version), path
+    publisher = WeightPublisher("test", bucket_bytes=1 << 16, dtype=dtype)
+    return publisher.publish(list(model.named_parameters()), version)
 
 
 def test_every_prompt_gets_one_trajectory_in_order(bench: Bench) -> None:
@@ -117,51 +135,149 @@ def test_behaviour_log_probs_are_the_models_own(bench: Bench) -> None:
             np.testing.assert_allclose(item.behaviour_log_probs, expected, atol=1e-4)
 
 
+def test_ids_beyond_the_tokenizer_are_never_sampled(bench: Bench) -> None:
+    """Every fifth row of the head is padding: 16 completions of 40 tokens would not miss it."""
+    if bench.model is None:
+        pytest.skip("the fake has no model to compare with")
+    prompts = tiny.prompts([3] * 16)
+    for temperature in (0.0, 2.0):
+        params = SamplingParams(max_new_tokens=40, temperature=temperature, seed=3)
+        for item in bench.sample(prompts, params):
+            assert item.completion_ids.max() < tiny.VOCABULARY
+
+
+def test_without_stop_ids_a_completion_runs_to_its_limit(bench: Bench) -> None:
+    """Whatever the model's folder names as its end."""
+    for prompt in tiny.prompts([3] * 4):
+        (item,) = bench.sample([prompt], replace(RANDOM, stop_token_ids=()))
+        assert item.num_completion_tokens == RANDOM.max_new_tokens
+        assert item.finish_reason is FinishReason.LENGTH
+
+
 def test_new_weights_write_the_next_token_and_carry_their_version(bench: Bench) -> None:
-    publication, path = publication_of(bench, seed=2, version=3)
+    publication, path = publication_of(bench, seed=2)
     before = bench.sample(tiny.prompts([5, 7]), GREEDY)
-    assert bench.load(publication) == 3
+    version = bench.load(publication)
+    assert version == publication.manifest.version
     after = bench.sample(tiny.prompts([5, 7]), GREEDY)
-    assert [item.versions for item in after] == [VersionRange(3, 3)] * 2
+    assert [item.versions for item in after] == [VersionRange(version, version)] * 2
     assert any(not np.array_equal(a.completion_ids, b.completion_ids) for a, b in zip(before, after, strict=True))
     if path is not None:
         expected = _greedy(path, tiny.prompts([5, 7]))
         assert [item.completion_ids.tolist() for item in after] == expected
 
 
-def test_a_damaged_publication_is_refused_and_changes_nothing(bench: Bench) -> None:
-    publication, _ = publication_of(bench, seed=4, version=9)
+def truncated(publication: WeightPublication) -> WeightPublication:
+    first, *others = publication.buckets
+    return replace(publication, buckets=(np.asarray(first)[:-1], *others))
+
+
+def flipped(publication: WeightPublication) -> WeightPublication:
+    first, *others = publication.buckets
+    damaged = np.array(first)
+    damaged[damaged.size // 2] ^= 0x40
+    return replace(publication, buckets=(damaged, *others))
+
+
+def of_another_learner(publication: WeightPublication) -> WeightPublication:
+    return replace(publication, manifest=replace(publication.manifest, run_epoch="zombie"))
+
+
+def stale(publication: WeightPublication) -> WeightPublication:
+    return replace(publication, manifest=replace(publication.manifest, version=0))
+
+
+def renamed(publication: WeightPublication) -> WeightPublication:
+    first, *others = publication.manifest.tensors
+    tensors = (replace(first, name="elsewhere"), *others)
+    return replace(publication, manifest=replace(publication.manifest, tensors=tensors))
+
+
+def reshaped(publication: WeightPublication) -> WeightPublication:
+    first, *others = publication.manifest.tensors
+    tensors = (replace(first, shape=(1, *first.shape)), *others)
+    return replace(publication, manifest=replace(publication.manifest, tensors=tensors))
+
+
+@pytest.mark.parametrize("spoil", [truncated, flipped, of_another_learner, stale, renamed, reshaped])
+def test_a_wrong_publication_is_refused_and_changes_nothing(
+    bench: Bench, spoil: Callable[[WeightPublication], WeightPublication]
+) -> None:
+    if bench.model is None and spoil is flipped:
+        pytest.skip("the fake computes no digests")
+    bench.load(publication_of(bench, seed=2)[0])
+    publication, _ = publication_of(bench, seed=4)
     before = bench.sample(tiny.prompts([5]), GREEDY)
-    damaged = list(publication.buckets)
-    damaged[0] = np.asarray(damaged[0])[:-1]
     with pytest.raises(WeightsError):
-        bench.load(replace(publication, buckets=tuple(damaged)))
+        bench.load(spoil(publication))
     after = bench.sample(tiny.prompts([5]), GREEDY)
+    np.testing.assert_array_equal(before[0].behaviour_log_probs, after[0].behaviour_log_probs)
     np.testing.assert_array_equal(before[0].completion_ids, after[0].completion_ids)
     assert after[0].versions == before[0].versions
 
 
+def test_weights_loaded_while_a_sample_runs_let_it_finish(bench: Bench) -> None:
+    """vLLM changes weights between two tokens of the request; transformers between two calls."""
+    bench.load(publication_of(bench, seed=2)[0])
+    old, params = bench.version, SamplingParams(max_new_tokens=400, temperature=0)
+    publication, _ = publication_of(bench, seed=4)
+
+    async def both() -> tuple[list, int]:
+        running = asyncio.create_task(bench.sampler.sample(tiny.prompts([4, 9]), params))
+        await asyncio.sleep(0.2)
+        version = await bench.sampler.load_weights(publication)
+        return await running, version
+
+    during, new = bench.runner.run(both())
+    assert [item.num_completion_tokens for item in during] == [400, 400]
+    assert new == old + 1
+    newest = new if bench.name == "vllm" else old
+    assert [item.versions for item in during] == [VersionRange(old, newest)] * 2
+    assert bench.sample(tiny.prompts([4]), GREEDY)[0].versions == VersionRange(new, new)
+
+
 @pytest.mark.vllm
-def test_updated_vllm_equals_a_fresh_vllm_on_the_new_weights(tmp_path: Path) -> None:
-    old = tiny.save_causal(tmp_path / "old", seed=1)
-    prompts = tiny.prompts([3, 6, 9, 12], seed=8)
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_an_updated_vllm_equals_a_fresh_one_on_the_new_weights(dtype: str, tied: bool, tmp_path: Path) -> None:
+    """Exactly, log-probs too: the same kernels on the same weights. The head is one that vLLM packs."""
+    old, new = (
+        tiny.save_causal(tmp_path / name, seed=seed, vocab_size=_PACKED, tie_word_embeddings=tied)
+        for seed, name in enumerate(("old", "new"))
+    )
+    ours = _vllm_samples(old, dtype, publish(new, 1, dtype))
+    theirs = _vllm_samples(new, dtype, None)
+    for our, their in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(our.completion_ids, their.completion_ids)
+        np.testing.assert_array_equal(our.behaviour_log_probs, their.behaviour_log_probs)
+    if dtype == "float32":
+        model = AutoModelForCausalLM.from_pretrained(new)
+        for item in ours:
+            expected = _log_probs(model, item.prompt_ids, item.completion_ids, 1.0, _PACKED)
+            np.testing.assert_allclose(item.behaviour_log_probs, expected, atol=1e-4)
+
+
+def _vllm_samples(model: Path, dtype: str, publication: WeightPublication | None) -> list[Trajectory]:
+    """Four random completions by a vLLM of its own, after `publication` where there is one."""
     with asyncio.Runner() as runner:
-        updated = make_sampler("vllm", old)
-        publication, new = publication_of(Bench("vllm", updated, runner, old), seed=2, version=1)
-        runner.run(updated.load_weights(publication))
-        ours = runner.run(updated.sample(prompts, GREEDY))
-        runner.run(updated.close())
-    with asyncio.Runner() as runner:
-        fresh = make_sampler("vllm", new)
-        theirs = runner.run(fresh.sample(prompts, GREEDY))
-        runner.run(fresh.close())
-    assert [item.completion_ids.tolist() for item in ours] == [item.completion_ids.tolist() for item in theirs]
+        sampler = make_sampler("vllm", model, dtype, _PACKED)
+        if publication is not None:
+            runner.run(sampler.load_weights(publication))
+        samples = runner.run(sampler.sample(tiny.prompts([3, 6, 9, 12], seed=8), RANDOM))
+        runner.run(sampler.close())
+    return samples
 
 
 @torch.no_grad()
-def _log_probs(model: torch.nn.Module, prompt: np.ndarray, completion: np.ndarray, temperature: float) -> np.ndarray:
+def _log_probs(
+    model: torch.nn.Module,
+    prompt: np.ndarray,
+    completion: np.ndarray,
+    temperature: float,
+    num_ids: int = tiny.VOCABULARY,
+) -> np.ndarray:
     tokens = torch.from_numpy(np.concatenate([prompt, completion])).long()
-    logits = model(tokens[None]).logits[0, prompt.size - 1 : -1] / temperature
+    logits = model(tokens[None]).logits[0, prompt.size - 1 : -1, :num_ids] / temperature
     chosen = torch.from_numpy(completion.copy()).long()[:, None]
     return torch.log_softmax(logits, dim=-1).gather(1, chosen)[:, 0].numpy()
 
@@ -173,7 +289,7 @@ def _greedy(path: Path, prompts: list[Prompt]) -> list[list[int]]:
     for prompt in prompts:
         tokens = prompt.token_ids.tolist()
         while len(tokens) < prompt.token_ids.size + GREEDY.max_new_tokens:
-            tokens.append(int(model(torch.tensor([tokens])).logits[0, -1].argmax()))
+            tokens.append(int(model(torch.tensor([tokens])).logits[0, -1, : tiny.VOCABULARY].argmax()))
             if tokens[-1] == tiny.STOP:
                 break
         completions.append(tokens[prompt.token_ids.size :])

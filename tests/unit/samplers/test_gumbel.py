@@ -61,3 +61,22 @@ def test_seeds_differ_by_prompt_repeat_and_run_seed_alone() -> None:
     assert len({sample_seed(0, sample_id) for sample_id in ids}) == len(ids)
     assert sample_seed(0, SampleId("a", 1)) == sample_seed(0, SampleId("b", 1))
     assert sample_seed(0, SampleId("a", 1)) != sample_seed(1, SampleId("a", 1))
+
+
+def test_no_two_ids_of_a_large_vocabulary_share_their_noise() -> None:
+    """Uniforms of float32 lie on 2**24 points: some 70 pairs of 49,152 ids would, and none beyond 16.6 nats."""
+    num_ids = 49_152
+    processor = GumbelProcessor(SamplingParams(max_new_tokens=1), [11])
+    scores = processor(torch.zeros(1, 1, dtype=torch.long), torch.zeros(1, num_ids))
+    assert scores.unique().numel() == num_ids
+
+
+def test_padding_gets_no_probability() -> None:
+    params = SamplingParams(max_new_tokens=1, top_k=4)
+    processor = GumbelProcessor(params, [7], num_ids=3)
+    logits = torch.tensor([[0.0, 1.0, 2.0, 9.0, 9.0]])
+    scores = processor(torch.zeros(1, 1, dtype=torch.long), logits)
+    assert torch.isneginf(scores[0, 3:]).all()
+    log_probs = processor.chosen_log_probs(torch.tensor([[0, 1]]))
+    torch.testing.assert_close(log_probs[0], torch.log_softmax(logits[0, :3], dim=-1)[1:2])
+    assert logits[0, 3] == 9.0

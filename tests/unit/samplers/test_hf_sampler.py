@@ -31,7 +31,7 @@ def decoder_log_probs(path: Path, prompt: np.ndarray, completion: np.ndarray) ->
 
 
 def test_an_encoder_decoder_student_samples_with_its_own_log_probs(t5: Path) -> None:
-    sampler = HfSampler(t5, dtype="float32", pad_token_id=tiny.PAD)
+    sampler = HfSampler(t5, dtype="float32", pad_token_id=tiny.PAD, num_ids=None)
     params = SamplingParams(max_new_tokens=9, stop_token_ids=(tiny.STOP,), seed=4)
     prompts = tiny.prompts([6, 2, 9])
     for prompt, item in zip(prompts, asyncio.run(sampler.sample(prompts, params)), strict=True):
@@ -41,13 +41,39 @@ def test_an_encoder_decoder_student_samples_with_its_own_log_probs(t5: Path) -> 
 
 
 def test_no_prompts_no_trajectories(t5: Path) -> None:
-    sampler = HfSampler(t5, dtype="float32", pad_token_id=tiny.PAD)
+    sampler = HfSampler(t5, dtype="float32", pad_token_id=tiny.PAD, num_ids=None)
     assert asyncio.run(sampler.sample([], SamplingParams(max_new_tokens=3))) == []
 
 
 def test_weights_of_another_model_are_refused_by_name(t5: Path, tmp_path: Path) -> None:
     causal = AutoModelForCausalLM.from_pretrained(tiny.save_causal(tmp_path / "causal"))
     publication = WeightPublisher("e", 1 << 16, "float32").publish(list(causal.named_parameters()), 1)
-    sampler = HfSampler(t5, dtype="float32", pad_token_id=tiny.PAD)
+    sampler = HfSampler(t5, dtype="float32", pad_token_id=tiny.PAD, num_ids=None)
     with pytest.raises(WeightsError, match=r"missing.*unknown"):
         asyncio.run(sampler.load_weights(publication))
+
+
+def test_weights_of_another_width_are_refused_before_the_first_copy(tmp_path: Path) -> None:
+    """One row would be broadcast over the matrix by a copy, and everything before it would be new."""
+    path = tiny.save_causal(tmp_path / "own", seed=1)
+    named = [(name, tensor + 1) for name, tensor in AutoModelForCausalLM.from_pretrained(path).named_parameters()]
+    named[-1] = (named[-1][0], named[-1][1][:1])
+    sampler = HfSampler(path, dtype="float32", pad_token_id=tiny.PAD, num_ids=None)
+    params = SamplingParams(max_new_tokens=6, temperature=0)
+    before = asyncio.run(sampler.sample(tiny.prompts([4]), params))
+    with pytest.raises(WeightsError, match=rf"other shapes.*{named[-1][0]}"):
+        asyncio.run(sampler.load_weights(WeightPublisher("e", 1 << 16, "float32").publish(named, 1)))
+    after = asyncio.run(sampler.sample(tiny.prompts([4]), params))
+    np.testing.assert_array_equal(before[0].behaviour_log_probs, after[0].behaviour_log_probs)
+
+
+def test_a_poisoned_generation_config_leaves_an_encoder_decoder_alone(tmp_path: Path) -> None:
+    path = tiny.save_t5(tmp_path)
+    params = SamplingParams(max_new_tokens=9, seed=4)
+    clean, poisoned = [], []
+    for results in (clean, poisoned):
+        sampler = HfSampler(path, dtype="float32", pad_token_id=tiny.PAD, num_ids=None)
+        results += [item.completion_ids.tolist() for item in asyncio.run(sampler.sample(tiny.prompts([6, 2]), params))]
+        tiny.poison_generation_config(path)
+    assert clean == poisoned
+    assert all(len(ids) == 9 for ids in poisoned)

@@ -1,5 +1,8 @@
 """From parameters to buckets, through shared memory, and back."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +14,7 @@ from hypothesis import strategies as st
 from gkd_dist.errors import WeightsError
 from gkd_dist.weights.manifest import verify
 from gkd_dist.weights.publisher import WeightPublisher
-from gkd_dist.weights.shared_memory import SharedSegment, map_bucket
+from gkd_dist.weights.shared_memory import SharedSegment, map_bucket, sweep
 from gkd_dist.weights.tensors import read_tensors
 
 
@@ -57,7 +60,8 @@ def test_a_flipped_bit_is_found() -> None:
 
 def test_a_segment_is_readable_by_path_until_closed() -> None:
     buckets = [np.arange(200, dtype=np.uint8), np.arange(7, dtype=np.uint8)]
-    with SharedSegment.write(buckets) as segment:
+    with SharedSegment() as segment:
+        segment.write(buckets)
         paths = segment.paths
         for path, bucket in zip(paths, buckets, strict=True):
             np.testing.assert_array_equal(map_bucket(str(path)), bucket)
@@ -67,16 +71,38 @@ def test_a_segment_is_readable_by_path_until_closed() -> None:
     np.testing.assert_array_equal(mapped, buckets[0])
 
 
-def test_a_failed_write_leaves_no_segment(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = []
-    original = SharedSegment.write.__globals__["tempfile"].mkdtemp
+@pytest.fixture
+def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A shared memory of our own."""
+    monkeypatch.setattr("gkd_dist.weights.shared_memory._SHM", tmp_path)
+    return tmp_path
 
-    def remember(*args: object, **kwargs: object) -> str:
-        seen.append(original(*args, **kwargs))
-        return seen[-1]
 
-    monkeypatch.setattr("gkd_dist.weights.shared_memory.tempfile.mkdtemp", remember)
-    with pytest.raises(TypeError):
-        SharedSegment.write([np.zeros(3, np.uint8), None])
-    assert len(seen) == 1
-    assert not Path(seen[0]).exists()
+def test_a_failed_write_leaves_no_segment(base: Path) -> None:
+    with pytest.raises(OSError, match="bucket-1"), SharedSegment() as segment:
+        (next(base.iterdir()) / "bucket-1").mkdir()
+        segment.write([np.zeros(3, np.uint8), np.zeros(3, np.uint8)])
+    assert list(base.iterdir()) == []
+
+
+def test_a_write_behind_the_close_leaves_nothing(base: Path) -> None:
+    with SharedSegment() as segment:
+        pass
+    with pytest.raises(OSError, match="bucket-0"):
+        segment.write([np.zeros(3, np.uint8)])
+    assert list(base.iterdir()) == []
+
+
+def test_segments_of_dead_processes_are_swept_and_no_others(base: Path) -> None:
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    dead = base / f"gkd-weights-{child.pid}-x"
+    others = [base / f"gkd-weights-{os.getppid()}-x", base / "gkd-weights-x-y", base / f"other-{child.pid}-x"]
+    for folder in (dead, *others):
+        folder.mkdir()
+        (folder / "bucket-0").write_bytes(b"0")
+    with SharedSegment() as own:
+        own.write([np.zeros(3, np.uint8)])
+        sweep()
+        assert own.paths[0].exists()
+    assert sorted(base.iterdir()) == sorted(others)

@@ -1,0 +1,85 @@
+"""Weight updates of an engine that is sampling: pause, swap, resume, always to the end."""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+import numpy as np
+
+from gkd_dist.errors import WeightsError
+from gkd_dist.types import ByteArray, WeightManifest, WeightPublication
+from gkd_dist.weights.manifest import verify
+from gkd_dist.weights.shared_memory import SharedSegment
+from gkd_dist.weights.subscription import Subscription
+
+Swap = Callable[[WeightManifest, SharedSegment], Awaitable[None]]
+
+
+class PausableEngine(Protocol):
+    """What an update needs of `AsyncLLM`."""
+
+    async def pause_generation(self, *, mode: str, clear_cache: bool) -> None: ...
+
+    async def resume_generation(self) -> None: ...
+
+
+class WeightUpdates:
+    """Runs updates one after the other; requests in flight wait meanwhile and are kept.
+
+    Args:
+        engine: paused between two tokens.
+        subscription: says what may be loaded, and learns what was.
+        swap: makes the paused engine load a segment.
+    """
+
+    def __init__(self, engine: PausableEngine, subscription: Subscription, swap: Swap) -> None:
+        self._engine = engine
+        self._subscription = subscription
+        self._swap = swap
+        self._lock = asyncio.Lock()
+        self._running: set[asyncio.Task[None]] = set()
+        self.weights_lost = False
+        """A swap failed half way: the engine must not sample until the next one succeeds."""
+
+    async def run(self, publication: WeightPublication) -> None:
+        """Load `publication`. A cancelled call leaves its update running: a paused engine would hang everybody.
+
+        Raises:
+            WeightsError: refused, and the former weights stay; or the swap failed, and `weights_lost` says so.
+        """
+        task = asyncio.create_task(self._update(publication))
+        self._running.add(task)
+        task.add_done_callback(self._forget)
+        await asyncio.shield(task)
+
+    def _forget(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        if not task.cancelled():
+            task.exception()  # nobody else may be left to look at it
+
+    async def _update(self, publication: WeightPublication) -> None:
+        manifest = publication.manifest
+        buckets: list[ByteArray] = [np.asarray(bucket, dtype=np.uint8) for bucket in publication.buckets]
+        async with self._lock:
+            self._subscription.check(manifest)
+            await asyncio.to_thread(verify, manifest, buckets)
+            with SharedSegment() as segment:
+                await asyncio.to_thread(segment.write, buckets)
+                await self._swap_paused(manifest, segment)
+
+    async def _swap_paused(self, manifest: WeightManifest, segment: SharedSegment) -> None:
+        try:
+            await self._engine.pause_generation(mode="keep", clear_cache=False)
+            await self._swap(manifest, segment)
+            # Before the next token: whoever finishes from here on saw the new version.
+            self._subscription.accept(manifest)
+            await self._engine.resume_generation()
+        except BaseException as error:
+            self.weights_lost = True
+            with contextlib.suppress(Exception):
+                await self._engine.pause_generation(mode="abort", clear_cache=True)
+            if isinstance(error, Exception):
+                raise WeightsError(f"loading version {manifest.version} failed: {error}") from error
+            raise
+        self.weights_lost = False
