@@ -73,7 +73,11 @@ class Blueprint:
                 transport=teacher.transport,
                 pad_token_id=self.pad_token_id,
                 num_ids=self.num_ids,
+                device=_device(self.config.cluster.num_gpus_per_teacher),
             )
+        from gkd_dist.teachers.verified import check_readout
+
+        check_readout(self.teacher)
         _quiet_vllm()
         from gkd_dist.teachers.vllm_teacher import VllmTeacher
 
@@ -88,7 +92,7 @@ class Blueprint:
     def make_learner(self) -> Learner:
         from gkd_dist.divergences import make_divergence
         from gkd_dist.learners.learner import GkdLearner
-        from gkd_dist.learners.model import load_student
+        from gkd_dist.learners.load import load_student
         from gkd_dist.learners.step import LossSettings
         from gkd_dist.weights.publisher import WeightPublisher
 
@@ -106,7 +110,11 @@ class Blueprint:
             num_ids=self.num_ids,
         )
         return GkdLearner(
-            load_student(self.student, gradient_checkpointing=config.learner.gradient_checkpointing),
+            load_student(
+                self.student,
+                gradient_checkpointing=config.learner.gradient_checkpointing,
+                device=_device(config.cluster.num_gpus_learner),
+            ),
             source=self.student,
             config=config.learner,
             settings=settings,
@@ -120,7 +128,12 @@ class Blueprint:
             return None
         from gkd_dist.teachers.readout import load_readout
 
-        return load_readout(self.teacher, dtype=self.config.teacher.dtype, num_ids=self.num_ids)
+        return load_readout(
+            self.teacher,
+            dtype=self.config.teacher.dtype,
+            num_ids=self.num_ids,
+            device=_device(self.config.cluster.num_gpus_learner),
+        )
 
     def fleet(self) -> AbstractAsyncContextManager[Fleet]:
         """All parts, in this process or as Ray actors, closed with the block."""
@@ -275,6 +288,10 @@ def _student(config: RunConfig, saved: str | None, narrate: Narrate) -> Path:
     narrate(f"student {config.student.model}, pruned to {prune.num_layers} layers")
     source = materialise(config.student.model, default_cache_dir())
     return pruned_student(source, prune.num_layers, prune.drop_layers, default_cache_dir())
+
+
+def _device(num_gpus: float) -> str:
+    return "cuda" if num_gpus > 0 else "cpu"
 
 
 def _quiet_vllm() -> None:

@@ -1,6 +1,7 @@
 """The last step of a language model: from hidden states to logits (floor F0)."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -112,3 +113,26 @@ class Readout:
         bias = None if self.bias is None else self.bias.detach()[:num_ids]
         weight = operand(self.weight.detach()[:num_ids], compute_dtype)
         return replace(self, weight=weight, bias=bias, num_ids=None)
+
+
+@torch.no_grad()
+def readout_error(model: Any, readout: Readout) -> float:
+    """Largest difference of a logit, on eight tokens, between the model's own and `readout` of its hidden states.
+
+    Not a number where one of them is not. Infinite where sizes do not fit.
+
+    Args:
+        model: a transformers causal language model, in evaluation mode.
+        readout: over all V ids.
+    """
+    ids = probe_ids(model)
+    own = model(input_ids=ids, use_cache=False).logits.float()
+    hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+    if hidden.shape[-1] != readout.hidden_size or own.shape[-1] != readout.vocabulary_size:
+        return float("inf")
+    return float((own - readout.logits(hidden)).abs().max())
+
+
+def probe_ids(model: Any) -> Tensor:
+    """[1, 8] int64, on the model's device: ids that every vocabulary has."""
+    return torch.arange(1, 9, device=model.device).unsqueeze(0) % int(model.get_input_embeddings().weight.shape[0])

@@ -2,11 +2,20 @@
 
 import os
 import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import torch
 from transformers import AutoTokenizer, GenerationConfig
 
+from gkd_dist.errors import ModelError
+from gkd_dist.learners.dropout import no_dropout, set_dropout
 from gkd_dist.learners.model import StudentModel
+
+_GENERATION = "generation_config.json"
 
 
 def save_student(student: StudentModel, path: Path, *, source: Path) -> None:
@@ -22,11 +31,7 @@ def save_student(student: StudentModel, path: Path, *, source: Path) -> None:
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
     try:
-        student.model.config.use_cache = True
-        student.model.save_pretrained(draft)
-        AutoTokenizer.from_pretrained(source).save_pretrained(draft)
-        if (source / "generation_config.json").is_file():
-            GenerationConfig.from_pretrained(source).save_pretrained(draft)
+        _write(student, draft, source)
         for file in draft.iterdir():
             _flush(file)
         _flush(draft)
@@ -35,8 +40,46 @@ def save_student(student: StudentModel, path: Path, *, source: Path) -> None:
         draft.rename(path)
         _flush(path.parent)
     finally:
-        student.model.config.use_cache = False
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def check_saves(student: StudentModel, source: Path) -> None:
+    """Save everything but the weights to a temporary folder: what fails there would fail after hours of training.
+
+    Raises:
+        ModelError: the student could be trained, but not saved.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            _write(student, Path(folder), source, state_dict={"probe": torch.zeros(1)})
+        except (OSError, ValueError, TypeError) as error:
+            raise ModelError(f"student {source} could be trained but not saved: {error}") from error
+
+
+def _write(student: StudentModel, folder: Path, source: Path, **save_arguments: Any) -> None:
+    with _as_loaded(student):
+        student.model.save_pretrained(folder, **save_arguments)
+    AutoTokenizer.from_pretrained(source).save_pretrained(folder)
+    # Byte for byte, or not at all: transformers loads files that it refuses to write, such as a temperature without
+    # do_sample. Where the source has none, none is saved, and transformers derives one from the config as before.
+    (folder / _GENERATION).unlink(missing_ok=True)
+    if (source / _GENERATION).is_file():
+        shutil.copyfile(source / _GENERATION, folder / _GENERATION)
+
+
+@contextmanager
+def _as_loaded(student: StudentModel) -> Iterator[None]:
+    """The model with the configuration of its source (cache, dropout) and a generation config that can be written."""
+    model, own = student.model, student.model.generation_config
+    model.config.use_cache = True
+    set_dropout(model.config, student.dropout)
+    model.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        model.config.use_cache = False
+        set_dropout(model.config, no_dropout(student.dropout))
+        model.generation_config = own
 
 
 def _flush(path: Path) -> None:

@@ -20,7 +20,7 @@ from gkd_dist.weights.publisher import WeightPublisher
 
 
 class GkdLearner:
-    """Implements `interfaces.Learner` on one device.
+    """Implements `interfaces.Learner` on one device, that of the student. CPU; CUDA untested.
 
     All work runs on one thread of its own, in the order of the calls; the event loop stays free.
 

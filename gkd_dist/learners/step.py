@@ -18,6 +18,7 @@ from gkd_dist.divergences import (
     predicting_positions,
     token_weights,
 )
+from gkd_dist.errors import EngineError
 from gkd_dist.learners.model import StudentModel
 from gkd_dist.learners.targets import teacher_logits
 from gkd_dist.types import ScoredTrajectory, TrainBatch
@@ -49,7 +50,12 @@ class LossSettings:
 
 
 def accumulate_gradient(student: StudentModel, batch: TrainBatch, settings: LossSettings) -> float:
-    """Add the gradient of the batch's loss to the parameters' .grad; returns the loss in nats."""
+    """Add the gradient of the batch's loss to the parameters' .grad; returns the loss in nats.
+
+    Raises:
+        EngineError: a completion with an id that is not shared, or targets that do not fit.
+    """
+    _check_ids(batch.scored, settings.num_ids)
     loss = 0.0
     for group in _micro_batches(batch.scored, settings):
         hidden = completion_hidden(student, group, settings)
@@ -78,9 +84,11 @@ def token_divergences(
     student: StudentModel, scored: Sequence[ScoredTrajectory], divergences: Sequence[Divergence], settings: LossSettings
 ) -> list[float]:
     """Sum over all completion tokens of each divergence, nats; no gradient, teacher at its configured temperature."""
+    _check_ids(scored, settings.num_ids)
     sums = [0.0] * len(divergences)
     for group in _micro_batches(scored, settings):
-        hidden = completion_hidden(student, group, settings)
+        with student.evaluating():
+            hidden = completion_hidden(student, group, settings)
         teacher = settings.teacher(group, hidden.device)
         weights = torch.ones(hidden.shape[0], device=hidden.device)
         for index, divergence in enumerate(divergences):
@@ -107,6 +115,17 @@ def completion_hidden(student: StudentModel, group: Sequence[ScoredTrajectory], 
         hidden = student.body(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
     positions = predicting_positions(padded.prompt_lengths, padded.completion_lengths, input_ids.shape[1])
     return hidden.flatten(0, 1).index_select(0, positions.to(device))
+
+
+def _check_ids(scored: Sequence[ScoredTrajectory], num_ids: int) -> None:
+    """Both softmaxes are cut to `num_ids`: a token beyond them would be trained on as if it could not occur."""
+    for item in scored:
+        largest = int(item.trajectory.completion_ids.max())
+        if largest >= num_ids:
+            raise EngineError(
+                f"the completion of {item.trajectory.sample_id} contains id {largest}, but student and teacher share "
+                f"only the ids below {num_ids}"
+            )
 
 
 def _micro_batches(scored: Sequence[ScoredTrajectory], settings: LossSettings) -> Iterator[list[ScoredTrajectory]]:

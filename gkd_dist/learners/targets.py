@@ -21,7 +21,7 @@ def teacher_logits(
     """Teacher logits of the concatenated completion tokens [N], N = sum of lengths, in the order given.
 
     Args:
-        readout: the teacher's; needed for hidden states.
+        readout: the teacher's, on `device`; needed for hidden states.
         compute_dtype: input precision of the teacher's projection.
         num_ids: real ids; longer log-probs are cut to them (and normalised again by the loss).
 

@@ -1,23 +1,36 @@
-"""The teacher on transformers: hidden states or full log-probs of a causal model, on any device."""
+"""The teacher on transformers: hidden states or full log-probs of a causal model."""
 
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
+from torch import nn
+from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from gkd_dist.data.collate import collate, micro_batches
-from gkd_dist.divergences import Readout, predicting_positions
+from gkd_dist.data.collate import PaddedBatch, collate, micro_batches
+from gkd_dist.divergences import predicting_positions
+from gkd_dist.divergences.readout import readout_error
+from gkd_dist.errors import ModelError
 from gkd_dist.serial import SerialThread
+from gkd_dist.teachers.readout import load_readout
 from gkd_dist.types import FullTargets, HiddenTargets, ScoredTrajectory, TeacherTargets, Trajectory
 
-_MAX_MICRO_BATCH_TOKENS = 4096
+_MAX_MICRO_BATCH_TOKENS = {"hidden": 4096, "full": 1024}
+"""Padded tokens per forward; the logits of 1024 tokens are 0.6 GB at a vocabulary of 152 000."""
+
+_PROBE_TOLERANCE = 1e-3
+"""Largest difference allowed between a logit of the readout and the model's own."""
 
 
 class HfTeacher:
     """Implements `interfaces.Teacher` with the `hidden` and `full` transports; calls run one after the other.
+
+    `full` sends what the model's own forward says. `hidden` is refused for a model whose logits the learner would not
+    get back from its hidden states.
 
     Args:
         model: local folder in Hugging Face format.
@@ -26,6 +39,10 @@ class HfTeacher:
         transport: `hidden` or `full`.
         pad_token_id: fills the shorter rows; never attended to.
         num_ids: real vocabulary; `full` log-probs are normalised over these ids alone. None means all.
+        device: where the model runs. CPU; CUDA untested.
+
+    Raises:
+        ModelError: `hidden`, and the readout of the folder does not give the model's own logits.
     """
 
     def __init__(
@@ -37,8 +54,11 @@ class HfTeacher:
         transport: Literal["hidden", "full"],
         pad_token_id: int,
         num_ids: int | None = None,
+        device: str = "cpu",
     ) -> None:
-        self._model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype)).eval()
+        self._model = _load(model, dtype, device)
+        if transport == "hidden":
+            _check_readout(self._model, Path(model), dtype, device)
         self._name = name
         self._transport = transport
         self._pad_token_id = pad_token_id
@@ -56,7 +76,7 @@ class HfTeacher:
     def _score(self, trajectories: list[Trajectory]) -> list[ScoredTrajectory]:
         targets: dict[int, TeacherTargets] = {}
         lengths = [trajectory.num_tokens for trajectory in trajectories]
-        for indices in micro_batches(lengths, _MAX_MICRO_BATCH_TOKENS):
+        for indices in micro_batches(lengths, _MAX_MICRO_BATCH_TOKENS[self._transport]):
             rows = self._rows([trajectories[index] for index in indices])
             targets.update(zip(indices, map(self._pack, rows), strict=True))
         return [
@@ -66,24 +86,75 @@ class HfTeacher:
     def _rows(self, group: list[Trajectory]) -> tuple[torch.Tensor, ...]:
         """Per trajectory: hidden states [L, H], or logits [L, V], at the positions that predict its completion."""
         padded = collate(group, self._pad_token_id)
-        input_ids = torch.from_numpy(padded.input_ids).to(torch.int64)
-        attention_mask = torch.from_numpy(padded.attention_mask)
-        hidden = self._model.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)[0]
-        positions = predicting_positions(padded.prompt_lengths, padded.completion_lengths, input_ids.shape[1])
-        kept = hidden.flatten(0, 1).index_select(0, positions)
-        return kept.split([trajectory.num_completion_tokens for trajectory in group])
+        input_ids = torch.from_numpy(padded.input_ids).to(self._model.device, torch.int64)
+        attention_mask = torch.from_numpy(padded.attention_mask).to(self._model.device)
+        columns = self._hidden if self._transport == "hidden" else self._logits
+        kept = columns(input_ids, attention_mask, int(padded.prompt_lengths.min()) - 1)
+        return _select(kept, padded).split([trajectory.num_completion_tokens for trajectory in group])
 
-    def _pack(self, hidden: torch.Tensor) -> TeacherTargets:
+    def _hidden(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, first: int) -> torch.Tensor:
+        """[B, T - first, H] after the final norm."""
+        output = self._model.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+        return output.last_hidden_state[:, first:]
+
+    def _logits(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, first: int) -> torch.Tensor:
+        """[B, T - first, V] by the model's own forward, which is spared the earlier columns where it lets us."""
+        num_columns = input_ids.shape[1] - first
+        spared = "logits_to_keep" in inspect.signature(self._model.forward).parameters
+        output = self._model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            use_cache=False,
+            **({"logits_to_keep": num_columns} if spared else {}),
+        )
+        return output.logits[:, -num_columns:]
+
+    def _pack(self, rows: torch.Tensor) -> TeacherTargets:
         if self._transport == "hidden":
-            return HiddenTargets(_array(hidden))
-        head = self._model.get_output_embeddings()
-        readout = Readout.of(head.weight, getattr(head, "bias", None), self._model.config, num_ids=self._num_ids)
-        logits = readout.logits(hidden)
-        return FullTargets(torch.log_softmax(logits, dim=-1).numpy())
+            return HiddenTargets(_array(rows))
+        return FullTargets(torch.log_softmax(rows[:, : self._num_ids].float(), dim=-1).cpu().numpy())
+
+
+class _Float32Head(nn.Module):
+    """A head of lower precision whose products come out in float32: rounded logits are wrong in the second digit.
+
+    Scale and soft cap stay the model's own and see float32 too.
+    """
+
+    def __init__(self, head: nn.Module) -> None:
+        super().__init__()
+        self.weight, self.bias = head.weight, getattr(head, "bias", None)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        return F.linear(hidden.float(), self.weight.float(), None if self.bias is None else self.bias.float())
+
+
+def _load(model: str | Path, dtype: str, device: str) -> PreTrainedModel:
+    loaded = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype)).to(device).eval()
+    if dtype != "float32":
+        loaded.set_output_embeddings(_Float32Head(loaded.get_output_embeddings()))
+    return loaded
+
+
+def _check_readout(model: PreTrainedModel, path: Path, dtype: str, device: str) -> None:
+    """What the learner will hold, read from the same folder, against the model's own forward."""
+    difference = readout_error(model, load_readout(path, dtype=dtype, device=device))
+    if not difference <= _PROBE_TOLERANCE:
+        raise ModelError(
+            f"teacher {path} ({type(model).__name__}): its logits are not readout(hidden states), largest difference "
+            f"{difference:.3g}; use teacher.transport=full"
+        )
+
+
+def _select(columns: torch.Tensor, padded: PaddedBatch) -> torch.Tensor:
+    """[N, X] at the predicting positions, of the last columns [B, C, X] of the batch."""
+    skipped = padded.input_ids.shape[1] - columns.shape[1]
+    positions = predicting_positions(padded.prompt_lengths - skipped, padded.completion_lengths, columns.shape[1])
+    return columns.flatten(0, 1).index_select(0, positions.to(columns.device))
 
 
 def _array(hidden: torch.Tensor) -> np.ndarray:
     """[L, H] as float32, or as the bits of bfloat16."""
     if hidden.dtype == torch.bfloat16:
-        return hidden.contiguous().view(torch.uint16).numpy()
-    return hidden.float().contiguous().numpy()
+        return hidden.contiguous().cpu().view(torch.uint16).numpy()
+    return hidden.float().contiguous().cpu().numpy()

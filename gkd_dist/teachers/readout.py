@@ -11,15 +11,22 @@ from gkd_dist.divergences import Readout
 from gkd_dist.errors import ModelError
 
 _HEAD = "lm_head.weight"
-_EMBEDDINGS = ("model.embed_tokens.weight", "transformer.wte.weight", "gpt_neox.embed_in.weight")
+_BIAS = "lm_head.bias"
+_EMBEDDINGS = (
+    "model.embed_tokens.weight",
+    "transformer.wte.weight",
+    "gpt_neox.embed_in.weight",
+    "model.decoder.embed_tokens.weight",
+)
 
 
-def load_readout(path: Path, *, dtype: str, num_ids: int | None = None) -> Readout:
+def load_readout(path: Path, *, dtype: str, num_ids: int | None = None, device: str = "cpu") -> Readout:
     """LM head, bias, soft cap and scale of the causal model in `path`.
 
     Args:
         dtype: `float32` or `bfloat16`, of the weight [V, H] that is held; products are accumulated in float32 anyway.
         num_ids: real vocabulary; logits are cut to it before any softmax.
+        device: where it is held. CPU; CUDA untested.
 
     Raises:
         ModelError: the checkpoint has no head that we know.
@@ -27,8 +34,8 @@ def load_readout(path: Path, *, dtype: str, num_ids: int | None = None) -> Reado
     config = AutoConfig.from_pretrained(path)
     files = _tensor_files(path)
     name = _head_name(config, files, path)
-    weight = _read(files[name], name).to(getattr(torch, dtype))
-    bias = _read(files["lm_head.bias"], "lm_head.bias").float() if "lm_head.bias" in files else None
+    weight = _read(files[name], name).to(device, getattr(torch, dtype))
+    bias = _read(files[_BIAS], _BIAS).to(device, torch.float32) if _BIAS in files else None
     return Readout.of(weight, bias, config, num_ids=num_ids)
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,9 @@ from gkd_dist.data.pairs import fixed_trajectory
 from gkd_dist.divergences import forward_kl, make_divergence
 from gkd_dist.errors import EngineError, ModelError
 from gkd_dist.learners.learner import GkdLearner
-from gkd_dist.learners.model import StudentModel, load_student
-from gkd_dist.learners.step import LossSettings, accumulate_gradient
+from gkd_dist.learners.load import load_student
+from gkd_dist.learners.model import StudentModel
+from gkd_dist.learners.step import LossSettings, accumulate_gradient, token_divergences
 from gkd_dist.teachers.hf_teacher import HfTeacher
 from gkd_dist.teachers.readout import load_readout
 from gkd_dist.types import FullTargets, HiddenTargets, ScoredTrajectory, TrainBatch
@@ -36,7 +38,11 @@ def teacher_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.save_causal(tmp_path_factory.mktemp("teacher"), seed=2, num_layers=3)
 
 
-def score(teacher_path: Path, transport: str) -> list[ScoredTrajectory]:
+def score(teacher_path: Path, transport: str, *, num_ids: int = tiny.VOCABULARY) -> list[ScoredTrajectory]:
+    """Random trajectories with completions below `num_ids`, scored over the whole vocabulary."""
+    trajectories = [
+        replace(item, completion_ids=item.completion_ids % np.int32(num_ids)) for item in tiny.trajectories(SHAPES)
+    ]
     teacher = HfTeacher(
         teacher_path,
         name="teacher",
@@ -45,7 +51,7 @@ def score(teacher_path: Path, transport: str) -> list[ScoredTrajectory]:
         pad_token_id=tiny.PAD,
         num_ids=tiny.VOCABULARY,
     )
-    return asyncio.run(teacher.score(tiny.trajectories(SHAPES)))
+    return asyncio.run(teacher.score(trajectories))
 
 
 def make_batch(scored: list[ScoredTrajectory], step: int = 0) -> TrainBatch:
@@ -134,11 +140,8 @@ def test_loss_and_gradient_are_those_of_the_paper(
 def test_only_shared_ids_count(student_path: Path, teacher_path: Path) -> None:
     """A vocabulary padded beyond the real ids is cut before the softmax, on both sides."""
     num_ids = tiny.VOCABULARY - 20
-    scored = [
-        ScoredTrajectory(item.trajectory, item.targets, item.teacher)
-        for item in score(teacher_path, "hidden")
-        if item.trajectory.completion_ids.max() < tiny.VOCABULARY
-    ]
+    scored = score(teacher_path, "hidden", num_ids=num_ids)
+    assert max(item.trajectory.completion_ids.max() for item in scored) > num_ids / 2
     readout = load_readout(teacher_path, dtype="float32", num_ids=num_ids)
     settings = make_settings(teacher_path, num_ids=num_ids, teacher_readout=readout)
     loss = accumulate_gradient(load_student(student_path, gradient_checkpointing=False), make_batch(scored), settings)
@@ -151,6 +154,24 @@ def test_only_shared_ids_count(student_path: Path, teacher_path: Path) -> None:
         num_ids=num_ids,
     )
     assert loss == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_a_completion_beyond_the_shared_ids_is_refused(student_path: Path, teacher_path: Path) -> None:
+    """The prompt may hold such ids, a completion not: nothing could teach them."""
+    num_ids = tiny.VOCABULARY - 20
+    scored = score(teacher_path, "hidden", num_ids=num_ids)
+    beyond = scored[2].trajectory.completion_ids.copy()
+    beyond[0] = num_ids
+    scored[2] = replace(scored[2], trajectory=replace(scored[2].trajectory, completion_ids=beyond))
+    student, settings = load_student(student_path, gradient_checkpointing=False), make_settings(teacher_path)
+    accumulate_gradient(student, make_batch(scored), settings)
+    cut = replace(settings, num_ids=num_ids)
+    for use in (
+        lambda: accumulate_gradient(student, make_batch(scored), cut),
+        lambda: token_divergences(student, scored, [forward_kl], cut),
+    ):
+        with pytest.raises(EngineError, match=r"test/2/0 contains id 108.*below 108"):
+            use()
 
 
 def test_any_split_into_micro_batches_gives_one_gradient(student_path: Path, teacher_path: Path) -> None:
@@ -223,6 +244,20 @@ def test_evaluation_equals_the_loss_under_the_token_mean(student_path: Path, tea
     assert report.forward_kl == pytest.approx(expected.item(), rel=1e-5)
     assert report.objective == report.forward_kl
     assert report.reverse_kl > 0
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_evaluation_runs_in_evaluation_mode_and_training_in_its_own(
+    student_path: Path, teacher_path: Path, checkpointing: bool
+) -> None:
+    """Checkpointing works in training mode alone."""
+    student, scored = load_student(student_path, gradient_checkpointing=checkpointing), score(teacher_path, "hidden")
+    modes: list[bool] = []
+    student.body.register_forward_pre_hook(lambda body, _: modes.append(body.training))
+    settings = make_settings(teacher_path, max_micro_batch_tokens=10_000)
+    token_divergences(student, scored, [forward_kl], settings)
+    accumulate_gradient(student, make_batch(scored), settings)
+    assert modes == [False, checkpointing]
 
 
 def test_teacher_equal_to_student_leaves_nothing_to_learn(student_path: Path) -> None:
@@ -321,12 +356,12 @@ def test_full_targets_longer_than_the_real_ids_are_cut(student_path: Path, teach
     num_ids = tiny.VOCABULARY - 8
     learner_loss = accumulate_gradient(
         load_student(student_path, gradient_checkpointing=False),
-        make_batch(score(teacher_path, "full")),
+        make_batch(score(teacher_path, "full", num_ids=num_ids)),
         make_settings(teacher_path, num_ids=num_ids, teacher_readout=None),
     )
     hidden_loss = accumulate_gradient(
         load_student(student_path, gradient_checkpointing=False),
-        make_batch(score(teacher_path, "hidden")),
+        make_batch(score(teacher_path, "hidden", num_ids=num_ids)),
         make_settings(
             teacher_path,
             num_ids=num_ids,

@@ -1,0 +1,81 @@
+"""A student from its folder, ready to train, with everything checked that would otherwise show after hours."""
+
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from gkd_dist.divergences.readout import probe_ids, readout_error
+from gkd_dist.errors import ModelError
+from gkd_dist.learners.checkpoint import check_saves
+from gkd_dist.learners.dropout import DropoutValues, dropout_values, no_dropout, set_dropout
+from gkd_dist.learners.model import StudentModel
+
+_PROBE_TOLERANCE = 1e-3
+"""Largest logit difference allowed between our readout and the model's own head, float32."""
+
+
+def load_student(path: Path, *, gradient_checkpointing: bool, device: str = "cpu") -> StudentModel:
+    """Load a student for training: float32 parameters, no dropout, readout checked against the model's own logits.
+
+    The model stays in evaluation mode, where nothing is dropped whatever the configuration says; only gradient
+    checkpointing needs training mode.
+
+    Args:
+        device: where it trains. CPU; CUDA untested.
+
+    Raises:
+        ModelError: not a causal language model, a head that `Readout` does not reproduce, a forward that is random,
+            or a folder whose student could not be saved again.
+    """
+    model, dropout = _load(path, device)
+    model.config.use_cache = False
+    student = StudentModel(model, dropout)
+    _check_readout(student, path)
+    if gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+        model.train()
+    _check_repeats(student, path)
+    check_saves(student, path)
+    return student
+
+
+def _load(path: Path, device: str) -> tuple[PreTrainedModel, DropoutValues]:
+    try:
+        config = AutoConfig.from_pretrained(path)
+        set_dropout(config, no_dropout(dropout_values(config)))
+        model = AutoModelForCausalLM.from_pretrained(
+            path, config=config, dtype=torch.float32, attn_implementation=_attention(device)
+        )
+        original = AutoConfig.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"student {path} does not load as a causal language model: {error}") from error
+    if type(original) is not type(model.config):  # a text model out of a larger one
+        original = original.get_text_config()
+    return model.to(device).eval(), dropout_values(original)
+
+
+def _attention(device: str) -> str:
+    """On CPU torch's fused attention is slow backwards (37 ms a layer against a few for plain products, 8 x 155)."""
+    return "eager" if device == "cpu" else "sdpa"
+
+
+def _check_readout(student: StudentModel, path: Path) -> None:
+    difference = readout_error(student.model, student.readout())
+    if not difference <= _PROBE_TOLERANCE:
+        raise ModelError(
+            f"student {path} ({type(student.model).__name__}): its logits are not readout(hidden states), "
+            f"largest difference {difference:.3g}; this head is not supported"
+        )
+
+
+@torch.no_grad()
+def _check_repeats(student: StudentModel, path: Path) -> None:
+    """In the mode in which it trains: a random forward would teach the student something else than the loss says."""
+    ids = probe_ids(student.model)
+    first, second = (student.body(input_ids=ids, use_cache=False).last_hidden_state for _ in range(2))
+    if not torch.equal(first, second):
+        raise ModelError(
+            f"student {path} ({type(student.model).__name__}): two forwards of one input differ, so something is "
+            "still dropped at random that no key of its config.json names; this model is not supported"
+        )
