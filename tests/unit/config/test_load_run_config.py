@@ -123,7 +123,9 @@ def test_overrides_take_null_lists_and_mappings() -> None:
 
 
 def test_an_override_makes_the_mappings_above_it() -> None:
-    config = load_run_config("tiny", (*MODELS, "student.prune.num_layers=2", "sampler.engine_args.x.y=1"))
+    config = load_run_config(
+        "tiny", (*MODELS, "student.prune.num_layers=2", "sampler.engine=vllm", "sampler.engine_args.x.y=1")
+    )
     assert config.student.prune is not None and config.student.prune.num_layers == 2
     assert config.sampler.engine_args == {"x": {"y": 1}}
 
