@@ -57,7 +57,7 @@ class ObjectiveConfig(Strict):
         idle = [key for key in JSD_KEYS if key in self.model_fields_set] if self.divergence != "jsd" else []
         if idle:
             raise ValueError(
-                f"{' and '.join(idle)} have no effect on divergence={self.divergence}; set divergence=jsd, "
-                "or remove them"
+                f"divergence={self.divergence} does not use {' and '.join(idle)}; set divergence=jsd, "
+                "or remove what it does not use"
             )
         return self
