@@ -11,16 +11,14 @@ from gkd_dist.errors import EngineError, GkdError, ModelError
 from gkd_dist.testing.fakes import FakeLearner, FakeSampler, FakeTeacher
 
 
-def refused() -> FakeLearner:
-    raise ModelError("this student has no head")
-
-
-def broken() -> FakeSampler:
-    raise ZeroDivisionError("a fault of ours\nwith a second line")
-
-
 @pytest.mark.ray
 def test_what_a_part_raises_while_it_is_built_arrives_as_it_was_raised() -> None:
+    def refused() -> FakeLearner:  # local functions travel by value: actors cannot import this module
+        raise ModelError("this student has no head")
+
+    def broken() -> FakeSampler:
+        raise ZeroDivisionError("a fault of ours\nwith a second line")
+
     plans = [
         (FleetPlan([FakeSampler], [FakeTeacher], refused), ModelError),
         (FleetPlan([broken], [FakeTeacher], FakeLearner), EngineError),
