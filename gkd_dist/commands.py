@@ -1,12 +1,15 @@
 """What `gkd run`, `gkd eval` and `gkd validate` do, from a configuration to an exit code (floor F5)."""
 
 import asyncio
+import logging
 import sys
-from collections.abc import Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 from gkd_dist.build import Job, prepare
+from gkd_dist.build import preflight as check_without_models
 from gkd_dist.config.load import dump_run_config
 from gkd_dist.config.run import RunConfig
 from gkd_dist.interfaces import Metrics, RecordSink
@@ -19,6 +22,11 @@ from gkd_dist.pipeline.evaluation import Evaluation
 from gkd_dist.pipeline.evaluation import evaluate as evaluate_fleet
 from gkd_dist.pipeline.job import Outcome, distil
 
+logger = logging.getLogger(__name__)
+
+SMALLEST_NATS = 1e-4
+"""A divergence below this is noise; a share of it says nothing."""
+
 
 def run(config: RunConfig) -> int:
     """Distil; returns 0 when the student is saved.
@@ -26,20 +34,21 @@ def run(config: RunConfig) -> int:
     Raises:
         GkdError: what went wrong; its `exit_code` is the command's.
     """
-    narrate = Narrator(sys.stdout)
-    job = prepare(config, narrate)
-    directory = RunDirectory.create(config.output_dir, config.name)
-    directory.write_config(dump_run_config(config))
-    directory.write_versions()
-    for line in describe(job):
-        narrate(line)
-    narrate(f"run directory {directory.path}")
+    narrate = Narrator()
     with ExitStack() as stack:
-        exporter = stack.enter_context(closing(Exporter()))
-        _serve(exporter, config, directory, narrate)
+        exporter = stack.enter_context(_closing(Exporter()))
+        _serve(exporter, config, narrate)
+        job = prepare(config, narrate)
+        directory = RunDirectory.create(config.output_dir, config.name)
+        directory.write_config(dump_run_config(config))
+        directory.write_versions()
+        for line in describe(job):
+            narrate(line)
+        narrate(f"run directory {directory.path}")
+        _name_run(exporter, config, directory)
         sinks: list[RecordSink] = [
-            stack.enter_context(closing(JsonlSink(directory.metrics))),
-            stack.enter_context(closing(terminal_sink(sys.stdout))),
+            stack.enter_context(_closing(JsonlSink(directory.metrics))),
+            stack.enter_context(_closing(terminal_sink(sys.stdout))),
         ]
         outcome = asyncio.run(_distil(job, directory, exporter, sinks, narrate))
     narrate(f"done; student in {directory.final}")
@@ -53,8 +62,8 @@ def evaluate(config: RunConfig, model: str | None) -> int:
     Args:
         model: a saved student; None means the recipe's own.
     """
-    narrate = Narrator(sys.stdout)
-    job = prepare(config, narrate, student=model)
+    narrate = Narrator()
+    job = prepare(config, narrate, student=model, writes=False)
     for line in describe(job):
         narrate(line)
     evaluation = asyncio.run(_evaluate(job, narrate))
@@ -64,8 +73,9 @@ def evaluate(config: RunConfig, model: str | None) -> int:
 
 
 def preflight(config: RunConfig) -> list[str]:
-    """Check data, tokenizers and their fit; lines that say what was found."""
-    return describe(prepare(config, lambda _: None))
+    """Check data, tokenizers and their fit, as far as no model has to be converted; lines that say what was found."""
+    data, job, left = check_without_models(config)
+    return describe(job) if job is not None else [f"data: {data.rows}", *left]
 
 
 def prune(model: str, output: Path, num_layers: int, drop_layers: tuple[int, ...] | None) -> int:
@@ -133,9 +143,15 @@ async def _evaluate(job: Job, narrate: Narrator) -> Evaluation:
         return await evaluate_fleet(fleet, held_out, 0)
 
 
-def _serve(exporter: Exporter, config: RunConfig, directory: RunDirectory, narrate: Narrator) -> None:
-    """Set what is constant, and serve it where the configuration asks for that."""
-    metrics: Metrics = exporter
+def _serve(exporter: Exporter, config: RunConfig, narrate: Narrator) -> None:
+    """Serve metrics where the configuration asks for that."""
+    if config.metrics.port is not None:
+        port = exporter.serve(config.metrics.host, config.metrics.port)
+        narrate(f"metrics at http://{config.metrics.host}:{port}/metrics")
+
+
+def _name_run(metrics: Metrics, config: RunConfig, directory: RunDirectory) -> None:
+    """Set what is constant over the run."""
     metrics.gauge(
         "gkd_run_info",
         1,
@@ -144,9 +160,27 @@ def _serve(exporter: Exporter, config: RunConfig, directory: RunDirectory, narra
         teacher=config.teacher.model,
         divergence=config.objective.divergence,
     )
-    if config.metrics.port is not None:
-        port = exporter.serve(config.metrics.host, config.metrics.port)
-        narrate(f"metrics at http://{config.metrics.host}:{port}/metrics")
+
+
+class _Closable(Protocol):
+    def close(self) -> None: ...
+
+
+_Held = TypeVar("_Held", bound=_Closable)
+
+
+@contextmanager
+def _closing(held: _Held) -> Iterator[_Held]:
+    """As `contextlib.closing`, but an error of the block is never hidden by one of closing: that is logged."""
+    try:
+        yield held
+    except BaseException:
+        try:
+            held.close()
+        except Exception as closing:
+            logger.warning("closing after a failure failed too: %r", closing)
+        raise
+    held.close()
 
 
 def _figures(evaluation: Evaluation) -> dict[str, float]:
@@ -177,9 +211,13 @@ def _report(job: Job, outcome: Outcome, directory: RunDirectory, elapsed_s: floa
             print_side_by_side(sys.stdout, row["prompt"], answers)
     new = _figures(after)
     rows = [[name, f"{value:.3f}", f"{new[name]:.3f}"] for name, value in _figures(before).items()]
-    fall = 1 - after.on_policy.objective / before.on_policy.objective
-    rows.append(["on-policy divergence falls by", "", f"{fall:.0%}"])
+    rows.append(["on-policy divergence falls by", "", _fall(before.on_policy.objective, after.on_policy.objective)])
     print_table(sys.stdout, f"{directory.name}, {elapsed_s:.0f} s", ["held out", "before", "after"], rows)
+
+
+def _fall(before: float, after: float) -> str:
+    """By which share `after` is below `before`; `-` where `before` is too small to divide by."""
+    return "-" if before < SMALLEST_NATS else f"{1 - after / before:.0%}"
 
 
 def _sample_rows(job: Job, before: Evaluation, after: Evaluation) -> list[dict[str, str]]:

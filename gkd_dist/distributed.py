@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from gkd_dist.build import Blueprint
 from gkd_dist.cluster.placement import FleetPlan, start_fleet
 from gkd_dist.cluster.session import ray_session
-from gkd_dist.interfaces import Fleet
+from gkd_dist.interfaces import Closing, Fleet
 
 
 @asynccontextmanager
@@ -19,8 +19,5 @@ async def ray_fleet(blueprint: Blueprint) -> AsyncIterator[Fleet]:
         learner=blueprint.make_learner,
     )
     with ray_session(config.cluster):
-        fleet = await start_fleet(plan, config.cluster)
-        try:
+        async with Closing(await start_fleet(plan, config.cluster)) as fleet:
             yield fleet
-        finally:
-            await fleet.close()

@@ -11,10 +11,12 @@ Rules that hold for every one of them:
 """
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from types import TracebackType
+from typing import Generic, Protocol, TypeVar
 
 from gkd_dist.types import (
     DivergenceReport,
@@ -26,6 +28,8 @@ from gkd_dist.types import (
     Trajectory,
     WeightPublication,
 )
+
+logger = logging.getLogger(__name__)
 
 
 class Sampler(Protocol):
@@ -94,16 +98,51 @@ class Fleet:
     learner: Learner
 
     async def close(self) -> None:
-        """Close all parts; the first error is raised after every part was told."""
+        """Close all parts; the first error is raised after every part was told, the others are logged."""
         results = await asyncio.gather(
             *(sampler.close() for sampler in self.samplers),
             *(teacher.close() for teacher in self.teachers),
             self.learner.close(),
             return_exceptions=True,
         )
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
+        errors = [result for result in results if isinstance(result, BaseException)]
+        for error in errors[1:]:
+            logger.warning("closing failed too: %r", error)
+        if errors:
+            raise errors[0]
+
+
+class Closable(Protocol):
+    """What holds a process, a port or a file until it is told to let go."""
+
+    async def close(self) -> None: ...
+
+
+Part = TypeVar("Part", bound=Closable)
+
+
+class Closing(Generic[Part]):
+    """Closes a part at the end of a block. An error of the block is never hidden by one of closing: that is logged.
+
+    async with Closing(fleet):
+        await work(fleet)
+    """
+
+    def __init__(self, part: Part) -> None:
+        self._part = part
+
+    async def __aenter__(self) -> Part:
+        return self._part
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            await self._part.close()
+        except Exception as closing:
+            if error is None:
+                raise
+            logger.warning("closing after a failure failed too: %r", closing)
 
 
 class Metrics(Protocol):

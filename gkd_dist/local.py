@@ -1,23 +1,24 @@
 """The whole ring in one process, without Ray: for debugging, tiny machines and tests."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from gkd_dist.build import Blueprint
-from gkd_dist.interfaces import Fleet
+from gkd_dist.interfaces import Closing, Fleet, Part
 
 
 @asynccontextmanager
 async def local_fleet(blueprint: Blueprint) -> AsyncIterator[Fleet]:
-    """All parts of `blueprint` in this process, closed at the end."""
+    """All parts of `blueprint` in this process, closed at the end; when one cannot be built, so are those before it."""
     config = blueprint.config
-    fleet = Fleet(
-        samplers=[await asyncio.to_thread(blueprint.make_sampler) for _ in range(config.sampler.num_replicas)],
-        teachers=[await asyncio.to_thread(blueprint.make_teacher) for _ in range(config.teacher.num_replicas)],
-        learner=await asyncio.to_thread(blueprint.make_learner),
-    )
-    try:
-        yield fleet
-    finally:
-        await fleet.close()
+    async with AsyncExitStack() as stack:
+
+        async def build(make: Callable[[], Part]) -> Part:
+            return await stack.enter_async_context(Closing(await asyncio.to_thread(make)))
+
+        yield Fleet(
+            samplers=[await build(blueprint.make_sampler) for _ in range(config.sampler.num_replicas)],
+            teachers=[await build(blueprint.make_teacher) for _ in range(config.teacher.num_replicas)],
+            learner=await build(blueprint.make_learner),
+        )

@@ -2,8 +2,12 @@
 
 Arguments and results are frames of `wire/codec.py` as numpy arrays, which Ray moves without copying on get.
 Teacher targets and weight buckets stay in the object store; callers get references.
+
+A part is built by `ready`, not by the constructor: what a method raises arrives at the caller as it was raised, while
+a constructor that fails arrives as the death of the actor.
 """
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,10 +35,11 @@ class SamplerActor:
     """A sampler in its own process."""
 
     def __init__(self, make: Callable[[], Sampler]) -> None:
-        self._sampler = make()
+        self._make = make
 
     async def ready(self) -> None:
-        """Returns once the constructor is done."""
+        """Build the sampler; call once, before anything else."""
+        self._sampler = await asyncio.to_thread(self._make)
 
     async def sample(self, prompts: ByteArray, params: SamplingParams) -> ByteArray:
         return encode(await self._sampler.sample(decode(prompts, Prompt), params))
@@ -50,10 +55,11 @@ class TeacherActor:
     """A teacher in its own process."""
 
     def __init__(self, make: Callable[[], Teacher]) -> None:
-        self._teacher = make()
+        self._make = make
 
     async def ready(self) -> None:
-        """Returns once the constructor is done."""
+        """Build the teacher; call once, before anything else."""
+        self._teacher = await asyncio.to_thread(self._make)
 
     @ray.method(num_returns=2)
     async def score(self, trajectories: ByteArray) -> tuple[list[tuple[str, int, int]], ByteArray]:
@@ -70,10 +76,11 @@ class LearnerActor:
     """A learner in its own process."""
 
     def __init__(self, make: Callable[[], Learner]) -> None:
-        self._learner = make()
+        self._make = make
 
     async def ready(self) -> None:
-        """Returns once the constructor is done."""
+        """Build the learner; call once, before anything else."""
+        self._learner = await asyncio.to_thread(self._make)
 
     async def train(self, header: "BatchHeader", *frames: ByteArray) -> ByteArray:
         return encode([await self._learner.train(header.batch(frames))])

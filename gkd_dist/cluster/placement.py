@@ -1,18 +1,19 @@
 """Starting the fleet: what each actor needs, whether the cluster has it, and a deadline for all of them."""
 
 import asyncio
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import RayActorError
+from ray.exceptions import RayError
 
 from gkd_dist.cluster.actors import LearnerActor, SamplerActor, TeacherActor
-from gkd_dist.cluster.proxies import LearnerProxy, SamplerProxy, TeacherProxy
+from gkd_dist.cluster.proxies import LearnerProxy, SamplerProxy, TeacherProxy, failure_of
 from gkd_dist.config.ring import ClusterConfig
-from gkd_dist.errors import DeadlineError, EngineError, GkdError, ResourceError
+from gkd_dist.errors import DeadlineError, ResourceError
 from gkd_dist.interfaces import Fleet, Learner, Sampler, Teacher
 from gkd_dist.process import actor_environment
 
@@ -58,16 +59,20 @@ async def start_fleet(plan: FleetPlan, config: ClusterConfig) -> Fleet:
     """Start all actors side by side and wait until every one is ready.
 
     Raises:
-        ResourceError, DeadlineError, EngineError: nothing that was started is left running.
+        ResourceError, DeadlineError, EngineError, or what a part raised while it was built: nothing that was started
+            is left running.
     """
     check_resources(plan, config)
+    environment = environment_of(config)
     samplers = [
-        _start(SamplerActor, make, config.num_cpus_per_sampler, config.num_gpus_per_sampler) for make in plan.samplers
+        _start(SamplerActor, make, config.num_cpus_per_sampler, config.num_gpus_per_sampler, environment)
+        for make in plan.samplers
     ]
     teachers = [
-        _start(TeacherActor, make, config.num_cpus_per_teacher, config.num_gpus_per_teacher) for make in plan.teachers
+        _start(TeacherActor, make, config.num_cpus_per_teacher, config.num_gpus_per_teacher, environment)
+        for make in plan.teachers
     ]
-    learner = _start(LearnerActor, plan.learner, config.num_cpus_learner, config.num_gpus_learner)
+    learner = _start(LearnerActor, plan.learner, config.num_cpus_learner, config.num_gpus_learner, environment)
     named = [
         *((f"sampler {slot}", actor) for slot, actor in enumerate(samplers)),
         *((f"teacher {slot}", actor) for slot, actor in enumerate(teachers)),
@@ -87,9 +92,24 @@ async def start_fleet(plan: FleetPlan, config: ClusterConfig) -> Fleet:
     )
 
 
-def _start(shell: type, make: Callable[[], Any], num_cpus: float, num_gpus: float) -> ActorHandle:
-    environment = {"env_vars": actor_environment()}
-    actor_class = ray.remote(num_cpus=num_cpus, num_gpus=num_gpus, max_restarts=0, runtime_env=environment)(shell)
+def environment_of(config: ClusterConfig) -> dict[str, str]:
+    """Environment of every actor.
+
+    In a joined cluster this machine's number of cores says nothing about the node that an actor lands on: there Ray
+    chooses the number of threads, unless the user has.
+    """
+    environment = actor_environment()
+    if config.address != "local" and "OMP_NUM_THREADS" not in os.environ:
+        del environment["OMP_NUM_THREADS"]
+    return environment
+
+
+def _start(
+    shell: type, make: Callable[[], Any], num_cpus: float, num_gpus: float, environment: dict[str, str]
+) -> ActorHandle:
+    actor_class = ray.remote(
+        num_cpus=num_cpus, num_gpus=num_gpus, max_restarts=0, runtime_env={"env_vars": environment}
+    )(shell)
     return actor_class.remote(make)
 
 
@@ -111,8 +131,5 @@ async def _wait_until_ready(actors: list[tuple[str, ActorHandle]], timeout_s: fl
 async def _ready(name: str, actor: ActorHandle) -> None:
     try:
         await actor.ready.remote()
-    except RayActorError as error:
-        cause = getattr(error, "cause", None) or error.__cause__
-        if isinstance(cause, GkdError):
-            raise cause from None
-        raise EngineError(f"{name} did not start: {error}") from error
+    except RayError as error:
+        raise failure_of(error, name, "start") from error

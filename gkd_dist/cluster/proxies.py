@@ -5,13 +5,14 @@ raised itself arrives as it was raised.
 """
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from gkd_dist.cluster.actors import BatchHeader
 from gkd_dist.errors import DeadlineError, EngineError, GkdError
@@ -29,7 +30,32 @@ from gkd_dist.types import (
 )
 from gkd_dist.wire.codec import decode, encode
 
+logger = logging.getLogger(__name__)
+
 T = TypeVar("T")
+
+
+def failure_of(error: RayError, name: str, what: str) -> GkdError:
+    """What a failed call means: the error that the part raised on purpose, else EngineError with one line of reason.
+
+    Ray's messages run over many lines (remote traceback, ids, addresses); those are logged at debug level.
+
+    Args:
+        name: of the part.
+        what: it was asked to do, as in `sample`.
+    """
+    if isinstance(error, RayTaskError) and isinstance(error.cause, GkdError):
+        return error.cause
+    logger.debug("%s, asked to %s: %s", name, what, error)
+    if isinstance(error, RayTaskError):
+        return EngineError(f"{name} failed to {what}: {_first_line(repr(error.cause))}")
+    if isinstance(error, RayActorError):
+        return EngineError(f"{name} died while asked to {what}: {_first_line(str(error))}")
+    return EngineError(f"{name} failed to {what}: {type(error).__name__}: {_first_line(str(error))}")
+
+
+def _first_line(text: str) -> str:
+    return next((line.strip() for line in text.splitlines() if line.strip()), "no reason given")
 
 
 class Proxy:
@@ -44,22 +70,18 @@ class Proxy:
         """Close the part, then end its process."""
         try:
             await asyncio.wait_for(self._actor.close.remote(), timeout=10)
-        except (TimeoutError, RayActorError, RayTaskError):
-            pass  # it is ended below in any case
+        except (TimeoutError, RayError) as error:
+            logger.warning("%s did not close (%s); its process is ended", self._name, type(error).__name__)
         finally:
             ray.kill(self._actor)
 
     async def _await(self, call: Awaitable[T], what: str) -> T:
         try:
             return await asyncio.wait_for(_as_coroutine(call), self._timeout_s)
+        except RayError as error:  # before TimeoutError: what a part raised may be one too
+            raise failure_of(error, self._name, what) from error
         except TimeoutError:
             raise DeadlineError(f"{self._name} did not {what} within {self._timeout_s:.0f} s") from None
-        except RayActorError as error:
-            raise EngineError(f"{self._name} died while asked to {what}: {error}") from error
-        except RayTaskError as error:
-            if isinstance(error.cause, GkdError):
-                raise error.cause from None
-            raise EngineError(f"{self._name} failed to {what}: {error.cause!r}\n{error}") from error
 
 
 async def _as_coroutine(call: Awaitable[T]) -> T:

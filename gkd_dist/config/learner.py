@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import AliasChoices, Field
+from pydantic import AliasChoices, Field, model_validator
 
 from gkd_dist.config.base import Strict
 
@@ -28,3 +28,12 @@ class LearnerConfig(Strict):
     """Also save the student every this many steps; 0 saves it at the end alone."""
     max_nonfinite_steps: int = Field(default=3, ge=1)
     """Give up after this many skipped steps in a row."""
+
+    @model_validator(mode="after")
+    def _warmup_of_scheduler(self) -> "LearnerConfig":
+        if self.warmup_steps and self.lr_scheduler_type == "constant":
+            raise ValueError(
+                "a constant learning rate has no warmup_steps; use lr_scheduler_type=constant_with_warmup, "
+                "or warmup_steps=0"
+            )
+        return self

@@ -12,6 +12,7 @@ from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
+from gkd_dist.config.objective import JSD_KEYS
 from gkd_dist.config.overrides import apply_override, canonical_keys
 from gkd_dist.config.run import RunConfig
 from gkd_dist.config.schema import show
@@ -51,8 +52,9 @@ def load_run_config(recipe: str, overrides: Sequence[str] = ()) -> RunConfig:
 
 
 def dump_run_config(config: RunConfig) -> str:
-    """YAML of the resolved configuration, every value written out; it loads back to an equal one."""
-    return format_yaml(config.model_dump(mode="json"))
+    """YAML of the resolved configuration, every value that has an effect; it loads back to an equal one."""
+    idle = set() if config.objective.divergence == "jsd" else set(JSD_KEYS)
+    return format_yaml(config.model_dump(mode="json", exclude={"objective": idle}))
 
 
 def recipe_names() -> list[str]:

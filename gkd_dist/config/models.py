@@ -9,6 +9,11 @@ from gkd_dist.config.base import Strict
 Dtype = Literal["float32", "bfloat16"]
 
 
+def _check_engine_args(engine: str, engine_args: dict[str, Any]) -> None:
+    if engine == "hf" and engine_args:
+        raise ValueError("the hf engine takes no engine_args; use engine=vllm, or set engine_args={}")
+
+
 class PruneConfig(Strict):
     """Make the student by dropping decoder layers of `student.model`."""
 
@@ -37,7 +42,12 @@ class SamplerConfig(Strict):
     max_model_len: int = Field(default=1024, ge=2)
     """Longest prompt plus completion, tokens."""
     engine_args: dict[str, Any] = Field(default_factory=dict)
-    """Passed to the engine untouched."""
+    """Passed to the vllm engine untouched."""
+
+    @model_validator(mode="after")
+    def _engine_args_of_engine(self) -> "SamplerConfig":
+        _check_engine_args(self.engine, self.engine_args)
+        return self
 
 
 class TeacherConfig(Strict):
@@ -53,7 +63,8 @@ class TeacherConfig(Strict):
     engine_args: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
-    def _transport_of_engine(self) -> "TeacherConfig":
+    def _fits_engine(self) -> "TeacherConfig":
+        _check_engine_args(self.engine, self.engine_args)
         if self.engine == "vllm" and self.transport == "full":
             raise ValueError(
                 "the vllm engine has no `full` transport; use teacher.transport=hidden (exact) or engine=hf"

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import AliasChoices, Field
+from pydantic import AliasChoices, Field, model_validator
 
 from gkd_dist.config.base import Strict
 
@@ -15,6 +15,23 @@ class ScheduleConfig(Strict):
     """Value at the end (`linear`) or from `at_step` on (`step`)."""
     at_step: int | None = Field(default=None, ge=1)
     """First step with `final` (`step`), or where `linear` arrives; None means max_steps."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> "ScheduleConfig":
+        if self.type == "constant" and (self.final is not None or self.at_step is not None):
+            raise ValueError("a constant schedule has no final and no at_step; set type or remove them")
+        problems = []
+        if self.type != "constant" and self.final is None:
+            problems.append(f"a {self.type} schedule needs final; give a value in [0, 1]")
+        if self.type == "step" and self.at_step is None:
+            problems.append("a step schedule needs at_step; give the first step with the final value")
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+
+JSD_KEYS = ("beta", "normalize_jsd")
+"""What `jsd` alone reads."""
 
 
 class ObjectiveConfig(Strict):
@@ -34,3 +51,13 @@ class ObjectiveConfig(Strict):
     schedule: ScheduleConfig = ScheduleConfig()
     reduction: Literal["sequence_mean", "token_mean"] = "sequence_mean"
     """`sequence_mean`: mean over tokens, then over sequences (eq. 2); `token_mean`: over all tokens."""
+
+    @model_validator(mode="after")
+    def _jsd_keys_of_jsd(self) -> "ObjectiveConfig":
+        idle = [key for key in JSD_KEYS if key in self.model_fields_set] if self.divergence != "jsd" else []
+        if idle:
+            raise ValueError(
+                f"divergence={self.divergence} does not use {' and '.join(idle)}; set divergence=jsd, "
+                "or remove what it does not use"
+            )
+        return self

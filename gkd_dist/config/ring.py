@@ -36,7 +36,8 @@ class ClusterConfig(Strict):
     mode: Literal["ray", "local"] = "ray"
     """`local` runs the ring in one process, without Ray."""
     address: str = "local"
-    """Ray address: `local` starts a cluster for this run, `auto` or a host:port joins one."""
+    """Ray address: `local` starts a cluster for this run, `auto` or a host:port joins one. For now all nodes of a
+    joined cluster must share the file system that holds the models and `output_dir`, under the same paths."""
     num_cpus_per_sampler: float = Field(default=0.5, ge=0)
     num_cpus_per_teacher: float = Field(default=0.5, ge=0)
     num_cpus_learner: float = Field(default=1, ge=0)
@@ -52,7 +53,7 @@ class EvaluationConfig(Strict):
     enabled: bool = True
     """Before and after training, on the held-out rows."""
     max_new_tokens: int | None = Field(default=None, ge=1)
-    """None means sampling.max_new_tokens."""
+    """None means sampling.max_new_tokens. Prompts must leave room for it too."""
     temperature: float = Field(default=1.0, ge=0)
     num_samples_shown: int = Field(default=3, ge=0)
 

@@ -54,6 +54,11 @@ class RunConfig(Strict):
                 f"sampling.max_new_tokens ({self.sampling.max_new_tokens}) leaves no room for a prompt in "
                 f"sampler.max_model_len ({self.sampler.max_model_len}); lower the first or raise the second"
             )
+        if (self.evaluation.max_new_tokens or 0) >= self.sampler.max_model_len:
+            problems.append(
+                f"evaluation.max_new_tokens ({self.evaluation.max_new_tokens}) leaves no room for a prompt in "
+                f"sampler.max_model_len ({self.sampler.max_model_len}); lower the first or raise the second"
+            )
         if self.teacher.max_model_len < self.sampler.max_model_len:
             problems.append(
                 f"teacher.max_model_len ({self.teacher.max_model_len}) is below sampler.max_model_len "

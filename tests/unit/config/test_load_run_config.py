@@ -123,7 +123,9 @@ def test_overrides_take_null_lists_and_mappings() -> None:
 
 
 def test_an_override_makes_the_mappings_above_it() -> None:
-    config = load_run_config("tiny", (*MODELS, "student.prune.num_layers=2", "sampler.engine_args.x.y=1"))
+    config = load_run_config(
+        "tiny", (*MODELS, "student.prune.num_layers=2", "sampler.engine=vllm", "sampler.engine_args.x.y=1")
+    )
     assert config.student.prune is not None and config.student.prune.num_layers == 2
     assert config.sampler.engine_args == {"x": {"y": 1}}
 
@@ -168,6 +170,15 @@ def test_an_empty_section_means_the_defaults(write: Any) -> None:
         ("batch-size=1", "batch-size: unknown key here; did you mean learner.batch_size?"),
         ("student.zzz=1", "student.zzz: unknown key; valid keys: model, prune"),
         ("learner={max_step: 3}", "learner.max_step: unknown key; did you mean max_steps?"),
+        ("sampler.engine_args.a=1", "sampler: the hf engine takes no engine_args; use engine=vllm, or set engine_args={}"),  # noqa: E501
+        ("teacher.engine_args={a: 1}", "teacher: the hf engine takes no engine_args; use engine=vllm, or set engine_args={}"),  # noqa: E501
+        ("learner={warmup_steps: 3, lr_scheduler_type: constant}", "learner: a constant learning rate has no warmup_steps; use lr_scheduler_type=constant_with_warmup, or warmup_steps=0"),  # noqa: E501
+        ("objective.beta=0.5", "objective: divergence=forward_kl does not use beta; set divergence=jsd, or remove what it does not use"),  # noqa: E501
+        ("objective={divergence: tvd, beta: 0.1, normalize_jsd: false}", "objective: divergence=tvd does not use beta and normalize_jsd; set divergence=jsd, or remove what it does not use"),  # noqa: E501
+        ("objective.schedule.final=0.5", "objective.schedule: a constant schedule has no final and no at_step; set type or remove them"),  # noqa: E501
+        ("objective.schedule.type=linear", "objective.schedule: a linear schedule needs final; give a value in [0, 1]"),
+        ("objective.schedule={type: step, final: 0.5}", "objective.schedule: a step schedule needs at_step; give the first step with the final value"),  # noqa: E501
+        ("evaluation.max_new_tokens=256", "evaluation.max_new_tokens (256) leaves no room for a prompt in sampler.max_model_len (256); lower the first or raise the second"),  # noqa: E501
         ("foo", 'override "foo": must look like KEY=VALUE, such as learner.max_steps=100'),
         ("a..b=1", 'override "a..b=1": must look like KEY=VALUE, such as learner.max_steps=100'),
         ("data.path=", "data.path: the override has no value; write data.path=null for none, or data.path='\"\"' for empty text"),  # noqa: E501
@@ -290,6 +301,12 @@ def test_a_dumped_configuration_loads_back_equal(write: Any) -> None:
         ],
     )
     assert load_run_config(write(dump_run_config(config))) == config
+
+
+def test_a_dumped_jsd_keeps_its_own_keys(write: Any) -> None:
+    config = load_run_config("tiny", (*MODELS, "objective.divergence=jsd", "objective.beta=0.1"))
+    assert load_run_config(write(dump_run_config(config))) == config
+    assert "beta" not in dump_run_config(load_run_config("tiny", MODELS)).replace("adam_beta", "")
 
 
 @settings(max_examples=50, deadline=None)  # deadlines fail on busy machines

@@ -106,7 +106,7 @@ def test_needs_fixed_looks_at_the_whole_schedule():
 )
 def test_incomplete_schedules_are_refused(schedule, message):
     with pytest.raises(ConfigError, match=message):
-        mixture(0.5, schedule=ScheduleConfig(**schedule))
+        mixture(0.5, schedule=ScheduleConfig.model_construct(**schedule))
 
 
 def test_values_out_of_range_are_refused():

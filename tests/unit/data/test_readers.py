@@ -27,7 +27,7 @@ def write(path, *records):
 
 
 def read(path, **options):
-    return read_rows(DataConfig(path=str(path), **options), seed=0)
+    return read_rows(DataConfig(path=str(path), **options))
 
 
 @pytest.fixture
@@ -36,11 +36,11 @@ def file(tmp_path):
 
 
 def test_embedded_problems_are_the_default():
-    rows = read_rows(DataConfig(num_held_out=10), seed=3)
+    rows = read_rows(DataConfig(num_held_out=10))
     assert (len(rows), rows.format) == (NUM_EMBEDDED + 10, "prompt+completion")
     assert rows.has_completions and "#### " in rows.rows[0].completion
     assert str(rows) == "2010 rows of format prompt+completion from the embedded word problems"
-    fewer = read_rows(DataConfig(num_held_out=10, num_train=30), seed=3)
+    fewer = read_rows(DataConfig(num_held_out=10, num_train=30))
     assert fewer.rows == rows.rows[:40]
 
 
@@ -160,7 +160,7 @@ def test_wrong_fields_name_the_columns_there_are(file, fields, message):
 
 def test_fields_without_a_path_are_refused():
     with pytest.raises(DataError, match=r"data\.path is not set"):
-        read_rows(DataConfig(fields={"prompt": "question"}), seed=0)
+        read_rows(DataConfig(fields={"prompt": "question"}))
 
 
 def test_undecodable_and_damaged_files_say_where(tmp_path):

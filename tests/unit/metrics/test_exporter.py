@@ -62,7 +62,6 @@ def test_a_gauge_is_absent_until_set_and_keeps_the_last_value(exporter: Exporter
     exporter.gauge("gkd_queue_depth", 4, queue="replay")
     assert value(exporter, "gkd_learner_loss") == 1.25
     assert value(exporter, "gkd_queue_depth", queue="replay") == 4
-    assert value(exporter, "gkd_queue_depth", queue="prompts") is None
 
 
 def test_a_gauge_passes_on_what_is_not_finite(exporter: Exporter) -> None:

@@ -3,12 +3,14 @@
 import io
 import json
 import math
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from gkd_dist.interfaces import RecordSink
+from gkd_dist.metrics.console import Narrator
 from gkd_dist.metrics.sinks import JsonlSink, PlainLines, Record, StatusLine, StepSummary, terminal_sink
 
 RECORD: Record = {
@@ -141,6 +143,22 @@ def test_a_terminal_gets_one_line_that_is_rewritten(terminal: Terminal) -> None:
     assert all(f"step {version}/20" in shown for version in (3, 4, 5))
     assert shown.count("\n") == 1
     assert shown.count("\x1b[2K") >= 3  # the line is erased before each rewrite
+
+
+def test_other_output_appears_above_the_line_even_of_a_narrator_made_before_it(
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdout", terminal)
+    narrate = Narrator()
+    sink = terminal_sink(terminal)
+    sink.write(RECORD)
+    narrate("saving the student")
+    sink.write(RECORD)
+    sink.close()
+    shown = terminal.getvalue()
+    before, _, after = shown.partition("saving the student")
+    assert before.endswith("s] ") and "\x1b[2K" in before[-30:]  # the live line was erased to make room
+    assert "step 3/20" in after.split("\n")[1]  # and drawn again below
 
 
 def test_a_narrow_terminal_cuts_the_line(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:

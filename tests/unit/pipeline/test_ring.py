@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -152,6 +153,43 @@ class BrokenLearner(FakeLearner):
 def test_the_first_failure_ends_the_run_with_its_own_error(fleet: Fleet, message: str) -> None:
     with pytest.raises(EngineError, match=message):
         run(make_plan(3, 1.0), fleet)
+
+
+class CausedTeacher(FakeTeacher):
+    async def score(self, trajectories: Sequence[Trajectory]) -> list[ScoredTrajectory]:
+        raise EngineError("the teacher is broken") from OSError("the disk is full")
+
+
+def test_the_failure_keeps_its_cause() -> None:
+    with pytest.raises(EngineError) as caught:
+        run(make_plan(3, 1.0), Fleet([FakeSampler()], [CausedTeacher()], FakeLearner()))
+    assert str(caught.value.__cause__) == "the disk is full"
+
+
+class SoreLoserSampler(FakeSampler):
+    """Fails while it is cancelled."""
+
+    async def sample(self, prompts: Sequence[Prompt], params: SamplingParams) -> list[Trajectory]:
+        if not self.calls:
+            return await super().sample(prompts, params)
+        try:
+            await asyncio.sleep(60)
+        finally:
+            raise EngineError("the sampler does not stop")
+
+
+def test_failures_of_other_loops_are_noted_on_the_first() -> None:
+    plan = replace(make_plan(3, 1.0), max_staleness=1)  # the sampler is at step 1 while the learner fails at step 0
+    with pytest.raises(EngineError, match="learner is broken") as caught:
+        run(plan, Fleet([SoreLoserSampler()], [FakeTeacher()], BrokenLearner()))
+    assert "the sampler does not stop" in "\n".join(caught.value.__notes__)
+
+
+def test_depth_and_capacity_of_the_replay_count_the_same_things() -> None:
+    metrics, _ = run(make_plan(2, 0.5), Fleet([FakeSampler()], [FakeTeacher()], FakeLearner()))
+    (capacity,) = [value for _, name, value, _ in metrics.calls if name == "gkd_queue_capacity"]
+    assert capacity == 2 * BATCH  # student's and fixed ones, a batch each
+    assert max(value for _, name, value, _ in metrics.calls if name == "gkd_queue_depth") <= capacity
 
 
 def test_zero_steps_do_nothing() -> None:
