@@ -8,8 +8,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from gkd_dist.build import Job, prepare
-from gkd_dist.build import preflight as check_without_models
 from gkd_dist.config.load import dump_run_config
 from gkd_dist.config.run import RunConfig
 from gkd_dist.interfaces import Metrics, RecordSink
@@ -21,6 +19,8 @@ from gkd_dist.pipeline.accounting import StepAccounts
 from gkd_dist.pipeline.evaluation import Evaluation
 from gkd_dist.pipeline.evaluation import evaluate as evaluate_fleet
 from gkd_dist.pipeline.job import Outcome, distil
+from gkd_dist.preparation import Job, prepare
+from gkd_dist.preparation import preflight as check_without_models
 
 logger = logging.getLogger(__name__)
 

@@ -7,10 +7,10 @@ import pytest
 
 import gkd_dist.models.packaged
 import gkd_dist.models.pruning
-from gkd_dist.build import prepare
 from gkd_dist.cli import main
 from gkd_dist.config.load import load_run_config
 from gkd_dist.errors import ConfigError
+from gkd_dist.preparation import prepare
 from tests import tiny
 
 PACKAGE = "package:some-model"

@@ -1,0 +1,261 @@
+"""From a configuration to a job: data rendered, models found, everything checked before an engine starts (floor F5)."""
+
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from gkd_dist.build import Blueprint
+from gkd_dist.config.models import PruneConfig
+from gkd_dist.config.run import RunConfig
+from gkd_dist.data.mixture import Mixture
+from gkd_dist.data.pairs import fixed_trajectory
+from gkd_dist.data.prompts import PromptStream, RenderedPrompts, prompt_limit, render_prompts
+from gkd_dist.data.readers import read_rows
+from gkd_dist.data.rendering import Renderer, check_same_tokenizer
+from gkd_dist.data.rows import Rows
+from gkd_dist.errors import ConfigError, DataError, UserError
+from gkd_dist.metrics.run_directory import check_output_dir
+from gkd_dist.pipeline.evaluation import HeldOut
+from gkd_dist.pipeline.job import Narrate
+from gkd_dist.pipeline.ring import Plan
+from gkd_dist.types import Prompt, SamplingParams, Trajectory
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Data:
+    """What could be checked without a model."""
+
+    rows: Rows
+    mixture: Mixture
+    max_prompt_tokens: int
+
+
+@dataclass(frozen=True)
+class Job:
+    """A checked configuration with its data rendered."""
+
+    blueprint: Blueprint
+    rows: Rows
+    rendered: RenderedPrompts
+    renderer: Renderer
+    mixture: Mixture
+
+    def plan(self, run: str, checkpoints: Path) -> Plan:
+        """What the ring is to do under the name `run`."""
+        config = self.blueprint.config
+        batch_size = config.learner.batch_size
+        return Plan(
+            stream=PromptStream(self.rendered.train, run=run, seed=config.seed, shuffle=config.data.shuffle),
+            mixture=self.mixture,
+            sampling=self._sampling(config.sampling.max_new_tokens, config.sampling.temperature),
+            batch_size=batch_size,
+            max_steps=config.learner.max_steps,
+            max_staleness=config.replay.max_staleness,
+            replay_capacity=config.replay.capacity or 2 * batch_size,
+            save_steps=config.learner.save_steps,
+            checkpoints=checkpoints,
+        )
+
+    def held_out(self, run: str) -> HeldOut:
+        """Held-out prompts, their reference completions, and how the student answers them."""
+        config = self.blueprint.config
+        max_new_tokens = config.evaluation.max_new_tokens or config.sampling.max_new_tokens
+        stream = PromptStream(self.rendered.held_out, run=f"{run}:held-out", seed=config.seed, shuffle=False)
+        prompts = [stream.prompt(index) for index in range(stream.num_rows)]
+        return HeldOut(
+            prompts=prompts,
+            pairs=self._references(prompts, max_new_tokens),
+            sampling=self._sampling(max_new_tokens, config.evaluation.temperature),
+            num_shown=config.evaluation.num_samples_shown,
+        )
+
+    def _references(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[Trajectory]:
+        return [
+            fixed_trajectory(prompt.sample_id, row.prompt_ids, row.completion_ids, max_new_tokens)
+            for prompt, row in zip(prompts, self.rendered.held_out, strict=True)
+            if row.completion_ids is not None
+        ]
+
+    def _sampling(self, max_new_tokens: int, temperature: float) -> SamplingParams:
+        sampling = self.blueprint.config.sampling
+        return SamplingParams(
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            min_p=sampling.min_p,
+            stop_token_ids=self.renderer.stop_token_ids,
+            seed=self.blueprint.config.seed,
+        )
+
+
+def prepare(config: RunConfig, narrate: Narrate, *, student: str | None = None, writes: bool = True) -> Job:
+    """Find models and data, and check that they fit together; converts and prunes only what passed before.
+
+    Args:
+        student: use this saved student instead of `config.student`.
+        writes: whether something will be written below `config.output_dir`.
+
+    Raises:
+        ConfigError: every problem of a stage at once. Stages: data and local folders; models; their fit.
+    """
+    from gkd_dist.models.packaged import default_cache_dir, materialise
+
+    data = _check_data(config, student, writes)
+    problems: list[str] = []
+    folders = {}
+    for role, reference in _references(config, student).items():
+        narrate(f"{role} {reference}")
+        folders[role] = _collect(problems, partial(materialise, reference, default_cache_dir()))
+    if folders["student"] is None or folders["teacher"] is None:
+        raise ConfigError(problems)
+    prune = config.student.prune if student is None else None
+    job = _fit(config, data, folders["student"], folders["teacher"], prune)
+    if prune is None:
+        return job
+    from gkd_dist.models.pruning import pruned_student
+
+    narrate(f"student {config.student.model}, pruned to {prune.num_layers} layers")
+    pruned = pruned_student(job.blueprint.student, prune.num_layers, prune.drop_layers, default_cache_dir())
+    return replace(job, blueprint=replace(job.blueprint, student=pruned))
+
+
+def preflight(config: RunConfig) -> tuple[Data, Job | None, list[str]]:
+    """What `prepare` checks, without loading, converting or pruning a model.
+
+    Returns:
+        The data; the job, with the student not yet pruned, or None where a model is not converted yet; and which
+        checks that leaves to the run, one line each.
+
+    Raises:
+        ConfigError: as `prepare`.
+    """
+    from gkd_dist.models.packaged import PACKAGE_PREFIX, already_here, default_cache_dir, materialise
+
+    data = _check_data(config, None, writes=True)
+    problems: list[str] = []
+    folders: dict[str, Path] = {}
+    left = []
+    for role, reference in _references(config, None).items():
+        find = already_here if reference.startswith(PACKAGE_PREFIX) else materialise
+        folder = _collect(problems, partial(find, reference, default_cache_dir()))
+        if folder is not None:
+            folders[role] = folder
+        else:
+            left.append(f"{role}: {reference} is not converted yet; tokenizer checks are made when the run starts")
+    if problems:
+        raise ConfigError(problems)
+    job = None if left else _fit(config, data, folders["student"], folders["teacher"], config.student.prune)
+    return data, job, left
+
+
+def _references(config: RunConfig, student: str | None) -> dict[str, str]:
+    return {"teacher": config.teacher.model, "student": student or config.student.model}
+
+
+def _check_data(config: RunConfig, student: str | None, writes: bool) -> Data:
+    """The first stage: everything that needs no model, and whether models given as folders or packages are there."""
+    from gkd_dist.models.packaged import already_here, default_cache_dir
+
+    problems: list[str] = []
+    rows = _collect(problems, lambda: read_rows(config.data))
+    mixture = _collect(problems, lambda: _mixture(config, rows))
+    limit = _collect(problems, lambda: _prompt_limit(config))
+    if writes:
+        _collect(problems, lambda: check_output_dir(config.output_dir))
+    for reference in dict.fromkeys(_references(config, student).values()):
+        _collect(problems, partial(already_here, reference, default_cache_dir()))
+    if problems or rows is None or mixture is None or limit is None:
+        raise ConfigError(problems)
+    return Data(rows, mixture, limit)
+
+
+def _prompt_limit(config: RunConfig) -> int:
+    """Longest prompt that leaves room for training's and evaluation's completions."""
+    return prompt_limit(
+        config.data,
+        max_model_len=config.sampler.max_model_len,
+        max_new_tokens=max(config.sampling.max_new_tokens, config.evaluation.max_new_tokens or 0),
+    )
+
+
+def _fit(config: RunConfig, data: Data, student: Path, teacher: Path, prune: PruneConfig | None) -> Job:
+    """The last stage: models, tokenizers and data together.
+
+    Args:
+        student: not yet pruned: a pruned model has the tokenizer and the context of its source.
+    """
+    from gkd_dist.models.pruning import check_request
+    from gkd_dist.models.suitability import check_suitable, check_vocabulary
+
+    problems: list[str] = []
+    lengths = {
+        "student": ("sampler", config.sampler.max_model_len),
+        "teacher": ("teacher", config.teacher.max_model_len),
+    }
+    folders = {"student": student, "teacher": teacher}
+    for role, (engine, max_model_len) in lengths.items():
+        _collect(problems, partial(check_suitable, folders[role], role, max_model_len=max_model_len, engine=engine))
+    if prune is not None and not problems:
+        _collect(problems, partial(check_request, student, prune.num_layers, prune.drop_layers))
+    num_ids = _collect(problems, lambda: check_same_tokenizer(str(student), str(teacher)))
+    renderer = _collect(problems, lambda: _renderer(config, student))
+    if problems or num_ids is None or renderer is None:
+        raise ConfigError(problems)
+    for role, folder in folders.items():
+        _collect(problems, partial(check_vocabulary, folder, role, num_ids))
+    rendered = _collect(
+        problems,
+        lambda: render_prompts(data.rows.rows, renderer, config.data, max_prompt_tokens=data.max_prompt_tokens),
+    )
+    if problems or rendered is None:
+        raise ConfigError(problems)
+    blueprint = Blueprint(
+        config=config,
+        student=student,
+        teacher=teacher,
+        pad_token_id=renderer.pad_token_id,
+        num_ids=num_ids,
+        run_epoch=uuid.uuid4().hex,
+    )
+    return Job(blueprint, data.rows, rendered, renderer, data.mixture)
+
+
+def _renderer(config: RunConfig, student: Path) -> Renderer:
+    return Renderer(
+        str(student), apply_chat_template=config.data.apply_chat_template, system_prompt=config.data.system_prompt
+    )
+
+
+def _collect(problems: list[str], check: Callable[[], T]) -> T | None:
+    """The result of `check`, or None with its problems noted."""
+    try:
+        return check()
+    except ConfigError as error:
+        problems.extend(error.problems)
+    except UserError as error:
+        problems.append(str(error))
+    return None
+
+
+def _mixture(config: RunConfig, rows: Rows | None) -> Mixture:
+    objective = config.objective
+    mixture = Mixture(
+        objective.student_fraction,
+        objective.mix,
+        objective.schedule,
+        batch_size=config.learner.batch_size,
+        seed=config.seed,
+        max_steps=config.learner.max_steps,
+    )
+    if rows is not None and mixture.needs_fixed and not rows.has_completions:
+        raise DataError(
+            f"objective.student_fraction: {objective.student_fraction:g} needs fixed completions, but {rows.source} "
+            "has prompts alone; set objective.student_fraction=1 or name the completion column in data.fields"
+        )
+    return mixture
