@@ -25,8 +25,8 @@ demo: $(STAMP) ## run the main job: gkd run quickstart
 test: $(STAMP) ## run every test but the slow ones
 	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
 
-test-unit: $(STAMP) ## run the tests that start neither Ray nor vLLM; under a minute
-	@$(BIN)/python -m pytest -m "not (slow or ray or vllm or gpu)" $(ARGS)
+test-unit: $(STAMP) ## run the unit, reference and architecture tests: no Ray, no vLLM; under a minute
+	@$(BIN)/python -m pytest tests/unit tests/reference tests/architecture -m "not (slow or ray or vllm or gpu)" $(ARGS)
 
 test-slow: $(STAMP) ## run the tests that take minutes each
 	@$(BIN)/python -m pytest -m slow $(ARGS)
