@@ -7,12 +7,14 @@ the engine is chosen by WeightTransferConfig(backend="gkd_shared_memory").
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
 from vllm.distributed.weight_transfer.base import (
     WeightTransferEngine,
     WeightTransferInitInfo,
     WeightTransferUpdateInfo,
 )
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
+from vllm.platforms import current_platform
 
 from gkd_dist.types import TensorEntry, WeightManifest
 from gkd_dist.weights.shared_memory import SharedSegment, map_bucket
@@ -23,6 +25,10 @@ BACKEND = "gkd_shared_memory"
 
 def register() -> None:
     """Entry point for vLLM's plugin loader; may be called more than once in a process."""
+    if current_platform.is_cpu():
+        # vLLM's bfloat16 attention uses AMX tiles without asking the kernel for them. A large model's first product
+        # asks on the way; a small one dies of an illegal instruction.
+        torch.cpu._init_amx()
     if BACKEND not in WeightTransferEngineFactory._registry:
         WeightTransferEngineFactory.register_engine(BACKEND, SharedMemoryTransferEngine)
 
