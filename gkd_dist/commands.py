@@ -242,7 +242,7 @@ def _sample_rows(job: Job, before: Evaluation, after: Evaluation) -> list[dict[s
 def _summary(job: Job, before: Evaluation, after: Evaluation, elapsed_s: float) -> dict[str, object]:
     config = job.blueprint.config
     return {
-        "student": config.student.model,
+        "student": _student_name(config),
         "teacher": config.teacher.model,
         "divergence": config.objective.divergence,
         "student_fraction": config.objective.student_fraction,
@@ -253,6 +253,11 @@ def _summary(job: Job, before: Evaluation, after: Evaluation, elapsed_s: float) 
     }
 
 
+def _student_name(config: RunConfig) -> str:
+    prune = config.student.prune
+    return config.student.model + (f", pruned to {prune.num_layers} layers" if prune else "")
+
+
 def _card(job: Job, outcome: Outcome, num_trained_tokens: int) -> str:
     from gkd_dist.models.cards import DistillationFacts, model_card
 
@@ -261,7 +266,7 @@ def _card(job: Job, outcome: Outcome, num_trained_tokens: int) -> str:
         DistillationFacts(
             name=config.name,
             teacher=config.teacher.model,
-            student=config.student.model,
+            student=_student_name(config),
             divergence=config.objective.divergence,
             student_fraction=config.objective.student_fraction,
             num_steps=config.learner.max_steps,

@@ -147,4 +147,6 @@ def _text(cell: Any, place: str, empty: str, wanted: str) -> str:
         raise DataError(f"{place}: must be {wanted}, found {type(cell).__name__}")
     if not cell.strip():
         raise UnusableRowError(empty)
+    if any("\ud800" <= character <= "\udfff" for character in cell):
+        raise DataError(f"{place}: holds half of a surrogate pair, which is no text; mend or drop the row")
     return cell

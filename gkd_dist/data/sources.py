@@ -58,7 +58,7 @@ def _json_lines(file: Path) -> Iterator[tuple[str, Record]]:
 
 def _json_object(line: bytes, place: str) -> Record:
     try:
-        value = json.loads(line.decode("utf-8-sig"))
+        value = json.loads(line.decode("utf-8-sig").rstrip())
     except UnicodeDecodeError as error:
         raise DataError(
             f"{place}: not UTF-8 (byte {error.start + 1} of the line); convert the file to UTF-8"
@@ -67,6 +67,8 @@ def _json_object(line: bytes, place: str) -> Record:
         raise DataError(
             f"{place}: not valid JSON: {error.msg} at column {error.colno}; the file must hold one JSON object per line"
         ) from error
+    except (RecursionError, ValueError) as error:
+        raise DataError(f"{place}: not a usable JSON object: {error}") from error
     if not isinstance(value, dict):
         raise DataError(f"{place}: a row must be a JSON object, found {type(value).__name__}; one object per line")
     return value

@@ -33,6 +33,7 @@ def save_student(student: StudentModel, path: Path, *, source: Path) -> None:
     try:
         _write(student, draft, source)
         for file in draft.iterdir():
+            file.chmod(0o644)  # safetensors writes for its owner alone; a model is there to be served
             _flush(file)
         _flush(draft)
         if path.exists():

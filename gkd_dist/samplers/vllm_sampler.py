@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
-from gkd_dist.errors import EngineError
+from gkd_dist.errors import ConfigError, EngineError
 from gkd_dist.samplers.seeds import sample_seed
 from gkd_dist.samplers.weight_updates import WeightUpdates
 from gkd_dist.types import (
@@ -84,6 +85,9 @@ class VllmSampler:
             **defaults,
             **engine_args,
         }
+        unknown = sorted(args.keys() - {field.name for field in fields(AsyncEngineArgs)})
+        if unknown:
+            raise ConfigError([f"sampler.engine_args.{name}: vLLM has no such engine argument" for name in unknown])
         self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(model=model, **args))
         self._subscription = Subscription(_published_shapes(model), policy_version)
         self._updates = WeightUpdates(self._engine, self._subscription, self._swap)

@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from vllm.platforms import current_platform
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
-from gkd_dist.errors import EngineError
+from gkd_dist.errors import ConfigError, EngineError
 from gkd_dist.types import HiddenTargets, ScoredTrajectory, Trajectory
 
 _CPU_ARGS: Mapping[str, Any] = {
@@ -58,6 +59,9 @@ class VllmTeacher:
             **defaults,
             **engine_args,
         }
+        unknown = sorted(args.keys() - {field.name for field in fields(AsyncEngineArgs)})
+        if unknown:
+            raise ConfigError([f"teacher.engine_args.{name}: vLLM has no such engine argument" for name in unknown])
         self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(model=model, **args))
         self._params = PoolingParams(task="token_embed", use_activation=False)
         self._name = name

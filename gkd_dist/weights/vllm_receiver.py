@@ -4,6 +4,11 @@ vLLM finds `register` through the `vllm.general_plugins` entry point, in the act
 the engine is chosen by WeightTransferConfig(backend="gkd_shared_memory").
 """
 
+import multiprocessing
+import os
+import signal
+import threading
+import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -21,6 +26,7 @@ from gkd_dist.weights.shared_memory import SharedSegment, map_bucket
 from gkd_dist.weights.tensors import read_tensors
 
 BACKEND = "gkd_shared_memory"
+_ORPHAN_CHECK_S = 1.0
 
 
 def register() -> None:
@@ -31,6 +37,21 @@ def register() -> None:
         torch.cpu._init_amx()
     if BACKEND not in WeightTransferEngineFactory._registry:
         WeightTransferEngineFactory.register_engine(BACKEND, SharedMemoryTransferEngine)
+        _end_with_parent()
+
+
+def _end_with_parent() -> None:
+    """In an engine process: end when the process that started it is gone, however it went."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        while os.getppid() == parent.pid:
+            time.sleep(_ORPHAN_CHECK_S)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, name="end-with-parent", daemon=True).start()
 
 
 @dataclass

@@ -294,3 +294,15 @@ def _greedy(path: Path, prompts: list[Prompt]) -> list[list[int]]:
                 break
         completions.append(tokens[prompt.token_ids.size :])
     return completions
+
+
+@pytest.mark.vllm
+def test_an_engine_argument_that_vllm_does_not_know_is_refused_by_its_key(tmp_path: Path) -> None:
+    from gkd_dist.errors import ConfigError
+    from gkd_dist.samplers.vllm_sampler import VllmSampler
+
+    model = tiny.save_causal(tmp_path / "student")
+    with pytest.raises(ConfigError, match=r"sampler\.engine_args\.gpu_memry"):
+        VllmSampler(
+            str(model), dtype="float32", max_model_len=64, num_ids=tiny.VOCABULARY, engine_args={"gpu_memry": 1}
+        )

@@ -213,3 +213,13 @@ def test_a_busy_metrics_port_is_found_first(fails: Callable[..., str]) -> None:
         other.listen()
         port = other.getsockname()[1]
         assert f"metrics.port: {port}" in fails(f"metrics.port={port}")
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["[" * 100_000, '{"prompt": "w3", "completion": "w4", "n": ' + "1" * 5000 + "}", '{"prompt": "w3 \\ud800"}'],
+    ids=["deep", "huge number", "half a surrogate pair"],
+)
+def test_hostile_lines_are_named(fails: Callable[..., str], tmp_path: Path, line: str) -> None:
+    path = write(tmp_path / "rows.jsonl", PAIR, line + "\n")
+    assert "rows.jsonl:2" in fails(f"data.path={path}")

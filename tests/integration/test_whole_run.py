@@ -149,6 +149,8 @@ def test_an_ended_run_leaves_no_actor_behind(
 ) -> None:
     command = [sys.executable, "-m", "gkd_dist", "run"]
     command += overrides(models, data, tmp_path, "cluster.mode=ray", "learner.max_steps=5000")
+    if kill is signal.SIGKILL:
+        command += ["sampler.engine=vllm"]
     log = tmp_path / "log"
     with log.open("w") as stream:
         process = subprocess.Popen(command, stdout=stream, stderr=stream, start_new_session=True)
@@ -158,7 +160,7 @@ def test_an_ended_run_leaves_no_actor_behind(
         assert any("Actor" in line for line in processes_of(session))
         process.send_signal(kill)
         assert process.wait(60) == (130 if kill is signal.SIGINT else -signal.SIGKILL)
-        wait_until(lambda: not [line for line in processes_of(session) if "Actor" in line], 60, log)
+        wait_until(lambda: not [line for line in processes_of(session) if "Actor" in line or "VLLM" in line], 60, log)
     finally:
         for line in processes_of(process.pid):
             os.kill(int(line.split()[0]), signal.SIGKILL)
