@@ -30,7 +30,7 @@ class RunConfig(Strict):
     )
     output_dir: Path = Path("runs")
     """Run directories are made below it: output_dir/name-NUMBER."""
-    seed: int = Field(default=0, ge=0, le=2**32 - 1)
+    seed: int = Field(default=0, ge=0)
     mode: Literal["sync"] = "sync"
     """`sync` is Algorithm 1 exactly: staleness 0. A seed repeats bit for bit with the `hf` engines; vLLM rounds by what
     happens to share a batch, so its samples may differ from run to run."""
