@@ -36,12 +36,15 @@ from gkd_dist.weights import vllm_receiver
 from gkd_dist.weights.shared_memory import SharedSegment, sweep
 from gkd_dist.weights.subscription import Subscription
 
-_CPU_ARGS: Mapping[str, Any] = {
+_CPU_ARGS: dict[str, Any] = {
     "enforce_eager": True,
     "kv_cache_memory_bytes": 1 << 30,
     # In the engine's own process: the default, a worker process beside it, burns a core waiting for its answers.
     "distributed_executor_backend": UniProcExecutor,
+    # A prompt cut in two makes vLLM rewind its request's random generator, which a CPU generator cannot do.
+    "enable_chunked_prefill": False,
 }
+_MIN_BATCHED_TOKENS = 4096
 
 
 class VllmSampler:
@@ -73,7 +76,8 @@ class VllmSampler:
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         vllm_receiver.register()
         sweep()
-        defaults = _CPU_ARGS if current_platform.is_cpu() else {}
+        whole_prompts = {"max_num_batched_tokens": max(max_model_len, _MIN_BATCHED_TOKENS)}
+        defaults = _CPU_ARGS | whole_prompts if current_platform.is_cpu() else {}
         args = {
             "dtype": dtype,
             "max_model_len": max_model_len,

@@ -51,7 +51,7 @@ def make_sampler(name: str, model: Path, dtype: str = "float32", num_ids: int = 
         return HfSampler(model, dtype=dtype, pad_token_id=tiny.PAD, num_ids=num_ids)
     from gkd_dist.samplers.vllm_sampler import VllmSampler
 
-    engine_args = {"max_num_seqs": 16}
+    engine_args = {"max_num_seqs": 16, "max_num_batched_tokens": 520}
     return VllmSampler(str(model), dtype=dtype, max_model_len=512, engine_args=engine_args, num_ids=num_ids)
 
 
@@ -306,3 +306,11 @@ def test_an_engine_argument_that_vllm_does_not_know_is_refused_by_its_key(tmp_pa
         VllmSampler(
             str(model), dtype="float32", max_model_len=64, num_ids=tiny.VOCABULARY, engine_args={"gpu_memry": 1}
         )
+
+
+def test_prompts_that_do_not_fit_into_one_pass_are_answered_all_the_same(bench: Bench) -> None:
+    """Seeded requests on vLLM: a pass takes 520 tokens here, and no prompt may be cut to fill it."""
+    prompts = tiny.prompts([60] * 20)
+    together = bench.sample(prompts, RANDOM)
+    assert [item.sample_id for item in together] == [prompt.sample_id for prompt in prompts]
+    assert all(item.num_completion_tokens >= 1 for item in together)
