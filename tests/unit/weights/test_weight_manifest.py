@@ -106,7 +106,9 @@ def test_overlap_is_found_in_any_order() -> None:
 
 
 def test_whole_publication_passes() -> None:
-    verify(*publication())
+    manifest, buckets = publication()
+    verify(manifest, buckets)
+    assert [digest(bucket) for bucket in buckets] == list(manifest.digests)
 
 
 def test_digest_is_xxh3_128() -> None:
