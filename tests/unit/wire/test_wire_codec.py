@@ -158,8 +158,7 @@ def test_rounding_above_zero_is_allowed() -> None:
 @pytest.mark.parametrize("bits", [0x7F80, 0x7FC0, 0x7FFF, 0xFF80, 0xFFC1, 0xFFFF])
 def test_infinities_and_nans_in_bfloat16_bits_are_refused(bits: int) -> None:
     with pytest.raises(WireError, match="finite"):
-        (back,) = decode(encode([HiddenTargets(np.array([[0x3F80, bits]], np.uint16))]), HiddenTargets)
-    assert back.hidden.tolist() == [[0x3F80, bits]]
+        encode([HiddenTargets(np.array([[0x3F80, bits]], np.uint16))])
 
 
 @pytest.mark.parametrize("bits", [0x7F7F, 0xFF7F, 0x8000, 0x0001])
