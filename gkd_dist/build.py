@@ -1,6 +1,7 @@
 """From a checked configuration to engines: the only place that chooses implementations (floor F5)."""
 
 import os
+from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,8 @@ from gkd_dist.interfaces import Fleet, Learner, Sampler, Teacher
 
 if TYPE_CHECKING:
     from gkd_dist.divergences import Readout
+    from gkd_dist.learners.objective import Objective
+    from gkd_dist.learners.targets import TeacherView
 
 T = TypeVar("T")
 
@@ -21,7 +24,8 @@ class Blueprint:
 
     config: RunConfig
     student: Path
-    teacher: Path
+    teachers: Mapping[str, Path]
+    """Folder of each teacher, by its name in the configuration."""
     pad_token_id: int
     num_ids: int
     """Real ids that student and teacher share."""
@@ -44,14 +48,13 @@ class Blueprint:
             num_ids=self.num_ids,
         )
 
-    def make_teacher(self) -> Teacher:
-        teacher = self.config.teacher
+    def make_teacher(self, name: str) -> Teacher:
+        teacher, folder = self.config.teachers[name], self.teachers[name]
         if teacher.engine == "hf":
             from gkd_dist.teachers.hf_teacher import HfTeacher
 
             return HfTeacher(
-                self.teacher,
-                name=teacher.model,
+                folder,
                 dtype=teacher.dtype,
                 transport=teacher.transport,
                 pad_token_id=self.pad_token_id,
@@ -60,20 +63,18 @@ class Blueprint:
             )
         from gkd_dist.teachers.verified import check_readout
 
-        check_readout(self.teacher)
+        check_readout(folder)
         _quiet_vllm()
         from gkd_dist.teachers.vllm_teacher import VllmTeacher
 
         return VllmTeacher(
-            str(self.teacher),
-            name=teacher.model,
+            str(folder),
             dtype=teacher.dtype,
             max_model_len=teacher.max_model_len,
             engine_args=teacher.engine_args,
         )
 
     def make_learner(self) -> Learner:
-        from gkd_dist.divergences import make_divergence
         from gkd_dist.learners.learner import GkdLearner
         from gkd_dist.learners.load import load_student
         from gkd_dist.learners.step import LossSettings
@@ -81,12 +82,8 @@ class Blueprint:
 
         config, objective = self.config, self.config.objective
         settings = LossSettings(
-            divergence=make_divergence(
-                objective.divergence, beta=objective.beta, normalize_jsd=objective.normalize_jsd
-            ),
+            objective=self._objective(),
             reduction=objective.reduction,
-            teacher_temperature=config.teacher.temperature,
-            teacher_readout=self._teacher_readout(),
             bf16=config.learner.bf16,
             max_micro_batch_tokens=config.learner.max_micro_batch_tokens,
             pad_token_id=self.pad_token_id,
@@ -106,14 +103,34 @@ class Blueprint:
             ),
         )
 
-    def _teacher_readout(self) -> "Readout | None":
-        if self.config.teacher.transport != "hidden":
+    def _objective(self) -> "Objective":
+        from gkd_dist.divergences import make_divergence
+        from gkd_dist.learners.objective import Distillation
+
+        objective = self.config.objective
+        return Distillation(
+            divergence=make_divergence(
+                objective.divergence, beta=objective.beta, normalize_jsd=objective.normalize_jsd
+            ),
+            teachers={name: self._teacher_view(name) for name in self.config.teachers},
+            num_ids=self.num_ids,
+            bf16=self.config.learner.bf16,
+        )
+
+    def _teacher_view(self, name: str) -> "TeacherView":
+        from gkd_dist.learners.targets import TeacherView
+
+        return TeacherView(self._teacher_readout(name), self.config.teachers[name].temperature)
+
+    def _teacher_readout(self, name: str) -> "Readout | None":
+        teacher = self.config.teachers[name]
+        if teacher.transport != "hidden":
             return None
         from gkd_dist.teachers.readout import load_readout
 
         return load_readout(
-            self.teacher,
-            dtype=self.config.teacher.dtype,
+            self.teachers[name],
+            dtype=teacher.dtype,
             num_ids=self.num_ids,
             device=_device(self.config.cluster.num_gpus_learner),
         )

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 from gkd_dist.build import Blueprint
 from gkd_dist.cluster.placement import FleetPlan, start_fleet
@@ -15,7 +16,10 @@ async def ray_fleet(blueprint: Blueprint) -> AsyncIterator[Fleet]:
     config = blueprint.config
     plan = FleetPlan(
         samplers=[blueprint.make_sampler] * config.sampler.num_replicas,
-        teachers=[blueprint.make_teacher] * config.teacher.num_replicas,
+        teachers={
+            name: [partial(blueprint.make_teacher, name)] * teacher.num_replicas
+            for name, teacher in config.teachers.items()
+        },
         learner=blueprint.make_learner,
     )
     with ray_session(config.cluster):

@@ -12,17 +12,17 @@ Rules that hold for every one of them:
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Generic, Protocol, TypeVar
 
+from gkd_dist.targets import TargetsHandle, TeacherTargets
 from gkd_dist.types import (
     DivergenceReport,
     Prompt,
     SamplingParams,
-    ScoredTrajectory,
     StepReport,
     TrainBatch,
     Trajectory,
@@ -62,7 +62,9 @@ class Sampler(Protocol):
 class Teacher(Protocol):
     """Scores trajectories with a frozen model."""
 
-    async def score(self, trajectories: Sequence[Trajectory]) -> list[ScoredTrajectory]: ...
+    async def score(self, trajectories: Sequence[Trajectory]) -> list[TeacherTargets | TargetsHandle]:
+        """What this teacher says about the completion tokens of each trajectory."""
+        ...
 
     async def close(self) -> None: ...
 
@@ -94,14 +96,15 @@ class Fleet:
     """Everything that computes."""
 
     samplers: Sequence[Sampler]
-    teachers: Sequence[Teacher]
+    teachers: Mapping[str, Sequence[Teacher]]
+    """Replicas of each teacher, by its name in the configuration."""
     learner: Learner
 
     async def close(self) -> None:
         """Close all parts; the first error is raised after every part was told, the others are logged."""
         results = await asyncio.gather(
             *(sampler.close() for sampler in self.samplers),
-            *(teacher.close() for teacher in self.teachers),
+            *(teacher.close() for replicas in self.teachers.values() for teacher in replicas),
             self.learner.close(),
             return_exceptions=True,
         )

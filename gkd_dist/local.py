@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 
 from gkd_dist.build import Blueprint
 from gkd_dist.interfaces import Closing, Fleet, Part
@@ -19,6 +20,9 @@ async def local_fleet(blueprint: Blueprint) -> AsyncIterator[Fleet]:
 
         yield Fleet(
             samplers=[await build(blueprint.make_sampler) for _ in range(config.sampler.num_replicas)],
-            teachers=[await build(blueprint.make_teacher) for _ in range(config.teacher.num_replicas)],
+            teachers={
+                name: [await build(partial(blueprint.make_teacher, name)) for _ in range(teacher.num_replicas)]
+                for name, teacher in config.teachers.items()
+            },
             learner=await build(blueprint.make_learner),
         )

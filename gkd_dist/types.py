@@ -13,6 +13,8 @@ from enum import StrEnum
 import numpy as np
 import numpy.typing as npt
 
+from gkd_dist.targets import TargetsHandle, TeacherTargets
+
 IntArray = npt.NDArray[np.int32]
 FloatArray = npt.NDArray[np.float32]
 ByteArray = npt.NDArray[np.uint8]
@@ -142,77 +144,33 @@ class Trajectory:
 
 
 @dataclass(frozen=True, slots=True)
-class HiddenTargets:
-    """Teacher hidden states after the final norm, at the positions that predict the completion."""
+class TeacherScore:
+    """What one teacher says about each completion token of a trajectory."""
 
-    hidden: npt.NDArray[np.uint16] | FloatArray
-    """[L, H]; float32, or uint16 holding bfloat16 bits. Row t predicts completion token t."""
-
-    def __post_init__(self) -> None:
-        if self.hidden.dtype not in (np.dtype(np.float32), np.dtype(np.uint16)) or self.hidden.ndim != 2:
-            raise ValueError(f"hidden must be [L, H] float32 or uint16, got {self.hidden.dtype} {self.hidden.shape}")
-
-    @property
-    def num_tokens(self) -> int:
-        return int(self.hidden.shape[0])
-
-    @property
-    def num_bytes(self) -> int:
-        return int(self.hidden.nbytes)
-
-
-@dataclass(frozen=True, slots=True)
-class FullTargets:
-    """Teacher log-probs over the whole vocabulary, at temperature 1."""
-
-    log_probs: FloatArray
-    """[L, V] float32, log-softmax of the teacher. Row t predicts completion token t."""
-
-    def __post_init__(self) -> None:
-        _require("log_probs", self.log_probs, np.float32, 2)
-
-    @property
-    def num_tokens(self) -> int:
-        return int(self.log_probs.shape[0])
-
-    @property
-    def num_bytes(self) -> int:
-        return int(self.log_probs.nbytes)
-
-
-TeacherTargets = HiddenTargets | FullTargets
-
-
-@dataclass(frozen=True, slots=True)
-class TargetsHandle:
-    """Stands for teacher targets that stay where the teacher put them, until the learner asks.
-
-    Payloads never pass through the controller; it moves these handles instead.
-    """
-
-    reference: object
-    """Opaque to everybody but the proxies (a Ray object reference, say)."""
-    index: int
-    """Which record of the referenced message."""
-    num_tokens: int
-    num_bytes: int
+    teacher: str
+    """Its name in the configuration."""
+    targets: TeacherTargets | TargetsHandle
 
 
 @dataclass(frozen=True, slots=True)
 class ScoredTrajectory:
-    """A trajectory with what the teacher says about each of its completion tokens."""
+    """A trajectory with what its teachers, and perhaps a reward, say about it."""
 
     trajectory: Trajectory
-    targets: TeacherTargets | TargetsHandle
-    teacher: str
-    """Name of the teacher that scored it."""
+    scores: tuple[TeacherScore, ...]
+    """At least one; several where teachers are mixed."""
+    reward: float | None = None
+    """Of the whole completion; None where the objective asks for none."""
 
     def __post_init__(self) -> None:
-        if self.targets.num_tokens != self.trajectory.num_completion_tokens:
-            raise ValueError(
-                f"targets cover {self.targets.num_tokens} tokens, "
-                f"the completion has {self.trajectory.num_completion_tokens}"
-            )
+        if not self.scores:
+            raise ValueError("a scored trajectory needs the score of at least one teacher")
+        for score in self.scores:
+            if score.targets.num_tokens != self.trajectory.num_completion_tokens:
+                raise ValueError(
+                    f"targets of teacher {score.teacher} cover {score.targets.num_tokens} tokens, "
+                    f"the completion has {self.trajectory.num_completion_tokens}"
+                )
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,12 +188,18 @@ class TrainBatch:
     """Global denominator of the per-sequence mean."""
     num_tokens: int
     """Global denominator of the per-token mean: completion tokens."""
+    advantages: FloatArray | None = None
+    """[B] float32 rewards less their baseline, 0 for fixed pairs; None where the objective asks for no reward."""
 
     def __post_init__(self) -> None:
         if not self.scored:
             raise ValueError("a train batch needs at least one trajectory")
         if self.num_sequences < len(self.scored):
             raise ValueError(f"num_sequences {self.num_sequences} is less than the {len(self.scored)} sequences here")
+        if self.advantages is not None:
+            _require("advantages", self.advantages, np.float32, 1)
+            if self.advantages.size != len(self.scored):
+                raise ValueError(f"{self.advantages.size} advantages for {len(self.scored)} trajectories")
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,6 +263,8 @@ class StepReport:
     """1 when the step was skipped because loss or gradient was not finite."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Wall time by part, seconds."""
+    quantities: dict[str, float] = field(default_factory=dict)
+    """What else the objective measured (`teacher_mass`, `reward_mean`), by name."""
 
 
 @dataclass(frozen=True, slots=True)

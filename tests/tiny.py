@@ -1,6 +1,7 @@
 """Models and tokenizers small enough to be made in a test: random weights, real formats."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,17 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from gkd_dist.types import FinishReason, Prompt, SampleId, Source, Trajectory, VersionRange
+from gkd_dist.targets import TeacherTargets
+from gkd_dist.types import (
+    FinishReason,
+    Prompt,
+    SampleId,
+    ScoredTrajectory,
+    Source,
+    TeacherScore,
+    Trajectory,
+    VersionRange,
+)
 
 VOCABULARY = 128
 PAD, STOP = 0, 1
@@ -112,3 +123,9 @@ def trajectories(shapes: list[tuple[int, int]], *, seed: int = 0) -> list[Trajec
         )
         for index, (prompt, completion) in enumerate(shapes)
     ]
+
+
+def scored(trajectories: Sequence[Trajectory], targets: Sequence[TeacherTargets]) -> list[ScoredTrajectory]:
+    """Each trajectory with the targets of one teacher, called `teacher`."""
+    pairs = zip(trajectories, targets, strict=True)
+    return [ScoredTrajectory(trajectory, (TeacherScore("teacher", item),)) for trajectory, item in pairs]

@@ -14,12 +14,13 @@ from pathlib import Path
 import ray
 
 from gkd_dist.interfaces import Learner, Sampler, Teacher
+from gkd_dist.targets import TeacherTargets
 from gkd_dist.types import (
     ByteArray,
     Prompt,
     SamplingParams,
     ScoredTrajectory,
-    TeacherTargets,
+    TeacherScore,
     TrainBatch,
     Trajectory,
     WeightManifest,
@@ -62,11 +63,10 @@ class TeacherActor:
         self._teacher = await asyncio.to_thread(self._make)
 
     @ray.method(num_returns=2)
-    async def score(self, trajectories: ByteArray) -> tuple[list[tuple[str, int, int]], ByteArray]:
-        """Control facts (teacher, num_tokens, num_bytes) per trajectory, and the targets as one frame."""
-        scored = await self._teacher.score(decode(trajectories, Trajectory))
-        facts = [(item.teacher, item.targets.num_tokens, item.targets.num_bytes) for item in scored]
-        return facts, encode([item.targets for item in scored])
+    async def score(self, trajectories: ByteArray) -> tuple[list[tuple[int, int]], ByteArray]:
+        """Control facts (num_tokens, num_bytes) per trajectory, and the targets as one frame."""
+        targets = await self._teacher.score(decode(trajectories, Trajectory))
+        return [(item.num_tokens, item.num_bytes) for item in targets], encode(targets)
 
     async def close(self) -> None:
         await self._teacher.close()
@@ -104,24 +104,29 @@ class BatchHeader:
     """A train batch without its payload: trajectories, and which record of which frame holds the targets.
 
     Args:
-        batch: supplies step, denominators and trajectories.
-        places: (frame number, record number) of the targets of every trajectory.
+        batch: supplies everything but the targets.
+        places: (frame number, record number) of every score, trajectory after trajectory.
     """
 
     def __init__(self, batch: TrainBatch, places: list[tuple[int, int]]) -> None:
         self._step = batch.step
         self._num_sequences = batch.num_sequences
         self._num_tokens = batch.num_tokens
-        self._teachers = [item.teacher for item in batch.scored]
+        self._advantages = batch.advantages
+        self._teachers = [[score.teacher for score in item.scores] for item in batch.scored]
+        self._rewards = [item.reward for item in batch.scored]
         self._trajectories = encode([item.trajectory for item in batch.scored])
         self._places = places
 
     def batch(self, frames: tuple[ByteArray, ...]) -> TrainBatch:
         """The batch with views into `frames` as its targets."""
         targets: list[list[TeacherTargets]] = [decode_targets(frame, max_bytes=MAX_TARGETS_BYTES) for frame in frames]
-        trajectories = decode(self._trajectories, Trajectory)
-        scored = [
-            ScoredTrajectory(trajectory, targets[frame][record], teacher)
-            for trajectory, teacher, (frame, record) in zip(trajectories, self._teachers, self._places, strict=True)
-        ]
-        return TrainBatch(self._step, tuple(scored), self._num_sequences, self._num_tokens)
+        places = iter(self._places)
+        scored = []
+        for trajectory, teachers, reward in zip(
+            decode(self._trajectories, Trajectory), self._teachers, self._rewards, strict=True
+        ):
+            found = [(teacher, *next(places)) for teacher in teachers]
+            scores = tuple(TeacherScore(teacher, targets[frame][record]) for teacher, frame, record in found)
+            scored.append(ScoredTrajectory(trajectory, scores, reward))
+        return TrainBatch(self._step, tuple(scored), self._num_sequences, self._num_tokens, self._advantages)

@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,8 +23,13 @@ class FleetPlan:
     """Which parts to build, each by a picklable factory."""
 
     samplers: list[Callable[[], Sampler]]
-    teachers: list[Callable[[], Teacher]]
+    teachers: Mapping[str, list[Callable[[], Teacher]]]
+    """By name; one factory per replica."""
     learner: Callable[[], Learner]
+
+    @property
+    def num_teachers(self) -> int:
+        return sum(map(len, self.teachers.values()))
 
 
 def check_resources(plan: FleetPlan, config: ClusterConfig) -> None:
@@ -35,10 +40,10 @@ def check_resources(plan: FleetPlan, config: ClusterConfig) -> None:
     """
     wanted = {
         "CPU": len(plan.samplers) * config.num_cpus_per_sampler
-        + len(plan.teachers) * config.num_cpus_per_teacher
+        + plan.num_teachers * config.num_cpus_per_teacher
         + config.num_cpus_learner,
         "GPU": len(plan.samplers) * config.num_gpus_per_sampler
-        + len(plan.teachers) * config.num_gpus_per_teacher
+        + plan.num_teachers * config.num_gpus_per_teacher
         + config.num_gpus_learner,
     }
     there = ray.available_resources()
@@ -49,7 +54,7 @@ def check_resources(plan: FleetPlan, config: ClusterConfig) -> None:
     ]
     if missing:
         raise ResourceError(
-            f"the cluster has too little for {len(plan.samplers)} sampler(s), {len(plan.teachers)} teacher(s) and "
+            f"the cluster has too little for {len(plan.samplers)} sampler(s), {plan.num_teachers} teacher(s) and "
             f"a learner ({'; '.join(missing)}); lower sampler.num_replicas, teacher.num_replicas or "
             "cluster.num_cpus_per_*, or add nodes"
         )
@@ -68,14 +73,17 @@ async def start_fleet(plan: FleetPlan, config: ClusterConfig) -> Fleet:
         _start(SamplerActor, make, config.num_cpus_per_sampler, config.num_gpus_per_sampler, environment)
         for make in plan.samplers
     ]
-    teachers = [
-        _start(TeacherActor, make, config.num_cpus_per_teacher, config.num_gpus_per_teacher, environment)
-        for make in plan.teachers
-    ]
+    teachers = {
+        name: [
+            _start(TeacherActor, make, config.num_cpus_per_teacher, config.num_gpus_per_teacher, environment)
+            for make in makes
+        ]
+        for name, makes in plan.teachers.items()
+    }
     learner = _start(LearnerActor, plan.learner, config.num_cpus_learner, config.num_gpus_learner, environment)
     named = [
         *((f"sampler {slot}", actor) for slot, actor in enumerate(samplers)),
-        *((f"teacher {slot}", actor) for slot, actor in enumerate(teachers)),
+        *((_teacher_name(name, slot), actor) for name, actors in teachers.items() for slot, actor in enumerate(actors)),
         ("learner", learner),
     ]
     try:
@@ -87,9 +95,16 @@ async def start_fleet(plan: FleetPlan, config: ClusterConfig) -> Fleet:
     timeout_s = config.request_timeout_s
     return Fleet(
         samplers=[SamplerProxy(actor, f"sampler {slot}", timeout_s) for slot, actor in enumerate(samplers)],
-        teachers=[TeacherProxy(actor, f"teacher {slot}", timeout_s) for slot, actor in enumerate(teachers)],
+        teachers={
+            name: [TeacherProxy(actor, _teacher_name(name, slot), timeout_s) for slot, actor in enumerate(actors)]
+            for name, actors in teachers.items()
+        },
         learner=LearnerProxy(learner, "learner", timeout_s),
     )
+
+
+def _teacher_name(name: str, slot: int) -> str:
+    return f"{name} {slot}" if name == "teacher" else f"teacher {name} {slot}"
 
 
 def environment_of(config: ClusterConfig) -> dict[str, str]:

@@ -16,13 +16,12 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from gkd_dist.cluster.actors import BatchHeader
 from gkd_dist.errors import DeadlineError, EngineError, GkdError
+from gkd_dist.targets import TargetsHandle, TeacherTargets
 from gkd_dist.types import (
     DivergenceReport,
     Prompt,
     SamplingParams,
-    ScoredTrajectory,
     StepReport,
-    TargetsHandle,
     TrainBatch,
     Trajectory,
     WeightManifest,
@@ -104,14 +103,12 @@ class SamplerProxy(Proxy):
 class TeacherProxy(Proxy):
     """Implements `interfaces.Teacher`; the targets come back as handles."""
 
-    async def score(self, trajectories: Sequence[Trajectory]) -> list[ScoredTrajectory]:
+    async def score(self, trajectories: Sequence[Trajectory]) -> list[TeacherTargets | TargetsHandle]:
         facts_ref, frame_ref = self._actor.score.remote(encode(trajectories))
         facts = await self._await(facts_ref, "score")
         return [
-            ScoredTrajectory(trajectory, TargetsHandle(frame_ref, index, num_tokens, num_bytes), teacher)
-            for index, (trajectory, (teacher, num_tokens, num_bytes)) in enumerate(
-                zip(trajectories, facts, strict=True)
-            )
+            TargetsHandle(frame_ref, index, num_tokens, num_bytes)
+            for index, (num_tokens, num_bytes) in enumerate(facts)
         ]
 
 
@@ -141,8 +138,9 @@ def _split(batch: TrainBatch) -> tuple[BatchHeader, list[Any]]:
     references: dict[Any, int] = {}
     places = []
     for item in batch.scored:
-        if not isinstance(item.targets, TargetsHandle):
-            raise EngineError("a learner behind Ray takes targets by handle; score them with a teacher behind Ray")
-        frame = references.setdefault(item.targets.reference, len(references))
-        places.append((frame, item.targets.index))
+        for score in item.scores:
+            if not isinstance(score.targets, TargetsHandle):
+                raise EngineError("a learner behind Ray takes targets by handle; score them with a teacher behind Ray")
+            frame = references.setdefault(score.targets.reference, len(references))
+            places.append((frame, score.targets.index))
     return BatchHeader(batch, places), list(references)

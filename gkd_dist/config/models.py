@@ -54,7 +54,11 @@ class TeacherConfig(Strict):
     model: str
     """A local folder, a hub name, or `package:NAME`."""
     engine: Literal["vllm", "hf"] = "vllm"
-    transport: Literal["hidden", "full"] = "hidden"
+    transport: Literal["hidden", "topk", "full", "sampled"] = "hidden"
+    """What it says about a token: hidden states (exact), its `top_k` most probable ids, all of the vocabulary (exact),
+    or the log-prob of that token alone."""
+    top_k: int = Field(default=64, ge=1)
+    """Of `topk`."""
     temperature: float = Field(default=1.0, gt=0)
     """Softmax temperature of the teacher in the loss; the student's is 1 (paper, section 4)."""
     num_replicas: int = Field(default=1, ge=1)

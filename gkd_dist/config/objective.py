@@ -30,18 +30,26 @@ class ScheduleConfig(Strict):
         return self
 
 
-JSD_KEYS = ("beta", "normalize_jsd")
-"""What `jsd` alone reads."""
+KEYS_OF = {
+    "jsd": ("beta", "normalize_jsd"),
+    "skewed_forward_kl": ("skew",),
+    "skewed_reverse_kl": ("skew",),
+}
+"""What some divergences alone read."""
 
 
 class ObjectiveConfig(Strict):
-    divergence: Literal["forward_kl", "reverse_kl", "jsd", "tvd"] = "forward_kl"
+    divergence: Literal["forward_kl", "reverse_kl", "jsd", "tvd", "skewed_forward_kl", "skewed_reverse_kl"] = (
+        "forward_kl"
+    )
     """forward_kl = KL(teacher || student), reverse_kl = KL(student || teacher)."""
     beta: float = Field(default=0.5, gt=0, lt=1)
     """JSD interpolation: mixture = beta * teacher + (1 - beta) * student (eq. 1). The ends are `forward_kl` and
     `reverse_kl`, not values of beta. Used by `jsd` only."""
     normalize_jsd: bool = False
     """Divide the JSD by beta * (1 - beta), which makes the family continuous at both ends."""
+    skew: float = Field(default=0.1, gt=0, lt=1)
+    """Share of the first distribution in the second one of a skewed KL (DistiLLM)."""
     student_fraction: float = Field(
         default=0.5, ge=0, le=1, validation_alias=AliasChoices("student_fraction", "lmbda", "lambda")
     )
@@ -53,11 +61,14 @@ class ObjectiveConfig(Strict):
     """`sequence_mean`: mean over tokens, then over sequences (eq. 2); `token_mean`: over all tokens."""
 
     @model_validator(mode="after")
-    def _jsd_keys_of_jsd(self) -> "ObjectiveConfig":
-        idle = [key for key in JSD_KEYS if key in self.model_fields_set] if self.divergence != "jsd" else []
+    def _keys_of_divergence(self) -> "ObjectiveConfig":
+        used = KEYS_OF.get(self.divergence, ())
+        owners = {key: kind for kind, keys in KEYS_OF.items() for key in keys}
+        idle = [key for key in owners if key in self.model_fields_set and key not in used]
         if idle:
+            wanted = " or ".join(dict.fromkeys(owners[key] for key in idle))
             raise ValueError(
-                f"divergence={self.divergence} does not use {' and '.join(idle)}; set divergence=jsd, "
+                f"divergence={self.divergence} does not use {' and '.join(idle)}; set divergence={wanted}, "
                 "or remove what it does not use"
             )
         return self

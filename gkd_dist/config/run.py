@@ -47,6 +47,11 @@ class RunConfig(Strict):
     evaluation: EvaluationConfig = EvaluationConfig()
     metrics: MetricsConfig = MetricsConfig()
 
+    @property
+    def teachers(self) -> dict[str, TeacherConfig]:
+        """Every teacher by its name; a single one is called `teacher`."""
+        return {"teacher": self.teacher}
+
     @model_validator(mode="after")
     def _between_components(self) -> "RunConfig":
         problems = []

@@ -9,31 +9,43 @@ distribution and Q the student's; everything is in nats.
 """
 
 from gkd_dist.divergences.alignment import predicting_positions
-from gkd_dist.divergences.chunked import (
-    ChunkedResult,
-    TeacherLogits,
-    chunked_divergence,
-    full_teacher,
-    hidden_teacher,
+from gkd_dist.divergences.chunked import ChunkedResult, chunked_divergence, chunked_loss
+from gkd_dist.divergences.dense import DenseTerm, TeacherLogits, full_teacher, hidden_teacher
+from gkd_dist.divergences.kinds import Divergence, DivergenceKind, ForwardKl, ReverseKl, make_divergence
+from gkd_dist.divergences.pointwise import (
+    forward_kl,
+    jsd,
+    reverse_kl,
+    skewed_forward_kl,
+    skewed_reverse_kl,
+    tvd,
 )
-from gkd_dist.divergences.kinds import Divergence, DivergenceKind, make_divergence
-from gkd_dist.divergences.pointwise import forward_kl, jsd, reverse_kl, tvd
 from gkd_dist.divergences.readout import Readout
 from gkd_dist.divergences.reduction import Reduction, token_weights
+from gkd_dist.divergences.terms import LikelihoodTerm, Term, TermChunk
 
 __all__ = [
     "forward_kl",
     "reverse_kl",
     "jsd",
     "tvd",
+    "skewed_forward_kl",
+    "skewed_reverse_kl",
     "Divergence",
+    "ForwardKl",
+    "ReverseKl",
     "DivergenceKind",
     "make_divergence",
     "Readout",
     "TeacherLogits",
     "hidden_teacher",
     "full_teacher",
+    "Term",
+    "TermChunk",
+    "DenseTerm",
+    "LikelihoodTerm",
     "ChunkedResult",
+    "chunked_loss",
     "chunked_divergence",
     "Reduction",
     "token_weights",

@@ -107,6 +107,19 @@ class Readout:
             logits = self.soft_cap * torch.tanh(logits / self.soft_cap)
         return logits
 
+    def finish_backward(self, logits: Tensor | None, slope: Tensor) -> Tensor:
+        """A derivative with respect to logits, taken back through `finish` in place of `slope`.
+
+        Args:
+            logits: [n, vocabulary_size] from `finish`; needed with a soft cap alone.
+            slope: [n, vocabulary_size].
+        """
+        if self.soft_cap is not None:
+            if logits is None:
+                raise ValueError("a soft cap needs the logits that finish gave")
+            slope = slope.mul_(1.0 - (logits / self.soft_cap).square())
+        return slope.mul_(self.logit_scale) if self.logit_scale != 1.0 else slope
+
     def frozen(self, compute_dtype: torch.dtype) -> "Readout":
         """The same readout without gradient, cut to its real ids, its weight converted for products once."""
         num_ids = self.vocabulary_size

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from gkd_dist.config.learner import LearnerConfig
-from gkd_dist.divergences import forward_kl, reverse_kl
+from gkd_dist.divergences import ForwardKl, ReverseKl
 from gkd_dist.errors import EngineError
 from gkd_dist.learners.checkpoint import save_student
 from gkd_dist.learners.model import StudentModel
@@ -103,7 +103,7 @@ class GkdLearner:
             )
 
     def _evaluate(self, batch: TrainBatch) -> DivergenceReport:
-        kinds = [forward_kl, reverse_kl, self._settings.divergence]
+        kinds = [ForwardKl(), ReverseKl(), None]
         sums = token_divergences(self._student, batch.scored, kinds, self._settings)
         num_tokens = sum(item.trajectory.num_completion_tokens for item in batch.scored)
         return DivergenceReport(

@@ -10,17 +10,10 @@ from dataclasses import dataclass
 import torch
 
 from gkd_dist.data.collate import PaddedBatch, collate, micro_batches
-from gkd_dist.divergences import (
-    Divergence,
-    Readout,
-    TeacherLogits,
-    chunked_divergence,
-    predicting_positions,
-    token_weights,
-)
+from gkd_dist.divergences import Divergence, chunked_loss, predicting_positions, token_weights
 from gkd_dist.errors import EngineError
 from gkd_dist.learners.model import StudentModel
-from gkd_dist.learners.targets import teacher_logits
+from gkd_dist.learners.objective import MicroBatch, Objective
 from gkd_dist.types import ScoredTrajectory, TrainBatch
 
 
@@ -28,25 +21,17 @@ from gkd_dist.types import ScoredTrajectory, TrainBatch
 class LossSettings:
     """What turns hidden states into a loss."""
 
-    divergence: Divergence
+    objective: Objective
     reduction: str
-    teacher_temperature: float
-    teacher_readout: Readout | None
     bf16: bool
     max_micro_batch_tokens: int
     pad_token_id: int
     num_ids: int
-    """Real ids that student and teacher share; both are cut to them before any softmax."""
+    """Real ids that student and teachers share; all are cut to them before any softmax."""
 
     @property
     def compute_dtype(self) -> torch.dtype:
         return torch.bfloat16 if self.bf16 else torch.float32
-
-    def teacher(self, group: Sequence[ScoredTrajectory], device: torch.device) -> TeacherLogits:
-        """Teacher logits of the completion tokens of `group`."""
-        return teacher_logits(
-            group, self.teacher_readout, device=device, compute_dtype=self.compute_dtype, num_ids=self.num_ids
-        )
 
 
 def accumulate_gradient(student: StudentModel, batch: TrainBatch, settings: LossSettings) -> float:
@@ -57,7 +42,8 @@ def accumulate_gradient(student: StudentModel, batch: TrainBatch, settings: Loss
     """
     _check_ids(batch.scored, settings.num_ids)
     loss = 0.0
-    for group in _micro_batches(batch.scored, settings):
+    for indices in _micro_batches(batch.scored, settings):
+        group = [batch.scored[index] for index in indices]
         hidden = completion_hidden(student, group, settings)
         weights = token_weights(
             [item.trajectory.num_completion_tokens for item in group],
@@ -65,15 +51,19 @@ def accumulate_gradient(student: StudentModel, batch: TrainBatch, settings: Loss
             num_sequences=batch.num_sequences,
             num_tokens=batch.num_tokens,
         )
-        result = chunked_divergence(
-            hidden,
-            student.readout(settings.num_ids),
-            settings.teacher(group, hidden.device),
-            weights.to(hidden.device),
-            settings.divergence,
-            teacher_temperature=settings.teacher_temperature,
-            compute_dtype=settings.compute_dtype,
+        readout = student.readout(settings.num_ids)
+        micro = MicroBatch(
+            scored=group,
+            hidden=hidden.detach(),
+            readout=readout,
+            weights=weights.to(hidden.device),
+            num_sequences=batch.num_sequences,
+            advantages=None
+            if batch.advantages is None
+            else torch.from_numpy(batch.advantages[indices]).to(hidden.device),
         )
+        terms = settings.objective.terms(micro)
+        result = chunked_loss(hidden, readout, terms, compute_dtype=settings.compute_dtype)
         result.loss.backward()
         loss += result.loss.item()
     return loss
@@ -81,27 +71,29 @@ def accumulate_gradient(student: StudentModel, batch: TrainBatch, settings: Loss
 
 @torch.no_grad()
 def token_divergences(
-    student: StudentModel, scored: Sequence[ScoredTrajectory], divergences: Sequence[Divergence], settings: LossSettings
+    student: StudentModel,
+    scored: Sequence[ScoredTrajectory],
+    divergences: Sequence[Divergence | None],
+    settings: LossSettings,
 ) -> list[float]:
-    """Sum over all completion tokens of each divergence, nats; no gradient, teacher at its configured temperature."""
+    """Sum over all completion tokens of each divergence, nats; no gradient, teachers at their own temperatures.
+
+    Args:
+        divergences: None stands for the configured objective's first term.
+    """
     _check_ids(scored, settings.num_ids)
+    objectives = [settings.objective.measuring(each) if each else settings.objective for each in divergences]
     sums = [0.0] * len(divergences)
-    for group in _micro_batches(scored, settings):
+    for indices in _micro_batches(scored, settings):
+        group = [scored[index] for index in indices]
         with student.evaluating():
             hidden = completion_hidden(student, group, settings)
-        teacher = settings.teacher(group, hidden.device)
+        readout = student.readout(settings.num_ids)
         weights = torch.ones(hidden.shape[0], device=hidden.device)
-        for index, divergence in enumerate(divergences):
-            result = chunked_divergence(
-                hidden,
-                student.readout(settings.num_ids),
-                teacher,
-                weights,
-                divergence,
-                teacher_temperature=settings.teacher_temperature,
-                compute_dtype=settings.compute_dtype,
-            )
-            sums[index] += result.loss.item()
+        micro = MicroBatch(group, hidden, readout, weights, num_sequences=len(scored), advantages=None)
+        for index, objective in enumerate(objectives):
+            first = objective.terms(micro)[:1]
+            sums[index] += chunked_loss(hidden, readout, first, compute_dtype=settings.compute_dtype).loss.item()
     return sums
 
 
@@ -128,7 +120,6 @@ def _check_ids(scored: Sequence[ScoredTrajectory], num_ids: int) -> None:
             )
 
 
-def _micro_batches(scored: Sequence[ScoredTrajectory], settings: LossSettings) -> Iterator[list[ScoredTrajectory]]:
-    lengths = [item.trajectory.num_tokens for item in scored]
-    for indices in micro_batches(lengths, settings.max_micro_batch_tokens):
-        yield [scored[index] for index in indices]
+def _micro_batches(scored: Sequence[ScoredTrajectory], settings: LossSettings) -> Iterator[list[int]]:
+    """Indices of `scored`, group by group."""
+    yield from micro_batches([item.trajectory.num_tokens for item in scored], settings.max_micro_batch_tokens)

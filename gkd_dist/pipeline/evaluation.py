@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from gkd_dist.interfaces import Fleet
 from gkd_dist.pipeline.learning import train_batch
 from gkd_dist.pipeline.routing import spread
+from gkd_dist.pipeline.scoring import score
 from gkd_dist.types import DivergenceReport, FinishReason, Prompt, SamplingParams, Trajectory
 
 
@@ -65,5 +66,5 @@ async def _sample(fleet: Fleet, prompts: Sequence[Prompt], params: SamplingParam
 
 
 async def _divergence(fleet: Fleet, trajectories: Sequence[Trajectory], version: int) -> DivergenceReport:
-    scored = await spread(fleet.teachers, trajectories, lambda teacher, share: teacher.score(share))
+    scored = await score(fleet, trajectories)
     return await fleet.learner.evaluate(train_batch(version, scored))

@@ -16,8 +16,9 @@ from gkd_dist.divergences import predicting_positions
 from gkd_dist.divergences.readout import readout_error
 from gkd_dist.errors import ModelError
 from gkd_dist.serial import SerialThread
+from gkd_dist.targets import FullTargets, HiddenTargets, TeacherTargets
 from gkd_dist.teachers.readout import load_readout
-from gkd_dist.types import FullTargets, HiddenTargets, ScoredTrajectory, TeacherTargets, Trajectory
+from gkd_dist.types import Trajectory
 
 _MAX_MICRO_BATCH_TOKENS = {"hidden": 4096, "full": 1024}
 """Padded tokens per forward; the logits of 1024 tokens are 0.6 GB at a vocabulary of 152 000."""
@@ -34,7 +35,6 @@ class HfTeacher:
 
     Args:
         model: local folder in Hugging Face format.
-        name: what scored trajectories carry as their teacher.
         dtype: `float32` or `bfloat16`; hidden states are shipped in the same type, log-probs in float32.
         transport: `hidden` or `full`.
         pad_token_id: fills the shorter rows; never attended to.
@@ -49,7 +49,6 @@ class HfTeacher:
         self,
         model: str | Path,
         *,
-        name: str,
         dtype: str,
         transport: Literal["hidden", "full"],
         pad_token_id: int,
@@ -59,29 +58,26 @@ class HfTeacher:
         self._model = _load(model, dtype, device)
         if transport == "hidden":
             _check_readout(self._model, Path(model), dtype, device)
-        self._name = name
         self._transport = transport
         self._pad_token_id = pad_token_id
         self._num_ids = num_ids
         self._thread = SerialThread("hf-teacher")
 
-    async def score(self, trajectories: Sequence[Trajectory]) -> list[ScoredTrajectory]:
-        """Scored trajectories, in order; see `interfaces.Teacher.score`."""
+    async def score(self, trajectories: Sequence[Trajectory]) -> list[TeacherTargets]:
+        """See `interfaces.Teacher.score`."""
         return await self._thread.run(lambda: self._score(list(trajectories)))
 
     async def close(self) -> None:
         self._thread.close()
 
     @torch.no_grad()
-    def _score(self, trajectories: list[Trajectory]) -> list[ScoredTrajectory]:
+    def _score(self, trajectories: list[Trajectory]) -> list[TeacherTargets]:
         targets: dict[int, TeacherTargets] = {}
         lengths = [trajectory.num_tokens for trajectory in trajectories]
         for indices in micro_batches(lengths, _MAX_MICRO_BATCH_TOKENS[self._transport]):
             rows = self._rows([trajectories[index] for index in indices])
             targets.update(zip(indices, map(self._pack, rows), strict=True))
-        return [
-            ScoredTrajectory(trajectory, targets[index], self._name) for index, trajectory in enumerate(trajectories)
-        ]
+        return [targets[index] for index in range(len(trajectories))]
 
     def _rows(self, group: list[Trajectory]) -> tuple[torch.Tensor, ...]:
         """Per trajectory: hidden states [L, H], or logits [L, V], at the positions that predict its completion."""

@@ -16,7 +16,8 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
 from gkd_dist.errors import ConfigError, EngineError
-from gkd_dist.types import HiddenTargets, ScoredTrajectory, Trajectory
+from gkd_dist.targets import HiddenTargets, TeacherTargets
+from gkd_dist.types import Trajectory
 
 _CPU_ARGS: Mapping[str, Any] = {
     "enforce_eager": True,
@@ -34,15 +35,12 @@ class VllmTeacher:
 
     Args:
         model: local folder in Hugging Face format.
-        name: what scored trajectories carry as their teacher.
         dtype: `float32` or `bfloat16`; targets are shipped in the same type.
         max_model_len: longest prompt plus completion, tokens.
         engine_args: passed to vLLM untouched, over the defaults here.
     """
 
-    def __init__(
-        self, model: str, *, name: str, dtype: str, max_model_len: int, engine_args: Mapping[str, Any]
-    ) -> None:
+    def __init__(self, model: str, *, dtype: str, max_model_len: int, engine_args: Mapping[str, Any]) -> None:
         os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         defaults = _CPU_ARGS if current_platform.is_cpu() else {}
@@ -64,15 +62,14 @@ class VllmTeacher:
             raise ConfigError([f"teacher.engine_args.{name}: vLLM has no such engine argument" for name in unknown])
         self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(model=model, **args))
         self._params = PoolingParams(task="token_embed", use_activation=False)
-        self._name = name
         self._bfloat16 = dtype == "bfloat16"
         self._num_requests = 0
 
-    async def score(self, trajectories: Sequence[Trajectory]) -> list[ScoredTrajectory]:
-        """Scored trajectories with HiddenTargets, in order; see `interfaces.Teacher.score`."""
+    async def score(self, trajectories: Sequence[Trajectory]) -> list[TeacherTargets]:
+        """HiddenTargets; see `interfaces.Teacher.score`."""
         return list(await asyncio.gather(*(self._score_one(trajectory) for trajectory in trajectories)))
 
-    async def _score_one(self, trajectory: Trajectory) -> ScoredTrajectory:
+    async def _score_one(self, trajectory: Trajectory) -> HiddenTargets:
         tokens = np.concatenate([trajectory.prompt_ids, trajectory.completion_ids[:-1]])
         self._num_requests += 1
         request_id = f"{trajectory.sample_id}#{self._num_requests}"
@@ -84,7 +81,7 @@ class VllmTeacher:
         if hidden.shape[0] != tokens.size:
             raise EngineError(f"the engine returned {hidden.shape[0]} hidden states for {tokens.size} tokens")
         kept = hidden[trajectory.prompt_ids.size - 1 :]
-        return ScoredTrajectory(trajectory, HiddenTargets(self._pack(kept)), self._name)
+        return HiddenTargets(self._pack(kept))
 
     def _pack(self, hidden: torch.Tensor) -> np.ndarray:
         """[L, H] as float32, or as the bits of bfloat16."""

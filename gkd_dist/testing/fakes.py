@@ -9,13 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from gkd_dist.errors import EngineError, WeightsError
+from gkd_dist.targets import HiddenTargets, TargetsHandle, TeacherTargets
 from gkd_dist.types import (
     DivergenceReport,
     FinishReason,
-    HiddenTargets,
     Prompt,
     SamplingParams,
-    ScoredTrajectory,
     Source,
     StepReport,
     TensorEntry,
@@ -78,15 +77,14 @@ class FakeSampler:
 class FakeTeacher:
     """Implements `interfaces.Teacher`: the hidden state at every position is that token's id, repeated."""
 
-    def __init__(self, hidden_size: int = 4, name: str = "fake") -> None:
+    def __init__(self, hidden_size: int = 4) -> None:
         self.calls: list[list[Trajectory]] = []
         self.closed = False
         self._hidden_size = hidden_size
-        self._name = name
 
-    async def score(self, trajectories: Sequence[Trajectory]) -> list[ScoredTrajectory]:
+    async def score(self, trajectories: Sequence[Trajectory]) -> list[TeacherTargets | TargetsHandle]:
         self.calls.append(list(trajectories))
-        return [ScoredTrajectory(trajectory, self._targets(trajectory), self._name) for trajectory in trajectories]
+        return [self._targets(trajectory) for trajectory in trajectories]
 
     async def close(self) -> None:
         self.closed = True

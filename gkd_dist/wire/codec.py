@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from gkd_dist.errors import WireError
-from gkd_dist.types import ByteArray, TeacherTargets
+from gkd_dist.targets import TeacherTargets
+from gkd_dist.types import ByteArray
 from gkd_dist.wire.frames import DEFAULT_MAX_FRAME_BYTES, Buffer
 from gkd_dist.wire.message import MAX_ITEMS, MessageReader, MessageWriter
 from gkd_dist.wire.schemas import SCHEMAS, TARGETS_SCHEMA, Schema
@@ -23,7 +24,7 @@ def encode(records: Sequence[object], *, out: bytearray | None = None) -> ByteAr
     """[n] uint8: one frame with `records`.
 
     Args:
-        records: at least one, all of one kind: Prompt, Trajectory, HiddenTargets and FullTargets (which may be mixed),
+        records: at least one, all of one kind: Prompt, Trajectory, teacher targets of any kind (which may be mixed),
             ScoredTrajectory, TrainBatch, WeightManifest, StepReport or DivergenceReport. Targets must be concrete, not
             handles.
         out: see `frames.encode_frame`.
@@ -44,8 +45,8 @@ def decode(buffer: Buffer, record_type: type[R], *, max_bytes: int = DEFAULT_MAX
 
     Args:
         buffer: exactly one frame, as uint8 array, bytes, bytearray or memoryview.
-        record_type: what the caller expects. HiddenTargets and FullTargets each refuse a message that holds the other;
-            `decode_targets` takes both.
+        record_type: what the caller expects. A kind of teacher targets refuses a message that holds another;
+            `decode_targets` takes all.
         max_bytes: longer frames are refused before anything is read. The writer has no limit: raise this one where
             messages of full log-probs are expected to be longer.
 

@@ -11,17 +11,16 @@ import numpy as np
 import numpy.typing as npt
 
 from gkd_dist.errors import WireError
+from gkd_dist.targets import FullTargets, HiddenTargets, SampledTargets, TargetsHandle, TopKTargets
 from gkd_dist.types import (
     DivergenceReport,
     FinishReason,
-    FullTargets,
-    HiddenTargets,
     Prompt,
     SampleId,
     ScoredTrajectory,
     Source,
     StepReport,
-    TargetsHandle,
+    TeacherScore,
     TensorEntry,
     TrainBatch,
     Trajectory,
@@ -73,6 +72,10 @@ def _targets_kind(targets: object) -> str:
         return "hidden_bfloat16" if targets.hidden.dtype == np.dtype(np.uint16) else "hidden_float32"
     if isinstance(targets, FullTargets):
         return "full_float32"
+    if isinstance(targets, TopKTargets):
+        return "topk"
+    if isinstance(targets, SampledTargets):
+        return "sampled"
     if isinstance(targets, TargetsHandle):
         raise WireError("record", "a TargetsHandle holds no targets; fetch what it stands for, then encode that")
     raise WireError("record", f"{type(targets).__name__} is no kind of teacher targets")
@@ -101,11 +104,27 @@ _TARGETS = OneOf(
     hidden_bfloat16=Record(HiddenTargets, hidden=Array(np.uint16, 2, _not_finite_bfloat16)),
     hidden_float32=Record(HiddenTargets, hidden=Array(np.float32, 2, _not_finite)),
     full_float32=Record(FullTargets, log_probs=Array(np.float32, 2, _bad_log_probs)),
+    topk=Record(
+        TopKTargets, token_ids=Array(np.int32, 2, _negative_ids), log_probs=Array(np.float32, 2, _bad_log_probs)
+    ),
+    sampled=Record(SampledTargets, log_probs=Array(np.float32, 1, _bad_log_probs)),
 )
 
-_SCORED = Record(ScoredTrajectory, trajectory=_TRAJECTORY, targets=_TARGETS, teacher=Text())
+_SCORED = Record(
+    ScoredTrajectory,
+    trajectory=_TRAJECTORY,
+    scores=Many(Record(TeacherScore, teacher=Text(), targets=_TARGETS)),
+    reward=Optional(Real()),
+)
 
-_TRAIN_BATCH = Record(TrainBatch, step=Integer(), scored=Many(_SCORED), num_sequences=Integer(), num_tokens=Integer())
+_TRAIN_BATCH = Record(
+    TrainBatch,
+    step=Integer(),
+    scored=Many(_SCORED),
+    num_sequences=Integer(),
+    num_tokens=Integer(),
+    advantages=Optional(Array(np.float32, 1, _not_finite)),
+)
 
 _TENSOR_ENTRY = Record(
     TensorEntry,
@@ -137,6 +156,7 @@ _STEP_REPORT = Record(
     num_trained_tokens=Integer(),
     num_skipped=Integer(maximum=1),
     seconds=Mapping(),
+    quantities=Mapping(),
 )
 
 _DIVERGENCE_REPORT = Record(
@@ -148,16 +168,18 @@ _DIVERGENCE_REPORT = Record(
     num_tokens=Integer(),
 )
 
-TARGETS_SCHEMA = Schema("teacher_targets", 1, _TARGETS)
+TARGETS_SCHEMA = Schema("teacher_targets", 2, _TARGETS)
 
 SCHEMAS: dict[type, Schema] = {
     Prompt: Schema("prompt", 1, _PROMPT),
     Trajectory: Schema("trajectory", 1, _TRAJECTORY),
     HiddenTargets: TARGETS_SCHEMA,
     FullTargets: TARGETS_SCHEMA,
-    ScoredTrajectory: Schema("scored_trajectory", 1, _SCORED),
-    TrainBatch: Schema("train_batch", 1, _TRAIN_BATCH),
+    TopKTargets: TARGETS_SCHEMA,
+    SampledTargets: TARGETS_SCHEMA,
+    ScoredTrajectory: Schema("scored_trajectory", 2, _SCORED),
+    TrainBatch: Schema("train_batch", 2, _TRAIN_BATCH),
     WeightManifest: Schema("weight_manifest", 1, _WEIGHT_MANIFEST),
-    StepReport: Schema("step_report", 1, _STEP_REPORT),
+    StepReport: Schema("step_report", 2, _STEP_REPORT),
     DivergenceReport: Schema("divergence_report", 1, _DIVERGENCE_REPORT),
 }

@@ -11,8 +11,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from gkd_dist.interfaces import Teacher
+from gkd_dist.targets import FullTargets, HiddenTargets
 from gkd_dist.testing.fakes import FakeTeacher
-from gkd_dist.types import FullTargets, HiddenTargets, ScoredTrajectory, Trajectory
+from gkd_dist.types import ScoredTrajectory, Trajectory
 from tests import tiny
 
 SHAPES = [(5, 7), (1, 1), (9, 3), (2, 12)]
@@ -25,7 +26,7 @@ class Bench:
     model: Path | None
 
     def score(self, trajectories: list[Trajectory]) -> list[ScoredTrajectory]:
-        return self.runner.run(self.teacher.score(trajectories))
+        return tiny.scored(trajectories, self.runner.run(self.teacher.score(trajectories)))
 
 
 def make_teacher(name: str, model: Path) -> Teacher:
@@ -34,11 +35,11 @@ def make_teacher(name: str, model: Path) -> Teacher:
     if name == "vllm":
         from gkd_dist.teachers.vllm_teacher import VllmTeacher
 
-        return VllmTeacher(str(model), name="tiny", dtype="float32", max_model_len=128, engine_args={})
+        return VllmTeacher(str(model), dtype="float32", max_model_len=128, engine_args={})
     from gkd_dist.teachers.hf_teacher import HfTeacher
 
     transport = name.removeprefix("hf-")
-    return HfTeacher(model, name="tiny", dtype="float32", transport=transport, pad_token_id=tiny.PAD)
+    return HfTeacher(model, dtype="float32", transport=transport, pad_token_id=tiny.PAD)
 
 
 @pytest.fixture(scope="module", params=["fake", "hf-hidden", "hf-full", pytest.param("vllm", marks=pytest.mark.vllm)])
@@ -54,14 +55,14 @@ def test_every_completion_token_is_scored_in_order(bench: Bench) -> None:
     trajectories = tiny.trajectories(SHAPES)
     scored = bench.score(trajectories)
     assert [item.trajectory.sample_id for item in scored] == [item.sample_id for item in trajectories]
-    assert [item.targets.num_tokens for item in scored] == [completion for _, completion in SHAPES]
+    assert [item.scores[0].targets.num_tokens for item in scored] == [completion for _, completion in SHAPES]
 
 
 def test_a_score_does_not_depend_on_its_neighbours(bench: Bench) -> None:
     """To 1e-4: padding changes the order of summation in float32, no more."""
     trajectories = tiny.trajectories(SHAPES)
-    together = bench.score(trajectories)[2].targets
-    alone = bench.score(trajectories[2:3])[0].targets
+    together = bench.score(trajectories)[2].scores[0].targets
+    alone = bench.score(trajectories[2:3])[0].scores[0].targets
     np.testing.assert_allclose(_numbers(together), _numbers(alone), atol=1e-4)
 
 
@@ -69,7 +70,7 @@ def test_the_same_trajectory_scores_the_same_twice(bench: Bench) -> None:
     trajectories = tiny.trajectories(SHAPES)
     first, second = bench.score(trajectories), bench.score(trajectories)
     for one, two in zip(first, second, strict=True):
-        np.testing.assert_array_equal(_numbers(one.targets), _numbers(two.targets))
+        np.testing.assert_array_equal(_numbers(one.scores[0].targets), _numbers(two.scores[0].targets))
 
 
 def test_the_rebuilt_distribution_is_the_models_own(bench: Bench) -> None:
@@ -79,7 +80,7 @@ def test_the_rebuilt_distribution_is_the_models_own(bench: Bench) -> None:
     model = AutoModelForCausalLM.from_pretrained(bench.model)
     for item in bench.score(tiny.trajectories(SHAPES)):
         expected = _log_probs(model, item.trajectory)
-        rebuilt = _rebuilt(model, item.targets)
+        rebuilt = _rebuilt(model, item.scores[0].targets)
         kl = (expected.exp() * (expected - rebuilt)).sum(-1)
         assert kl.abs().max().item() < 1e-5
 

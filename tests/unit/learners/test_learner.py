@@ -12,15 +12,18 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from gkd_dist.config.learner import LearnerConfig
 from gkd_dist.data.pairs import fixed_trajectory
-from gkd_dist.divergences import forward_kl, make_divergence
+from gkd_dist.divergences import ForwardKl, make_divergence
 from gkd_dist.errors import EngineError, ModelError
 from gkd_dist.learners.learner import GkdLearner
 from gkd_dist.learners.load import load_student
 from gkd_dist.learners.model import StudentModel
+from gkd_dist.learners.objective import Distillation
 from gkd_dist.learners.step import LossSettings, accumulate_gradient, token_divergences
+from gkd_dist.learners.targets import TeacherView
+from gkd_dist.targets import FullTargets, HiddenTargets
 from gkd_dist.teachers.hf_teacher import HfTeacher
 from gkd_dist.teachers.readout import load_readout
-from gkd_dist.types import FullTargets, HiddenTargets, ScoredTrajectory, TrainBatch
+from gkd_dist.types import ScoredTrajectory, TeacherScore, TrainBatch
 from gkd_dist.weights.publisher import WeightPublisher
 from gkd_dist.weights.tensors import read_tensors
 from tests import tiny
@@ -45,13 +48,12 @@ def score(teacher_path: Path, transport: str, *, num_ids: int = tiny.VOCABULARY)
     ]
     teacher = HfTeacher(
         teacher_path,
-        name="teacher",
         dtype="float32",
         transport=transport,
         pad_token_id=tiny.PAD,
         num_ids=tiny.VOCABULARY,
     )
-    return asyncio.run(teacher.score(trajectories))
+    return tiny.scored(trajectories, asyncio.run(teacher.score(trajectories)))
 
 
 def make_batch(scored: list[ScoredTrajectory], step: int = 0) -> TrainBatch:
@@ -60,11 +62,20 @@ def make_batch(scored: list[ScoredTrajectory], step: int = 0) -> TrainBatch:
 
 
 def make_settings(teacher_path: Path, **changes: object) -> LossSettings:
+    """Settings of plain distillation from one teacher, with some of them changed."""
+    view = {
+        "readout": changes.pop("teacher_readout", load_readout(teacher_path, dtype="float32", num_ids=tiny.VOCABULARY)),
+        "temperature": changes.pop("teacher_temperature", 1.0),
+    }
+    bf16 = bool(changes.get("bf16", False))
     defaults = {
-        "divergence": forward_kl,
+        "objective": Distillation(
+            divergence=changes.pop("divergence", ForwardKl()),
+            teachers={"teacher": TeacherView(**view)},
+            num_ids=changes.get("num_ids", tiny.VOCABULARY),
+            bf16=bf16,
+        ),
         "reduction": "sequence_mean",
-        "teacher_temperature": 1.0,
-        "teacher_readout": load_readout(teacher_path, dtype="float32", num_ids=tiny.VOCABULARY),
         "bf16": False,
         "max_micro_batch_tokens": 64,
         "pad_token_id": tiny.PAD,
@@ -168,7 +179,7 @@ def test_a_completion_beyond_the_shared_ids_is_refused(student_path: Path, teach
     cut = replace(settings, num_ids=num_ids)
     for use in (
         lambda: accumulate_gradient(student, make_batch(scored), cut),
-        lambda: token_divergences(student, scored, [forward_kl], cut),
+        lambda: token_divergences(student, scored, [ForwardKl()], cut),
     ):
         with pytest.raises(EngineError, match=r"test/2/0 contains id 108.*below 108"):
             use()
@@ -255,7 +266,7 @@ def test_evaluation_runs_in_evaluation_mode_and_training_in_its_own(
     modes: list[bool] = []
     student.body.register_forward_pre_hook(lambda body, _: modes.append(body.training))
     settings = make_settings(teacher_path, max_micro_batch_tokens=10_000)
-    token_divergences(student, scored, [forward_kl], settings)
+    token_divergences(student, scored, [ForwardKl()], settings)
     accumulate_gradient(student, make_batch(scored), settings)
     assert modes == [False, checkpointing]
 
@@ -279,7 +290,10 @@ def test_a_step_that_is_not_finite_changes_no_weight_and_too_many_end_the_run(
 ) -> None:
     scored = score(teacher_path, "hidden")
     poison = [
-        ScoredTrajectory(item.trajectory, HiddenTargets(np.full_like(item.targets.hidden, np.nan)), item.teacher)
+        ScoredTrajectory(
+            item.trajectory,
+            (TeacherScore("teacher", HiddenTargets(np.full_like(item.scores[0].targets.hidden, np.nan))),),
+        )
         for item in scored
     ]
     learner = make_learner(student_path, teacher_path, max_nonfinite_steps=2)
@@ -388,14 +402,14 @@ def test_every_divergence_trains(student_path: Path, teacher_path: Path, kind: s
     loss = accumulate_gradient(student, make_batch(score(teacher_path, "hidden")), settings)
     assert loss > 0
     assert all(gradient.isfinite().all() for gradient in gradients(student).values())
-    assert isinstance(score(teacher_path, "full")[0].targets, FullTargets)
+    assert isinstance(score(teacher_path, "full")[0].scores[0].targets, FullTargets)
 
 
 def test_fixed_pairs_train_like_student_sequences(student_path: Path, teacher_path: Path) -> None:
     prompt = tiny.prompts([4])[0]
     pair = fixed_trajectory(prompt.sample_id, prompt.token_ids, np.asarray([5, 6, tiny.STOP], np.int32), 8)
-    teacher = HfTeacher(teacher_path, name="t", dtype="float32", transport="hidden", pad_token_id=tiny.PAD)
-    scored = asyncio.run(teacher.score([pair]))
+    teacher = HfTeacher(teacher_path, dtype="float32", transport="hidden", pad_token_id=tiny.PAD)
+    scored = tiny.scored([pair], asyncio.run(teacher.score([pair])))
     report = asyncio.run(make_learner(student_path, teacher_path).train(make_batch(scored)))
     assert report.num_trained_tokens == 3
     assert report.loss > 0

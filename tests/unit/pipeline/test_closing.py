@@ -31,9 +31,9 @@ class Blueprint:
     def __init__(self, *parts: Any) -> None:
         self._parts = list(parts)
         replicas = SimpleNamespace(num_replicas=1)
-        self.config = SimpleNamespace(sampler=SimpleNamespace(num_replicas=2), teacher=replicas)
+        self.config = SimpleNamespace(sampler=SimpleNamespace(num_replicas=2), teachers={"teacher": replicas})
 
-    def make(self) -> Any:
+    def make(self, name: str = "") -> Any:
         part = self._parts.pop(0)
         if isinstance(part, Exception):
             raise part
@@ -82,14 +82,14 @@ def test_a_fleet_raises_the_first_error_of_closing_and_logs_the_others(caplog: p
     caplog.set_level(logging.WARNING)
     learner = FakeLearner()
     with pytest.raises(EngineError, match="the sampler does not close"):
-        asyncio.run(Fleet([Stuck()], [StuckTeacher()], learner).close())
+        asyncio.run(Fleet([Stuck()], {"teacher": [StuckTeacher()]}, learner).close())
     assert learner.closed
     assert "the teacher does not close" in caplog.text
 
 
 def test_a_fleet_that_fails_to_close_hides_nothing() -> None:
     async def run() -> None:
-        async with Closing(Fleet([Stuck()], [FakeTeacher()], FakeLearner())):
+        async with Closing(Fleet([Stuck()], {"teacher": [FakeTeacher()]}, FakeLearner())):
             raise ModelError("the cause")
 
     with pytest.raises(ModelError, match="the cause"):

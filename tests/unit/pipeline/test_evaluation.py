@@ -21,7 +21,7 @@ HELD_OUT = HeldOut(PROMPTS, PAIRS, SamplingParams(max_new_tokens=6), num_shown=2
 
 
 def test_student_text_and_reference_text_are_both_measured() -> None:
-    fleet = Fleet([FakeSampler(), FakeSampler()], [FakeTeacher()], FakeLearner())
+    fleet = Fleet([FakeSampler(), FakeSampler()], {"teacher": [FakeTeacher()]}, FakeLearner())
     evaluation = asyncio.run(evaluate(fleet, HELD_OUT, 0))
     assert evaluation.on_policy.num_tokens == 3 * 6
     assert evaluation.reference is not None
@@ -33,12 +33,12 @@ def test_student_text_and_reference_text_are_both_measured() -> None:
 
 
 def test_without_references_only_student_text_is_measured() -> None:
-    fleet = Fleet([FakeSampler()], [FakeTeacher()], FakeLearner())
+    fleet = Fleet([FakeSampler()], {"teacher": [FakeTeacher()]}, FakeLearner())
     assert asyncio.run(evaluate(fleet, replace(HELD_OUT, pairs=[]), 0)).reference is None
 
 
 def test_a_job_evaluates_trains_evaluates_and_saves() -> None:
-    fleet, metrics, lines = Fleet([FakeSampler()], [FakeTeacher()], FakeLearner()), FakeMetrics(), []
+    fleet, metrics, lines = Fleet([FakeSampler()], {"teacher": [FakeTeacher()]}, FakeLearner()), FakeMetrics(), []
     outcome = asyncio.run(
         distil(
             make_plan(4, 0.5),

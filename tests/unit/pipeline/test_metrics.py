@@ -45,7 +45,7 @@ def a_run(metrics: FakeMetrics) -> None:
     accounts = StepAccounts(max_steps=2, metrics=metrics, sinks=[])
     work = distil(
         plan,
-        Fleet([FakeSampler()], [FakeTeacher()], FakeLearner()),
+        Fleet([FakeSampler()], {"teacher": [FakeTeacher()]}, FakeLearner()),
         accounts,
         held_out=HeldOut([prompt], [pair], sampling, num_shown=0),
         metrics=metrics,

@@ -7,15 +7,8 @@ from hypothesis import strategies as st
 
 from gkd_dist.replay.buffer import Admission, Kind, ReplayBuffer, ReplayClosedError
 from gkd_dist.replay.sample_ids import SampleIdSet
-from gkd_dist.types import (
-    FinishReason,
-    FullTargets,
-    SampleId,
-    ScoredTrajectory,
-    Source,
-    Trajectory,
-    VersionRange,
-)
+from gkd_dist.targets import FullTargets
+from gkd_dist.types import FinishReason, SampleId, ScoredTrajectory, Source, TeacherScore, Trajectory, VersionRange
 
 ONE_TOKEN = np.array([1], dtype=np.int32)
 ONE_LOG_PROB = np.zeros(1, dtype=np.float32)
@@ -34,12 +27,12 @@ def student(index, version=0, *, oldest=None, attempt=0, repeat=0):
         ONE_LOG_PROB,
         versions,
     )
-    return ScoredTrajectory(trajectory, TARGETS, "teacher")
+    return ScoredTrajectory(trajectory, (TeacherScore("teacher", TARGETS),))
 
 
 def fixed(index, source=Source.GROUND_TRUTH):
     trajectory = Trajectory(SampleId("r", index), ONE_TOKEN, ONE_TOKEN, source, FinishReason.STOP)
-    return ScoredTrajectory(trajectory, TARGETS, "teacher")
+    return ScoredTrajectory(trajectory, (TeacherScore("teacher", TARGETS),))
 
 
 def indices(batch):

@@ -11,15 +11,8 @@ from gkd_dist.config.objective import ScheduleConfig
 from gkd_dist.data.mixture import Mixture
 from gkd_dist.data.pairs import fixed_trajectory
 from gkd_dist.replay.buffer import Admission, ReplayBuffer
-from gkd_dist.types import (
-    FinishReason,
-    FullTargets,
-    SampleId,
-    ScoredTrajectory,
-    Source,
-    Trajectory,
-    VersionRange,
-)
+from gkd_dist.targets import FullTargets
+from gkd_dist.types import FinishReason, SampleId, ScoredTrajectory, Source, TeacherScore, Trajectory, VersionRange
 
 NUM_DRAWS = 10_000
 BATCH_SIZE = 3
@@ -51,7 +44,7 @@ class UnreliableRing:
         age = 0 if attempt else self._rng.choice((0, 0, 0, 1, 2, 3, 5))
         versions = VersionRange(max(0, self._version - age), self._version)
         trajectory = Trajectory(sample_id, TOKEN, TOKEN, Source.STUDENT, FinishReason.STOP, attempt, LOG_PROB, versions)
-        return ScoredTrajectory(trajectory, TARGETS, "teacher")
+        return ScoredTrajectory(trajectory, (TeacherScore("teacher", TARGETS),))
 
     async def _admit(self, scored):
         verdict = await self.replay.admit(scored, self._version)
@@ -70,7 +63,7 @@ class UnreliableRing:
                 offers.append(self._sampled(sample_id, attempt=0))
             else:
                 pair = fixed_trajectory(sample_id, TOKEN, TOKEN, max_new_tokens=1)
-                offers.append(ScoredTrajectory(pair, TARGETS, "teacher"))
+                offers.append(ScoredTrajectory(pair, (TeacherScore("teacher", TARGETS),)))
         self._rng.shuffle(offers)
         for scored in offers:
             await self._admit(scored)

@@ -9,8 +9,9 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, MptConfig, MptForCausalLM
 
 from gkd_dist.errors import ModelError
+from gkd_dist.targets import FullTargets
 from gkd_dist.teachers.hf_teacher import HfTeacher
-from gkd_dist.types import FullTargets, ScoredTrajectory
+from gkd_dist.types import ScoredTrajectory
 from tests import tiny
 
 SHAPES = [(9, 2), (4, 6), (6, 1)]
@@ -18,13 +19,12 @@ SHAPES = [(9, 2), (4, 6), (6, 1)]
 
 
 def make_teacher(path: Path, transport: str, *, dtype: str = "float32", num_ids: int | None = None) -> HfTeacher:
-    return HfTeacher(
-        path, name="t", dtype=dtype, transport=transport, pad_token_id=tiny.PAD, num_ids=num_ids, device="cpu"
-    )
+    return HfTeacher(path, dtype=dtype, transport=transport, pad_token_id=tiny.PAD, num_ids=num_ids, device="cpu")
 
 
 def score(teacher: HfTeacher) -> list[ScoredTrajectory]:
-    return asyncio.run(teacher.score(tiny.trajectories(SHAPES)))
+    trajectories = tiny.trajectories(SHAPES)
+    return tiny.scored(trajectories, asyncio.run(teacher.score(trajectories)))
 
 
 @torch.no_grad()
@@ -47,8 +47,8 @@ def test_full_targets_are_the_models_own_whatever_the_readout_says(tmp_path: Pat
     add_hidden_factor(path)
     model = AutoModelForCausalLM.from_pretrained(path)
     for item in score(make_teacher(path, "full", num_ids=num_ids)):
-        assert isinstance(item.targets, FullTargets)
-        np.testing.assert_allclose(item.targets.log_probs, own_log_probs(model, item, num_ids), atol=1e-4)
+        assert isinstance(item.scores[0].targets, FullTargets)
+        np.testing.assert_allclose(item.scores[0].targets.log_probs, own_log_probs(model, item, num_ids), atol=1e-4)
 
 
 def test_full_targets_of_a_forward_that_cannot_skip_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,13 +61,15 @@ def test_full_targets_of_a_forward_that_cannot_skip_columns(tmp_path: Path, monk
 
     monkeypatch.setattr(teacher._model, "forward", plain)
     for item in score(teacher):
-        np.testing.assert_allclose(item.targets.log_probs, own_log_probs(model, item, tiny.VOCABULARY), atol=1e-4)
+        np.testing.assert_allclose(
+            item.scores[0].targets.log_probs, own_log_probs(model, item, tiny.VOCABULARY), atol=1e-4
+        )
 
 
 def test_full_targets_in_bfloat16_have_unrounded_logits(tmp_path: Path) -> None:
     """A logit of 20 in bfloat16 is right to 0.06; here only the body is rounded, and logits take any value."""
     teacher = make_teacher(tiny.save_causal(tmp_path, seed=3), "full", dtype="bfloat16")
-    log_probs = torch.from_numpy(score(teacher)[0].targets.log_probs.copy())
+    log_probs = torch.from_numpy(score(teacher)[0].scores[0].targets.log_probs.copy())
     differences = log_probs - log_probs[:, :1]
     assert (differences.bfloat16().float() != differences).float().mean() > 0.9
 
@@ -81,7 +83,7 @@ def test_hidden_states_that_do_not_give_back_the_logits_are_refused_by_name(tmp_
 
 
 def test_hidden_states_in_bfloat16_pass_the_probe(tmp_path: Path) -> None:
-    targets = score(make_teacher(tiny.save_causal(tmp_path, seed=3), "hidden", dtype="bfloat16"))[1].targets
+    targets = score(make_teacher(tiny.save_causal(tmp_path, seed=3), "hidden", dtype="bfloat16"))[1].scores[0].targets
     assert targets.hidden.dtype == np.uint16
 
 
@@ -89,4 +91,4 @@ def test_a_teacher_without_a_known_head_can_still_send_full_log_probs(tmp_path: 
     torch.manual_seed(0)
     config = MptConfig(vocab_size=tiny.VOCABULARY, d_model=32, n_heads=2, n_layers=1, max_seq_len=64)
     MptForCausalLM(config).save_pretrained(tmp_path)
-    assert score(make_teacher(tmp_path, "full"))[0].targets.num_tokens == 2
+    assert score(make_teacher(tmp_path, "full"))[0].scores[0].targets.num_tokens == 2

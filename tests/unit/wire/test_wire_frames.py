@@ -14,7 +14,8 @@ from hypothesis.extra import numpy as hnp
 from wire_examples import forge, golden_records, same, seal
 
 from gkd_dist.errors import WireError
-from gkd_dist.types import HiddenTargets, Trajectory
+from gkd_dist.targets import HiddenTargets
+from gkd_dist.types import Trajectory
 from gkd_dist.wire.codec import decode, decode_targets, encode
 from gkd_dist.wire.frames import REASONS, decode_frame, encode_frame
 from gkd_dist.wire.header import MAX_HEADER_BYTES

@@ -9,16 +9,16 @@ import xxhash
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from gkd_dist.targets import FullTargets, HiddenTargets, SampledTargets, TopKTargets
 from gkd_dist.types import (
     DivergenceReport,
     FinishReason,
-    FullTargets,
-    HiddenTargets,
     Prompt,
     SampleId,
     ScoredTrajectory,
     Source,
     StepReport,
+    TeacherScore,
     TensorEntry,
     TrainBatch,
     Trajectory,
@@ -91,10 +91,16 @@ def full_targets() -> FullTargets:
     return FullTargets(np.log(np.array([[0.25, 0.75], [0.5, 0.5]], np.float32)))
 
 
+def topk_targets() -> TopKTargets:
+    return TopKTargets(np.array([[3, 0], [1, 2]], np.int32), np.log(np.array([[0.5, 0.25], [0.75, 0.125]], np.float32)))
+
+
 def scored_trajectories() -> list[ScoredTrajectory]:
     return [
-        ScoredTrajectory(student_trajectory(), bfloat16_targets(), "large"),
-        ScoredTrajectory(fixed_trajectory(), full_targets(), "larger"),
+        ScoredTrajectory(student_trajectory(), (TeacherScore("large", bfloat16_targets()),)),
+        ScoredTrajectory(
+            fixed_trajectory(), (TeacherScore("larger", full_targets()), TeacherScore("few", topk_targets())), 0.5
+        ),
     ]
 
 
@@ -111,22 +117,34 @@ def golden_records() -> dict[str, Sequence[object]]:
         bucket_bytes=(76, 2),
         digests=("0123456789abcdef" * 2, "fedcba9876543210" * 2),
     )
-    report = StepReport(7, 8, float("nan"), float("inf"), 1e-4, 8, 512, 1, {"forward": 1.5, "backward": 2.25})
+    report = StepReport(
+        7, 8, float("nan"), float("inf"), 1e-4, 8, 512, 1, {"forward": 1.5, "backward": 2.25}, {"teacher_mass": 0.75}
+    )
     return {
         "prompt_v1": [
             Prompt(SampleId("golden-1", 17, 2), np.array([5, 6, 7], np.int32)),
             Prompt(SampleId("golden-2", 0), np.array([1], np.int32)),
         ],
         "trajectory_v1": [student_trajectory(), fixed_trajectory()],
-        "teacher_targets_v1": [
+        "teacher_targets_v2": [
             bfloat16_targets(),
             full_targets(),
             HiddenTargets(np.array([[0.5, -2.0]], np.float32)),
+            topk_targets(),
+            SampledTargets(np.array([-0.5, -2.0], np.float32)),
         ],
-        "scored_trajectory_v1": scored_trajectories(),
-        "train_batch_v1": [TrainBatch(5, tuple(scored_trajectories()), num_sequences=8, num_tokens=300)],
+        "scored_trajectory_v2": scored_trajectories(),
+        "train_batch_v2": [
+            TrainBatch(
+                5,
+                tuple(scored_trajectories()),
+                num_sequences=8,
+                num_tokens=300,
+                advantages=np.array([0.5, -1.0], np.float32),
+            )
+        ],
         "weight_manifest_v1": [manifest],
-        "step_report_v1": [report],
+        "step_report_v2": [report],
         "divergence_report_v1": [DivergenceReport(0.5, 0.25, float("inf"), 16, 900)],
     }
 
@@ -153,7 +171,18 @@ def teacher_targets(rows: int | None = None) -> st.SearchStrategy:
         st.builds(HiddenTargets, matrices(np.uint16, finite_bits, rows)),
         st.builds(HiddenTargets, matrices(np.float32, finite_values, rows)),
         st.builds(FullTargets, matrices(np.float32, log_prob_values, rows)),
+        topk_strategy(rows),
+        hnp.arrays(np.float32, st.integers(0, 4) if rows is None else rows, elements=log_prob_values).map(
+            SampledTargets
+        ),
     )
+
+
+@st.composite
+def topk_strategy(draw: st.DrawFn, rows: int | None) -> TopKTargets:
+    shape = (draw(st.integers(1, 4)) if rows is None else rows, draw(st.integers(1, 3)))
+    ids = draw(hnp.arrays(np.int32, shape, elements=st.integers(0, 2**31 - 1)))
+    return TopKTargets(ids, draw(hnp.arrays(np.float32, shape, elements=log_prob_values)))
 
 
 @st.composite
@@ -179,13 +208,16 @@ def trajectories(draw: st.DrawFn) -> Trajectory:
 @st.composite
 def scored(draw: st.DrawFn) -> ScoredTrajectory:
     trajectory = draw(trajectories())
-    return ScoredTrajectory(trajectory, draw(teacher_targets(trajectory.num_completion_tokens)), draw(names))
+    score = st.builds(TeacherScore, names, teacher_targets(trajectory.num_completion_tokens))
+    scores = tuple(draw(st.lists(score, min_size=1, max_size=2)))
+    return ScoredTrajectory(trajectory, scores, draw(st.none() | st.floats(allow_nan=False, allow_infinity=False)))
 
 
 @st.composite
 def train_batches(draw: st.DrawFn) -> TrainBatch:
     items = draw(st.lists(scored(), min_size=1, max_size=3))
-    return TrainBatch(draw(counts), tuple(items), len(items) + draw(st.integers(0, 5)), draw(counts))
+    advantages = draw(st.none() | hnp.arrays(np.float32, len(items), elements=finite_values))
+    return TrainBatch(draw(counts), tuple(items), len(items) + draw(st.integers(0, 5)), draw(counts), advantages)
 
 
 @st.composite
@@ -219,6 +251,7 @@ RECORDS: dict[str, st.SearchStrategy] = {
         counts,
         counts,
         st.integers(0, 1),
+        st.dictionaries(names, finite_reals, max_size=3),
         st.dictionaries(names, finite_reals, max_size=3),
     ),
     "divergence_report": st.builds(DivergenceReport, st.floats(), st.floats(), st.floats(), counts, counts),

@@ -1,0 +1,72 @@
+"""The summands of a loss over student logits, chunk by chunk (floor F0).
+
+A term sees the student's logits of a few tokens at a time and answers with its value and its derivative there. The
+loop that makes the logits (`chunked.chunked_loss`) knows nothing of teachers; a term knows nothing of hidden states.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TermChunk:
+    """What a term says about n tokens."""
+
+    nats: Tensor
+    """[n] unweighted values."""
+    slope: Tensor | None
+    """[n, V] derivative of sum(weight * nats) with respect to the student's logits; None where none was wanted."""
+
+
+class Term(Protocol):
+    """loss = sum over n of weights[n] * nats[n]; nats need not be what is differentiated (an estimator's are not)."""
+
+    @property
+    def weights(self) -> Tensor:
+        """[N] float32, or float64; N is the number of tokens."""
+        ...
+
+    def chunk(self, logits: Tensor, span: slice, *, wants_slope: bool, owns_logits: bool) -> TermChunk:
+        """Value and derivative at the tokens of `span`.
+
+        Args:
+            logits: [n, V] of the student, float32 or float64, finite, without gradient.
+            wants_slope: whether the derivative is needed.
+            owns_logits: the caller is done with `logits`: they may be overwritten, or come back as the slope.
+
+        Raises:
+            ValueError: the term covers another number of ids than `logits`.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LikelihoodTerm:
+    """- sum of weights[n] * log q(ids[n]): maximum likelihood; with advantages as weights, the policy gradient.
+
+    Raises:
+        ValueError: ids and weights of different lengths.
+    """
+
+    ids: Tensor
+    """[N] int64, the tokens that were written."""
+    weights: Tensor
+    """[N] float32; receives no gradient."""
+
+    def __post_init__(self) -> None:
+        if self.ids.shape != self.weights.shape or self.ids.ndim != 1:
+            raise ValueError(f"ids {list(self.ids.shape)} and weights {list(self.weights.shape)} must both be [N]")
+
+    def chunk(self, logits: Tensor, span: slice, *, wants_slope: bool, owns_logits: bool) -> TermChunk:
+        ids = self.ids[span].unsqueeze(1)
+        chosen = logits.gather(1, ids)
+        log_z = torch.logsumexp(logits, dim=1, keepdim=True)
+        nats = (log_z - chosen).squeeze(1)
+        if not wants_slope:
+            return TermChunk(nats, None)
+        weights = self.weights[span].unsqueeze(1).to(logits)
+        slope = torch.sub(logits, log_z, out=logits if owns_logits else None).exp_().mul_(weights)
+        return TermChunk(nats, slope.scatter_add_(1, ids, -weights))
