@@ -12,7 +12,10 @@ class LearnerConfig(Strict):
     batch_size: int = Field(default=8, ge=1, validation_alias=AliasChoices("batch_size", "per_device_train_batch_size"))
     """Sequences per train step."""
     max_micro_batch_tokens: int = Field(default=2048, ge=1)
-    """Padded tokens per forward; changes memory, never the gradient."""
+    """Tokens per forward, padding included where there is any; changes memory, never the gradient."""
+    packing: bool | None = None
+    """Sequences one after the other in one row, without padding and without seeing each other. None packs wherever the
+    student allows it (tried when it is loaded), true insists, false pads."""
     learning_rate: float = Field(default=1e-4, gt=0)
     optimizer: Literal["adamw", "adafactor"] = "adamw"
     weight_decay: float = Field(default=0.0, ge=0)

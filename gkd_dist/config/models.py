@@ -5,6 +5,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from gkd_dist.config.base import Strict
+from gkd_dist.config.lora import LoraConfig
 
 Dtype = Literal["float32", "bfloat16"]
 
@@ -33,6 +34,8 @@ class StudentConfig(Strict):
     model: str
     """A local folder, a hub name, or `package:NAME` for a GGUF model inside an installed Python package."""
     prune: PruneConfig | None = None
+    lora: LoraConfig | None = None
+    """Train low-rank adapters alone; None trains every parameter."""
 
 
 class SamplerConfig(Strict):

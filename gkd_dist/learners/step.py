@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import torch
 
-from gkd_dist.data.collate import PaddedBatch, collate, micro_batches
-from gkd_dist.divergences import Divergence, chunked_loss, predicting_positions, token_weights
+from gkd_dist.divergences import Divergence, chunked_loss, token_weights
 from gkd_dist.errors import EngineError
+from gkd_dist.learners.layouts import Layout, PaddedLayout
 from gkd_dist.learners.model import StudentModel
 from gkd_dist.learners.objective import MicroBatch, Objective
 from gkd_dist.types import ScoredTrajectory, TrainBatch
@@ -28,6 +28,8 @@ class LossSettings:
     pad_token_id: int
     num_ids: int
     """Real ids that student and teachers share; all are cut to them before any softmax."""
+    layout: Layout = PaddedLayout()  # noqa: RUF009 - immutable
+    """How the sequences of a forward lie beside each other."""
 
     @property
     def compute_dtype(self) -> torch.dtype:
@@ -99,14 +101,8 @@ def token_divergences(
 
 def completion_hidden(student: StudentModel, group: Sequence[ScoredTrajectory], settings: LossSettings) -> torch.Tensor:
     """Student hidden states [N, H] at the positions that predict completion tokens, trajectory after trajectory."""
-    padded: PaddedBatch = collate([item.trajectory for item in group], settings.pad_token_id)
-    device = student.device
-    input_ids = torch.from_numpy(padded.input_ids).to(device, torch.int64)
-    attention_mask = torch.from_numpy(padded.attention_mask).to(device)
-    with torch.autocast(device.type, torch.bfloat16, enabled=settings.bf16):
-        hidden = student.body(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
-    positions = predicting_positions(padded.prompt_lengths, padded.completion_lengths, input_ids.shape[1])
-    return hidden.flatten(0, 1).index_select(0, positions.to(device))
+    with torch.autocast(student.device.type, torch.bfloat16, enabled=settings.bf16):
+        return settings.layout.completion_hidden(student, [item.trajectory for item in group], settings.pad_token_id)
 
 
 def _check_ids(scored: Sequence[ScoredTrajectory], num_ids: int) -> None:
@@ -122,4 +118,4 @@ def _check_ids(scored: Sequence[ScoredTrajectory], num_ids: int) -> None:
 
 def _micro_batches(scored: Sequence[ScoredTrajectory], settings: LossSettings) -> Iterator[list[int]]:
     """Indices of `scored`, group by group."""
-    yield from micro_batches([item.trajectory.num_tokens for item in scored], settings.max_micro_batch_tokens)
+    yield from settings.layout.groups([item.trajectory.num_tokens for item in scored], settings.max_micro_batch_tokens)
