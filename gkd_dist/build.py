@@ -95,7 +95,7 @@ class Blueprint:
             gradient_checkpointing=config.learner.gradient_checkpointing,
             device=_device(config.cluster.num_gpus_learner),
             lora=config.student.lora,
-            base_name=self._base_name(),
+            base_name=self.base_name(),
             seed=config.seed,
         )
         settings = LossSettings(
@@ -117,13 +117,13 @@ class Blueprint:
             ),
         )
 
-    def _base_name(self) -> str | None:
-        """What saved adapters call their base model: its hub name, or None for the folder here."""
+    def base_name(self) -> str:
+        """What saved adapters call their base model: its hub name, or the folder here."""
         from gkd_dist.models.packaged import is_local
 
         student = self.config.student
         on_hub = not is_local(student.model) and student.prune is None
-        return student.model if on_hub else None
+        return student.model if on_hub else str(self.student.resolve())
 
     def _objective(self) -> "Objective":
         from gkd_dist.divergences import make_divergence

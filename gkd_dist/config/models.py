@@ -32,7 +32,8 @@ class PruneConfig(Strict):
 
 class StudentConfig(Strict):
     model: str
-    """A local folder, a hub name, or `package:NAME` for a GGUF model inside an installed Python package."""
+    """A local folder (of a model, or of a saved adapter), a hub name, or `package:NAME` for a GGUF model inside an
+    installed Python package."""
     prune: PruneConfig | None = None
     lora: LoraConfig | None = None
     """Train low-rank adapters alone; None trains every parameter."""

@@ -24,9 +24,9 @@ class PackedBatch:
 
 
 def pack(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
-    """Indices of `lengths` in groups of at most `max_tokens` tokens together, as few groups as first-fit decreasing finds.
+    """Indices of `lengths` in groups of at most `max_tokens` tokens together.
 
-    Where that many groups can also be filled evenly, they are: equal groups take equal memory. A sequence longer than
+    As few groups as first-fit decreasing finds, filled evenly where that fits. A sequence longer than
     `max_tokens` is a group of its own. Equal arguments give equal groups.
 
     Args:

@@ -6,6 +6,7 @@ is). Used where the fused attention is no gain: on CPU.
 """
 
 import sys
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -55,7 +56,7 @@ def _sequences(
     if cu_seq_lens_q is None or attention_mask is None:
         return eager(module, query, key, value, attention_mask, **kwargs)
     ends = cu_seq_lens_q.tolist()
-    spans = [slice(*pair) for pair in zip(ends, ends[1:], strict=False)]
+    spans = [slice(*pair) for pair in pairwise(ends)]
     lengths = [span.stop - span.start for span in spans]
     parts = zip(query.split(lengths, 2), key.split(lengths, 2), value.split(lengths, 2), spans, strict=True)
     outputs = [eager(module, q, k, v, attention_mask[:, :, span, span], **kwargs)[0] for q, k, v, span in parts]
