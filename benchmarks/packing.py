@@ -1,6 +1,6 @@
 """Measure packing: share of useful tokens and tokens per second, packed against padded, side by side in one process.
 
-    .venv/bin/python benchmarks/packing.py [--layers 12] [--rounds 5]
+    .venv/bin/python benchmarks/packing.py [--layers 4] [--rounds 5]
 
 Sequences of log-normal length go forwards and backwards through the body of a student (SmolLM2-135M's shape, random
 weights; the loss over the vocabulary is left out, since it sees the same completion tokens either way). Providers take
@@ -40,20 +40,40 @@ VOCABULARY = 512
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--layers", type=int, default=12)
-    parser.add_argument("--sequences", type=int, default=64)
+    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--sequences", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--float32", action="store_true")
+    parser.add_argument("--float32", action="store_true", help="without bfloat16 autocast")
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
-    trajectories = sequences(arguments.sequences)
-    lengths = [item.num_tokens for item in trajectories]
     with tempfile.TemporaryDirectory() as folder:
         student = load_student(
             save(Path(folder), arguments.layers), gradient_checkpointing=False, device=arguments.device
         )
     if problem := packing_problem(student):
         raise SystemExit(problem)
+    result = {
+        "machine": {
+            "device": arguments.device,
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "platform": platform.platform(),
+            "torch": torch.__version__,
+        },
+        "arguments": vars(arguments),
+        "max_tokens": MAX_TOKENS,
+        "cases": {
+            "log_normal": measure(student, sequences(arguments.sequences, SIGMA), arguments),
+            "equal": measure(student, sequences(arguments.sequences, 0.0), arguments),
+        },
+    }
+    RESULT.write_text(json.dumps(result, indent=2) + "\n")
+    print(json.dumps(result["cases"], indent=2), f"\nwritten to {RESULT}")
+
+
+def measure(student: StudentModel, trajectories: list[Trajectory], arguments: argparse.Namespace) -> dict[str, object]:
+    """All providers on the same sequences, taking turns."""
+    lengths = [item.num_tokens for item in trajectories]
     padded, packed = PaddedLayout(), PackedLayout()
     fixed = [list(range(start, min(start + FIXED_ROWS, len(lengths)))) for start in range(0, len(lengths), FIXED_ROWS)]
     providers = {
@@ -66,21 +86,8 @@ def main() -> None:
         for name, (layout, groups) in providers.items():
             work = step(student, layout, groups, trajectories, not arguments.float32)
             seconds[name].append(timed(work, arguments.device))
-    result = {
-        "machine": {
-            "device": arguments.device,
-            "cores": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-            "platform": platform.platform(),
-            "torch": torch.__version__,
-        },
-        "arguments": vars(arguments),
-        "lengths": {
-            "median": statistics.median(lengths),
-            "longest": max(lengths),
-            "total": sum(lengths),
-            "max_tokens": MAX_TOKENS,
-        },
+    return {
+        "lengths": {"median": statistics.median(lengths), "longest": max(lengths), "total": sum(lengths)},
         "providers": {
             name: {
                 "forwards": len(groups),
@@ -93,15 +100,13 @@ def main() -> None:
         },
         "packed_over": {name: round(ratio(seconds, name), 3) for name in ("sorted", "fixed")},
     }
-    RESULT.write_text(json.dumps(result, indent=2) + "\n")
-    print(json.dumps(result, indent=2), f"\nwritten to {RESULT}")
 
 
-def sequences(number: int) -> list[Trajectory]:
+def sequences(number: int, sigma: float) -> list[Trajectory]:
     """Random tokens; a quarter of each sequence is its prompt."""
     rng = np.random.default_rng(0)
     found = []
-    for index, length in enumerate(np.exp(rng.normal(np.log(MEDIAN_TOKENS), SIGMA, number))):
+    for index, length in enumerate(np.exp(rng.normal(np.log(MEDIAN_TOKENS), sigma, number))):
         total = int(np.clip(length, 8, LONGEST))
         ids = rng.integers(3, VOCABULARY, total, dtype=np.int32)
         prompt, completion = ids[: total // 4], ids[total // 4 :]

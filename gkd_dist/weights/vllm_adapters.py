@@ -15,7 +15,7 @@ from vllm.config.lora import MaxLoRARanks
 from vllm.lora.request import LoRARequest
 
 from gkd_dist.config.lora import LoraConfig
-from gkd_dist.errors import ConfigError
+from gkd_dist.errors import ConfigError, EngineError
 from gkd_dist.types import WeightManifest
 from gkd_dist.weights.adapters import adapter_tensors, attach, write_adapter
 from gkd_dist.weights.shared_memory import SharedSegment, map_bucket
@@ -61,7 +61,9 @@ class EngineAdapter:
         """Make the paused `engine` apply the version in `published`."""
         buckets = [map_bucket(str(path)) for path in published.paths]
         self._write(read_tensors(buckets, manifest.tensors))
-        await engine.add_lora(LoRARequest(_NAME, _ID, str(self._segment.folder), load_inplace=True))
+        request = LoRARequest(_NAME, _ID, str(self._segment.folder), load_inplace=True)
+        if not await engine.add_lora(request):
+            raise EngineError("the engine did not take the adapter")
 
     def close(self) -> None:
         self._segment.close()
