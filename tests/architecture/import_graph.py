@@ -62,6 +62,7 @@ OUTSIDE_OF_FILE = {
     "samplers/vllm_sampler.py": frozenset({"vllm"}),
     "teachers/vllm_teacher.py": frozenset({"vllm"}),
     "weights/vllm_adapters.py": frozenset({"vllm"}),
+    "weights/vllm_lone_adapter.py": frozenset({"vllm"}),
     "weights/vllm_receiver.py": frozenset({"vllm"}),
 }
 """What single modules may import on top of their unit."""
