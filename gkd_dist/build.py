@@ -49,7 +49,7 @@ class Blueprint:
         )
 
     def make_teacher(self, name: str) -> Teacher:
-        teacher, folder = self.config.teachers[name], self.teachers[name]
+        teacher, folder = self.config.named_teachers[name], self.teachers[name]
         if teacher.engine == "hf":
             from gkd_dist.teachers.hf_teacher import HfTeacher
 
@@ -112,7 +112,7 @@ class Blueprint:
             divergence=make_divergence(
                 objective.divergence, beta=objective.beta, normalize_jsd=objective.normalize_jsd
             ),
-            teachers={name: self._teacher_view(name) for name in self.config.teachers},
+            teachers={name: self._teacher_view(name) for name in self.config.named_teachers},
             num_ids=self.num_ids,
             bf16=self.config.learner.bf16,
         )
@@ -120,10 +120,10 @@ class Blueprint:
     def _teacher_view(self, name: str) -> "TeacherView":
         from gkd_dist.learners.targets import TeacherView
 
-        return TeacherView(self._teacher_readout(name), self.config.teachers[name].temperature)
+        return TeacherView(self._teacher_readout(name), self.config.named_teachers[name].temperature)
 
     def _teacher_readout(self, name: str) -> "Readout | None":
-        teacher = self.config.teachers[name]
+        teacher = self.config.named_teachers[name]
         if teacher.transport != "hidden":
             return None
         from gkd_dist.teachers.readout import load_readout

@@ -10,6 +10,7 @@ from gkd_dist.config.data import DataConfig
 from gkd_dist.config.learner import LearnerConfig
 from gkd_dist.config.models import SamplerConfig, StudentConfig, TeacherConfig
 from gkd_dist.config.objective import ObjectiveConfig
+from gkd_dist.config.combination import combination_problems
 from gkd_dist.config.ring import (
     ClusterConfig,
     EvaluationConfig,
@@ -35,7 +36,10 @@ class RunConfig(Strict):
     """`sync` is Algorithm 1 exactly: staleness 0. A seed repeats bit for bit with the `hf` engines; vLLM rounds by what
     happens to share a batch, so its samples may differ from run to run."""
     student: StudentConfig
-    teacher: TeacherConfig
+    teacher: TeacherConfig | None = None
+    """The teacher; or, where there are several:"""
+    teachers: dict[str, TeacherConfig] | None = None
+    """Teachers by name, combined by `objective.combine_teachers`; instead of `teacher`."""
     sampler: SamplerConfig = SamplerConfig()
     sampling: SamplingConfig = SamplingConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
@@ -48,9 +52,13 @@ class RunConfig(Strict):
     metrics: MetricsConfig = MetricsConfig()
 
     @property
-    def teachers(self) -> dict[str, TeacherConfig]:
-        """Every teacher by its name; a single one is called `teacher`."""
-        return {"teacher": self.teacher}
+    def named_teachers(self) -> dict[str, TeacherConfig]:
+        """Every teacher by its name; the one under `teacher` is called that."""
+        return dict(self.teachers or {}) if self.teacher is None else {"teacher": self.teacher}
+
+    def key_of(self, teacher: str) -> str:
+        """Where the settings of a teacher stand: `teacher`, or `teachers.NAME`."""
+        return f"teachers.{teacher}" if self.teacher is None else "teacher"
 
     @model_validator(mode="after")
     def _between_components(self) -> "RunConfig":
@@ -65,11 +73,13 @@ class RunConfig(Strict):
                 f"evaluation.max_new_tokens ({self.evaluation.max_new_tokens}) leaves no room for a prompt in "
                 f"sampler.max_model_len ({self.sampler.max_model_len}); lower the first or raise the second"
             )
-        if self.teacher.max_model_len < self.sampler.max_model_len:
-            problems.append(
-                f"teacher.max_model_len ({self.teacher.max_model_len}) is below sampler.max_model_len "
-                f"({self.sampler.max_model_len}): the teacher could not score the longest samples; raise it"
-            )
+        for name, teacher in self.named_teachers.items():
+            if teacher.max_model_len < self.sampler.max_model_len:
+                problems.append(
+                    f"{self.key_of(name)}.max_model_len ({teacher.max_model_len}) is below sampler.max_model_len "
+                    f"({self.sampler.max_model_len}): the teacher could not score the longest samples; raise it"
+                )
+        problems += combination_problems(self.teacher, self.teachers, self.objective.combine_teachers)
         capacity = self.replay.capacity
         if capacity is not None and capacity < self.learner.batch_size:
             problems.append(
