@@ -12,9 +12,9 @@ from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
+from gkd_dist.config.combination import MIXTURES
 from gkd_dist.config.objective import KEYS_OF
 from gkd_dist.config.overrides import apply_override, canonical_keys
-from gkd_dist.config.combination import MIXTURES
 from gkd_dist.config.run import RunConfig
 from gkd_dist.config.schema import show
 from gkd_dist.config.validation import validate

@@ -6,11 +6,11 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from gkd_dist.config.base import Strict
+from gkd_dist.config.combination import combination_problems
 from gkd_dist.config.data import DataConfig
 from gkd_dist.config.learner import LearnerConfig
 from gkd_dist.config.models import SamplerConfig, StudentConfig, TeacherConfig
 from gkd_dist.config.objective import ObjectiveConfig
-from gkd_dist.config.combination import combination_problems
 from gkd_dist.config.ring import (
     ClusterConfig,
     EvaluationConfig,
