@@ -13,7 +13,7 @@ from gkd_dist.interfaces import Fleet, Learner, Sampler, Teacher
 if TYPE_CHECKING:
     from gkd_dist.divergences import Readout
     from gkd_dist.learners.objective import Objective
-    from gkd_dist.learners.targets import TeacherView
+    from gkd_dist.learners.targets import TargetRules, TeacherView
 
 T = TypeVar("T")
 
@@ -108,13 +108,19 @@ class Blueprint:
         from gkd_dist.learners.objective import Distillation
 
         objective = self.config.objective
-        return Distillation(
-            divergence=make_divergence(
-                objective.divergence, beta=objective.beta, normalize_jsd=objective.normalize_jsd
-            ),
-            teachers={name: self._teacher_view(name) for name in self.config.named_teachers},
-            num_ids=self.num_ids,
-            bf16=self.config.learner.bf16,
+        teachers = {name: self._teacher_view(name) for name in self.config.named_teachers}
+        divergence = make_divergence(
+            objective.divergence, beta=objective.beta, normalize_jsd=objective.normalize_jsd, skew=objective.skew
+        )
+        return Distillation(divergence, teachers, self._target_rules())
+
+    def _target_rules(self) -> "TargetRules":
+        import torch
+
+        from gkd_dist.learners.targets import TargetRules
+
+        return TargetRules(
+            num_ids=self.num_ids, compute_dtype=torch.bfloat16 if self.config.learner.bf16 else torch.float32
         )
 
     def _teacher_view(self, name: str) -> "TeacherView":
