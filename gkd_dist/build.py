@@ -119,14 +119,18 @@ class Blueprint:
 
         from gkd_dist.learners.targets import TargetRules
 
+        combine = self.config.objective.combine_teachers
         return TargetRules(
-            num_ids=self.num_ids, compute_dtype=torch.bfloat16 if self.config.learner.bf16 else torch.float32
+            num_ids=self.num_ids,
+            compute_dtype=torch.bfloat16 if self.config.learner.bf16 else torch.float32,
+            mixture=None if combine == "route" else combine,
         )
 
     def _teacher_view(self, name: str) -> "TeacherView":
         from gkd_dist.learners.targets import TeacherView
 
-        return TeacherView(self._teacher_readout(name), self.config.named_teachers[name].temperature)
+        teacher = self.config.named_teachers[name]
+        return TeacherView(self._teacher_readout(name), teacher.temperature, teacher.weight)
 
     def _teacher_readout(self, name: str) -> "Readout | None":
         teacher = self.config.named_teachers[name]

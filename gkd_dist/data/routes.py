@@ -67,9 +67,10 @@ def _without_teacher(teachers: Mapping[str, TeacherConfig], found: Mapping[str, 
     known = teacher_by_source(teachers)
     orphans = {source: number for source, number in found.items() if source not in known}
     if orphans:
+        number = sum(orphans.values())
         yield (
-            f"teachers: no teacher has the source of {sum(orphans.values())} row(s) ({_listed(orphans)}); add it to the "
-            "sources of a teacher, or take these rows out of the data"
+            f"teachers: no teacher has the source of {number} row(s) ({_listed(orphans)}); add it to the sources of a "
+            "teacher, or take these rows out of the data"
         )
 
 

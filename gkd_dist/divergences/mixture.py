@@ -46,7 +46,7 @@ class MixedTeacher:
 def mixed_teacher(teachers: Sequence[MixedTeacher], kind: MixtureKind) -> TeacherLogits:
     """Logits whose softmax at temperature 1 is the mixture; computed slice by slice.
 
-    Only the running result and one teacher's tile [n, V] exist at a time, in float32 at least.
+    Only the running result and one teacher's tiles [n, V] exist at a time, in float32 at least.
 
     Args:
         teachers: at least one; their weights are divided by the sum.
@@ -59,15 +59,19 @@ def mixed_teacher(teachers: Sequence[MixedTeacher], kind: MixtureKind) -> Teache
     if kind not in get_args(MixtureKind):
         raise ValueError(f"unknown mixture {kind!r}; choose one of {', '.join(get_args(MixtureKind))}")
     total = math.fsum(teacher.weight for teacher in teachers)
-    weighted = [(teacher, teacher.weight / total) for teacher in teachers]
-    mix = _arithmetic if kind == "arithmetic" else _geometric
-    return lambda span: _accumulated(weighted, span, *mix)
+    shares = [(teacher, share) for teacher in teachers if (share := teacher.weight / total) > 0]  # not underflown
+    tile_of, add_ = _OPERATIONS[kind]
 
+    @torch.no_grad()
+    def mixed(span: slice) -> Tensor:
+        result: Tensor | None = None
+        for teacher, share in shares:
+            # No name holds the tile: it is gone before the next teacher makes its own.
+            result = _added(result, tile_of(_wide(teacher.logits(span)), teacher.temperature, share), add_)
+        assert result is not None
+        return result
 
-_Tile = Callable[[Tensor, float, float], Tensor]
-"""(logits [n, V], temperature, weight) -> a new tile [n, V], ready to be added."""
-_Add = Callable[[Tensor, Tensor], Tensor]
-"""Adds the second tile to the first, in place."""
+    return mixed
 
 
 def _log_weighted(logits: Tensor, temperature: float, weight: float) -> Tensor:
@@ -76,27 +80,35 @@ def _log_weighted(logits: Tensor, temperature: float, weight: float) -> Tensor:
     return tile.sub_(torch.logsumexp(tile, dim=-1, keepdim=True) - math.log(weight))
 
 
+def _log_added_(total: Tensor, tile: Tensor) -> Tensor:
+    return torch.logaddexp(total, tile, out=total)
+
+
 def _scaled(logits: Tensor, temperature: float, weight: float) -> Tensor:
     """weight * log P, but for a number per row: the mixture's own softmax takes that out."""
     return logits * (weight / temperature)
 
 
-_arithmetic: tuple[_Tile, _Add] = (_log_weighted, lambda total, tile: torch.logaddexp(total, tile, out=total))
-_geometric: tuple[_Tile, _Add] = (_scaled, torch.Tensor.add_)
+_Tile = Callable[[Tensor, float, float], Tensor]
+"""(logits [n, V], temperature, weight) -> what the teacher adds [n, V], a new tensor."""
+_Add = Callable[[Tensor, Tensor], Tensor]
+"""Adds the second to the first, in place."""
+_OPERATIONS: dict[MixtureKind, tuple[_Tile, _Add]] = {
+    "arithmetic": (_log_weighted, _log_added_),
+    "geometric": (_scaled, Tensor.add_),
+}
 
 
-@torch.no_grad()
-def _accumulated(teachers: Sequence[tuple[MixedTeacher, float]], span: slice, tile_of: _Tile, add: _Add) -> Tensor:
-    total: Tensor | None = None
-    for teacher, weight in teachers:
-        logits = teacher.logits(span)
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        if total is not None and logits.shape != total.shape:
-            raise ValueError(
-                f"teachers of a mixture must cover the same ids, got logits {list(total.shape)} and "
-                f"{list(logits.shape)}; cut all to the number of shared real ids"
-            )
-        tile = tile_of(logits, teacher.temperature, weight)
-        total = tile if total is None else add(total, tile)
-    assert total is not None
-    return total
+def _wide(logits: Tensor) -> Tensor:
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def _added(total: Tensor | None, tile: Tensor, add_: _Add) -> Tensor:
+    if total is None:
+        return tile
+    if tile.shape != total.shape:
+        raise ValueError(
+            f"teachers of a mixture must cover the same ids, got logits {list(total.shape)} and {list(tile.shape)}; "
+            "cut all to the number of shared real ids"
+        )
+    return add_(total, tile)

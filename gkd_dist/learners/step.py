@@ -5,6 +5,7 @@ denominator as a weight.
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -153,5 +154,11 @@ def _check_ids(scored: Sequence[ScoredTrajectory], num_ids: int) -> None:
 
 
 def _micro_batches(scored: Sequence[ScoredTrajectory], settings: LossSettings) -> Iterator[list[int]]:
-    """Indices of `scored`, group by group."""
-    yield from micro_batches([item.trajectory.num_tokens for item in scored], settings.max_micro_batch_tokens)
+    """Indices of `scored`, group by group; the trajectories of a group have the same teachers."""
+    panels: dict[tuple[str, ...], list[int]] = defaultdict(list)
+    for index, item in enumerate(scored):
+        panels[tuple(score.teacher for score in item.scores)].append(index)
+    for indices in panels.values():
+        lengths = [scored[index].trajectory.num_tokens for index in indices]
+        for group in micro_batches(lengths, settings.max_micro_batch_tokens):
+            yield [indices[position] for position in group]
