@@ -106,13 +106,16 @@ class Blueprint:
     def _objective(self) -> "Objective":
         from gkd_dist.divergences import make_divergence
         from gkd_dist.learners.objective import Distillation
+        from gkd_dist.learners.sequence import SequenceReverseKl
 
-        objective = self.config.objective
+        objective, rules = self.config.objective, self._target_rules()
         teachers = {name: self._teacher_view(name) for name in self.config.named_teachers}
+        if objective.divergence == "sequence_reverse_kl":
+            return SequenceReverseKl(teachers, rules, objective.length_normalized)
         divergence = make_divergence(
             objective.divergence, beta=objective.beta, normalize_jsd=objective.normalize_jsd, skew=objective.skew
         )
-        return Distillation(divergence, teachers, self._target_rules())
+        return Distillation(divergence, teachers, rules)
 
     def _target_rules(self) -> "TargetRules":
         import torch
@@ -124,6 +127,9 @@ class Blueprint:
             num_ids=self.num_ids,
             compute_dtype=torch.bfloat16 if self.config.learner.bf16 else torch.float32,
             mixture=None if combine == "route" else combine,
+            tail=self.config.objective.topk_tail,
+            off_policy=self.config.samples_off_policy,
+            max_importance=self.config.objective.max_importance,
         )
 
     def _teacher_view(self, name: str) -> "TeacherView":

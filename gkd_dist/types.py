@@ -269,7 +269,11 @@ class StepReport:
 
 @dataclass(frozen=True, slots=True)
 class DivergenceReport:
-    """Held-out divergences between teacher and student, nats per completion token (token mean)."""
+    """Held-out divergences between teacher and student, nats per completion token (token mean).
+
+    Under top-K targets they are those of the coarser distributions, lower bounds. Not a number where the targets
+    cannot tell: sampled log-probs know of the reverse KL alone, and only on the student's own completions.
+    """
 
     forward_kl: float
     reverse_kl: float

@@ -19,6 +19,7 @@ from gkd_dist.config.ring import (
     SamplingConfig,
     WeightsConfig,
 )
+from gkd_dist.config.transports import transport_problems
 
 
 class RunConfig(Strict):
@@ -60,6 +61,11 @@ class RunConfig(Strict):
         """Where the settings of a teacher stand: `teacher`, or `teachers.NAME`."""
         return f"teachers.{teacher}" if self.teacher is None else "teacher"
 
+    @property
+    def samples_off_policy(self) -> bool:
+        """Whether training samples are drawn from something else than the student's own softmax."""
+        return self.sampling.temperature != 1 or self.sampling.teacher_mix > 0
+
     @model_validator(mode="after")
     def _between_components(self) -> "RunConfig":
         problems = []
@@ -73,10 +79,11 @@ class RunConfig(Strict):
                 f"evaluation.max_new_tokens ({self.evaluation.max_new_tokens}) leaves no room for a prompt in "
                 f"sampler.max_model_len ({self.sampler.max_model_len}); lower the first or raise the second"
             )
-        for name, teacher in self.named_teachers.items():
+        by_key = {self.key_of(name): teacher for name, teacher in self.named_teachers.items()}
+        for key, teacher in by_key.items():
             if teacher.max_model_len < self.sampler.max_model_len:
                 problems.append(
-                    f"{self.key_of(name)}.max_model_len ({teacher.max_model_len}) is below sampler.max_model_len "
+                    f"{key}.max_model_len ({teacher.max_model_len}) is below sampler.max_model_len "
                     f"({self.sampler.max_model_len}): the teacher could not score the longest samples; raise it"
                 )
         problems += combination_problems(self.teacher, self.teachers, self.objective.combine_teachers)
@@ -85,6 +92,12 @@ class RunConfig(Strict):
             problems.append(
                 f"replay.capacity ({capacity}) is below learner.batch_size ({self.learner.batch_size}): "
                 "no batch would ever be complete; raise it"
+            )
+        problems += transport_problems(self.objective, by_key, self.sampling, self.evaluation)
+        if self.sampling.teacher_mix > 0 and (self.sampler.engine != "hf" or len(self.named_teachers) > 1):
+            problems.append(
+                f"sampling.teacher_mix ({self.sampling.teacher_mix:g}) draws from two models at once, which only the "
+                "hf sampler can, with a single teacher; set sampler.engine=hf, or teacher_mix=0"
             )
         if problems:
             raise ValueError("\n".join(problems))

@@ -39,9 +39,11 @@ class TopKTeacher:
         """[N] probability of the set."""
         return -torch.expm1(self.log_tail)
 
-    def log_probs_of(self, ids: Tensor) -> Tensor:
-        """[N] log-probs of `ids` [N] int64, or of the bucket where an id is not in the set."""
-        return bucket_of(self, ids, self.log_probs, self.log_tail)
+    def of(self, ids: Tensor, of_set: Tensor, of_tail: Tensor) -> Tensor:
+        """[N] per token, the entry of `of_set` [N, K] at `ids` [N] int64, or that of `of_tail` [N] outside the set."""
+        hit = self.real & (self.ids == ids.unsqueeze(1))
+        inside = of_set.gather(1, hit.to(torch.int8).argmax(1, keepdim=True)).squeeze(1)
+        return torch.where(hit.any(1), inside, of_tail)
 
 
 def topk_teacher(token_ids: Tensor, log_probs: Tensor, *, num_ids: int, temperature: float = 1.0) -> TopKTeacher:
@@ -67,8 +69,7 @@ def topk_teacher(token_ids: Tensor, log_probs: Tensor, *, num_ids: int, temperat
     _check(token_ids, log_probs, num_ids, temperature)
     log_p = log_probs.detach().to(torch.promote_types(log_probs.dtype, torch.float32))
     real = token_ids < num_ids
-    log_mass = log_p.logsumexp(-1).clamp(max=math.log1p(-_ROUNDINGS * torch.finfo(log_p.dtype).eps))
-    log_tail = _log1mexp(log_mass).masked_fill(real.sum(-1) == num_ids, -math.inf)
+    log_tail = log1mexp(log_p.logsumexp(-1)).masked_fill(real.sum(-1) == num_ids, -math.inf)
     least = log_p.amin(-1)
     log_p = log_p.masked_fill(~real, -math.inf)
     if temperature != 1.0:
@@ -136,11 +137,10 @@ class TopKTerm:
         return entries, slope
 
 
-def bucket_of(teacher: TopKTeacher, ids: Tensor, of_set: Tensor, of_tail: Tensor) -> Tensor:
-    """Per token, the entry of `of_set` [N, K] that belongs to `ids` [N] int64, or else that of `of_tail` [N]."""
-    hit = teacher.real & (teacher.ids == ids.unsqueeze(1))
-    of_hit = of_set.gather(1, hit.to(torch.int8).argmax(1, keepdim=True)).squeeze(1)
-    return torch.where(hit.any(1), of_hit, of_tail)
+def log1mexp(log_mass: Tensor) -> Tensor:
+    """log(1 - exp(x)), precise at both ends; x >= 0, a mass that rounding made 1 or more, counts as just below 0."""
+    x = log_mass.clamp(max=math.log1p(-_ROUNDINGS * torch.finfo(log_mass.dtype).eps))
+    return torch.where(x > -math.log(2), torch.log(-torch.expm1(x)), torch.log1p(-x.exp()))
 
 
 def _check(token_ids: Tensor, log_probs: Tensor, num_ids: int, temperature: float) -> None:
@@ -158,8 +158,3 @@ def _check(token_ids: Tensor, log_probs: Tensor, num_ids: int, temperature: floa
     ordered = token_ids.sort(dim=1).values
     if (ordered[:, :1] < 0).any() or (ordered[:, 1:] == ordered[:, :-1]).any():
         raise ValueError("token_ids must be at least 0, and no id may stand twice in a row")
-
-
-def _log1mexp(log_mass: Tensor) -> Tensor:
-    """log(1 - exp(x)) for x < 0, precise at both ends."""
-    return torch.where(log_mass > -math.log(2), torch.log(-torch.expm1(log_mass)), torch.log1p(-log_mass.exp()))

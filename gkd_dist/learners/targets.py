@@ -79,16 +79,7 @@ def divergence_term(
     """
     device = weights.device
     if rules.mixture is not None:
-        by_name = targets_by_teacher(scored, teachers)
-        mixed = [
-            MixedTeacher(
-                teacher_logits(targets, teachers[name], device, rules),
-                teachers[name].weight,
-                teachers[name].temperature,
-            )
-            for name, targets in by_name.items()
-        ]
-        return DenseTerm(mixed_teacher(mixed, rules.mixture), divergence, weights)
+        return DenseTerm(mixed_logits(scored, teachers, device, rules, rules.mixture), divergence, weights)
     targets, teacher = one_teacher(scored, teachers)
     match targets[0]:
         case TopKTargets():
@@ -172,6 +163,25 @@ def teacher_logits(
         rows = [torch.from_numpy(item.log_probs[:, : rules.num_ids].copy()) for item in targets]
         return full_teacher(torch.cat(rows).to(device))
     raise EngineError(f"{type(targets[0]).__name__} hold no logits over all ids")
+
+
+def mixed_logits(
+    scored: Sequence[ScoredTrajectory],
+    teachers: Mapping[str, TeacherView],
+    device: torch.device,
+    rules: TargetRules,
+    kind: MixtureKind,
+) -> TeacherLogits:
+    """Of all teachers that scored, mixed at their own temperatures: softmax at temperature 1 is the mixture.
+
+    Raises:
+        EngineError: as `targets_by_teacher` and `teacher_logits`.
+    """
+    parts = []
+    for name, targets in targets_by_teacher(scored, teachers).items():
+        view = teachers[name]
+        parts.append(MixedTeacher(teacher_logits(targets, view, device, rules), view.weight, view.temperature))
+    return mixed_teacher(parts, kind)
 
 
 def topk_targets(

@@ -131,8 +131,15 @@ def test_a_problem_of_mixed_teachers_is_told_in_words(write: Any, override: str,
 
 @pytest.mark.parametrize("transport", ["topk", "sampled"])
 def test_routed_teachers_may_differ_in_their_transport(write: Any, transport: str) -> None:
-    config = load_run_config(write(ROUTE), [f"teachers.code.transport={transport}"])
+    student_alone = ["objective.divergence=reverse_kl", "objective.student_fraction=1", "teachers.code.temperature=1"]
+    config = load_run_config(write(ROUTE), [f"teachers.code.transport={transport}", *student_alone])
     assert [teacher.transport for teacher in config.named_teachers.values()] == ["hidden", transport]
+
+
+def test_rules_between_objective_and_transport_name_the_teacher(write: Any) -> None:
+    lines = problems_of(write(ROUTE), "teachers.code.transport=sampled")
+    assert [line for line in lines if "teachers.code.temperature (0.5) cannot be applied" in line]
+    assert all("teachers.code" in line for line in lines)
 
 
 def test_keys_for_several_teachers_are_refused_for_one() -> None:

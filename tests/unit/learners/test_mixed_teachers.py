@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from gkd_dist.errors import EngineError
 from gkd_dist.learners.load import load_student
 from gkd_dist.learners.model import StudentModel
 from gkd_dist.learners.objective import Distillation
+from gkd_dist.learners.sequence import SequenceReverseKl
 from gkd_dist.learners.step import LossSettings, accumulate_gradient, token_divergences
 from gkd_dist.learners.targets import TargetRules, TeacherView
 from gkd_dist.targets import SampledTargets
@@ -210,3 +212,23 @@ def test_scores_that_do_not_fit_the_rules_are_refused(student_path: Path, teache
         for item in scored
     ]
     refuses(sampled, "geometric", "SampledTargets hold no logits over all ids")
+
+
+@pytest.mark.parametrize("mixture", ["arithmetic", "geometric"])
+def test_the_sequence_kl_to_a_teacher_mixed_with_itself_is_the_one_to_that_teacher(
+    student_path: Path, teacher_paths: list[Path], mixture: MixtureKind
+) -> None:
+    """To 1e-4 of the largest entry: the log-softmax is taken on one side or the other, in float32."""
+    path = teacher_paths[0]
+    both = scored_by_all([path, path])
+    single = [ScoredTrajectory(item.trajectory, item.scores[:1]) for item in both]
+    view = TeacherView(load_readout(path, dtype="float32", num_ids=tiny.VOCABULARY), 0.5)
+    results = []
+    for scored, kind in ((single, None), (both, mixture)):
+        objective = SequenceReverseKl(dict.fromkeys(NAMES, view), TargetRules(tiny.VOCABULARY, mixture=kind))
+        results.append(trained(student_path, scored, replace(settings_of([path, path], kind), objective=objective)))
+    (loss, gradient), (other_loss, other) = results
+    assert other_loss == pytest.approx(loss, rel=1e-5)
+    for name in gradient:
+        scale = gradient[name].abs().max()
+        torch.testing.assert_close(other[name] / scale, gradient[name] / scale, atol=1e-4, rtol=0)
