@@ -36,7 +36,14 @@ class Blueprint:
         if sampler.engine == "hf":
             from gkd_dist.samplers.hf_sampler import HfSampler
 
-            return HfSampler(self.student, dtype=sampler.dtype, pad_token_id=self.pad_token_id, num_ids=self.num_ids)
+            (teacher,) = self.teachers.values() if self.config.sampling.teacher_mix > 0 else (None,)
+            return HfSampler(
+                self.student,
+                dtype=sampler.dtype,
+                pad_token_id=self.pad_token_id,
+                num_ids=self.num_ids,
+                teacher=teacher,
+            )
         _quiet_vllm()
         from gkd_dist.samplers.vllm_sampler import VllmSampler
 

@@ -56,7 +56,10 @@ class Job:
             stream=stream,
             teachers_of=self._teachers_of(stream),
             mixture=self.mixture,
-            sampling=self._sampling(config.sampling.max_new_tokens, config.sampling.temperature),
+            sampling=replace(
+                self._sampling(config.sampling.max_new_tokens, config.sampling.temperature),
+                teacher_mix=config.sampling.teacher_mix,
+            ),
             batch_size=batch_size,
             max_steps=config.learner.max_steps,
             max_staleness=config.replay.max_staleness,

@@ -19,7 +19,8 @@ class SamplingConfig(Strict):
     min_p: float = Field(default=0.0, ge=0, le=1)
     teacher_mix: float = Field(default=0.0, ge=0, lt=1)
     """Weight of the teacher in the distribution that training samples are drawn from, token by token: alpha of MiniLLM
-    (section 2.2), which uses 0.2. The hf sampler alone can mix two models. Evaluation samples from the student."""
+    (section 2.2), which uses 0.2. The hf sampler alone can mix two models; it mixes their softmaxes at temperature 1,
+    and what is above acts on the mixture. Evaluation samples from the student."""
 
 
 class ReplayConfig(Strict):
