@@ -60,55 +60,43 @@ def mixed_teacher(teachers: Sequence[MixedTeacher], kind: MixtureKind) -> Teache
         raise ValueError(f"unknown mixture {kind!r}; choose one of {', '.join(get_args(MixtureKind))}")
     total = math.fsum(teacher.weight for teacher in teachers)
     shares = [(teacher, share) for teacher in teachers if (share := teacher.weight / total) > 0]  # not underflown
-    tile_of, add_ = _OPERATIONS[kind]
 
     @torch.no_grad()
     def mixed(span: slice) -> Tensor:
         result: Tensor | None = None
         for teacher, share in shares:
-            # No name holds the tile: it is gone before the next teacher makes its own.
-            result = _added(result, tile_of(_wide(teacher.logits(span)), teacher.temperature, share), add_)
+            # No name holds the teacher's logits: they are gone before the next teacher makes its own.
+            result = _ADDERS[kind](result, _fitting(teacher.logits(span), result), teacher.temperature, share)
         assert result is not None
         return result
 
     return mixed
 
 
-def _log_weighted(logits: Tensor, temperature: float, weight: float) -> Tensor:
-    """log(weight * P)"""
+def _add_probs(total: Tensor | None, logits: Tensor, temperature: float, share: float) -> Tensor:
+    """log(exp(total) + share * P), in place of `total`."""
     tile = logits / temperature
-    return tile.sub_(torch.logsumexp(tile, dim=-1, keepdim=True) - math.log(weight))
+    tile.sub_(torch.logsumexp(tile, dim=-1, keepdim=True) - math.log(share))
+    return tile if total is None else torch.logaddexp(total, tile, out=total)
 
 
-def _log_added_(total: Tensor, tile: Tensor) -> Tensor:
-    return torch.logaddexp(total, tile, out=total)
+def _add_log_probs(total: Tensor | None, logits: Tensor, temperature: float, share: float) -> Tensor:
+    """total + share * log P, in place of `total`, but for a number per row: the mixture's softmax takes that out."""
+    factor = share / temperature
+    return logits * factor if total is None else total.add_(logits, alpha=factor)
 
 
-def _scaled(logits: Tensor, temperature: float, weight: float) -> Tensor:
-    """weight * log P, but for a number per row: the mixture's own softmax takes that out."""
-    return logits * (weight / temperature)
-
-
-_Tile = Callable[[Tensor, float, float], Tensor]
-"""(logits [n, V], temperature, weight) -> what the teacher adds [n, V], a new tensor."""
-_Add = Callable[[Tensor, Tensor], Tensor]
-"""Adds the second to the first, in place."""
-_OPERATIONS: dict[MixtureKind, tuple[_Tile, _Add]] = {
-    "arithmetic": (_log_weighted, _log_added_),
-    "geometric": (_scaled, Tensor.add_),
+_ADDERS: dict[MixtureKind, Callable[[Tensor | None, Tensor, float, float], Tensor]] = {
+    "arithmetic": _add_probs,
+    "geometric": _add_log_probs,
 }
 
 
-def _wide(logits: Tensor) -> Tensor:
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
-
-
-def _added(total: Tensor | None, tile: Tensor, add_: _Add) -> Tensor:
-    if total is None:
-        return tile
-    if tile.shape != total.shape:
+def _fitting(logits: Tensor, total: Tensor | None) -> Tensor:
+    """`logits` in float32 at least."""
+    if total is not None and logits.shape != total.shape:
         raise ValueError(
-            f"teachers of a mixture must cover the same ids, got logits {list(total.shape)} and {list(tile.shape)}; "
+            f"teachers of a mixture must cover the same ids, got logits {list(total.shape)} and {list(logits.shape)}; "
             "cut all to the number of shared real ids"
         )
-    return add_(total, tile)
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
