@@ -89,7 +89,7 @@ class Blueprint:
 
         config, objective = self.config, self.config.objective
         settings = LossSettings(
-            objective=self._objective(),
+            objective=self.objective(),
             reduction=objective.reduction,
             bf16=config.learner.bf16,
             max_micro_batch_tokens=config.learner.max_micro_batch_tokens,
@@ -110,7 +110,8 @@ class Blueprint:
             ),
         )
 
-    def _objective(self) -> "Objective":
+    def objective(self) -> "Objective":
+        """What the learner minimises."""
         from gkd_dist.divergences import make_divergence
         from gkd_dist.learners.objective import Distillation
         from gkd_dist.learners.sequence import SequenceReverseKl
