@@ -51,13 +51,14 @@ def accumulate_gradient(
     """Add the gradient of the batch's loss to the parameters' .grad; returns its divergence in nats.
 
     Args:
-        quantities: receives what the terms measured, by name, as means over the step's tokens.
+        quantities: receives what the terms measured, by name, as means over the tokens that have it.
 
     Raises:
         EngineError: a completion with an id that is not shared, or targets that do not fit.
     """
     _check_ids(batch.scored, settings.num_ids)
     loss = 0.0
+    measured: dict[str, tuple[float, int]] = {}
     for indices in _micro_batches(batch.scored, settings):
         group = [batch.scored[index] for index in indices]
         hidden = completion_hidden(student, group, settings)
@@ -84,7 +85,9 @@ def accumulate_gradient(
         # What is not the divergence (a policy gradient's surrogate, say) has a gradient but no value worth reading.
         loss += torch.dot(terms[0].weights.to(result.per_token), result.per_token).item()
         if quantities is not None:
-            _measure(terms, batch.num_tokens, quantities)
+            _measure(terms, measured)
+    if quantities is not None:
+        quantities.update({name: total / number for name, (total, number) in measured.items()})
     return loss
 
 
@@ -134,12 +137,13 @@ def completion_hidden(student: StudentModel, group: Sequence[ScoredTrajectory], 
     return hidden.flatten(0, 1).index_select(0, positions.to(device))
 
 
-def _measure(terms: Sequence[Term], num_tokens: int, quantities: dict[str, float]) -> None:
-    """Add this micro-batch's share of the means over the step's `num_tokens` tokens."""
+def _measure(terms: Sequence[Term], measured: dict[str, tuple[float, int]]) -> None:
+    """Add sums and numbers of this micro-batch's tokens; those of a routed teacher may not be all of a step's."""
     for term in terms:
         if isinstance(term, Measuring):
             for name, values in term.measured.items():
-                quantities[name] = quantities.get(name, 0.0) + values.sum().item() / num_tokens
+                total, number = measured.get(name, (0.0, 0))
+                measured[name] = total + values.sum().item(), number + values.numel()
 
 
 def _check_ids(scored: Sequence[ScoredTrajectory], num_ids: int) -> None:

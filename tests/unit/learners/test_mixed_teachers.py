@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
@@ -17,7 +18,7 @@ from gkd_dist.learners.objective import Distillation
 from gkd_dist.learners.sequence import SequenceReverseKl
 from gkd_dist.learners.step import LossSettings, accumulate_gradient, token_divergences
 from gkd_dist.learners.targets import TargetRules, TeacherView
-from gkd_dist.targets import SampledTargets
+from gkd_dist.targets import SampledTargets, TopKTargets
 from gkd_dist.teachers.hf_teacher import HfTeacher
 from gkd_dist.teachers.readout import load_readout
 from gkd_dist.types import ScoredTrajectory, TeacherScore, TrainBatch
@@ -232,3 +233,20 @@ def test_the_sequence_kl_to_a_teacher_mixed_with_itself_is_the_one_to_that_teach
     for name in gradient:
         scale = gradient[name].abs().max()
         torch.testing.assert_close(other[name] / scale, gradient[name] / scale, atol=1e-4, rtol=0)
+
+
+def test_what_one_routed_teacher_measures_is_a_mean_over_its_own_tokens(
+    student_path: Path, teacher_paths: list[Path]
+) -> None:
+    """The first teacher sends hidden states, the second its two most probable ids, with a mass of 0.75 everywhere."""
+    items = routed(teacher_paths)
+    for index, item in enumerate(items):
+        if index % 2:
+            num_tokens = item.trajectory.num_completion_tokens
+            ids = np.tile(np.asarray([[5, 9]], np.int32), (num_tokens, 1))
+            log_probs = np.log(np.tile(np.asarray([[0.5, 0.25]], np.float32), (num_tokens, 1)))
+            items[index] = ScoredTrajectory(item.trajectory, (TeacherScore("second", TopKTargets(ids, log_probs)),))
+    quantities: dict[str, float] = {}
+    student = load_student(student_path, gradient_checkpointing=False)
+    accumulate_gradient(student, make_batch(items), settings_of(teacher_paths, None), quantities)
+    assert quantities == {"teacher_mass": pytest.approx(0.75, abs=1e-6)}
