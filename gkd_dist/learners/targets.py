@@ -42,14 +42,19 @@ class TargetRules:
 
     num_ids: int
     """Real ids; what lies beyond them is cut, and the rest normalised again."""
-    compute_dtype: torch.dtype = torch.float32
-    """Input precision of the projection of hidden states."""
+    bf16: bool = False
+    """Round the inputs of the projection of hidden states to bfloat16."""
     tail: Tail = "bucket"
     """What becomes of the ids outside a teacher's top K."""
     off_policy: bool = False
     """The tokens were drawn from another distribution than the student's: sampled ones get importance weights."""
     max_importance: float = 2.0
     """Cap of those weights, see `divergences.importance_weights`."""
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """Input precision of that projection."""
+        return torch.bfloat16 if self.bf16 else torch.float32
 
 
 def divergence_term(
