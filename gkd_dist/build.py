@@ -126,14 +126,12 @@ class Blueprint:
         return Distillation(divergence, teachers, rules)
 
     def _target_rules(self) -> "TargetRules":
-        import torch
-
         from gkd_dist.learners.targets import TargetRules
 
         combine = self.config.objective.combine_teachers
         return TargetRules(
             num_ids=self.num_ids,
-            compute_dtype=torch.bfloat16 if self.config.learner.bf16 else torch.float32,
+            bf16=self.config.learner.bf16,
             mixture=None if combine == "route" else combine,
             tail=self.config.objective.topk_tail,
             off_policy=self.config.samples_off_policy,

@@ -83,7 +83,7 @@ def accumulate_gradient(
         result = chunked_loss(hidden, readout, terms, compute_dtype=settings.compute_dtype)
         result.loss.backward()
         # What is not the divergence (a policy gradient's surrogate, say) has a gradient but no value worth reading.
-        loss += torch.dot(terms[0].weights.to(result.per_token), result.per_token).item()
+        loss += torch.dot(micro.weights.to(result.per_token), result.per_token).item()
         if quantities is not None:
             _measure(terms, measured)
     if quantities is not None:

@@ -47,8 +47,8 @@ class TargetRules:
 
     num_ids: int
     """Real ids; what lies beyond them is cut, and the rest normalised again."""
-    compute_dtype: torch.dtype = torch.float32
-    """Input precision of the projection of hidden states."""
+    bf16: bool = False
+    """Round the inputs of the projection of hidden states to bfloat16."""
     tail: Tail = "bucket"
     """What becomes of the ids outside a teacher's top K."""
     off_policy: bool = False
@@ -57,6 +57,11 @@ class TargetRules:
     """Cap of those weights, see `divergences.importance_weights`."""
     mixture: MixtureKind | None = None
     """How the teachers that score the same tokens are made one; None where each token has one."""
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """Input precision of that projection."""
+        return torch.bfloat16 if self.bf16 else torch.float32
 
 
 def divergence_term(
