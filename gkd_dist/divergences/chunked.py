@@ -158,16 +158,19 @@ class _Loop:
     def _chunk(self, rows: Tensor, span: slice, per_term: list[Tensor], gradients: _Gradients) -> None:
         """One chunk of hidden states [n, H]: values into `per_term`, gradients into their accumulators."""
         logits = self.readout.finish(multiply(rows, self.readout.weight.T, self.compute_dtype))
-        bent = logits.clone() if gradients.any_wanted and self.readout.soft_cap is not None else None
+        # The way back through a soft cap needs the logits again.
+        keeps_logits = gradients.any_wanted and self.readout.soft_cap is not None
         total: Tensor | None = None
-        for term, nats in zip(self.terms, per_term, strict=True):
-            last = term is self.terms[-1]
-            part = term.chunk(logits, span, wants_slope=gradients.any_wanted, owns_logits=last)
+        for index, (term, nats) in enumerate(zip(self.terms, per_term, strict=True), start=1):
+            owns_logits = index == len(self.terms) and not keeps_logits
+            part = term.chunk(logits, span, wants_slope=gradients.any_wanted, owns_logits=owns_logits)
             nats[span] = part.nats
             if part.slope is not None:
                 total = part.slope if total is None else total.add_(part.slope)
         if total is not None:
-            self._accumulate(self.readout.finish_backward(bent, total), rows, span, gradients)
+            slope = self.readout.finish_backward(logits if keeps_logits else None, total)
+            del logits, part, total
+            self._accumulate(slope, rows, span, gradients)
 
     def _accumulate(self, slope: Tensor, rows: Tensor, span: slice, gradients: _Gradients) -> None:
         """Take `slope` [n, V], the loss's derivative with respect to the product h W^T, back through it."""
@@ -194,7 +197,8 @@ class _Chunked(torch.autograd.Function):
             for tensor, wanted in zip((hidden, weight, bias), ctx.needs_input_grad[:3], strict=True)
         ]
         loss, per_term = loop.run(hidden, _Gradients(*accumulators))
-        ctx.save_for_backward(*accumulators)
+        # Not saved by autograd, which would keep a reference and so force a copy of what is handed out.
+        ctx.gradients = accumulators
         ctx.dtypes = [None if tensor is None else tensor.dtype for tensor in (hidden, weight, bias)]
         ctx.mark_non_differentiable(*per_term)
         return loss, *per_term
@@ -202,12 +206,23 @@ class _Chunked(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_loss: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        # Written straight into the wanted dtype: no second float32 tensor of the head's size.
-        scaled = (
-            None if gradient is None else torch.mul(gradient, grad_loss, out=torch.empty_like(gradient, dtype=dtype))
-            for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
-        )
-        return (*scaled, None)
+        gradients, ctx.gradients = ctx.gradients, None
+        if gradients is None:
+            raise RuntimeError(
+                "this loss was backpropagated before and has handed its gradients out; compute the loss again"
+            )
+        # The usual upstream gradient is 1; where looking at it would wait for a GPU, multiply.
+        scales = grad_loss.is_cuda or bool(grad_loss != 1)
+        return *(
+            _scaled(*pair, grad_loss if scales else None) for pair in zip(gradients, ctx.dtypes, strict=True)
+        ), None
+
+
+def _scaled(gradient: Tensor | None, dtype: torch.dtype, factor: Tensor | None) -> Tensor | None:
+    """gradient * factor in `dtype`, in place where that is its dtype."""
+    if gradient is None:
+        return None
+    return (gradient if factor is None else gradient.mul_(factor)).to(dtype)
 
 
 def _check_rows(name: str, hidden: Tensor, readout: Readout) -> None:
