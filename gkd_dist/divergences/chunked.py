@@ -212,10 +212,8 @@ class _Chunked(torch.autograd.Function):
                 "this loss was backpropagated before and has handed its gradients out; compute the loss again"
             )
         # The usual upstream gradient is 1; where looking at it would wait for a GPU, multiply.
-        scales = grad_loss.is_cuda or bool(grad_loss != 1)
-        return *(
-            _scaled(*pair, grad_loss if scales else None) for pair in zip(gradients, ctx.dtypes, strict=True)
-        ), None
+        factor = grad_loss if grad_loss.is_cuda or bool(grad_loss != 1) else None
+        return (*(_scaled(*pair, factor) for pair in zip(gradients, ctx.dtypes, strict=True)), None)
 
 
 def _scaled(gradient: Tensor | None, dtype: torch.dtype, factor: Tensor | None) -> Tensor | None:
