@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from gkd_dist.divergences import budget
 from gkd_dist.divergences.dense import DenseTerm, TeacherLogits
 from gkd_dist.divergences.kinds import Divergence
 from gkd_dist.divergences.product import accumulate_, check_compute_dtype, multiply, operand
@@ -49,7 +50,8 @@ def chunked_divergence(
     divergence: Divergence,
     *,
     teacher_temperature: float = 1.0,
-    chunk_tokens: int = 256,
+    chunk_tokens: int | None = None,
+    memory_bytes: int | None = None,
     compute_dtype: torch.dtype = torch.float32,
 ) -> ChunkedResult:
     """Weighted sum over N tokens of the divergence between teacher and student, over the full vocabulary.
@@ -57,7 +59,14 @@ def chunked_divergence(
     The same as `chunked_loss` of one `DenseTerm`.
     """
     term = DenseTerm(teacher_logits, divergence, token_weights, teacher_temperature)
-    return chunked_loss(student_hidden, student_readout, [term], chunk_tokens=chunk_tokens, compute_dtype=compute_dtype)
+    return chunked_loss(
+        student_hidden,
+        student_readout,
+        [term],
+        chunk_tokens=chunk_tokens,
+        memory_bytes=memory_bytes,
+        compute_dtype=compute_dtype,
+    )
 
 
 def chunked_loss(
@@ -65,7 +74,8 @@ def chunked_loss(
     student_readout: Readout,
     terms: Sequence[Term],
     *,
-    chunk_tokens: int = 256,
+    chunk_tokens: int | None = None,
+    memory_bytes: int | None = None,
     compute_dtype: torch.dtype = torch.float32,
 ) -> ChunkedResult:
     """Sum of `terms` over N tokens, given the student's hidden states.
@@ -77,7 +87,9 @@ def chunked_loss(
         student_hidden: [N, H] float32, bfloat16 or float64, after the final norm; row n predicts token n.
         student_readout: the student's LM head.
         terms: at least one, each over the same N tokens and the readout's ids.
-        chunk_tokens: tokens per chunk. It bounds the memory and does not change the result.
+        chunk_tokens: tokens per chunk. It bounds the memory and does not change the result. None: as many as
+            `memory_bytes` allows, see `budget.chunk_tokens`.
+        memory_bytes: for the logits of one chunk; None means the device's default.
         compute_dtype: float32, or bfloat16 to round the inputs of every product while results stay float32.
 
     Returns:
@@ -97,12 +109,21 @@ def chunked_loss(
                 f"token_weights {list(term.weights.shape)} does not fit student_hidden "
                 f"{list(student_hidden.shape)} [N, H]"
             )
+    dtype = torch.promote_types(student_hidden.dtype, torch.float32)
+    if chunk_tokens is None:
+        chunk_tokens = budget.chunk_tokens(
+            student_readout.vocabulary_size,
+            dtype,
+            student_hidden.device.type,
+            num_tiles=2 + (len(terms) > 1 or student_readout.soft_cap is not None),
+            memory_bytes=memory_bytes,
+        )
     if chunk_tokens < 1:
         raise ValueError(f"chunk_tokens must be at least 1, got {chunk_tokens}")
     loop = _Loop(
         readout=student_readout.frozen(compute_dtype),
         terms=tuple(terms),
-        dtype=torch.promote_types(student_hidden.dtype, torch.float32),
+        dtype=dtype,
         chunk_tokens=chunk_tokens,
         compute_dtype=compute_dtype,
     )

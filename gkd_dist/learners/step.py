@@ -28,6 +28,8 @@ class LossSettings:
     pad_token_id: int
     num_ids: int
     """Real ids that student and teachers share; all are cut to them before any softmax."""
+    loss_memory_bytes: int | None = None
+    """For the logits of one chunk of the loss; None means the device's default."""
 
     @property
     def compute_dtype(self) -> torch.dtype:
@@ -63,7 +65,13 @@ def accumulate_gradient(student: StudentModel, batch: TrainBatch, settings: Loss
             else torch.from_numpy(batch.advantages[indices]).to(hidden.device),
         )
         terms = settings.objective.terms(micro)
-        result = chunked_loss(hidden, readout, terms, compute_dtype=settings.compute_dtype)
+        result = chunked_loss(
+            hidden,
+            readout,
+            terms,
+            memory_bytes=settings.loss_memory_bytes,
+            compute_dtype=settings.compute_dtype,
+        )
         result.loss.backward()
         loss += result.loss.item()
     return loss
@@ -93,7 +101,13 @@ def token_divergences(
         micro = MicroBatch(group, hidden, readout, weights, num_sequences=len(scored), advantages=None)
         for index, objective in enumerate(objectives):
             first = objective.terms(micro)[:1]
-            sums[index] += chunked_loss(hidden, readout, first, compute_dtype=settings.compute_dtype).loss.item()
+            sums[index] += chunked_loss(
+                hidden,
+                readout,
+                first,
+                memory_bytes=settings.loss_memory_bytes,
+                compute_dtype=settings.compute_dtype,
+            ).loss.item()
     return sums
 
 
