@@ -95,6 +95,7 @@ class Blueprint:
             max_micro_batch_tokens=config.learner.max_micro_batch_tokens,
             pad_token_id=self.pad_token_id,
             num_ids=self.num_ids,
+            loss_memory_bytes=config.learner.loss_memory_bytes,
         )
         return GkdLearner(
             load_student(

@@ -39,6 +39,8 @@ class LossSettings:
     pad_token_id: int
     num_ids: int
     """Real ids that student and teachers share; all are cut to them before any softmax."""
+    loss_memory_bytes: int | None = None
+    """For the logits of one chunk of the loss; None means the device's default."""
 
     @property
     def compute_dtype(self) -> torch.dtype:
@@ -80,7 +82,13 @@ def accumulate_gradient(
             else torch.from_numpy(batch.advantages[indices]).to(hidden.device),
         )
         terms = settings.objective.terms(micro)
-        result = chunked_loss(hidden, readout, terms, compute_dtype=settings.compute_dtype)
+        result = chunked_loss(
+            hidden,
+            readout,
+            terms,
+            memory_bytes=settings.loss_memory_bytes,
+            compute_dtype=settings.compute_dtype,
+        )
         result.loss.backward()
         # What is not the divergence (a policy gradient's surrogate, say) has a gradient but no value worth reading.
         loss += torch.dot(micro.weights.to(result.per_token), result.per_token).item()
@@ -121,7 +129,13 @@ def token_divergences(
                 sums[index] = math.nan
                 continue
             first = objective.terms(micro)[:1]
-            sums[index] += chunked_loss(hidden, readout, first, compute_dtype=settings.compute_dtype).loss.item()
+            sums[index] += chunked_loss(
+                hidden,
+                readout,
+                first,
+                memory_bytes=settings.loss_memory_bytes,
+                compute_dtype=settings.compute_dtype,
+            ).loss.item()
     return sums
 
 
