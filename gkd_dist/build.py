@@ -13,7 +13,7 @@ from gkd_dist.interfaces import Fleet, Learner, Sampler, Teacher
 if TYPE_CHECKING:
     from gkd_dist.divergences import Readout
     from gkd_dist.learners.objective import Objective
-    from gkd_dist.learners.targets import TeacherView
+    from gkd_dist.learners.targets import TargetRules, TeacherView
 
 T = TypeVar("T")
 
@@ -37,12 +37,14 @@ class Blueprint:
         if sampler.engine == "hf":
             from gkd_dist.samplers.hf_sampler import HfSampler
 
+            (teacher,) = self.teachers.values() if self.config.sampling.teacher_mix > 0 else (None,)
             return HfSampler(
                 self.student,
                 dtype=sampler.dtype,
                 pad_token_id=self.pad_token_id,
                 num_ids=self.num_ids,
                 adapter=adapter,
+                teacher=teacher,
             )
         _quiet_vllm()
         from gkd_dist.samplers.vllm_sampler import VllmSampler
@@ -57,7 +59,7 @@ class Blueprint:
         )
 
     def make_teacher(self, name: str) -> Teacher:
-        teacher, folder = self.config.teachers[name], self.teachers[name]
+        teacher, folder = self.config.named_teachers[name], self.teachers[name]
         if teacher.engine == "hf":
             from gkd_dist.teachers.hf_teacher import HfTeacher
 
@@ -99,13 +101,14 @@ class Blueprint:
             seed=config.seed,
         )
         settings = LossSettings(
-            objective=self._objective(),
+            objective=self.objective(),
             reduction=objective.reduction,
             bf16=config.learner.bf16,
             max_micro_batch_tokens=config.learner.max_micro_batch_tokens,
             pad_token_id=self.pad_token_id,
             num_ids=self.num_ids,
             layout=choose_layout(student, config.learner.packing),
+            loss_memory_bytes=config.learner.loss_memory_bytes,
         )
         return GkdLearner(
             student,
@@ -125,27 +128,42 @@ class Blueprint:
         on_hub = not is_local(student.model) and student.prune is None
         return student.model if on_hub else str(self.student.resolve())
 
-    def _objective(self) -> "Objective":
+    def objective(self) -> "Objective":
+        """What the learner minimises."""
         from gkd_dist.divergences import make_divergence
         from gkd_dist.learners.objective import Distillation
+        from gkd_dist.learners.sequence import SequenceReverseKl
 
-        objective = self.config.objective
-        return Distillation(
-            divergence=make_divergence(
-                objective.divergence, beta=objective.beta, normalize_jsd=objective.normalize_jsd
-            ),
-            teachers={name: self._teacher_view(name) for name in self.config.teachers},
+        objective, rules = self.config.objective, self._target_rules()
+        teachers = {name: self._teacher_view(name) for name in self.config.named_teachers}
+        if objective.divergence == "sequence_reverse_kl":
+            return SequenceReverseKl(teachers, rules, objective.length_normalized)
+        divergence = make_divergence(
+            objective.divergence, beta=objective.beta, normalize_jsd=objective.normalize_jsd, skew=objective.skew
+        )
+        return Distillation(divergence, teachers, rules)
+
+    def _target_rules(self) -> "TargetRules":
+        from gkd_dist.learners.targets import TargetRules
+
+        combine = self.config.objective.combine_teachers
+        return TargetRules(
             num_ids=self.num_ids,
             bf16=self.config.learner.bf16,
+            mixture=None if combine == "route" else combine,
+            tail=self.config.objective.topk_tail,
+            off_policy=self.config.samples_off_policy,
+            max_importance=self.config.objective.max_importance,
         )
 
     def _teacher_view(self, name: str) -> "TeacherView":
         from gkd_dist.learners.targets import TeacherView
 
-        return TeacherView(self._teacher_readout(name), self.config.teachers[name].temperature)
+        teacher = self.config.named_teachers[name]
+        return TeacherView(self._teacher_readout(name), teacher.temperature, teacher.weight)
 
     def _teacher_readout(self, name: str) -> "Readout | None":
-        teacher = self.config.teachers[name]
+        teacher = self.config.named_teachers[name]
         if teacher.transport != "hidden":
             return None
         from gkd_dist.teachers.readout import load_readout

@@ -27,7 +27,7 @@ from gkd_dist.learners.load import load_student
 from gkd_dist.learners.model import StudentModel
 from gkd_dist.learners.objective import Distillation
 from gkd_dist.learners.step import LossSettings, accumulate_gradient, token_divergences
-from gkd_dist.learners.targets import TeacherView
+from gkd_dist.learners.targets import TargetRules, TeacherView
 from gkd_dist.targets import FullTargets
 from gkd_dist.types import ScoredTrajectory, TrainBatch
 from gkd_dist.weights.adapters import adapter_tensors
@@ -56,7 +56,7 @@ def scored() -> list[ScoredTrajectory]:
 def settings(layout: Layout, *, bf16: bool = False, max_tokens: int = 40) -> LossSettings:
     teachers = {"teacher": TeacherView(None, 1.0)}
     return LossSettings(
-        objective=Distillation(ForwardKl(), teachers, num_ids=tiny.VOCABULARY, bf16=bf16),
+        objective=Distillation(ForwardKl(), teachers, TargetRules(num_ids=tiny.VOCABULARY, bf16=bf16)),
         reduction="sequence_mean",
         bf16=bf16,
         max_micro_batch_tokens=max_tokens,

@@ -22,7 +22,7 @@ from gkd_dist.learners.load import load_student
 from gkd_dist.learners.model import StudentModel
 from gkd_dist.learners.objective import Distillation
 from gkd_dist.learners.step import LossSettings
-from gkd_dist.learners.targets import TeacherView
+from gkd_dist.learners.targets import TargetRules, TeacherView
 from gkd_dist.samplers.hf_sampler import HfSampler
 from gkd_dist.targets import FullTargets
 from gkd_dist.types import SamplingParams, TrainBatch, WeightPublication
@@ -69,7 +69,7 @@ def train(path: Path, **lora: object) -> tuple[StudentModel, GkdLearner]:
     rows = [torch.log_softmax(torch.randn(item.num_completion_tokens, tiny.VOCABULARY), -1) for item in trajectories]
     scored = tiny.scored(trajectories, [FullTargets(row.numpy()) for row in rows])
     settings = LossSettings(
-        objective=Distillation(ForwardKl(), {"teacher": TeacherView(None, 1.0)}, num_ids=tiny.VOCABULARY, bf16=False),
+        objective=Distillation(ForwardKl(), {"teacher": TeacherView(None, 1.0)}, TargetRules(num_ids=tiny.VOCABULARY)),
         reduction="sequence_mean",
         bf16=False,
         max_micro_batch_tokens=64,
