@@ -192,6 +192,8 @@ def _figures(evaluation: Evaluation) -> dict[str, float]:
         "on_policy/mean_length_tokens": evaluation.mean_completion_tokens,
         "on_policy/truncated_share": evaluation.truncated_share,
     }
+    if evaluation.reward_mean is not None:
+        figures["on_policy/reward_mean"] = evaluation.reward_mean
     if evaluation.reference is not None:
         figures["reference/forward_kl_nats"] = evaluation.reference.forward_kl
     return figures

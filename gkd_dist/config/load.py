@@ -12,7 +12,6 @@ from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
-from gkd_dist.config.objective import KEYS_OF
 from gkd_dist.config.overrides import apply_override, canonical_keys
 from gkd_dist.config.run import RunConfig
 from gkd_dist.config.schema import show
@@ -53,9 +52,10 @@ def load_run_config(recipe: str, overrides: Sequence[str] = ()) -> RunConfig:
 
 def dump_run_config(config: RunConfig) -> str:
     """YAML of the resolved configuration, every value that has an effect; it loads back to an equal one."""
-    used = KEYS_OF.get(config.objective.divergence, ())
-    idle = {key for keys in KEYS_OF.values() for key in keys} - set(used)
-    return format_yaml(config.model_dump(mode="json", exclude={"objective": idle}))
+    exclude = {"objective": config.objective.idle_keys}
+    if config.reward is not None:
+        exclude["reward"] = config.reward.idle_keys
+    return format_yaml(config.model_dump(mode="json", exclude=exclude))
 
 
 def recipe_names() -> list[str]:

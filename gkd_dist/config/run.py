@@ -10,6 +10,7 @@ from gkd_dist.config.data import DataConfig
 from gkd_dist.config.learner import LearnerConfig
 from gkd_dist.config.models import SamplerConfig, StudentConfig, TeacherConfig
 from gkd_dist.config.objective import ObjectiveConfig
+from gkd_dist.config.reward import RewardConfig
 from gkd_dist.config.ring import (
     ClusterConfig,
     EvaluationConfig,
@@ -39,6 +40,8 @@ class RunConfig(Strict):
     sampler: SamplerConfig = SamplerConfig()
     sampling: SamplingConfig = SamplingConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
+    reward: RewardConfig | None = None
+    """What answers are worth; exactly where objective.alpha is below 1."""
     data: DataConfig = DataConfig()
     replay: ReplayConfig = ReplayConfig()
     learner: LearnerConfig = LearnerConfig()
@@ -76,6 +79,34 @@ class RunConfig(Strict):
                 f"replay.capacity ({capacity}) is below learner.batch_size ({self.learner.batch_size}): "
                 "no batch would ever be complete; raise it"
             )
+        problems += self._reinforcement()
         if problems:
             raise ValueError("\n".join(problems))
         return self
+
+    def _reinforcement(self) -> list[str]:
+        """What is wrong between the objective, the reward and the number of samples per prompt."""
+        objective, num_generations, problems = self.objective, self.sampling.num_generations, []
+        if objective.alpha < 1 and self.reward is None:
+            problems.append(
+                f"objective.alpha: {objective.alpha:g} needs a reward; set reward.type to answer, entailment or "
+                "python, or objective.alpha=1"
+            )
+        if objective.alpha == 1 and self.reward is not None:
+            problems.append("reward: not used with objective.alpha=1; set objective.alpha below 1, or remove reward")
+        if objective.alpha < 1 and not objective.may_use_student:
+            problems.append(
+                f"objective.alpha: {objective.alpha:g} rewards what the student writes, but "
+                "objective.student_fraction is 0; raise it, or set objective.alpha=1"
+            )
+        if objective.alpha < 1 and objective.baseline == "leave_one_out" and num_generations < 2:
+            problems.append(
+                "objective.baseline: leave_one_out compares samples of one prompt; set sampling.num_generations to 2 "
+                "or more, or objective.baseline=moving_average"
+            )
+        if self.learner.batch_size % num_generations:
+            problems.append(
+                f"learner.batch_size: {self.learner.batch_size} sequences are no whole number of prompts with "
+                f"sampling.num_generations={num_generations}; choose a multiple of it"
+            )
+        return problems

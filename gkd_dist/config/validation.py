@@ -7,7 +7,7 @@ values are taken out and the rest is validated again.
 import copy
 import json
 import re
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -101,6 +101,11 @@ def _mend(tree: Tree, path: Path, details: ErrorDetails) -> None:
         tree = tree[part]
     field = field_at(RunConfig, path)
     if details["type"] == "missing" and field is not None:
-        tree[name] = _STAND_INS.get(field.annotation)
+        tree[name] = _stand_in(field.annotation)
     else:
         tree.pop(name, None)
+
+
+def _stand_in(kind: Any) -> Any:
+    """A value for a required key that was not given, by its type."""
+    return get_args(kind)[0] if get_origin(kind) is Literal else _STAND_INS.get(kind)

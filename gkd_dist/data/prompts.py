@@ -31,6 +31,8 @@ class RenderedRow:
     """[L] int32, ends with a stop token; None where the row has no completion."""
     text: str = ""
     """The question as a person reads it: the prompt, or its last message."""
+    reference: str | None = None
+    """The completion as text; None where the row has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,11 +117,11 @@ class _Split:
             self.dropped["no_tokens"] += 1
         elif len(self.held_out) < self._config.num_held_out:
             self._held_out_prompts.add(ids.tobytes())
-            self.held_out.append(RenderedRow(ids, renderer.completion_ids(row), _text(row)))
+            self.held_out.append(RenderedRow(ids, renderer.completion_ids(row), _text(row), row.completion))
         elif ids.tobytes() in self._held_out_prompts:
             self.dropped["same_as_held_out"] += 1
         else:
-            self.train.append(RenderedRow(ids, renderer.completion_ids(row), _text(row)))
+            self.train.append(RenderedRow(ids, renderer.completion_ids(row), _text(row), row.completion))
 
     def _fitting(self, ids: IntArray) -> IntArray | None:
         """`ids` within the limit, by the overlong policy; None means drop."""
@@ -199,9 +201,9 @@ class PromptStream:
     def row(self, index: int) -> RenderedRow:
         return self._rows[self.row_index(index)]
 
-    def prompt(self, index: int) -> Prompt:
+    def prompt(self, index: int, repeat_index: int = 0) -> Prompt:
         """The prompt at stream position `index`, under its stable id."""
-        return Prompt(SampleId(self._run, index), self.row(index).prompt_ids)
+        return Prompt(SampleId(self._run, index, repeat_index), self.row(index).prompt_ids)
 
     def _order(self, epoch: int) -> list[int]:
         if epoch not in self._orders:

@@ -86,6 +86,12 @@ DEFINITIONS: tuple[Definition, ...] = (
         "gkd_teacher_score_seconds", _H, "Wall time of one scoring request (many sequences).", "seconds",
         buckets=_WORK_SECONDS,
     ),
+    # reward
+    Definition("gkd_reward_mean", _G, "Mean reward of the student's answers in the last train step that had some."),
+    Definition(
+        "gkd_held_out_reward_mean", _G, "Mean reward of the student's answers to held-out prompts.",
+        labels={"when": EVALUATION_TIMES},
+    ),
     # learner
     Definition("gkd_learner_steps_total", _C, "Train steps done.", "steps"),
     Definition("gkd_learner_trained_tokens_total", _C, "Completion tokens trained on.", "tokens"),

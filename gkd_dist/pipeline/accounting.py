@@ -77,6 +77,10 @@ class StepAccounts:
             staleness=max(staleness, default=0),
             queue_depth=queue_depth,
         )
+        rewards = [item.reward for item in drawn if item.reward is not None]
+        if rewards:
+            record["reward_mean"] = sum(rewards) / len(rewards)
+            self._metrics.gauge("gkd_reward_mean", record["reward_mean"])
         self.queued(queue_depth)
         for value in staleness:
             self._metrics.observe("gkd_sample_staleness_versions", value)

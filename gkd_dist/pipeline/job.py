@@ -57,4 +57,6 @@ async def _evaluate(
         if report is not None:
             for kind in ("forward_kl", "reverse_kl", "objective"):
                 metrics.gauge("gkd_held_out_divergence_nats", getattr(report, kind), text=text, kind=kind, when=when)
+    if evaluation.reward_mean is not None:
+        metrics.gauge("gkd_held_out_reward_mean", evaluation.reward_mean, when=when)
     return evaluation
