@@ -18,10 +18,12 @@ from gkd_dist.data.rendering import Renderer, check_same_tokenizer
 from gkd_dist.data.rows import Rows
 from gkd_dist.errors import ConfigError, DataError, UserError
 from gkd_dist.metrics.run_directory import check_output_dir
+from gkd_dist.pipeline.baselines import LeaveOneOut, MovingAverage
 from gkd_dist.pipeline.evaluation import HeldOut
 from gkd_dist.pipeline.job import Narrate
-from gkd_dist.pipeline.ring import Plan
-from gkd_dist.types import Prompt, SamplingParams, Trajectory
+from gkd_dist.pipeline.judging import AnswerOf
+from gkd_dist.pipeline.ring import Plan, Reinforcement
+from gkd_dist.types import Answer, Prompt, SamplingParams, Trajectory
 
 T = TypeVar("T")
 
@@ -49,8 +51,9 @@ class Job:
         """What the ring is to do under the name `run`."""
         config = self.blueprint.config
         batch_size = config.learner.batch_size
+        stream = PromptStream(self.rendered.train, run=run, seed=config.seed, shuffle=config.data.shuffle)
         return Plan(
-            stream=PromptStream(self.rendered.train, run=run, seed=config.seed, shuffle=config.data.shuffle),
+            stream=stream,
             mixture=self.mixture,
             sampling=self._sampling(config.sampling.max_new_tokens, config.sampling.temperature),
             batch_size=batch_size,
@@ -59,6 +62,7 @@ class Job:
             replay_capacity=config.replay.capacity or 2 * batch_size,
             save_steps=config.learner.save_steps,
             checkpoints=checkpoints,
+            reinforcement=self._reinforcement(stream) if config.reward else None,
         )
 
     def held_out(self, run: str) -> HeldOut:
@@ -72,7 +76,23 @@ class Job:
             pairs=self._references(prompts, max_new_tokens),
             sampling=self._sampling(max_new_tokens, config.evaluation.temperature),
             num_shown=config.evaluation.num_samples_shown,
+            answer_of=self._answer_of(stream) if config.reward else None,
         )
+
+    def _reinforcement(self, stream: PromptStream) -> Reinforcement:
+        objective, num_generations = self.blueprint.config.objective, self.mixture.num_generations
+        if objective.baseline == "leave_one_out":
+            return Reinforcement(self._answer_of(stream), partial(LeaveOneOut, num_generations))
+        return Reinforcement(self._answer_of(stream), partial(MovingAverage, objective.baseline_decay))
+
+    def _answer_of(self, stream: PromptStream) -> AnswerOf:
+        """Turns trajectories on rows of `stream` into text."""
+
+        def answer(trajectory: Trajectory) -> Answer:
+            row = stream.row(trajectory.sample_id.prompt_index)
+            return Answer(row.text, self.renderer.decode(trajectory.completion_ids), row.reference)
+
+        return answer
 
     def _references(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[Trajectory]:
         return [
@@ -112,10 +132,10 @@ def prepare(config: RunConfig, narrate: Narrate, *, student: str | None = None, 
     for role, reference in _references(config, student).items():
         narrate(f"{role} {reference}")
         folders[role] = _collect(problems, partial(materialise, reference, default_cache_dir()))
-    if folders["student"] is None or folders["teacher"] is None:
+    if folders["student"] is None or folders["teacher"] is None or problems:
         raise ConfigError(problems)
     prune = config.student.prune if student is None else None
-    job = _fit(config, data, folders["student"], folders["teacher"], prune)
+    job = _fit(config, data, folders["student"], folders["teacher"], prune, folders.get("reward"))
     if prune is None:
         return job
     from gkd_dist.models.pruning import pruned_student
@@ -150,12 +170,21 @@ def preflight(config: RunConfig) -> tuple[Data, Job | None, list[str]]:
             left.append(f"{role}: {reference} is not converted yet; tokenizer checks are made when the run starts")
     if problems:
         raise ConfigError(problems)
-    job = None if left else _fit(config, data, folders["student"], folders["teacher"], config.student.prune)
+    job = (
+        None
+        if left
+        else _fit(config, data, folders["student"], folders["teacher"], config.student.prune, folders.get("reward"))
+    )
     return data, job, left
 
 
 def _references(config: RunConfig, student: str | None) -> dict[str, str]:
-    return {"teacher": config.teacher.model, "student": student or config.student.model}
+    reward = config.reward.model if config.reward else None
+    return {
+        "teacher": config.teacher.model,
+        "student": student or config.student.model,
+        **({"reward": reward} if reward else {}),
+    }
 
 
 def _check_data(config: RunConfig, student: str | None, writes: bool) -> Data:
@@ -166,6 +195,7 @@ def _check_data(config: RunConfig, student: str | None, writes: bool) -> Data:
     rows = _collect(problems, lambda: read_rows(config.data))
     mixture = _collect(problems, lambda: _mixture(config, rows))
     limit = _collect(problems, lambda: _prompt_limit(config))
+    _collect(problems, lambda: _check_reward(config, rows))
     if writes:
         _collect(problems, lambda: check_output_dir(config.output_dir))
     for reference in dict.fromkeys(_references(config, student).values()):
@@ -173,6 +203,20 @@ def _check_data(config: RunConfig, student: str | None, writes: bool) -> Data:
     if problems or rows is None or mixture is None or limit is None:
         raise ConfigError(problems)
     return Data(rows, mixture, limit)
+
+
+def _check_reward(config: RunConfig, rows: Rows | None) -> None:
+    """Whether the reward can be computed, as far as that needs no model."""
+    if config.reward is None:
+        return
+    if config.reward.type == "answer" and rows is not None:
+        from gkd_dist.rewards.answer import check_references
+
+        check_references(rows.rows, rows.source, config.reward.match)
+    if config.reward.function is not None:
+        from gkd_dist.rewards.function import load_function
+
+        load_function(config.reward.function)
 
 
 def _prompt_limit(config: RunConfig) -> int:
@@ -184,11 +228,14 @@ def _prompt_limit(config: RunConfig) -> int:
     )
 
 
-def _fit(config: RunConfig, data: Data, student: Path, teacher: Path, prune: PruneConfig | None) -> Job:
+def _fit(
+    config: RunConfig, data: Data, student: Path, teacher: Path, prune: PruneConfig | None, reward_model: Path | None
+) -> Job:
     """The last stage: models, tokenizers and data together.
 
     Args:
         student: not yet pruned: a pruned model has the tokenizer and the context of its source.
+        reward_model: of a reward that is one.
     """
     from gkd_dist.models.pruning import check_request
     from gkd_dist.models.suitability import check_suitable, check_vocabulary
@@ -203,6 +250,10 @@ def _fit(config: RunConfig, data: Data, student: Path, teacher: Path, prune: Pru
         _collect(problems, partial(check_suitable, folders[role], role, max_model_len=max_model_len, engine=engine))
     if prune is not None and not problems:
         _collect(problems, partial(check_request, student, prune.num_layers, prune.drop_layers))
+    if reward_model is not None:
+        from gkd_dist.rewards.entailment import check_classifier
+
+        _collect(problems, partial(check_classifier, reward_model))
     num_ids = _collect(problems, lambda: check_same_tokenizer(str(student), str(teacher)))
     renderer = _collect(problems, lambda: _renderer(config, student))
     if problems or num_ids is None or renderer is None:
@@ -218,10 +269,11 @@ def _fit(config: RunConfig, data: Data, student: Path, teacher: Path, prune: Pru
     blueprint = Blueprint(
         config=config,
         student=student,
-        teacher=teacher,
+        teachers={"teacher": teacher},
         pad_token_id=renderer.pad_token_id,
         num_ids=num_ids,
         run_epoch=uuid.uuid4().hex,
+        reward_model=reward_model,
     )
     return Job(blueprint, data.rows, rendered, renderer, data.mixture)
 
@@ -252,6 +304,7 @@ def _mixture(config: RunConfig, rows: Rows | None) -> Mixture:
         batch_size=config.learner.batch_size,
         seed=config.seed,
         max_steps=config.learner.max_steps,
+        num_generations=config.sampling.num_generations,
     )
     if rows is not None and mixture.needs_fixed and not rows.has_completions:
         raise DataError(

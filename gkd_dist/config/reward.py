@@ -8,7 +8,7 @@ from gkd_dist.config.base import Strict
 
 KEYS_OF = {
     "answer": ("match",),
-    "entailment": ("model", "batch_size", "max_length"),
+    "entailment": ("model", "max_batch_size", "max_length"),
     "python": ("function",),
 }
 """What each type of reward reads."""
@@ -24,7 +24,7 @@ class RewardConfig(Strict):
     first."""
     model: str | None = None
     """Of `entailment`: a transformers sequence classifier with a label `entailment`; a local folder or a hub name."""
-    batch_size: int = Field(default=16, ge=1)
+    max_batch_size: int = Field(default=16, ge=1)
     """Of `entailment`: texts per forward."""
     max_length: int = Field(default=512, ge=8)
     """Of `entailment`: tokens of premise and hypothesis together; the premise is cut."""

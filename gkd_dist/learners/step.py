@@ -35,7 +35,7 @@ class LossSettings:
 
 
 def accumulate_gradient(student: StudentModel, batch: TrainBatch, settings: LossSettings) -> float:
-    """Add the gradient of the batch's loss to the parameters' .grad; returns the loss in nats.
+    """Add the gradient of the batch's loss to the parameters' .grad; returns its divergence in nats.
 
     Raises:
         EngineError: a completion with an id that is not shared, or targets that do not fit.
@@ -65,7 +65,8 @@ def accumulate_gradient(student: StudentModel, batch: TrainBatch, settings: Loss
         terms = settings.objective.terms(micro)
         result = chunked_loss(hidden, readout, terms, compute_dtype=settings.compute_dtype)
         result.loss.backward()
-        loss += result.loss.item()
+        # What is not the divergence (a policy gradient's surrogate, say) has a gradient but no value worth reading.
+        loss += torch.dot(micro.weights.to(result.per_token), result.per_token).item()
     return loss
 
 
@@ -90,10 +91,12 @@ def token_divergences(
             hidden = completion_hidden(student, group, settings)
         readout = student.readout(settings.num_ids)
         weights = torch.ones(hidden.shape[0], device=hidden.device)
-        micro = MicroBatch(group, hidden, readout, weights, num_sequences=len(scored), advantages=None)
+        nothing_rewarded = torch.zeros(len(group), device=hidden.device)
+        micro = MicroBatch(group, hidden, readout, weights, len(scored), advantages=nothing_rewarded)
         for index, objective in enumerate(objectives):
             first = objective.terms(micro)[:1]
-            sums[index] += chunked_loss(hidden, readout, first, compute_dtype=settings.compute_dtype).loss.item()
+            result = chunked_loss(hidden, readout, first, compute_dtype=settings.compute_dtype)
+            sums[index] += result.per_token.sum().item()
     return sums
 
 

@@ -10,7 +10,10 @@ async def learning_loop(ring: Ring) -> None:
     for step in range(plan.max_steps):
         num_student = plan.mixture.num_student(step)
         drawn = await ring.replay.draw(num_student, plan.batch_size - num_student, step)
-        advantages = ring.baseline.advantages(drawn) if ring.baseline else None
+        advantages = None
+        if ring.baseline is not None:
+            advantages = ring.baseline.advantages(drawn)
+            ring.accounts.rewarded(step, drawn, advantages)
         with ring.accounts.timed(step, "learn"):
             report = await ring.fleet.learner.train(train_batch(step, drawn, advantages))
         ring.accounts.trained(report, drawn, ring.replay.depth)

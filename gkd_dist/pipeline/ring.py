@@ -10,8 +10,8 @@ from gkd_dist.data.prompts import PromptStream
 from gkd_dist.interfaces import Fleet
 from gkd_dist.pipeline.accounting import StepAccounts
 from gkd_dist.pipeline.baselines import Baseline
-from gkd_dist.pipeline.judging import AnswerOf
 from gkd_dist.pipeline.gate import VersionGate
+from gkd_dist.pipeline.judging import AnswerOf
 from gkd_dist.replay.buffer import ReplayBuffer
 from gkd_dist.types import SamplingParams, StepReport, Trajectory
 

@@ -11,6 +11,7 @@ import numpy as np
 from gkd_dist.errors import EngineError, WeightsError
 from gkd_dist.targets import HiddenTargets, TargetsHandle, TeacherTargets
 from gkd_dist.types import (
+    Answer,
     DivergenceReport,
     FinishReason,
     Prompt,
@@ -92,6 +93,21 @@ class FakeTeacher:
     def _targets(self, trajectory: Trajectory) -> HiddenTargets:
         column = trajectory.completion_ids.astype(np.float32)[:, None]
         return HiddenTargets(np.repeat(column, self._hidden_size, axis=1))
+
+
+class FakeReward:
+    """Implements `interfaces.Reward`: the number of words of the completion."""
+
+    def __init__(self) -> None:
+        self.calls: list[list[Answer]] = []
+        self.closed = False
+
+    async def judge(self, answers: Sequence[Answer]) -> list[float]:
+        self.calls.append(list(answers))
+        return [float(len(answer.completion.split())) for answer in answers]
+
+    async def close(self) -> None:
+        self.closed = True
 
 
 class FakeLearner:
