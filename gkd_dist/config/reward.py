@@ -36,6 +36,11 @@ class RewardConfig(Strict):
     """Of `python`: called as TRL calls its reward functions, with lists by keyword."""
 
     @property
+    def source(self) -> str:
+        """What it is, in words: `answer (number)`, `entailment (MODEL)`, `python (FUNCTION)`."""
+        return f"{self.type} ({self.model or self.function or self.match})"
+
+    @property
     def idle_keys(self) -> set[str]:
         """Keys that this type does not read."""
         return {key for keys in KEYS_OF.values() for key in keys} - set(KEYS_OF[self.type])

@@ -43,8 +43,9 @@ class ClusterConfig(Strict):
     num_cpus_per_sampler: float = Field(default=0.5, ge=0)
     num_cpus_per_teacher: float = Field(default=0.5, ge=0)
     num_cpus_learner: float = Field(default=1, ge=0)
-    num_cpus_reward: float = Field(default=0.5, ge=0)
-    """Of a reward that is a model; others are computed beside the controller."""
+    num_cpus_reward: float = Field(default=0, ge=0)
+    """Of a reward that is a model, other rewards are computed beside the controller. It works while the teacher does,
+    once a step: reserve something where answers are long or the model is large."""
     num_gpus_per_sampler: float = Field(default=0, ge=0)
     num_gpus_per_teacher: float = Field(default=0, ge=0)
     num_gpus_learner: float = Field(default=0, ge=0)

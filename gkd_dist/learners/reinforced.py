@@ -40,10 +40,12 @@ class Reinforced:
             return terms
         if batch.advantages is None:
             raise EngineError("a batch without advantages cannot be reinforced; its sequences were not judged")
+        scaled = [replace(term, weights=term.weights * self.alpha) for term in terms]
+        if not batch.advantages.any():  # fixed pairs, or answers as good as expected: nothing to add
+            return scaled
         lengths = torch.tensor(batch.lengths, device=batch.advantages.device)
         weights = (batch.advantages * ((1 - self.alpha) / batch.num_sequences)).repeat_interleave(lengths)
         ids = torch.cat([torch.from_numpy(item.trajectory.completion_ids.astype("int64")) for item in batch.scored])
-        scaled = [replace(term, weights=term.weights * self.alpha) for term in terms]
         return [*scaled, LikelihoodTerm(ids.to(weights.device), weights)]
 
     def measuring(self, divergence: Divergence) -> Objective:

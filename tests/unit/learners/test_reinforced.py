@@ -224,6 +224,15 @@ def test_the_loss_and_the_evaluation_are_the_divergence(student_path: Path, teac
     assert token_divergences(student, scored, kinds, reinforced) == token_divergences(student, scored, kinds, settings)
 
 
+def test_answers_as_good_as_expected_cost_no_second_term(policy: tuple[torch.Tensor, torch.Tensor]) -> None:
+    table, head = policy
+    group = [judged((1, 0)), judged((0,), 1)]
+    batch = MicroBatch(group, table[:3].detach(), Readout(head), torch.ones(3), 2, torch.zeros(2))
+    (term,) = Reinforced(Likelihood(), 0.25).terms(batch)
+    assert term.weights.tolist() == [0.25] * 3
+    assert len(Reinforced(Likelihood(), 0.25).terms(replace(batch, advantages=torch.tensor([0.5, 0.0])))) == 2
+
+
 def test_a_batch_that_was_not_judged_is_refused(student_path: Path, teacher_path: Path) -> None:
     settings = make_settings(teacher_path)
     student = load_student(student_path, gradient_checkpointing=False)
