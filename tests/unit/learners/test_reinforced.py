@@ -230,6 +230,7 @@ def test_answers_as_good_as_expected_cost_no_second_term(policy: tuple[torch.Ten
     batch = MicroBatch(group, table[:3].detach(), Readout(head), torch.ones(3), 2, torch.zeros(2))
     (term,) = Reinforced(Likelihood(), 0.25).terms(batch)
     assert term.weights.tolist() == [0.25] * 3
+    assert len(Reinforced(Likelihood(), 1.0).terms(replace(batch, advantages=None))) == 1
     assert len(Reinforced(Likelihood(), 0.25).terms(replace(batch, advantages=torch.tensor([0.5, 0.0])))) == 2
 
 
