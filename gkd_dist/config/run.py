@@ -19,6 +19,7 @@ from gkd_dist.config.ring import (
     SamplingConfig,
     WeightsConfig,
 )
+from gkd_dist.config.transports import transport_problems
 
 
 class RunConfig(Strict):
@@ -55,6 +56,11 @@ class RunConfig(Strict):
         """Every teacher by its name; a single one is called `teacher`."""
         return {"teacher": self.teacher}
 
+    @property
+    def samples_off_policy(self) -> bool:
+        """Whether training samples are drawn from something else than the student's own softmax."""
+        return self.sampling.temperature != 1 or self.sampling.teacher_mix > 0
+
     @model_validator(mode="after")
     def _between_components(self) -> "RunConfig":
         problems = []
@@ -79,10 +85,23 @@ class RunConfig(Strict):
                 f"replay.capacity ({capacity}) is below learner.batch_size ({self.learner.batch_size}): "
                 "no batch would ever be complete; raise it"
             )
+        problems += transport_problems(self.objective, self.teachers, self.sampling, self.evaluation)
+        if self.sampling.teacher_mix > 0 and (self.sampler.engine != "hf" or len(self.teachers) > 1):
+            problems.append(
+                f"sampling.teacher_mix ({self.sampling.teacher_mix:g}) draws from two models at once, which only the "
+                "hf sampler can, with a single teacher; set sampler.engine=hf, or teacher_mix=0"
+            )
         problems += self._reinforcement()
         if problems:
             raise ValueError("\n".join(problems))
         return self
+
+    @property
+    def _bent_sampling(self) -> list[str]:
+        """Keys that make training samples something else than draws from the student's own softmax."""
+        defaults, sampling = SamplingConfig(), self.sampling
+        keys = ("temperature", "top_p", "top_k", "min_p", "teacher_mix")
+        return [f"sampling.{key}" for key in keys if getattr(sampling, key) != getattr(defaults, key)]
 
     def _reinforcement(self) -> list[str]:
         """What is wrong between the objective, the reward and the number of samples per prompt."""
@@ -98,6 +117,12 @@ class RunConfig(Strict):
             problems.append(
                 f"objective.alpha: {objective.alpha:g} rewards what the student writes, but "
                 "objective.student_fraction is 0; raise it, or set objective.alpha=1"
+            )
+        if objective.alpha < 1 and self._bent_sampling:
+            problems.append(
+                f"{' and '.join(self._bent_sampling)} must be left alone with objective.alpha below 1: the policy "
+                "gradient holds for answers drawn from the student itself; remove what bends the distribution "
+                "(defaults: temperature=1, top_p=1, top_k=0, min_p=0, teacher_mix=0)"
             )
         if objective.alpha < 1 and objective.baseline == "leave_one_out" and num_generations < 2:
             problems.append(

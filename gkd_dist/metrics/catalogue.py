@@ -86,6 +86,7 @@ DEFINITIONS: tuple[Definition, ...] = (
         "gkd_teacher_score_seconds", _H, "Wall time of one scoring request (many sequences).", "seconds",
         buckets=_WORK_SECONDS,
     ),
+    Definition("gkd_teacher_mass", _G, "Teacher's probability in its top K: mean over the last train step's tokens."),
     # reward
     Definition("gkd_reward_mean", _G, "Mean reward of the student's answers in the last train step that had some."),
     Definition(

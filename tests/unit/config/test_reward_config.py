@@ -73,6 +73,12 @@ def test_distillation_alone_is_the_default() -> None:
             ],
         ),
         (
+            [*ANSWER, "sampling.temperature=0.7", "sampling.top_k=50"],
+            [
+                "sampling.temperature and sampling.top_k must be left alone with objective.alpha below 1: the policy gradient holds for answers drawn from the student itself; remove what bends the distribution (defaults: temperature=1, top_p=1, top_k=0, min_p=0, teacher_mix=0)"  # noqa: E501
+            ],
+        ),
+        (
             [*ANSWER, "objective.baseline=leave_one_out"],
             [
                 "objective.baseline: leave_one_out compares samples of one prompt; set sampling.num_generations to 2 "
