@@ -64,7 +64,7 @@ def check_resources(plan: FleetPlan, config: ClusterConfig) -> None:
         raise ResourceError(
             f"the cluster has too little for {len(plan.samplers)} sampler(s), {plan.num_teachers} teacher(s), "
             f"{'a reward ' if plan.reward else ''}and a learner ({'; '.join(missing)}); lower sampler.num_replicas, "
-            "teacher.num_replicas or cluster.num_cpus_*, or add nodes"
+            "the num_replicas of a teacher or cluster.num_cpus_* and num_gpus_*, or add nodes"
         )
 
 

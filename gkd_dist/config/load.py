@@ -12,6 +12,7 @@ from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
+from gkd_dist.config.combination import MIXTURES
 from gkd_dist.config.overrides import apply_override, canonical_keys
 from gkd_dist.config.run import RunConfig
 from gkd_dist.config.schema import show
@@ -52,10 +53,24 @@ def load_run_config(recipe: str, overrides: Sequence[str] = ()) -> RunConfig:
 
 def dump_run_config(config: RunConfig) -> str:
     """YAML of the resolved configuration, every value that has an effect; it loads back to an equal one."""
-    exclude = {"objective": config.objective.idle_keys}
-    if config.reward is not None:
-        exclude["reward"] = config.reward.idle_keys
-    return format_yaml(config.model_dump(mode="json", exclude=exclude))
+    objective = config.objective
+    idle = objective.idle_keys
+    idle_of_teacher = set()
+    if objective.combine_teachers is None:
+        idle.add("combine_teachers")
+    if objective.combine_teachers != "route":
+        idle_of_teacher.add("sources")
+    if objective.combine_teachers not in MIXTURES:
+        idle_of_teacher.add("weight")
+    exclude = {"objective": idle, **({"reward": config.reward.idle_keys} if config.reward else {})}
+    tree = config.model_dump(mode="json", exclude=exclude)
+    unused = [key for key in ("teacher", "teachers") if tree[key] is None]
+    for key in unused:
+        del tree[key]
+    for teacher in tree["teachers"].values() if "teachers" in tree else [tree["teacher"]]:
+        for key in idle_of_teacher:
+            del teacher[key]
+    return format_yaml(tree)
 
 
 def recipe_names() -> list[str]:

@@ -53,6 +53,10 @@ class SamplerConfig(Strict):
 class TeacherConfig(Strict):
     model: str
     """A local folder, a hub name, or `package:NAME`."""
+    weight: float = Field(default=1.0, gt=0)
+    """Share in a mixture of several teachers, relative to the others'; see `objective.combine_teachers`."""
+    sources: tuple[str, ...] = ()
+    """Data sources that this teacher scores under `objective.combine_teachers=route`; see `data.fields.source`."""
     engine: Literal["vllm", "hf"] = "vllm"
     transport: Literal["hidden", "topk", "full", "sampled"] = "hidden"
     """What it says about a token: hidden states (exact), its `top_k` most probable ids, all of the vocabulary (exact),
@@ -60,7 +64,7 @@ class TeacherConfig(Strict):
     top_k: int = Field(default=64, ge=1)
     """Of `topk`."""
     temperature: float = Field(default=1.0, gt=0)
-    """Softmax temperature of the teacher in the loss; the student's is 1 (paper, section 4)."""
+    """Softmax temperature of the teacher in the loss, each teacher its own; the student's is 1 (paper, section 4)."""
     num_replicas: int = Field(default=1, ge=1)
     dtype: Dtype = "bfloat16"
     max_model_len: int = Field(default=1024, ge=2)

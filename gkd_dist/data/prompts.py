@@ -33,6 +33,8 @@ class RenderedRow:
     """The question as a person reads it: the prompt, or its last message."""
     reference: str | None = None
     """The completion as text; None where the row has none."""
+    source: str | None = None
+    """Of the row; see `rows.Row`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,11 +119,11 @@ class _Split:
             self.dropped["no_tokens"] += 1
         elif len(self.held_out) < self._config.num_held_out:
             self._held_out_prompts.add(ids.tobytes())
-            self.held_out.append(RenderedRow(ids, renderer.completion_ids(row), _text(row), row.completion))
+            self.held_out.append(_rendered(row, ids, renderer))
         elif ids.tobytes() in self._held_out_prompts:
             self.dropped["same_as_held_out"] += 1
         else:
-            self.train.append(RenderedRow(ids, renderer.completion_ids(row), _text(row), row.completion))
+            self.train.append(_rendered(row, ids, renderer))
 
     def _fitting(self, ids: IntArray) -> IntArray | None:
         """`ids` within the limit, by the overlong policy; None means drop."""
@@ -142,8 +144,9 @@ class _Split:
                 )
 
 
-def _text(row: Row) -> str:
-    return row.prompt if isinstance(row.prompt, str) else row.prompt[-1].content
+def _rendered(row: Row, prompt_ids: IntArray, renderer: RowRenderer) -> RenderedRow:
+    text = row.prompt if isinstance(row.prompt, str) else row.prompt[-1].content
+    return RenderedRow(prompt_ids, renderer.completion_ids(row), text, row.completion, row.source)
 
 
 def _check(rendered: RenderedPrompts, config: DataConfig, num_seen: int, limit: int) -> None:

@@ -1,6 +1,5 @@
 """Rewards of trajectories: what the student wrote becomes text, and a reward says what it is worth."""
 
-import asyncio
 from collections.abc import Callable, Sequence
 
 from gkd_dist.errors import EngineError
@@ -20,7 +19,7 @@ async def judge(reward: Reward, trajectories: Sequence[Trajectory], answer_of: A
     student = [item for item in trajectories if item.source is Source.STUDENT]
     if not student:
         return [None] * len(trajectories)
-    answers = await asyncio.to_thread(lambda: [answer_of(item) for item in student])  # decoding takes its time
+    answers = [answer_of(item) for item in student]
     rewards = await reward.judge(answers)
     if len(rewards) != len(answers):
         raise EngineError(f"the reward gave {len(rewards)} numbers for {len(answers)} answers")

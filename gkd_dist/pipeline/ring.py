@@ -12,6 +12,7 @@ from gkd_dist.pipeline.accounting import StepAccounts
 from gkd_dist.pipeline.baselines import Baseline
 from gkd_dist.pipeline.gate import VersionGate
 from gkd_dist.pipeline.judging import AnswerOf
+from gkd_dist.pipeline.routing import TeachersOf
 from gkd_dist.replay.buffer import ReplayBuffer
 from gkd_dist.types import SamplingParams, StepReport, Trajectory
 
@@ -42,6 +43,8 @@ class Plan:
     """Folder that receives `step-N`."""
     reinforcement: Reinforcement | None = None
     """None where the objective asks for no reward."""
+    teachers_of: TeachersOf | None = None
+    """Who scores a sample of `stream`; None: every teacher scores every sample."""
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ class Blueprint:
         self._parts = list(parts)
         replicas = SimpleNamespace(num_replicas=1)
         self.config = SimpleNamespace(
-            sampler=SimpleNamespace(num_replicas=2), teachers={"teacher": replicas}, reward=None
+            sampler=SimpleNamespace(num_replicas=2), named_teachers={"teacher": replicas}, reward=None
         )
 
     def make(self, name: str = "") -> Any:
