@@ -73,7 +73,6 @@ class ObjectiveConfig(Strict):
     """What several `teachers` do. `route`: each scores the rows of its own `sources`. `arithmetic`: all score every
     row, and the student learns from sum of weight * P; `geometric`: from the normalised product of P ** weight. Weights
     are divided by their sum, and each P has the temperature of its teacher."""
-
     alpha: float = Field(default=1.0, ge=0, le=1)
     """Share of the divergence; the rest is REINFORCE on `reward` (eq. 5). 1 is distillation alone."""
     baseline: Literal["moving_average", "leave_one_out"] = "moving_average"
