@@ -16,9 +16,10 @@ from gkd_dist.learners.load import load_student
 from gkd_dist.learners.model import StudentModel
 from gkd_dist.learners.objective import MicroBatch, Objective
 from gkd_dist.learners.reinforced import Reinforced
+from gkd_dist.learners.sequence import SequenceReverseKl
 from gkd_dist.learners.step import accumulate_gradient, token_divergences
 from gkd_dist.pipeline.baselines import LeaveOneOut
-from gkd_dist.targets import SampledTargets
+from gkd_dist.targets import SampledTargets, TopKTargets
 from gkd_dist.types import (
     FinishReason,
     SampleId,
@@ -232,6 +233,45 @@ def test_answers_as_good_as_expected_cost_no_second_term(policy: tuple[torch.Ten
     assert term.weights.tolist() == [0.25] * 3
     assert len(Reinforced(Likelihood(), 1.0).terms(replace(batch, advantages=None))) == 1
     assert len(Reinforced(Likelihood(), 0.25).terms(replace(batch, advantages=torch.tensor([0.5, 0.0])))) == 2
+
+
+@pytest.mark.parametrize("transport", ["hidden", "full", "topk", "sampled"])
+@pytest.mark.parametrize("sequence_level", [False, True])
+def test_any_objective_over_any_transport_is_reinforced_alike(
+    student_path: Path, teacher_path: Path, transport: str, sequence_level: bool
+) -> None:
+    """Gradient(alpha) = alpha * gradient(1) + (1 - alpha) * gradient(0), to float32 sums in another order."""
+    settings = make_settings(teacher_path, divergence=ReverseKl())
+    inner = settings.objective
+    if sequence_level:
+        inner = SequenceReverseKl(inner.teachers, inner.rules)
+    batch = make_batch(in_transport(teacher_path, transport), ADVANTAGES)
+
+    def gradient(objective: Objective) -> dict[str, torch.Tensor]:
+        student = load_student(student_path, gradient_checkpointing=False)
+        accumulate_gradient(student, batch, replace(settings, objective=objective))
+        return gradients(student)
+
+    mixed, plain, reward = (gradient(each) for each in (Reinforced(inner, 0.25), inner, Reinforced(inner, 0.0)))
+    for name, found in mixed.items():
+        torch.testing.assert_close(found, 0.25 * plain[name] + 0.75 * reward[name], rtol=1e-4, atol=1e-5)
+        assert plain[name].abs().max() > 1e-4 and reward[name].abs().max() > 1e-4
+
+
+def in_transport(teacher_path: Path, transport: str) -> list[ScoredTrajectory]:
+    """The random trajectories with the teacher's targets in another form."""
+    if transport in ("hidden", "full"):
+        return score(teacher_path, transport)
+    scored = []
+    for item in score(teacher_path, "full"):
+        (found,) = item.scores
+        log_probs = found.targets.log_probs
+        targets = SampledTargets(log_probs[np.arange(len(log_probs)), item.trajectory.completion_ids])
+        if transport == "topk":
+            top = np.argsort(-log_probs, axis=1)[:, :5].astype(np.int32)
+            targets = TopKTargets(top, np.take_along_axis(log_probs, top, 1))
+        scored.append(replace(item, scores=(replace(found, targets=targets),)))
+    return scored
 
 
 def test_a_batch_that_was_not_judged_is_refused(student_path: Path, teacher_path: Path) -> None:
