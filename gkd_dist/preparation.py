@@ -218,7 +218,7 @@ def _fit(config: RunConfig, data: Data, student: Path, teacher: Path, prune: Pru
     blueprint = Blueprint(
         config=config,
         student=student,
-        teacher=teacher,
+        teachers={"teacher": teacher},
         pad_token_id=renderer.pad_token_id,
         num_ids=num_ids,
         run_epoch=uuid.uuid4().hex,
