@@ -86,6 +86,7 @@ DEFINITIONS: tuple[Definition, ...] = (
         "gkd_teacher_score_seconds", _H, "Wall time of one scoring request (many sequences).", "seconds",
         buckets=_WORK_SECONDS,
     ),
+    Definition("gkd_teacher_mass", _G, "Teacher's probability in its top K: mean over the last train step's tokens."),
     # learner
     Definition("gkd_learner_steps_total", _C, "Train steps done.", "steps"),
     Definition("gkd_learner_trained_tokens_total", _C, "Completion tokens trained on.", "tokens"),
