@@ -58,7 +58,7 @@ class Blueprint:
         )
 
     def make_teacher(self, name: str) -> Teacher:
-        teacher, folder = self.config.teachers[name], self.teachers[name]
+        teacher, folder = self.config.named_teachers[name], self.teachers[name]
         if teacher.engine == "hf":
             from gkd_dist.teachers.hf_teacher import HfTeacher
 
@@ -131,6 +131,7 @@ class Blueprint:
             max_micro_batch_tokens=config.learner.max_micro_batch_tokens,
             pad_token_id=self.pad_token_id,
             num_ids=self.num_ids,
+            loss_memory_bytes=config.learner.loss_memory_bytes,
         )
         return GkdLearner(
             load_student(
@@ -153,7 +154,7 @@ class Blueprint:
         from gkd_dist.learners.sequence import SequenceReverseKl
 
         objective, rules = self.config.objective, self._target_rules()
-        teachers = {name: self._teacher_view(name) for name in self.config.teachers}
+        teachers = {name: self._teacher_view(name) for name in self.config.named_teachers}
         if objective.divergence == "sequence_reverse_kl":
             return SequenceReverseKl(teachers, rules, objective.length_normalized)
         divergence = make_divergence(
@@ -162,13 +163,13 @@ class Blueprint:
         return Distillation(divergence, teachers, rules)
 
     def _target_rules(self) -> "TargetRules":
-        import torch
-
         from gkd_dist.learners.targets import TargetRules
 
+        combine = self.config.objective.combine_teachers
         return TargetRules(
             num_ids=self.num_ids,
-            compute_dtype=torch.bfloat16 if self.config.learner.bf16 else torch.float32,
+            bf16=self.config.learner.bf16,
+            mixture=None if combine == "route" else combine,
             tail=self.config.objective.topk_tail,
             off_policy=self.config.samples_off_policy,
             max_importance=self.config.objective.max_importance,
@@ -177,10 +178,11 @@ class Blueprint:
     def _teacher_view(self, name: str) -> "TeacherView":
         from gkd_dist.learners.targets import TeacherView
 
-        return TeacherView(self._teacher_readout(name), self.config.teachers[name].temperature)
+        teacher = self.config.named_teachers[name]
+        return TeacherView(self._teacher_readout(name), teacher.temperature, teacher.weight)
 
     def _teacher_readout(self, name: str) -> "Readout | None":
-        teacher = self.config.teachers[name]
+        teacher = self.config.named_teachers[name]
         if teacher.transport != "hidden":
             return None
         from gkd_dist.teachers.readout import load_readout

@@ -77,6 +77,10 @@ class TeacherConfig(Strict):
     model: str
     """A local folder, a hub name, or `package:NAME`. With engine=server it is read for its tokenizer and config.json
     alone: weights are not needed."""
+    weight: float = Field(default=1.0, gt=0)
+    """Share in a mixture of several teachers, relative to the others'; see `objective.combine_teachers`."""
+    sources: tuple[str, ...] = ()
+    """Data sources that this teacher scores under `objective.combine_teachers=route`; see `data.fields.source`."""
     engine: Literal["vllm", "hf", "server"] = "vllm"
     """`vllm` and `hf` load the model; `server` asks a running `vllm serve`."""
     transport: Literal["hidden", "topk", "full", "sampled"] = "hidden"
@@ -85,7 +89,7 @@ class TeacherConfig(Strict):
     top_k: int = Field(default=64, ge=1)
     """Of `topk`."""
     temperature: float = Field(default=1.0, gt=0)
-    """Softmax temperature of the teacher in the loss; the student's is 1 (paper, section 4)."""
+    """Softmax temperature of the teacher in the loss, each teacher its own; the student's is 1 (paper, section 4)."""
     num_replicas: int = Field(default=1, ge=1)
     dtype: Dtype = "bfloat16"
     """Of the model that vllm or hf loads; a server has its own."""

@@ -9,6 +9,7 @@ from gkd_dist.data.prompts import PromptStream
 from gkd_dist.interfaces import Fleet
 from gkd_dist.pipeline.accounting import StepAccounts
 from gkd_dist.pipeline.gate import VersionGate
+from gkd_dist.pipeline.routing import TeachersOf
 from gkd_dist.replay.buffer import ReplayBuffer
 from gkd_dist.types import SamplingParams, StepReport, Trajectory
 
@@ -28,6 +29,8 @@ class Plan:
     """0 saves no checkpoints."""
     checkpoints: Path
     """Folder that receives `step-N`."""
+    teachers_of: TeachersOf | None = None
+    """Who scores a sample of `stream`; None: every teacher scores every sample."""
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import torch
-
 from gkd_dist.build import Blueprint
 from gkd_dist.config.load import load_run_config
 from gkd_dist.divergences import make_divergence
@@ -28,8 +26,8 @@ def test_a_divergence_gets_its_numbers() -> None:
 
 def test_the_rules_are_those_of_the_configuration() -> None:
     found = chosen("objective.topk_tail=generalized", "objective.max_importance=3", "sampling.temperature=0.7")
-    assert found.rules == TargetRules(9, torch.float32, "generalized", off_policy=True, max_importance=3.0)
-    assert chosen("learner.bf16=true").rules == TargetRules(9, torch.bfloat16)
+    assert found.rules == TargetRules(9, False, "generalized", off_policy=True, max_importance=3.0)
+    assert chosen("learner.bf16=true").rules == TargetRules(9, bf16=True)
 
 
 def test_sequences_have_an_objective_of_their_own() -> None:
