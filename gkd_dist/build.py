@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from gkd_dist.config.models import TeacherConfig
 from gkd_dist.config.run import RunConfig
 from gkd_dist.interfaces import Fleet, Learner, Reward, Sampler, Teacher
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from gkd_dist.divergences import Readout
     from gkd_dist.learners.objective import Objective
     from gkd_dist.learners.targets import TargetRules, TeacherView
+    from gkd_dist.teachers.prompt_log_probs import PromptScoring
 
 T = TypeVar("T")
 
@@ -68,20 +70,54 @@ class Blueprint:
                 transport=teacher.transport,
                 pad_token_id=self.pad_token_id,
                 num_ids=self.num_ids,
+                top_k=teacher.top_k,
                 device=_device(self.config.cluster.num_gpus_per_teacher),
             )
-        from gkd_dist.teachers.verified import check_readout
-
-        check_readout(folder)
+        if teacher.engine == "server":
+            return self._server_teacher(teacher, folder)
         _quiet_vllm()
-        from gkd_dist.teachers.vllm_teacher import VllmTeacher
+        if teacher.transport == "hidden":
+            from gkd_dist.teachers.verified import check_readout
 
-        return VllmTeacher(
+            check_readout(folder)
+            from gkd_dist.teachers.vllm_teacher import VllmTeacher
+
+            return VllmTeacher(
+                str(folder),
+                dtype=teacher.dtype,
+                max_model_len=teacher.max_model_len,
+                engine_args=teacher.engine_args,
+            )
+        from gkd_dist.teachers.vllm_log_prob_teacher import VllmLogProbTeacher
+
+        return VllmLogProbTeacher(
             str(folder),
             dtype=teacher.dtype,
             max_model_len=teacher.max_model_len,
+            scoring=self._prompt_scoring(teacher),
+            num_ids=self.num_ids,
             engine_args=teacher.engine_args,
         )
+
+    def _server_teacher(self, teacher: TeacherConfig, folder: Path) -> Teacher:
+        from gkd_dist.teachers.endpoint import Endpoint
+        from gkd_dist.teachers.server_teacher import ServerTeacher
+
+        if teacher.base_url is None:
+            raise ValueError("a server teacher needs base_url")
+        return ServerTeacher(
+            Endpoint(teacher.base_url, teacher.api_key_env, teacher.request_timeout_s, teacher.max_retries),
+            model=folder,
+            served_model_name=teacher.served_model_name,
+            max_model_len=teacher.max_model_len,
+            scoring=self._prompt_scoring(teacher),
+            max_concurrent_requests=teacher.max_concurrent_requests,
+        )
+
+    def _prompt_scoring(self, teacher: TeacherConfig) -> "PromptScoring":
+        from gkd_dist.teachers.prompt_log_probs import SampledScoring, TopKScoring
+
+        return TopKScoring(teacher.top_k, self.num_ids) if teacher.transport == "topk" else SampledScoring()
 
     def make_learner(self) -> Learner:
         from gkd_dist.learners.learner import GkdLearner

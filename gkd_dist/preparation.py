@@ -144,7 +144,8 @@ def prepare(config: RunConfig, narrate: Narrate, *, student: str | None = None, 
     folders: dict[str, Path] = {}
     for part, reference in _references(config, student).items():
         narrate(f"{part} {reference}")
-        folder = _collect(problems, partial(materialise, reference, default_cache_dir()), f"{part}.model: ")
+        find = partial(materialise, reference, default_cache_dir(), weights=_needs_weights(config, part))
+        folder = _collect(problems, find, f"{part}.model: ")
         if folder is not None:
             folders[part] = folder
     if problems:
@@ -178,7 +179,8 @@ def preflight(config: RunConfig) -> tuple[Data, Job | None, list[str]]:
     left = []
     for part, reference in _references(config, None).items():
         find = already_here if reference.startswith(PACKAGE_PREFIX) else materialise
-        folder = _collect(problems, partial(find, reference, default_cache_dir()), f"{part}.model: ")
+        look = partial(find, reference, default_cache_dir(), weights=_needs_weights(config, part))
+        folder = _collect(problems, look, f"{part}.model: ")
         if folder is not None:
             folders[part] = folder
         else:
@@ -198,6 +200,12 @@ def _references(config: RunConfig, student: str | None) -> dict[str, str]:
     return models
 
 
+def _needs_weights(config: RunConfig, part: str) -> bool:
+    """A teacher behind a server is here for its tokenizer alone."""
+    elsewhere = {config.key_of(name) for name, each in config.named_teachers.items() if each.engine == "server"}
+    return part not in elsewhere
+
+
 def _check_data(config: RunConfig, student: str | None, writes: bool) -> Data:
     """The first stage: everything that needs no model, and whether models given as folders or packages are there."""
     from gkd_dist.models.packaged import already_here, default_cache_dir
@@ -212,7 +220,8 @@ def _check_data(config: RunConfig, student: str | None, writes: bool) -> Data:
     if writes:
         _collect(problems, lambda: check_output_dir(config.output_dir))
     for part, reference in _references(config, student).items():
-        _collect(problems, partial(already_here, reference, default_cache_dir()), f"{part}.model: ")
+        look = partial(already_here, reference, default_cache_dir(), weights=_needs_weights(config, part))
+        _collect(problems, look, f"{part}.model: ")
     if problems or rows is None or mixture is None or limit is None:
         raise ConfigError(problems)
     return Data(rows, mixture, limit)
@@ -250,13 +259,14 @@ def _fit(config: RunConfig, data: Data, folders: Mapping[str, Path], prune: Prun
     """
     from gkd_dist.models.pruning import check_request
     from gkd_dist.models.suitability import check_suitable, check_vocabulary
+    from gkd_dist.teachers.prompt_log_probs import check_top_k
 
     problems: list[str] = []
     student = folders["student"]
     teachers = {name: folders[config.key_of(name)] for name in config.named_teachers}
     lengths = {"student": ("sampler", config.sampler.max_model_len)}
     for name, teacher in config.named_teachers.items():
-        lengths[config.key_of(name)] = (config.key_of(name), teacher.max_model_len)
+        lengths[config.key_of(name)] = (config.key_of(name), teacher.num_positions)
     for part, (engine, max_model_len) in lengths.items():
         _collect(problems, partial(check_suitable, folders[part], part, max_model_len=max_model_len, engine=engine))
     if prune is not None and not problems:
@@ -276,6 +286,9 @@ def _fit(config: RunConfig, data: Data, folders: Mapping[str, Path], prune: Prun
     num_ids = min(num for num in shared if num is not None)
     for part in lengths:
         _collect(problems, partial(check_vocabulary, folders[part], part, num_ids))
+    for name, teacher in config.named_teachers.items():
+        if teacher.transport == "topk":
+            _collect(problems, partial(check_top_k, teacher.top_k, num_ids, config.key_of(name)))
     rendered = _collect(
         problems,
         lambda: render_prompts(data.rows.rows, renderer, config.data, max_prompt_tokens=data.max_prompt_tokens),

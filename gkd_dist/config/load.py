@@ -67,9 +67,10 @@ def dump_run_config(config: RunConfig) -> str:
     unused = [key for key in ("teacher", "teachers") if tree[key] is None]
     for key in unused:
         del tree[key]
-    for teacher in tree["teachers"].values() if "teachers" in tree else [tree["teacher"]]:
-        for key in idle_of_teacher:
-            del teacher[key]
+    for name, teacher in config.named_teachers.items():
+        shown = tree["teachers"][name] if "teachers" in tree else tree["teacher"]
+        for key in idle_of_teacher | teacher.idle_keys:
+            del shown[key]
     return format_yaml(tree)
 
 
