@@ -25,6 +25,10 @@ class DistillationFacts:
     num_trained_tokens: int
     adapter_of: str | None = None
     """Base model of a saved low-rank adapter; None for a whole model."""
+    alpha: float = 1.0
+    """Share of the divergence in the objective; the rest is the reward's."""
+    reward: str = ""
+    """Where alpha is below 1."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     """Final numbers by name, units in the name (`held_out/forward_kl_nats`)."""
 
@@ -51,6 +55,7 @@ def model_card(facts: DistillationFacts, *, license: str | None = None, tags: tu
         ("teacher", facts.teacher),
         ("divergence", facts.divergence),
         ("student fraction (lambda)", f"{facts.student_fraction:g}"),
+        *([("reward", facts.reward), ("share of the divergence (alpha)", f"{facts.alpha:g}")] if facts.reward else []),
         ("train steps", f"{facts.num_steps:,}"),
         ("trained tokens", f"{facts.num_trained_tokens:,}"),
     ]
