@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from gkd_dist.config.models import TeacherConfig
 from gkd_dist.config.run import RunConfig
-from gkd_dist.interfaces import Fleet, Learner, Sampler, Teacher
+from gkd_dist.interfaces import Fleet, Learner, Reward, Sampler, Teacher
 
 if TYPE_CHECKING:
     from gkd_dist.divergences import Readout
     from gkd_dist.learners.objective import Objective
     from gkd_dist.learners.targets import TargetRules, TeacherView
+    from gkd_dist.teachers.prompt_log_probs import PromptScoring
 
 T = TypeVar("T")
 
@@ -30,6 +32,8 @@ class Blueprint:
     num_ids: int
     """Real ids that student and teacher share."""
     run_epoch: str
+    reward_model: Path | None = None
+    """Folder of the reward's classifier, where it has one."""
 
     def make_sampler(self) -> Sampler:
         sampler = self.config.sampler
@@ -66,20 +70,54 @@ class Blueprint:
                 transport=teacher.transport,
                 pad_token_id=self.pad_token_id,
                 num_ids=self.num_ids,
+                top_k=teacher.top_k,
                 device=_device(self.config.cluster.num_gpus_per_teacher),
             )
-        from gkd_dist.teachers.verified import check_readout
-
-        check_readout(folder)
+        if teacher.engine == "server":
+            return self._server_teacher(teacher, folder)
         _quiet_vllm()
-        from gkd_dist.teachers.vllm_teacher import VllmTeacher
+        if teacher.transport == "hidden":
+            from gkd_dist.teachers.verified import check_readout
 
-        return VllmTeacher(
+            check_readout(folder)
+            from gkd_dist.teachers.vllm_teacher import VllmTeacher
+
+            return VllmTeacher(
+                str(folder),
+                dtype=teacher.dtype,
+                max_model_len=teacher.max_model_len,
+                engine_args=teacher.engine_args,
+            )
+        from gkd_dist.teachers.vllm_log_prob_teacher import VllmLogProbTeacher
+
+        return VllmLogProbTeacher(
             str(folder),
             dtype=teacher.dtype,
             max_model_len=teacher.max_model_len,
+            scoring=self._prompt_scoring(teacher),
+            num_ids=self.num_ids,
             engine_args=teacher.engine_args,
         )
+
+    def _server_teacher(self, teacher: TeacherConfig, folder: Path) -> Teacher:
+        from gkd_dist.teachers.endpoint import Endpoint
+        from gkd_dist.teachers.server_teacher import ServerTeacher
+
+        if teacher.base_url is None:
+            raise ValueError("a server teacher needs base_url")
+        return ServerTeacher(
+            Endpoint(teacher.base_url, teacher.api_key_env, teacher.request_timeout_s, teacher.max_retries),
+            model=folder,
+            served_model_name=teacher.served_model_name,
+            max_model_len=teacher.max_model_len,
+            scoring=self._prompt_scoring(teacher),
+            max_concurrent_requests=teacher.max_concurrent_requests,
+        )
+
+    def _prompt_scoring(self, teacher: TeacherConfig) -> "PromptScoring":
+        from gkd_dist.teachers.prompt_log_probs import SampledScoring, TopKScoring
+
+        return TopKScoring(teacher.top_k, self.num_ids) if teacher.transport == "topk" else SampledScoring()
 
     def make_learner(self) -> Learner:
         from gkd_dist.learners.learner import GkdLearner
@@ -111,8 +149,44 @@ class Blueprint:
             ),
         )
 
+    @property
+    def reward_is_model(self) -> bool:
+        """Whether the reward is heavy enough for a process of its own."""
+        return self.reward_model is not None
+
+    def make_reward(self) -> Reward:
+        """Only where the configuration has a reward."""
+        reward, cluster = self.config.reward, self.config.cluster
+        assert reward is not None
+        match reward.type:
+            case "answer":
+                from gkd_dist.rewards.answer import AnswerReward
+
+                return AnswerReward(reward.match)
+            case "python":
+                from gkd_dist.rewards.function import FunctionReward
+
+                assert reward.function is not None
+                return FunctionReward(reward.function, timeout_s=cluster.request_timeout_s)
+            case "entailment":
+                from gkd_dist.rewards.entailment import EntailmentReward
+
+                assert self.reward_model is not None
+                return EntailmentReward(
+                    self.reward_model,
+                    max_batch_size=reward.max_batch_size,
+                    max_length=reward.max_length,
+                    device=_device(cluster.num_gpus_reward),
+                )
+
     def objective(self) -> "Objective":
         """What the learner minimises."""
+        from gkd_dist.learners.reinforced import Reinforced
+
+        alpha = self.config.objective.alpha
+        return self._distillation() if alpha == 1 else Reinforced(self._distillation(), alpha)
+
+    def _distillation(self) -> "Objective":
         from gkd_dist.divergences import make_divergence
         from gkd_dist.learners.objective import Distillation
         from gkd_dist.learners.sequence import SequenceReverseKl
