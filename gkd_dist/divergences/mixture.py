@@ -80,10 +80,11 @@ def mixed_teacher(teachers: Sequence[MixedTeacher], kind: MixtureKind) -> Teache
 def _add_probs(total: Tensor | None, logits: Tensor, temperature: float, share: float) -> Tensor:
     """log(exp(total) + share * P), in place of `total`."""
     result = torch.empty_like(logits) if total is None else total
-    for ours, theirs in zip(result.split(_BLOCK_ROWS), logits.split(_BLOCK_ROWS), strict=True):
-        log_part = theirs / temperature
+    for start in range(0, len(logits), _BLOCK_ROWS):
+        rows = slice(start, start + _BLOCK_ROWS)
+        log_part = logits[rows] / temperature
         log_part.sub_(torch.logsumexp(log_part, dim=-1, keepdim=True) - math.log(share))
-        ours.copy_(log_part if total is None else torch.logaddexp(ours, log_part))
+        result[rows] = log_part if total is None else torch.logaddexp(result[rows], log_part)
     return result
 
 
