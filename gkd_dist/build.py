@@ -36,7 +36,8 @@ class Blueprint:
     """Folder of the reward's classifier, where it has one."""
 
     def make_sampler(self) -> Sampler:
-        sampler = self.config.sampler
+        sampler, lora = self.config.sampler, self.config.student.lora
+        adapter = lora if lora is not None and lora.publish == "adapter" else None
         if sampler.engine == "hf":
             from gkd_dist.samplers.hf_sampler import HfSampler
 
@@ -46,6 +47,7 @@ class Blueprint:
                 dtype=sampler.dtype,
                 pad_token_id=self.pad_token_id,
                 num_ids=self.num_ids,
+                adapter=adapter,
                 teacher=teacher,
             )
         _quiet_vllm()
@@ -57,6 +59,7 @@ class Blueprint:
             max_model_len=sampler.max_model_len,
             engine_args=sampler.engine_args,
             num_ids=self.num_ids,
+            adapter=adapter,
         )
 
     def make_teacher(self, name: str) -> Teacher:
@@ -120,12 +123,21 @@ class Blueprint:
         return TopKScoring(teacher.top_k, self.num_ids) if teacher.transport == "topk" else SampledScoring()
 
     def make_learner(self) -> Learner:
+        from gkd_dist.learners.layouts import choose_layout
         from gkd_dist.learners.learner import GkdLearner
         from gkd_dist.learners.load import load_student
         from gkd_dist.learners.step import LossSettings
         from gkd_dist.weights.publisher import WeightPublisher
 
         config, objective = self.config, self.config.objective
+        student = load_student(
+            self.student,
+            gradient_checkpointing=config.learner.gradient_checkpointing,
+            device=_device(config.cluster.num_gpus_learner),
+            lora=config.student.lora,
+            base_name=self.base_name(),
+            seed=config.seed,
+        )
         settings = LossSettings(
             objective=self.objective(),
             reduction=objective.reduction,
@@ -133,14 +145,11 @@ class Blueprint:
             max_micro_batch_tokens=config.learner.max_micro_batch_tokens,
             pad_token_id=self.pad_token_id,
             num_ids=self.num_ids,
+            layout=choose_layout(student, config.learner.packing),
             loss_memory_bytes=config.learner.loss_memory_bytes,
         )
         return GkdLearner(
-            load_student(
-                self.student,
-                gradient_checkpointing=config.learner.gradient_checkpointing,
-                device=_device(config.cluster.num_gpus_learner),
-            ),
+            student,
             source=self.student,
             config=config.learner,
             settings=settings,
@@ -148,6 +157,14 @@ class Blueprint:
                 self.run_epoch, config.weights.bucket_bytes, config.weights.dtype or config.sampler.dtype
             ),
         )
+
+    def base_name(self) -> str:
+        """What saved adapters call their base model: its hub name, or the folder here."""
+        from gkd_dist.models.packaged import is_local
+
+        student = self.config.student
+        on_hub = not is_local(student.model) and student.prune is None
+        return student.model if on_hub else str(self.student.resolve())
 
     @property
     def reward_is_model(self) -> bool:

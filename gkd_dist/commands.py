@@ -309,6 +309,7 @@ def _card(job: Job, outcome: Outcome, num_trained_tokens: int) -> str:
     from gkd_dist.models.cards import DistillationFacts, model_card
 
     config = job.blueprint.config
+    lora = config.student.lora
     return model_card(
         DistillationFacts(
             name=config.name,
@@ -318,6 +319,7 @@ def _card(job: Job, outcome: Outcome, num_trained_tokens: int) -> str:
             student_fraction=config.objective.student_fraction,
             num_steps=config.learner.max_steps,
             num_trained_tokens=num_trained_tokens,
+            adapter_of=job.blueprint.base_name() if lora is not None and lora.save == "adapter" else None,
             alpha=config.objective.alpha,
             reward=config.reward.source if config.reward else "",
             metrics={} if outcome.after is None else _figures(outcome.after),

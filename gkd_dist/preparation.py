@@ -171,14 +171,14 @@ def preflight(config: RunConfig) -> tuple[Data, Job | None, list[str]]:
     Raises:
         ConfigError: as `prepare`.
     """
-    from gkd_dist.models.packaged import PACKAGE_PREFIX, already_here, default_cache_dir, materialise
+    from gkd_dist.models.packaged import already_here, default_cache_dir, is_converted, materialise
 
     data = _check_data(config, None, writes=True)
     problems: list[str] = []
     folders: dict[str, Path] = {}
     left = []
     for part, reference in _references(config, None).items():
-        find = already_here if reference.startswith(PACKAGE_PREFIX) else materialise
+        find = already_here if is_converted(reference) else materialise
         look = partial(find, reference, default_cache_dir(), weights=_needs_weights(config, part))
         folder = _collect(problems, look, f"{part}.model: ")
         if folder is not None:

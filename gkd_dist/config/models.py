@@ -5,6 +5,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from gkd_dist.config.base import Strict
+from gkd_dist.config.lora import LoraConfig
 
 Dtype = Literal["float32", "bfloat16"]
 
@@ -31,8 +32,11 @@ class PruneConfig(Strict):
 
 class StudentConfig(Strict):
     model: str
-    """A local folder, a hub name, or `package:NAME` for a GGUF model inside an installed Python package."""
+    """A local folder (of a model, or of a saved adapter), a hub name, or `package:NAME` for a GGUF model inside an
+    installed Python package."""
     prune: PruneConfig | None = None
+    lora: LoraConfig | None = None
+    """Train low-rank adapters alone; None trains every parameter."""
 
 
 class SamplerConfig(Strict):

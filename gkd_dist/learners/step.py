@@ -11,17 +11,16 @@ from dataclasses import dataclass
 
 import torch
 
-from gkd_dist.data.collate import PaddedBatch, collate, micro_batches
 from gkd_dist.divergences import (
     Divergence,
     Measuring,
     ReverseKl,
     Term,
     chunked_loss,
-    predicting_positions,
     token_weights,
 )
 from gkd_dist.errors import EngineError
+from gkd_dist.learners.layouts import Layout, PaddedLayout
 from gkd_dist.learners.model import StudentModel
 from gkd_dist.learners.objective import MicroBatch, Objective
 from gkd_dist.learners.targets import measurable
@@ -39,6 +38,8 @@ class LossSettings:
     pad_token_id: int
     num_ids: int
     """Real ids that student and teachers share; all are cut to them before any softmax."""
+    layout: Layout = PaddedLayout()  # noqa: RUF009 - immutable
+    """How the sequences of a forward lie beside each other."""
     loss_memory_bytes: int | None = None
     """For the logits of one chunk of the loss; None means the device's default."""
 
@@ -143,14 +144,8 @@ def token_divergences(
 
 def completion_hidden(student: StudentModel, group: Sequence[ScoredTrajectory], settings: LossSettings) -> torch.Tensor:
     """Student hidden states [N, H] at the positions that predict completion tokens, trajectory after trajectory."""
-    padded: PaddedBatch = collate([item.trajectory for item in group], settings.pad_token_id)
-    device = student.device
-    input_ids = torch.from_numpy(padded.input_ids).to(device, torch.int64)
-    attention_mask = torch.from_numpy(padded.attention_mask).to(device)
-    with torch.autocast(device.type, torch.bfloat16, enabled=settings.bf16):
-        hidden = student.body(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
-    positions = predicting_positions(padded.prompt_lengths, padded.completion_lengths, input_ids.shape[1])
-    return hidden.flatten(0, 1).index_select(0, positions.to(device))
+    with torch.autocast(student.device.type, torch.bfloat16, enabled=settings.bf16):
+        return settings.layout.completion_hidden(student, [item.trajectory for item in group], settings.pad_token_id)
 
 
 def _measure(terms: Sequence[Term], measured: dict[str, tuple[float, int]]) -> None:
@@ -180,5 +175,5 @@ def _micro_batches(scored: Sequence[ScoredTrajectory], settings: LossSettings) -
         panels[tuple(score.teacher for score in item.scores)].append(index)
     for indices in panels.values():
         lengths = [scored[index].trajectory.num_tokens for index in indices]
-        for group in micro_batches(lengths, settings.max_micro_batch_tokens):
+        for group in settings.layout.groups(lengths, settings.max_micro_batch_tokens):
             yield [indices[position] for position in group]
