@@ -1,19 +1,23 @@
 """From a checked configuration to engines: the only place that chooses implementations (floor F5)."""
 
+import asyncio
 import os
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from gkd_dist.config.run import RunConfig
-from gkd_dist.interfaces import Fleet, Learner, Sampler, Teacher
+from gkd_dist.interfaces import Fleet, Learner, Sampler, Scorer, Teacher
+from gkd_dist.types import Trajectory
 
 if TYPE_CHECKING:
     from gkd_dist.divergences import Readout
     from gkd_dist.learners.objective import Objective
     from gkd_dist.learners.targets import TeacherView
+    from gkd_dist.teachers.golden import Golden
 
 T = TypeVar("T")
 
@@ -30,6 +34,8 @@ class Blueprint:
     num_ids: int
     """Real ids that student and teacher share."""
     run_epoch: str
+    golden: tuple[Trajectory, ...]
+    """What teachers are checked with, from `data.golden`."""
 
     def make_sampler(self) -> Sampler:
         sampler = self.config.sampler
@@ -49,20 +55,44 @@ class Blueprint:
         )
 
     def make_teacher(self, name: str) -> Teacher:
-        teacher, folder = self.config.teachers[name], self.teachers[name]
-        if teacher.engine == "hf":
-            from gkd_dist.teachers.hf_teacher import HfTeacher
+        """An engine that scores, made able to verify its own answers."""
+        from gkd_dist.teachers.checked import CheckedTeacher
+        from gkd_dist.teachers.golden import TOLERANCE_NATS
+        from gkd_dist.teachers.readout import load_readout
 
-            return HfTeacher(
-                folder,
-                dtype=teacher.dtype,
-                transport=teacher.transport,
-                pad_token_id=self.pad_token_id,
-                num_ids=self.num_ids,
-                device=_device(self.config.cluster.num_gpus_per_teacher),
-            )
+        teacher = self.config.teachers[name]
+        hidden = teacher.transport == "hidden"
+        engine, golden = self._hf_teacher(name) if teacher.engine == "hf" else self._vllm_teacher(name)
+        return CheckedTeacher(
+            engine,
+            sequences=self.golden,
+            golden=golden,
+            load_readout=partial(load_readout, self.teachers[name], dtype=teacher.dtype) if hidden else None,
+            tolerance_nats=TOLERANCE_NATS[teacher.dtype],
+        )
+
+    def _hf_teacher(self, name: str) -> "tuple[Scorer, Golden | None]":
+        from gkd_dist.teachers.golden import Golden, top_answers
+        from gkd_dist.teachers.hf_teacher import HfTeacher
+
+        teacher = self.config.teachers[name]
+        engine = HfTeacher(
+            self.teachers[name],
+            dtype=teacher.dtype,
+            transport=teacher.transport,
+            pad_token_id=self.pad_token_id,
+            num_ids=self.num_ids,
+            device=_device(self.config.cluster.num_gpus_per_teacher),
+        )
+        if not (teacher.verify_readout and teacher.transport == "hidden"):
+            return engine, None
+        own = asyncio.run(engine.own_log_probs(self.golden))
+        return engine, Golden(top_answers(self.golden, own, None), "its own logits")
+
+    def _vllm_teacher(self, name: str) -> "tuple[Scorer, Golden | None]":
         from gkd_dist.teachers.verified import check_readout
 
+        teacher, folder = self.config.teachers[name], self.teachers[name]
         check_readout(folder)
         _quiet_vllm()
         from gkd_dist.teachers.vllm_teacher import VllmTeacher
@@ -72,7 +102,7 @@ class Blueprint:
             dtype=teacher.dtype,
             max_model_len=teacher.max_model_len,
             engine_args=teacher.engine_args,
-        )
+        ), None
 
     def make_learner(self) -> Learner:
         from gkd_dist.learners.learner import GkdLearner

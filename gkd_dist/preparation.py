@@ -10,6 +10,7 @@ from typing import TypeVar
 from gkd_dist.build import Blueprint
 from gkd_dist.config.models import PruneConfig
 from gkd_dist.config.run import RunConfig
+from gkd_dist.data.golden import golden_sequences
 from gkd_dist.data.mixture import Mixture
 from gkd_dist.data.pairs import fixed_trajectory
 from gkd_dist.data.prompts import PromptStream, RenderedPrompts, prompt_limit, render_prompts
@@ -58,6 +59,7 @@ class Job:
             max_staleness=config.replay.max_staleness,
             replay_capacity=config.replay.capacity or 2 * batch_size,
             save_steps=config.learner.save_steps,
+            sentinel_steps={name: teacher.sentinel_steps for name, teacher in config.teachers.items()},
             checkpoints=checkpoints,
         )
 
@@ -218,10 +220,11 @@ def _fit(config: RunConfig, data: Data, student: Path, teacher: Path, prune: Pru
     blueprint = Blueprint(
         config=config,
         student=student,
-        teacher=teacher,
+        teachers={"teacher": teacher},
         pad_token_id=renderer.pad_token_id,
         num_ids=num_ids,
         run_epoch=uuid.uuid4().hex,
+        golden=golden_sequences(renderer, num_ids, config.teacher.max_model_len),
     )
     return Job(blueprint, data.rows, rendered, renderer, data.mixture)
 

@@ -279,6 +279,37 @@ class DivergenceReport:
     num_tokens: int
 
 
+@dataclass(frozen=True, slots=True)
+class TeacherCheck:
+    """How a teacher's answers about golden sequences compare with what they should be."""
+
+    compared_with: str
+    """Whose answers these have to equal, for messages."""
+    num_tokens: int
+    """Golden completion tokens."""
+    top1_agreement: float
+    """Share of them at which the most probable token is the expected one, or as probable."""
+    max_gap_nats: float
+    """Largest difference of a log-prob among the most probable ids."""
+    mean_gap_nats: float
+    tolerance_nats: float
+    """What `max_gap_nats` may reach."""
+    fault: str = ""
+    """What is wrong with the answers, whatever they should be; empty when nothing is."""
+
+    @property
+    def passed(self) -> bool:
+        return not self.fault and self.top1_agreement == 1.0 and self.max_gap_nats <= self.tolerance_nats
+
+    def __str__(self) -> str:
+        figures = (
+            f"top-1 agreement {self.top1_agreement:.1%}, largest difference {self.max_gap_nats:.3g} nats "
+            f"(allowed {self.tolerance_nats:g}), mean {self.mean_gap_nats:.2g}, at {self.num_tokens} tokens, "
+            f"compared with {self.compared_with}"
+        )
+        return f"{self.fault}; {figures}" if self.fault else figures
+
+
 def _require(name: str, array: np.ndarray, dtype: type, ndim: int) -> None:
     if array.dtype != np.dtype(dtype) or array.ndim != ndim:
         raise ValueError(f"{name} must be {np.dtype(dtype)} with {ndim} axes, got {array.dtype} {array.shape}")

@@ -22,6 +22,7 @@ from gkd_dist.types import (
     Prompt,
     SamplingParams,
     StepReport,
+    TeacherCheck,
     TrainBatch,
     Trajectory,
     WeightManifest,
@@ -110,6 +111,9 @@ class TeacherProxy(Proxy):
             TargetsHandle(frame_ref, index, num_tokens, num_bytes)
             for index, (num_tokens, num_bytes) in enumerate(facts)
         ]
+
+    async def verify(self) -> TeacherCheck:
+        return await self._await(self._actor.verify.remote(), "verify its answers")
 
 
 class LearnerProxy(Proxy):

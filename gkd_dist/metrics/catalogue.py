@@ -86,6 +86,11 @@ DEFINITIONS: tuple[Definition, ...] = (
         "gkd_teacher_score_seconds", _H, "Wall time of one scoring request (many sequences).", "seconds",
         buckets=_WORK_SECONDS,
     ),
+    Definition("gkd_teacher_checks_total", _C, "Times a teacher was asked golden sequences.", "checks"),
+    Definition(
+        "gkd_teacher_golden_gap_nats", _G,
+        "Largest difference of a log-prob from what it should be, in the last check of the teachers.", "nats",
+    ),
     # learner
     Definition("gkd_learner_steps_total", _C, "Train steps done.", "steps"),
     Definition("gkd_learner_trained_tokens_total", _C, "Completion tokens trained on.", "tokens"),

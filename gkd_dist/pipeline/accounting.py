@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from gkd_dist.interfaces import Metrics, RecordSink
-from gkd_dist.types import ScoredTrajectory, Source, StepReport, Trajectory, WeightManifest
+from gkd_dist.types import ScoredTrajectory, Source, StepReport, TeacherCheck, Trajectory, WeightManifest
 
 Clock = Callable[[], float]
 
@@ -55,6 +55,14 @@ class StepAccounts:
         self._open[step]["scored_tokens"] += tokens
         self._metrics.count("gkd_teacher_scored_tokens_total", tokens)
         self._metrics.observe("gkd_teacher_score_seconds", self._open[step]["score_s"])
+
+    def checked(self, step: int, checks: Sequence[TeacherCheck]) -> None:
+        """What the sentinel found at `step`; -1 is before the first."""
+        gap = max(check.max_gap_nats for check in checks)
+        self._metrics.gauge("gkd_teacher_golden_gap_nats", gap)
+        self._metrics.count("gkd_teacher_checks_total", len(checks))
+        if step >= 0:
+            self._open[step]["teacher_golden_gap_nats"] = gap
 
     def queued(self, depth: int) -> None:
         """`depth` scored sequences wait in the replay."""

@@ -7,6 +7,7 @@ from gkd_dist.errors import EngineError
 from gkd_dist.interfaces import Fleet
 from gkd_dist.pipeline.ring import Ring
 from gkd_dist.pipeline.routing import spread
+from gkd_dist.pipeline.sentinel import check_again, due
 from gkd_dist.replay.buffer import Admission
 from gkd_dist.types import ScoredTrajectory, TeacherScore, Trajectory
 
@@ -18,12 +19,22 @@ async def scoring_loop(ring: Ring) -> None:
         with ring.accounts.timed(step, "score"):
             scored = await score(ring.fleet, trajectories)
         ring.accounts.scored(step, trajectories)
+        await _check(ring, step)
         for item in scored:
             verdict = await ring.replay.admit(item, ring.gate.version)
             if verdict is not Admission.ADMITTED:
                 # The gate lets nothing begin that could be refused here; waiting for the batch would last for ever.
                 raise EngineError(f"the replay refused {item.trajectory.sample_id}: {verdict.value}")
             ring.accounts.queued(ring.replay.depth)
+
+
+async def _check(ring: Ring, step: int) -> None:
+    """Ask the sentinel, where it is due, before anything that was just scored can be trained on."""
+    names = due(step, ring.plan.sentinel_steps)
+    if names:
+        with ring.accounts.timed(step, "sentinel"):
+            checks = await check_again(ring.fleet, names)
+        ring.accounts.checked(step, checks)
 
 
 async def score(fleet: Fleet, trajectories: Sequence[Trajectory]) -> list[ScoredTrajectory]:

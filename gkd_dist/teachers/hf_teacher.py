@@ -1,9 +1,9 @@
 """The teacher on transformers: hidden states or full log-probs of a causal model."""
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -65,26 +65,31 @@ class HfTeacher:
 
     async def score(self, trajectories: Sequence[Trajectory]) -> list[TeacherTargets]:
         """See `interfaces.Teacher.score`."""
-        return await self._thread.run(lambda: self._score(list(trajectories)))
+        return await self._thread.run(lambda: self._score(list(trajectories), self._transport, self._num_ids))
+
+    async def own_log_probs(self, trajectories: Sequence[Trajectory]) -> list[FullTargets]:
+        """By the model's own forward and over all its logits, whatever the transport is."""
+        return await self._thread.run(lambda: self._score(list(trajectories), "full", None))
 
     async def close(self) -> None:
         self._thread.close()
 
     @torch.no_grad()
-    def _score(self, trajectories: list[Trajectory]) -> list[TeacherTargets]:
+    def _score(self, trajectories: list[Trajectory], transport: str, num_ids: int | None) -> list[Any]:
         targets: dict[int, TeacherTargets] = {}
         lengths = [trajectory.num_tokens for trajectory in trajectories]
-        for indices in micro_batches(lengths, _MAX_MICRO_BATCH_TOKENS[self._transport]):
-            rows = self._rows([trajectories[index] for index in indices])
-            targets.update(zip(indices, map(self._pack, rows), strict=True))
+        for indices in micro_batches(lengths, _MAX_MICRO_BATCH_TOKENS[transport]):
+            rows = self._rows([trajectories[index] for index in indices], transport)
+            packed = map(HiddenTargets, map(_array, rows)) if transport == "hidden" else _full(rows, num_ids)
+            targets.update(zip(indices, packed, strict=True))
         return [targets[index] for index in range(len(trajectories))]
 
-    def _rows(self, group: list[Trajectory]) -> tuple[torch.Tensor, ...]:
+    def _rows(self, group: list[Trajectory], transport: str) -> tuple[torch.Tensor, ...]:
         """Per trajectory: hidden states [L, H], or logits [L, V], at the positions that predict its completion."""
         padded = collate(group, self._pad_token_id)
         input_ids = torch.from_numpy(padded.input_ids).to(self._model.device, torch.int64)
         attention_mask = torch.from_numpy(padded.attention_mask).to(self._model.device)
-        columns = self._hidden if self._transport == "hidden" else self._logits
+        columns = self._hidden if transport == "hidden" else self._logits
         kept = columns(input_ids, attention_mask, int(padded.prompt_lengths.min()) - 1)
         return _select(kept, padded).split([trajectory.num_completion_tokens for trajectory in group])
 
@@ -104,11 +109,6 @@ class HfTeacher:
             **({"logits_to_keep": num_columns} if spared else {}),
         )
         return output.logits[:, -num_columns:]
-
-    def _pack(self, rows: torch.Tensor) -> TeacherTargets:
-        if self._transport == "hidden":
-            return HiddenTargets(_array(rows))
-        return FullTargets(torch.log_softmax(rows[:, : self._num_ids].float(), dim=-1).cpu().numpy())
 
 
 class _Float32Head(nn.Module):
@@ -147,6 +147,12 @@ def _select(columns: torch.Tensor, padded: PaddedBatch) -> torch.Tensor:
     skipped = padded.input_ids.shape[1] - columns.shape[1]
     positions = predicting_positions(padded.prompt_lengths - skipped, padded.completion_lengths, columns.shape[1])
     return columns.flatten(0, 1).index_select(0, positions.to(columns.device))
+
+
+def _full(rows: Iterable[torch.Tensor], num_ids: int | None) -> Iterator[FullTargets]:
+    """Per [L, V] of logits: log-probs over the first `num_ids` ids."""
+    for logits in rows:
+        yield FullTargets(torch.log_softmax(logits[:, :num_ids].float(), dim=-1).cpu().numpy())
 
 
 def _array(hidden: torch.Tensor) -> np.ndarray:

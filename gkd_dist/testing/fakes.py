@@ -17,6 +17,7 @@ from gkd_dist.types import (
     SamplingParams,
     Source,
     StepReport,
+    TeacherCheck,
     TensorEntry,
     TrainBatch,
     Trajectory,
@@ -75,9 +76,15 @@ class FakeSampler:
 
 
 class FakeTeacher:
-    """Implements `interfaces.Teacher`: the hidden state at every position is that token's id, repeated."""
+    """Implements `interfaces.Teacher`: the hidden state at every position is that token's id, repeated.
 
-    def __init__(self, hidden_size: int = 4) -> None:
+    Args:
+        gaps_nats: what its checks find, one after the other; 0 afterwards.
+    """
+
+    def __init__(self, hidden_size: int = 4, gaps_nats: Sequence[float] = ()) -> None:
+        self._gaps_nats = list(gaps_nats)
+        self.num_checks = 0
         self.calls: list[list[Trajectory]] = []
         self.closed = False
         self._hidden_size = hidden_size
@@ -85,6 +92,11 @@ class FakeTeacher:
     async def score(self, trajectories: Sequence[Trajectory]) -> list[TeacherTargets | TargetsHandle]:
         self.calls.append(list(trajectories))
         return [self._targets(trajectory) for trajectory in trajectories]
+
+    async def verify(self) -> TeacherCheck:
+        self.num_checks += 1
+        gap = self._gaps_nats.pop(0) if self._gaps_nats else 0.0
+        return TeacherCheck("its first answers", 1, 1.0, gap, gap, tolerance_nats=1e-3)
 
     async def close(self) -> None:
         self.closed = True

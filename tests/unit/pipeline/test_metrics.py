@@ -38,6 +38,7 @@ def a_run(metrics: FakeMetrics) -> None:
         max_staleness=0,
         replay_capacity=4,
         save_steps=0,
+        sentinel_steps={},
         checkpoints=Path("checkpoints"),
     )
     prompt = Prompt(SampleId("test:held-out", 0), rows[0].prompt_ids)

@@ -46,6 +46,7 @@ def make_plan(max_steps: int, student_fraction: float, mix: str = "per_sequence"
         max_staleness=0,
         replay_capacity=BATCH,
         save_steps=save_steps,
+        sentinel_steps={},
         checkpoints=Path("checkpoints"),
     )
 

@@ -1,0 +1,151 @@
+"""Golden sequences, and how a teacher's answers about them compare with what they should be.
+
+A golden answer is small: for each completion token the ids that were most probable, and their log-probs. N is the
+number of completion tokens of all golden sequences together.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from gkd_dist.divergences import Readout
+from gkd_dist.targets import FullTargets, HiddenTargets, SampledTargets, TargetsHandle, TeacherTargets, TopKTargets
+from gkd_dist.types import FloatArray, IntArray, TeacherCheck, Trajectory
+
+NUM_TOP = 8
+"""Ids compared at each token: enough to see a wrong scale or bias, few enough to leave out improbable ids, whose
+log-probs are mostly rounding in bfloat16."""
+
+TOLERANCE_NATS = {"float32": 1e-3, "bfloat16": 0.5}
+"""Largest difference of a golden log-prob, by the teacher's dtype."""
+
+_SAME_NATS = 1e-3
+"""A teacher whose most probable token has the same log-prob everywhere, to this, reads nothing."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Answers:
+    """What an engine says about golden sequences, one after the other."""
+
+    token_ids: IntArray
+    """[N, K] int32, the most probable first; with the `sampled` transport K is 1 and they are the completion's own."""
+    log_probs: FloatArray
+    """[N, K] float32."""
+
+    def __post_init__(self) -> None:
+        if self.token_ids.ndim != 2 or self.token_ids.shape != self.log_probs.shape:
+            raise ValueError(f"need [N, K] twice, got {self.token_ids.shape} and {self.log_probs.shape}")
+
+    @property
+    def fault(self) -> str:
+        """What is wrong with them, whatever they should be; empty when nothing is."""
+        if not np.isfinite(self.log_probs).all():
+            return "some of its log-probs are not finite"
+        if self.log_probs.max() > _SAME_NATS:
+            return f"it gives a token the log-prob {self.log_probs.max():.3g}, which must not be above 0"
+        if len(self.log_probs) > 1 and np.ptp(self.log_probs[:, 0]) < _SAME_NATS:
+            return f"it says the same about every token (log-prob {self.log_probs[0, 0]:.3f}), whatever the text"
+        return ""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Golden:
+    """Answers that a teacher has to give again."""
+
+    answers: Answers
+    origin: str
+    """Whose they are, for messages: `its engine's own log-probs`."""
+
+
+def top_answers(sequences: Sequence[Trajectory], targets: Sequence[TeacherTargets], readout: Readout | None) -> Answers:
+    """The most probable ids of `targets`.
+
+    Args:
+        readout: what the learner makes log-probs with; needed for hidden states alone.
+    """
+    pairs = [_top(item, sequence, readout) for sequence, item in zip(sequences, targets, strict=True)]
+    return Answers(np.concatenate([ids for ids, _ in pairs]), np.concatenate([values for _, values in pairs]))
+
+
+def compare(
+    golden: Golden,
+    sequences: Sequence[Trajectory],
+    targets: Sequence[TeacherTargets | TargetsHandle],
+    readout: Readout | None,
+    tolerance_nats: float,
+) -> TeacherCheck:
+    """Hold `targets` against `golden`.
+
+    The most probable token agrees when it is golden's, or one that golden finds as probable to twice the tolerance.
+
+    Args:
+        targets: at the completion tokens of `sequences`, which are golden's.
+        readout: needed for hidden states alone.
+    """
+    expected, start = golden.answers, 0
+    gaps, agrees, faults = [], [], []
+    for sequence, item in zip(sequences, targets, strict=True):
+        span = slice(start, start := start + sequence.num_completion_tokens)
+        ids, values = expected.token_ids[span], expected.log_probs[span]
+        found = _top(item, sequence, readout)
+        faults.append(found)
+        gaps.append(np.abs(_at(item, ids, values, readout) - values))
+        rank = found[0][:, :1] == ids
+        near = np.where(rank.any(1), np.where(rank, values, -np.inf).max(1), -np.inf)
+        agrees.append(near >= values[:, 0] - 2 * tolerance_nats)
+    gap = np.concatenate(gaps)
+    answers = Answers(np.concatenate([ids for ids, _ in faults]), np.concatenate([values for _, values in faults]))
+    return TeacherCheck(
+        compared_with=golden.origin,
+        num_tokens=len(gap),
+        top1_agreement=float(np.concatenate(agrees).mean()),
+        max_gap_nats=float(gap.max()),
+        mean_gap_nats=float(gap.mean()),
+        tolerance_nats=tolerance_nats,
+        fault=answers.fault,
+    )
+
+
+def _top(targets: object, sequence: Trajectory, readout: Readout | None) -> tuple[IntArray, FloatArray]:
+    """([L, K], [L, K]) most probable first."""
+    match targets:
+        case TopKTargets():
+            return targets.token_ids[:, :NUM_TOP], targets.log_probs[:, :NUM_TOP]
+        case SampledTargets():
+            return sequence.completion_ids[:, None], targets.log_probs[:, None]
+    log_probs = _dense(targets, readout)
+    values, ids = log_probs.topk(min(NUM_TOP, log_probs.shape[1]))
+    return ids.numpy().astype(np.int32), values.numpy()
+
+
+def _at(targets: object, token_ids: IntArray, expected: FloatArray, readout: Readout | None) -> FloatArray:
+    """[L, K] log-probs of `token_ids`."""
+    match targets:
+        case TopKTargets():
+            return _looked_up(targets, token_ids, expected)
+        case SampledTargets():
+            return targets.log_probs[:, None]
+    return _dense(targets, readout).gather(1, torch.from_numpy(token_ids).long()).numpy()
+
+
+def _looked_up(targets: TopKTargets, token_ids: IntArray, expected: FloatArray) -> FloatArray:
+    """[L, K] log-probs of `token_ids`; of an id that is not among the targets' own, the most that it can have."""
+    same = token_ids[:, :, None] == targets.token_ids[:, None, :]
+    value = np.where(same, targets.log_probs[:, None, :], -np.inf).max(2)
+    bound = np.minimum(expected, targets.log_probs.min(1)[:, None])
+    return np.where(same.any(2), value, bound)
+
+
+@torch.no_grad()
+def _dense(targets: object, readout: Readout | None) -> torch.Tensor:
+    """[L, V] float32 log-probs."""
+    match targets:
+        case FullTargets():
+            return torch.from_numpy(targets.log_probs.copy())
+        case HiddenTargets() if readout is not None:
+            hidden = torch.from_numpy(targets.hidden.copy())
+            hidden = hidden.view(torch.bfloat16) if targets.hidden.dtype == np.uint16 else hidden
+            return torch.log_softmax(readout.logits(hidden), dim=-1)
+    raise ValueError(f"cannot make log-probs of {type(targets).__name__} here")
