@@ -7,7 +7,7 @@ A key is read wherever it is present, also in a configuration whose model ignore
 SCALES = ("logit_scale", "lm_head_multiplier")
 """Keys that multiply: Cohere, Falcon-H1."""
 SCALINGS = ("logits_scaling", "logits_mup_width_multiplier")
-"""Keys that divide: Granite and MiniCPM, Inkling."""
+"""Keys that divide: Granite and MiniCPM (HyperCLOVA X multiplies by the same key), Inkling."""
 SOFT_CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
 """Keys of Gemma, RecurrentGemma and xLSTM."""
 
@@ -21,7 +21,8 @@ def logit_scale(config: object) -> float:
     for key in SCALES:
         factor *= _number(config, key)
     for key in SCALINGS:
-        factor /= _number(config, key)
+        number = _number(config, key)
+        factor *= number if getattr(config, "model_type", None) == "hyperclovax" else 1.0 / number
     if _t5_scaled(config):
         factor *= float(config.d_model) ** -0.5  # type: ignore[attr-defined]
     return factor
