@@ -20,7 +20,7 @@ def test_what_a_part_raises_while_it_is_built_arrives_as_it_was_raised() -> None
         raise ZeroDivisionError("a fault of ours\nwith a second line")
 
     plans = [
-        (FleetPlan([FakeSampler], [FakeTeacher], refused), ModelError),
+        (FleetPlan([FakeSampler], {"teacher": [FakeTeacher]}, refused), ModelError),
         (FleetPlan([broken], [FakeTeacher], FakeLearner), EngineError),
     ]
     config = ClusterConfig(num_cpus_per_sampler=0, num_cpus_per_teacher=0, num_cpus_learner=0)

@@ -97,7 +97,7 @@ def test_a_run_gets_the_pruned_student(
     monkeypatch.setenv("GKD_CACHE_DIR", str(tmp_path / "cache"))
     models = [f"student.model={model}", f"teacher.model={model}", "student.prune={num_layers: 2, drop_layers: [1]}"]
     job = prepare(load_run_config("tiny", [*models, f"data.path={data}"]), lambda _: None)
-    assert job.blueprint.teacher == model
+    assert job.blueprint.teachers == {"teacher": model}
     assert job.blueprint.student.is_relative_to(tmp_path / "cache")
 
 
