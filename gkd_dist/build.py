@@ -67,7 +67,9 @@ class Blueprint:
             engine,
             sequences=self.golden,
             golden=golden,
-            load_readout=partial(load_readout, self.teachers[name], dtype=teacher.dtype) if hidden else None,
+            load_readout=partial(load_readout, self.teachers[name], dtype=teacher.dtype, num_ids=self.num_ids)
+            if hidden
+            else None,
             tolerance_nats=TOLERANCE_NATS[teacher.dtype],
         )
 

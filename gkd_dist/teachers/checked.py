@@ -17,8 +17,8 @@ class CheckedTeacher:
         engine: what scores, in this process.
         sequences: the golden ones.
         golden: what the engine's log-probs at them should be; None: what it says when it is first verified.
-        load_readout: what the learner makes log-probs of hidden states with, over all rows of the head; loaded for
-            each check, since the head of a large teacher takes gigabytes. None for other transports.
+        load_readout: what the learner makes log-probs of hidden states with; loaded for each check, since the head of a
+            large teacher takes gigabytes. None for other transports.
         tolerance_nats: largest difference of a log-prob that is called equal.
     """
 

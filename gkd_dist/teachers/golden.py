@@ -21,6 +21,8 @@ log-probs are mostly rounding in bfloat16."""
 TOLERANCE_NATS = {"float32": 1e-3, "bfloat16": 0.5}
 """Largest difference of a golden log-prob, by the teacher's dtype."""
 
+LogProbs = FullTargets | TopKTargets | SampledTargets
+
 _SAME_NATS = 1e-3
 """A teacher whose most probable token has the same log-prob everywhere, to this, reads nothing."""
 
@@ -65,8 +67,7 @@ def top_answers(sequences: Sequence[Trajectory], targets: Sequence[TeacherTarget
     Args:
         readout: what the learner makes log-probs with; needed for hidden states alone.
     """
-    pairs = [_top(item, sequence, readout) for sequence, item in zip(sequences, targets, strict=True)]
-    return Answers(np.concatenate([ids for ids, _ in pairs]), np.concatenate([values for _, values in pairs]))
+    return _joined([_top(_plain(item, readout), each) for each, item in zip(sequences, targets, strict=True)])
 
 
 def compare(
@@ -85,49 +86,68 @@ def compare(
         readout: needed for hidden states alone.
     """
     expected, start = golden.answers, 0
-    gaps, agrees, faults = [], [], []
+    gaps, agreements, tops = [], [], []
     for sequence, item in zip(sequences, targets, strict=True):
         span = slice(start, start := start + sequence.num_completion_tokens)
         ids, values = expected.token_ids[span], expected.log_probs[span]
-        found = _top(item, sequence, readout)
-        faults.append(found)
-        gaps.append(np.abs(_at(item, ids, values, readout) - values))
-        rank = found[0][:, :1] == ids
-        near = np.where(rank.any(1), np.where(rank, values, -np.inf).max(1), -np.inf)
-        agrees.append(near >= values[:, 0] - 2 * tolerance_nats)
+        plain = _plain(item, readout)
+        tops.append(_top(plain, sequence))
+        gaps.append(np.abs(_at(plain, ids, values) - values))
+        known = np.where(tops[-1].token_ids[:, :1] == ids, values, -np.inf).max(1)
+        agreements.append(known >= values[:, 0] - 2 * tolerance_nats)
     gap = np.concatenate(gaps)
-    answers = Answers(np.concatenate([ids for ids, _ in faults]), np.concatenate([values for _, values in faults]))
     return TeacherCheck(
         compared_with=golden.origin,
         num_tokens=len(gap),
-        top1_agreement=float(np.concatenate(agrees).mean()),
+        top1_agreement=float(np.concatenate(agreements).mean()),
         max_gap_nats=float(gap.max()),
         mean_gap_nats=float(gap.mean()),
         tolerance_nats=tolerance_nats,
-        fault=answers.fault,
+        fault=_joined(tops).fault,
     )
 
 
-def _top(targets: object, sequence: Trajectory, readout: Readout | None) -> tuple[IntArray, FloatArray]:
-    """([L, K], [L, K]) most probable first."""
+def _joined(parts: Sequence[Answers]) -> Answers:
+    return Answers(
+        np.concatenate([each.token_ids for each in parts]), np.concatenate([each.log_probs for each in parts])
+    )
+
+
+@torch.no_grad()
+def _plain(targets: TeacherTargets | TargetsHandle, readout: Readout | None) -> LogProbs:
+    """Hidden states as the log-probs that the learner makes of them; other targets as they are."""
+    match targets:
+        case FullTargets() | TopKTargets() | SampledTargets():
+            return targets
+        case HiddenTargets() if readout is not None:
+            hidden = torch.from_numpy(targets.hidden.copy())
+            hidden = hidden.view(torch.bfloat16) if targets.hidden.dtype == np.uint16 else hidden
+            return FullTargets(torch.log_softmax(readout.logits(hidden), dim=-1).numpy())
+    raise ValueError(f"cannot make log-probs of {type(targets).__name__} here")
+
+
+def _top(targets: LogProbs, sequence: Trajectory) -> Answers:
     match targets:
         case TopKTargets():
-            return targets.token_ids[:, :NUM_TOP], targets.log_probs[:, :NUM_TOP]
+            return Answers(targets.token_ids[:, :NUM_TOP], targets.log_probs[:, :NUM_TOP])
         case SampledTargets():
-            return sequence.completion_ids[:, None], targets.log_probs[:, None]
-    log_probs = _dense(targets, readout)
-    values, ids = log_probs.topk(min(NUM_TOP, log_probs.shape[1]))
-    return ids.numpy().astype(np.int32), values.numpy()
+            return Answers(sequence.completion_ids[:, None], targets.log_probs[:, None])
+        case FullTargets():
+            values, ids = torch.from_numpy(targets.log_probs.copy()).topk(min(NUM_TOP, targets.log_probs.shape[1]))
+            return Answers(ids.numpy().astype(np.int32), values.numpy())
 
 
-def _at(targets: object, token_ids: IntArray, expected: FloatArray, readout: Readout | None) -> FloatArray:
-    """[L, K] log-probs of `token_ids`."""
+def _at(targets: LogProbs, token_ids: IntArray, expected: FloatArray) -> FloatArray:
+    """[L, K] log-probs of `token_ids`; minus infinity for those beyond the vocabulary."""
     match targets:
         case TopKTargets():
             return _looked_up(targets, token_ids, expected)
         case SampledTargets():
             return targets.log_probs[:, None]
-    return _dense(targets, readout).gather(1, torch.from_numpy(token_ids).long()).numpy()
+        case FullTargets():
+            num_ids = targets.log_probs.shape[1]
+            found = np.take_along_axis(targets.log_probs, np.minimum(token_ids, num_ids - 1), axis=1)
+            return np.where(token_ids < num_ids, found, np.float32(-np.inf))
 
 
 def _looked_up(targets: TopKTargets, token_ids: IntArray, expected: FloatArray) -> FloatArray:
@@ -136,16 +156,3 @@ def _looked_up(targets: TopKTargets, token_ids: IntArray, expected: FloatArray) 
     value = np.where(same, targets.log_probs[:, None, :], -np.inf).max(2)
     bound = np.minimum(expected, targets.log_probs.min(1)[:, None])
     return np.where(same.any(2), value, bound)
-
-
-@torch.no_grad()
-def _dense(targets: object, readout: Readout | None) -> torch.Tensor:
-    """[L, V] float32 log-probs."""
-    match targets:
-        case FullTargets():
-            return torch.from_numpy(targets.log_probs.copy())
-        case HiddenTargets() if readout is not None:
-            hidden = torch.from_numpy(targets.hidden.copy())
-            hidden = hidden.view(torch.bfloat16) if targets.hidden.dtype == np.uint16 else hidden
-            return torch.log_softmax(readout.logits(hidden), dim=-1)
-    raise ValueError(f"cannot make log-probs of {type(targets).__name__} here")

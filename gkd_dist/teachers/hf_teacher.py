@@ -68,8 +68,8 @@ class HfTeacher:
         return await self._thread.run(lambda: self._score(list(trajectories), self._transport, self._num_ids))
 
     async def own_log_probs(self, trajectories: Sequence[Trajectory]) -> list[FullTargets]:
-        """By the model's own forward and over all its logits, whatever the transport is."""
-        return await self._thread.run(lambda: self._score(list(trajectories), "full", None))
+        """What the `full` transport says, whatever the transport is."""
+        return await self._thread.run(lambda: self._score(list(trajectories), "full", self._num_ids))
 
     async def close(self) -> None:
         self._thread.close()
