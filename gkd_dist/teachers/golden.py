@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from gkd_dist.divergences import Readout
+from gkd_dist.interfaces import Scorer
 from gkd_dist.targets import FullTargets, HiddenTargets, SampledTargets, TargetsHandle, TeacherTargets, TopKTargets
 from gkd_dist.types import FloatArray, IntArray, TeacherCheck, Trajectory
 
@@ -68,6 +69,14 @@ def top_answers(sequences: Sequence[Trajectory], targets: Sequence[TeacherTarget
         readout: what the learner makes log-probs with; needed for hidden states alone.
     """
     return _joined([_top(_plain(item, readout), each) for each, item in zip(sequences, targets, strict=True)])
+
+
+async def ask(engine: Scorer, sequences: Sequence[Trajectory]) -> Answers:
+    """What `engine`, which must not send hidden states, says about `sequences`; closes it."""
+    try:
+        return top_answers(sequences, await engine.score(sequences), None)
+    finally:
+        await engine.close()
 
 
 def compare(
