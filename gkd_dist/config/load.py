@@ -55,7 +55,7 @@ def dump_run_config(config: RunConfig) -> str:
     """YAML of the resolved configuration, every value that has an effect; it loads back to an equal one."""
     used = KEYS_OF.get(config.objective.divergence, ())
     idle = {key for keys in KEYS_OF.values() for key in keys} - set(used)
-    return format_yaml(config.model_dump(mode="json", exclude={"objective": idle}))
+    return format_yaml(config.model_dump(mode="json", exclude={"objective": idle, "teacher": config.teacher.idle_keys}))
 
 
 def recipe_names() -> list[str]:
