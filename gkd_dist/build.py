@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from gkd_dist.config.models import TeacherConfig
 from gkd_dist.config.run import RunConfig
-from gkd_dist.interfaces import Fleet, Learner, Sampler, Scorer, Teacher
+from gkd_dist.interfaces import Closing, Fleet, Learner, Sampler, Scorer, Teacher
 from gkd_dist.types import Trajectory
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class Blueprint:
     def make_teacher(self, name: str) -> Teacher:
         """An engine that scores, made able to verify its own answers."""
         from gkd_dist.teachers.checked import CheckedTeacher
-        from gkd_dist.teachers.golden import TOLERANCE_NATS, Golden, top_answers
+        from gkd_dist.teachers.golden import TOLERANCE_NATS, Golden, ask, top_answers
         from gkd_dist.teachers.readout import load_readout
 
         teacher, folder = self.config.teachers[name], self.teachers[name]
@@ -70,7 +70,7 @@ class Blueprint:
         if teacher.engine == "hf":
             engine: Scorer = (model := self._hf_teacher(teacher, folder))
             if rebuilt:
-                own = top_answers(self.golden, asyncio.run(model.own_log_probs(self.golden)), None)
+                own = top_answers(self.golden, asyncio.run(ask(model.own_log_probs, self.golden)), None)
         else:
             if rebuilt:
                 own = self._kept_answers(teacher, folder)  # before the engine: the two may not fit beside each other
@@ -86,7 +86,7 @@ class Blueprint:
     def _kept_answers(self, teacher: TeacherConfig, folder: Path) -> "Answers":
         """What vLLM itself says about the golden sequences: its engine for hidden states has no LM head."""
         from gkd_dist.models.folders import default_cache_dir
-        from gkd_dist.teachers.golden import NUM_TOP, ask
+        from gkd_dist.teachers.golden import NUM_TOP
         from gkd_dist.teachers.golden_cache import answers_key, cached_answers
         from gkd_dist.teachers.verified import check_readout
 
@@ -103,8 +103,15 @@ class Blueprint:
         return cached_answers(
             default_cache_dir() / "golden",
             key,
-            lambda: asyncio.run(ask(self._vllm_teacher(asked, folder), self.golden)),
+            lambda: asyncio.run(self._answers(self._vllm_teacher(asked, folder))),
         )
+
+    async def _answers(self, engine: Scorer) -> "Answers":
+        """What an engine that is needed for nothing else says about the golden sequences."""
+        from gkd_dist.teachers.golden import ask, top_answers
+
+        async with Closing(engine):
+            return top_answers(self.golden, await ask(engine.score, self.golden), None)
 
     def _hf_teacher(self, teacher: TeacherConfig, folder: Path) -> "HfTeacher":
         from gkd_dist.teachers.hf_teacher import HfTeacher

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from gkd_dist.divergences import Readout
 from gkd_dist.interfaces import Scorer
 from gkd_dist.targets import TargetsHandle, TeacherTargets
-from gkd_dist.teachers.golden import Golden, compare, top_answers
+from gkd_dist.teachers.golden import Golden, ask, compare, top_answers
 from gkd_dist.types import TeacherCheck, Trajectory
 
 
@@ -43,7 +43,7 @@ class CheckedTeacher:
 
     async def verify(self) -> TeacherCheck:
         """See `interfaces.Teacher.verify`."""
-        targets = await self._engine.score(self._sequences)
+        targets = await ask(self._engine.score, self._sequences)
         return await asyncio.to_thread(self._compare, targets)
 
     async def close(self) -> None:

@@ -13,7 +13,7 @@ import torch
 from gkd_dist.divergences import Readout
 from gkd_dist.targets import HiddenTargets, TeacherTargets
 from gkd_dist.teachers.checked import CheckedTeacher
-from gkd_dist.teachers.golden import TOLERANCE_NATS, Golden, top_answers
+from gkd_dist.teachers.golden import TOLERANCE_NATS, Golden, ask, top_answers
 from gkd_dist.teachers.hf_teacher import HfTeacher
 from gkd_dist.teachers.readout import load_readout
 from gkd_dist.types import TeacherCheck, Trajectory
@@ -32,7 +32,7 @@ def engine_of(model: Path, transport: str = "hidden", dtype: str = "float32") ->
 
 
 def own_answers(engine: HfTeacher) -> Golden:
-    own = asyncio.run(engine.own_log_probs(SEQUENCES))
+    own = asyncio.run(ask(engine.own_log_probs, SEQUENCES))
     return Golden(top_answers(SEQUENCES, own, None), "its own logits")
 
 
@@ -54,10 +54,10 @@ def verify(
 
 
 class Changed:
-    """An engine whose hidden states are not what they were, from some call on."""
+    """An engine whose hidden states are not what they were, from some check on."""
 
-    def __init__(self, engine: HfTeacher, change, first_call: int = 0) -> None:
-        self._engine, self._change, self._left = engine, change, first_call
+    def __init__(self, engine: HfTeacher, change, first_check: int = 0) -> None:
+        self._engine, self._change, self._left = engine, change, first_check * len(SEQUENCES)
 
     async def score(self, trajectories: Sequence[Trajectory]) -> list[TeacherTargets]:
         targets = await self._engine.score(trajectories)
@@ -106,7 +106,7 @@ def test_a_wrong_readout_is_refused(model: Path, fault: str) -> None:
 
 def test_a_teacher_that_loses_its_weights_is_caught_at_the_next_check(model: Path) -> None:
     """As one that slept and woke without them: its states are zero, and its answers uniform."""
-    engine = Changed(engine_of(model), np.zeros_like, first_call=2)
+    engine = Changed(engine_of(model), np.zeros_like, first_check=2)
     golden = own_answers(engine._engine)
     first, second, third = verify(engine, golden, load_readout(model, dtype="float32"), times=3)
     assert first.passed and second.passed and not third.passed
@@ -115,7 +115,7 @@ def test_a_teacher_that_loses_its_weights_is_caught_at_the_next_check(model: Pat
 
 
 def test_a_teacher_that_drifts_is_caught(model: Path) -> None:
-    engine = Changed(engine_of(model), lambda hidden: hidden * np.float32(1.01), first_call=1)
+    engine = Changed(engine_of(model), lambda hidden: hidden * np.float32(1.01), first_check=1)
     first, second = verify(engine, None, load_readout(model, dtype="float32"), times=2)
     assert first.passed and not second.passed
 
