@@ -69,6 +69,7 @@ TEACHER_KEYS_OF = {
         "max_retries",
     ),
     ("transport", "topk"): ("top_k",),
+    ("transport", "hidden"): ("verify_readout",),
 }
 """What some engines and transports of a teacher alone read."""
 

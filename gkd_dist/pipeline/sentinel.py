@@ -11,6 +11,12 @@ from gkd_dist.errors import EngineError, ModelError
 from gkd_dist.interfaces import Fleet, Teacher
 from gkd_dist.types import TeacherCheck
 
+_LOOK_AT_WEIGHTS = "look at the weights of teacher.model, or at the server that answers"
+_LOOK_AT_HEAD = (
+    "the learner would make other log-probs of its hidden states than the engine does: look at config.json and LM head "
+    "of teacher.model, or use a teacher.transport other than hidden"
+)
+
 
 async def check_at_start(fleet: Fleet) -> list[TeacherCheck]:
     """Verify every replica of every teacher.
@@ -21,10 +27,8 @@ async def check_at_start(fleet: Fleet) -> list[TeacherCheck]:
     checks = await _verify(fleet.teachers)
     for name, check in checks:
         if not check.passed:
-            raise ModelError(
-                f"{name} is refused: {check}; its hidden states or its readout are not what its engine computes with: "
-                "check the model's folder, or use another teacher.transport"
-            )
+            remedy = _LOOK_AT_WEIGHTS if check.fault else _LOOK_AT_HEAD
+            raise ModelError(f"{name} is refused: {check}; {remedy}")
     return [check for _, check in checks]
 
 

@@ -25,7 +25,7 @@ _PROBE_TOLERANCE = 1e-3
 
 
 class HfTeacher:
-    """Implements `interfaces.Teacher` with every transport; calls run one after the other.
+    """Implements `interfaces.Scorer` with every transport; calls run one after the other.
 
     Logits are those of the model's own forward, at the positions that predict completion tokens and nowhere else.
     `hidden` is refused for a model whose logits the learner would not get back from its hidden states.
@@ -64,7 +64,7 @@ class HfTeacher:
         self._thread = SerialThread("hf-teacher")
 
     async def score(self, trajectories: Sequence[Trajectory]) -> list[TeacherTargets]:
-        """See `interfaces.Teacher.score`."""
+        """See `interfaces.Scorer.score`."""
         return await self._thread.run(lambda: self._score(list(trajectories), self._transport))
 
     async def own_log_probs(self, trajectories: Sequence[Trajectory]) -> list[TeacherTargets]:
