@@ -18,7 +18,7 @@ from gkd_dist.types import Trajectory
 if TYPE_CHECKING:
     from gkd_dist.divergences import Readout
     from gkd_dist.learners.objective import Objective
-    from gkd_dist.learners.targets import TeacherView
+    from gkd_dist.learners.targets import TargetRules, TeacherView
     from gkd_dist.teachers.golden import Answers
     from gkd_dist.teachers.hf_teacher import HfTeacher
     from gkd_dist.teachers.prompt_log_probs import PromptScoring
@@ -46,7 +46,14 @@ class Blueprint:
         if sampler.engine == "hf":
             from gkd_dist.samplers.hf_sampler import HfSampler
 
-            return HfSampler(self.student, dtype=sampler.dtype, pad_token_id=self.pad_token_id, num_ids=self.num_ids)
+            (teacher,) = self.teachers.values() if self.config.sampling.teacher_mix > 0 else (None,)
+            return HfSampler(
+                self.student,
+                dtype=sampler.dtype,
+                pad_token_id=self.pad_token_id,
+                num_ids=self.num_ids,
+                teacher=teacher,
+            )
         _quiet_vllm()
         from gkd_dist.samplers.vllm_sampler import VllmSampler
 
@@ -182,7 +189,7 @@ class Blueprint:
 
         config, objective = self.config, self.config.objective
         settings = LossSettings(
-            objective=self._objective(),
+            objective=self.objective(),
             reduction=objective.reduction,
             bf16=config.learner.bf16,
             max_micro_batch_tokens=config.learner.max_micro_batch_tokens,
@@ -203,18 +210,32 @@ class Blueprint:
             ),
         )
 
-    def _objective(self) -> "Objective":
+    def objective(self) -> "Objective":
+        """What the learner minimises."""
         from gkd_dist.divergences import make_divergence
         from gkd_dist.learners.objective import Distillation
+        from gkd_dist.learners.sequence import SequenceReverseKl
 
-        objective = self.config.objective
-        return Distillation(
-            divergence=make_divergence(
-                objective.divergence, beta=objective.beta, normalize_jsd=objective.normalize_jsd
-            ),
-            teachers={name: self._teacher_view(name) for name in self.config.teachers},
+        objective, rules = self.config.objective, self._target_rules()
+        teachers = {name: self._teacher_view(name) for name in self.config.teachers}
+        if objective.divergence == "sequence_reverse_kl":
+            return SequenceReverseKl(teachers, rules, objective.length_normalized)
+        divergence = make_divergence(
+            objective.divergence, beta=objective.beta, normalize_jsd=objective.normalize_jsd, skew=objective.skew
+        )
+        return Distillation(divergence, teachers, rules)
+
+    def _target_rules(self) -> "TargetRules":
+        import torch
+
+        from gkd_dist.learners.targets import TargetRules
+
+        return TargetRules(
             num_ids=self.num_ids,
-            bf16=self.config.learner.bf16,
+            compute_dtype=torch.bfloat16 if self.config.learner.bf16 else torch.float32,
+            tail=self.config.objective.topk_tail,
+            off_policy=self.config.samples_off_policy,
+            max_importance=self.config.objective.max_importance,
         )
 
     def _teacher_view(self, name: str) -> "TeacherView":

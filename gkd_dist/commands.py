@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -68,7 +69,7 @@ def evaluate(config: RunConfig, model: str | None) -> int:
     for line in describe(job):
         narrate(line)
     evaluation = asyncio.run(_evaluate(job, narrate))
-    rows = [[name, f"{value:.3f}"] for name, value in _figures(evaluation).items()]
+    rows = [[name, _text(value)] for name, value in _figures(evaluation).items()]
     print_table(sys.stdout, f"{model or config.student.model} against {config.teacher.model}", ["held out", ""], rows)
     return 0
 
@@ -212,14 +213,24 @@ def _report(job: Job, outcome: Outcome, directory: RunDirectory, elapsed_s: floa
             answers = {"before (greedy)": row["before_greedy"], "after (greedy)": row["after_greedy"]}
             print_side_by_side(sys.stdout, row["prompt"], answers)
     new = _figures(after)
-    rows = [[name, f"{value:.3f}", f"{new[name]:.3f}"] for name, value in _figures(before).items()]
+    rows = [[name, _text(value), _text(new[name])] for name, value in _figures(before).items()]
     rows.append(["on-policy divergence falls by", "", _fall(before.on_policy.objective, after.on_policy.objective)])
     print_table(sys.stdout, f"{directory.name}, {elapsed_s:.0f} s", ["held out", "before", "after"], rows)
 
 
+def _known(figures: dict[str, float]) -> dict[str, float | None]:
+    """None for what is not a number, which JSON cannot hold."""
+    return {name: None if math.isnan(value) else value for name, value in figures.items()}
+
+
+def _text(value: float) -> str:
+    """A figure to read; `n/a` where the teacher's transport cannot tell it."""
+    return "n/a" if math.isnan(value) else f"{value:.3f}"
+
+
 def _fall(before: float, after: float) -> str:
-    """By which share `after` is below `before`; `-` where `before` is too small to divide by."""
-    return "-" if before < SMALLEST_NATS else f"{1 - after / before:.0%}"
+    """By which share `after` is below `before`; `-` where there is nothing, or too little, to divide by."""
+    return f"{1 - after / before:.0%}" if before >= SMALLEST_NATS and not math.isnan(after) else "-"
 
 
 def _sample_rows(job: Job, before: Evaluation, after: Evaluation) -> list[dict[str, str]]:
@@ -250,8 +261,8 @@ def _summary(job: Job, before: Evaluation, after: Evaluation, elapsed_s: float) 
         "student_fraction": config.objective.student_fraction,
         "steps": config.learner.max_steps,
         "elapsed_s": round(elapsed_s, 1),
-        "before": _figures(before),
-        "after": _figures(after),
+        "before": _known(_figures(before)),
+        "after": _known(_figures(after)),
     }
 
 

@@ -53,7 +53,10 @@ class Job:
         return Plan(
             stream=PromptStream(self.rendered.train, run=run, seed=config.seed, shuffle=config.data.shuffle),
             mixture=self.mixture,
-            sampling=self._sampling(config.sampling.max_new_tokens, config.sampling.temperature),
+            sampling=replace(
+                self._sampling(config.sampling.max_new_tokens, config.sampling.temperature),
+                teacher_mix=config.sampling.teacher_mix,
+            ),
             batch_size=batch_size,
             max_steps=config.learner.max_steps,
             max_staleness=config.replay.max_staleness,

@@ -34,15 +34,17 @@ KEYS_OF = {
     "jsd": ("beta", "normalize_jsd"),
     "skewed_forward_kl": ("skew",),
     "skewed_reverse_kl": ("skew",),
+    "sequence_reverse_kl": ("length_normalized",),
 }
 """What some divergences alone read."""
 
 
 class ObjectiveConfig(Strict):
-    divergence: Literal["forward_kl", "reverse_kl", "jsd", "tvd", "skewed_forward_kl", "skewed_reverse_kl"] = (
-        "forward_kl"
-    )
-    """forward_kl = KL(teacher || student), reverse_kl = KL(student || teacher)."""
+    divergence: Literal[
+        "forward_kl", "reverse_kl", "jsd", "tvd", "skewed_forward_kl", "skewed_reverse_kl", "sequence_reverse_kl"
+    ] = "forward_kl"
+    """forward_kl = KL(teacher || student), reverse_kl = KL(student || teacher), at each token;
+    sequence_reverse_kl = KL(student || teacher) of whole completions, by policy gradient (MiniLLM)."""
     beta: float = Field(default=0.5, gt=0, lt=1)
     """JSD interpolation: mixture = beta * teacher + (1 - beta) * student (eq. 1). The ends are `forward_kl` and
     `reverse_kl`, not values of beta. Used by `jsd` only."""
@@ -50,6 +52,14 @@ class ObjectiveConfig(Strict):
     """Divide the JSD by beta * (1 - beta), which makes the family continuous at both ends."""
     skew: float = Field(default=0.1, gt=0, lt=1)
     """Share of the first distribution in the second one of a skewed KL (DistiLLM)."""
+    length_normalized: bool = True
+    """Of `sequence_reverse_kl`: what follows a token counts by its mean, not its sum (MiniLLM, section 2.2)."""
+    topk_tail: Literal["bucket", "generalized"] = "bucket"
+    """Of teachers with transport `topk`: the ids outside the set count as one, or the set alone counts, as a
+    generalised divergence of what does not sum to 1."""
+    max_importance: float = Field(default=2.0, gt=0)
+    """Cap of the importance weights student / behaviour of policy gradients, where sampling is not from the student
+    at temperature 1; where it is, there are none."""
     student_fraction: float = Field(
         default=0.5, ge=0, le=1, validation_alias=AliasChoices("student_fraction", "lmbda", "lambda")
     )

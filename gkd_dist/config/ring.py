@@ -17,6 +17,10 @@ class SamplingConfig(Strict):
     top_k: int = Field(default=0, ge=0)
     """0 means no limit."""
     min_p: float = Field(default=0.0, ge=0, le=1)
+    teacher_mix: float = Field(default=0.0, ge=0, lt=1)
+    """Weight of the teacher in the distribution that training samples are drawn from, token by token: alpha of MiniLLM
+    (section 2.2), which uses 0.2. The hf sampler alone can mix two models; it mixes their softmaxes at temperature 1,
+    and what is above acts on the mixture. Evaluation samples from the student."""
 
 
 class ReplayConfig(Strict):

@@ -18,6 +18,7 @@ from gkd_dist.config.ring import (
     SamplingConfig,
     WeightsConfig,
 )
+from gkd_dist.config.transports import transport_problems
 
 
 class RunConfig(Strict):
@@ -52,6 +53,11 @@ class RunConfig(Strict):
         """Every teacher by its name; a single one is called `teacher`."""
         return {"teacher": self.teacher}
 
+    @property
+    def samples_off_policy(self) -> bool:
+        """Whether training samples are drawn from something else than the student's own softmax."""
+        return self.sampling.temperature != 1 or self.sampling.teacher_mix > 0
+
     @model_validator(mode="after")
     def _between_components(self) -> "RunConfig":
         problems = []
@@ -75,6 +81,12 @@ class RunConfig(Strict):
             problems.append(
                 f"replay.capacity ({capacity}) is below learner.batch_size ({self.learner.batch_size}): "
                 "no batch would ever be complete; raise it"
+            )
+        problems += transport_problems(self.objective, self.teachers, self.sampling, self.evaluation)
+        if self.sampling.teacher_mix > 0 and (self.sampler.engine != "hf" or len(self.teachers) > 1):
+            problems.append(
+                f"sampling.teacher_mix ({self.sampling.teacher_mix:g}) draws from two models at once, which only the "
+                "hf sampler can, with a single teacher; set sampler.engine=hf, or teacher_mix=0"
             )
         if problems:
             raise ValueError("\n".join(problems))

@@ -22,7 +22,10 @@ from gkd_dist.divergences.pointwise import (
 )
 from gkd_dist.divergences.readout import Readout
 from gkd_dist.divergences.reduction import Reduction, token_weights
-from gkd_dist.divergences.terms import LikelihoodTerm, Term, TermChunk
+from gkd_dist.divergences.sampled import SampledTerm, importance_weights
+from gkd_dist.divergences.selected import selected_log_probs
+from gkd_dist.divergences.terms import LikelihoodTerm, Measuring, Term, TermChunk
+from gkd_dist.divergences.topk import Tail, TopKTeacher, TopKTerm, topk_teacher
 
 __all__ = [
     "forward_kl",
@@ -42,8 +45,16 @@ __all__ = [
     "full_teacher",
     "Term",
     "TermChunk",
+    "Measuring",
     "DenseTerm",
+    "TopKTerm",
+    "TopKTeacher",
+    "topk_teacher",
+    "Tail",
+    "SampledTerm",
+    "importance_weights",
     "LikelihoodTerm",
+    "selected_log_probs",
     "ChunkedResult",
     "chunked_loss",
     "chunked_divergence",

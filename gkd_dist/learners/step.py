@@ -4,16 +4,26 @@ The gradient does not depend on how the batch is split, because every token carr
 denominator as a weight.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from gkd_dist.data.collate import PaddedBatch, collate, micro_batches
-from gkd_dist.divergences import Divergence, chunked_loss, predicting_positions, token_weights
+from gkd_dist.divergences import (
+    Divergence,
+    Measuring,
+    ReverseKl,
+    Term,
+    chunked_loss,
+    predicting_positions,
+    token_weights,
+)
 from gkd_dist.errors import EngineError
 from gkd_dist.learners.model import StudentModel
 from gkd_dist.learners.objective import MicroBatch, Objective
+from gkd_dist.learners.targets import measurable
 from gkd_dist.types import ScoredTrajectory, TrainBatch
 
 
@@ -34,8 +44,13 @@ class LossSettings:
         return torch.bfloat16 if self.bf16 else torch.float32
 
 
-def accumulate_gradient(student: StudentModel, batch: TrainBatch, settings: LossSettings) -> float:
-    """Add the gradient of the batch's loss to the parameters' .grad; returns the loss in nats.
+def accumulate_gradient(
+    student: StudentModel, batch: TrainBatch, settings: LossSettings, quantities: dict[str, float] | None = None
+) -> float:
+    """Add the gradient of the batch's loss to the parameters' .grad; returns its divergence in nats.
+
+    Args:
+        quantities: receives what the terms measured, by name, as means over the step's tokens.
 
     Raises:
         EngineError: a completion with an id that is not shared, or targets that do not fit.
@@ -65,7 +80,10 @@ def accumulate_gradient(student: StudentModel, batch: TrainBatch, settings: Loss
         terms = settings.objective.terms(micro)
         result = chunked_loss(hidden, readout, terms, compute_dtype=settings.compute_dtype)
         result.loss.backward()
-        loss += result.loss.item()
+        # What is not the divergence (a policy gradient's surrogate, say) has a gradient but no value worth reading.
+        loss += torch.dot(terms[0].weights.to(result.per_token), result.per_token).item()
+        if quantities is not None:
+            _measure(terms, batch.num_tokens, quantities)
     return loss
 
 
@@ -80,6 +98,9 @@ def token_divergences(
 
     Args:
         divergences: None stands for the configured objective's first term.
+
+    Returns:
+        Not a number where the targets cannot tell.
     """
     _check_ids(scored, settings.num_ids)
     objectives = [settings.objective.measuring(each) if each else settings.objective for each in divergences]
@@ -92,6 +113,9 @@ def token_divergences(
         weights = torch.ones(hidden.shape[0], device=hidden.device)
         micro = MicroBatch(group, hidden, readout, weights, num_sequences=len(scored), advantages=None)
         for index, objective in enumerate(objectives):
+            if not measurable(group, divergences[index] or ReverseKl()):
+                sums[index] = math.nan
+                continue
             first = objective.terms(micro)[:1]
             sums[index] += chunked_loss(hidden, readout, first, compute_dtype=settings.compute_dtype).loss.item()
     return sums
@@ -107,6 +131,14 @@ def completion_hidden(student: StudentModel, group: Sequence[ScoredTrajectory], 
         hidden = student.body(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
     positions = predicting_positions(padded.prompt_lengths, padded.completion_lengths, input_ids.shape[1])
     return hidden.flatten(0, 1).index_select(0, positions.to(device))
+
+
+def _measure(terms: Sequence[Term], num_tokens: int, quantities: dict[str, float]) -> None:
+    """Add this micro-batch's share of the means over the step's `num_tokens` tokens."""
+    for term in terms:
+        if isinstance(term, Measuring):
+            for name, values in term.measured.items():
+                quantities[name] = quantities.get(name, 0.0) + values.sum().item() / num_tokens
 
 
 def _check_ids(scored: Sequence[ScoredTrajectory], num_ids: int) -> None:

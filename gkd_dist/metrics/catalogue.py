@@ -91,6 +91,7 @@ DEFINITIONS: tuple[Definition, ...] = (
         "gkd_teacher_golden_gap_nats", _G,
         "Largest difference of a log-prob from what it should be, in the last check of the teachers.", "nats",
     ),
+    Definition("gkd_teacher_mass", _G, "Teacher's probability in its top K: mean over the last train step's tokens."),
     # learner
     Definition("gkd_learner_steps_total", _C, "Train steps done.", "steps"),
     Definition("gkd_learner_trained_tokens_total", _C, "Completion tokens trained on.", "tokens"),

@@ -1,5 +1,6 @@
 """Model card of a distilled student, as markdown (floor F3; writes nothing, asks no network)."""
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -63,7 +64,7 @@ def model_card(facts: DistillationFacts, *, license: str | None = None, tags: tu
         *_table("training", "value", rows),
     ]
     if facts.metrics:
-        numbers = [(name, f"{value:.4g}") for name, value in facts.metrics.items()]
+        numbers = [(name, "n/a" if math.isnan(value) else f"{value:.4g}") for name, value in facts.metrics.items()]
         lines += ["", *_table("metric", "value", numbers)]
     return "\n".join(lines) + "\n"
 

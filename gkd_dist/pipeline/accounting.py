@@ -84,6 +84,7 @@ class StepAccounts:
             skipped=report.num_skipped,
             staleness=max(staleness, default=0),
             queue_depth=queue_depth,
+            **report.quantities,
         )
         self.queued(queue_depth)
         for value in staleness:
@@ -100,6 +101,8 @@ class StepAccounts:
         self._metrics.gauge("gkd_learner_loss", report.loss)
         self._metrics.gauge("gkd_learner_grad_norm", report.grad_norm)
         self._metrics.gauge("gkd_learner_learning_rate", report.learning_rate)
+        if "teacher_mass" in report.quantities:
+            self._metrics.gauge("gkd_teacher_mass", report.quantities["teacher_mass"])
         self._metrics.gauge("gkd_learner_last_step_timestamp_seconds", time.time())
 
     def published(self, step: int, manifest: WeightManifest) -> None:

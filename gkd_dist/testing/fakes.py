@@ -138,7 +138,7 @@ class FakeTeacher:
 
 
 class FakeLearner:
-    """Implements `interfaces.Learner`: one weight that counts steps; the loss is 1 / (1 + step)."""
+    """Implements `interfaces.Learner`: one weight that counts steps; the loss is 1 / (1 + step), the mass 0.75."""
 
     def __init__(self, run_epoch: str = "fake") -> None:
         self.batches: list[TrainBatch] = []
@@ -162,6 +162,7 @@ class FakeLearner:
             learning_rate=1e-4,
             num_sequences=len(batch.scored),
             num_trained_tokens=sum(item.trajectory.num_completion_tokens for item in batch.scored),
+            quantities={"teacher_mass": 0.75},
         )
 
     async def evaluate(self, batch: TrainBatch) -> DivergenceReport:
