@@ -195,6 +195,7 @@ class Blueprint:
             max_micro_batch_tokens=config.learner.max_micro_batch_tokens,
             pad_token_id=self.pad_token_id,
             num_ids=self.num_ids,
+            behaviour_temperature=self._behaviour_temperature(),
         )
         return GkdLearner(
             load_student(
@@ -224,6 +225,11 @@ class Blueprint:
             objective.divergence, beta=objective.beta, normalize_jsd=objective.normalize_jsd, skew=objective.skew
         )
         return Distillation(divergence, teachers, rules)
+
+    def _behaviour_temperature(self) -> float | None:
+        """None where samplers cut the distribution: the learner does not know where."""
+        sampling = self.config.sampling
+        return None if sampling.top_p < 1 or sampling.top_k or sampling.min_p > 0 else sampling.temperature
 
     def _target_rules(self) -> "TargetRules":
         import torch

@@ -21,6 +21,7 @@ from gkd_dist.divergences import (
     token_weights,
 )
 from gkd_dist.errors import EngineError
+from gkd_dist.learners.behaviour import behaviour_gap
 from gkd_dist.learners.model import StudentModel
 from gkd_dist.learners.objective import MicroBatch, Objective
 from gkd_dist.learners.targets import measurable
@@ -38,6 +39,8 @@ class LossSettings:
     pad_token_id: int
     num_ids: int
     """Real ids that student and teachers share; all are cut to them before any softmax."""
+    behaviour_temperature: float | None = None
+    """Of the samplers' log-probs, which are compared with the learner's own; None where they cannot be."""
 
     @property
     def compute_dtype(self) -> torch.dtype:
@@ -77,6 +80,9 @@ def accumulate_gradient(
             if batch.advantages is None
             else torch.from_numpy(batch.advantages[indices]).to(hidden.device),
         )
+        if quantities is not None and settings.behaviour_temperature and "behaviour_gap_mean_nats" not in quantities:
+            temperature = settings.behaviour_temperature
+            quantities |= behaviour_gap(group, micro.hidden, readout, version=batch.step, temperature=temperature)
         terms = settings.objective.terms(micro)
         result = chunked_loss(hidden, readout, terms, compute_dtype=settings.compute_dtype)
         result.loss.backward()

@@ -105,6 +105,11 @@ DEFINITIONS: tuple[Definition, ...] = (
     Definition("gkd_learner_learning_rate", _G, "Learning rate of the last train step."),
     Definition("gkd_learner_nonfinite_steps_total", _C, "Steps skipped: loss or gradient was not finite.", "steps"),
     Definition("gkd_learner_last_step_timestamp_seconds", _G, "Unix time when the last train step ended.", "seconds"),
+    Definition(
+        "gkd_behaviour_gap_mean_nats", _G,
+        "Between sampler and learner, log-prob of a sampled token: mean over some tokens of the last step.", "nats",
+    ),
+    Definition("gkd_behaviour_gap_max_nats", _G, "The same, at the token where they differ most.", "nats"),
     # flow
     Definition(
         "gkd_step_seconds", _H, "Wall time of one whole step: sample, score, learn and publish.", "seconds",

@@ -101,8 +101,9 @@ class StepAccounts:
         self._metrics.gauge("gkd_learner_loss", report.loss)
         self._metrics.gauge("gkd_learner_grad_norm", report.grad_norm)
         self._metrics.gauge("gkd_learner_learning_rate", report.learning_rate)
-        if "teacher_mass" in report.quantities:
-            self._metrics.gauge("gkd_teacher_mass", report.quantities["teacher_mass"])
+        for name in ("teacher_mass", "behaviour_gap_mean_nats", "behaviour_gap_max_nats"):
+            if name in report.quantities:
+                self._metrics.gauge(f"gkd_{name}", report.quantities[name])
         self._metrics.gauge("gkd_learner_last_step_timestamp_seconds", time.time())
 
     def published(self, step: int, manifest: WeightManifest) -> None:

@@ -162,7 +162,7 @@ class FakeLearner:
             learning_rate=1e-4,
             num_sequences=len(batch.scored),
             num_trained_tokens=sum(item.trajectory.num_completion_tokens for item in batch.scored),
-            quantities={"teacher_mass": 0.75},
+            quantities={"teacher_mass": 0.75, "behaviour_gap_mean_nats": 0.01, "behaviour_gap_max_nats": 0.1},
         )
 
     async def evaluate(self, batch: TrainBatch) -> DivergenceReport:
