@@ -68,7 +68,7 @@ class Blueprint:
     def make_teacher(self, name: str) -> Teacher:
         """An engine that scores, made able to verify its own answers."""
         from gkd_dist.teachers.checked import CheckedTeacher
-        from gkd_dist.teachers.golden import TOLERANCE_NATS, Golden, ask, top_answers
+        from gkd_dist.teachers.golden import TOLERANCE, Golden, ask, top_answers
         from gkd_dist.teachers.readout import load_readout
 
         teacher, folder = self.config.teachers[name], self.teachers[name]
@@ -87,7 +87,7 @@ class Blueprint:
             sequences=self.golden,
             golden=None if own is None else Golden(own, "its engine's own log-probs"),
             load_readout=partial(load_readout, folder, dtype=teacher.dtype, num_ids=self.num_ids) if hidden else None,
-            tolerance_nats=TOLERANCE_NATS["bfloat16" if teacher.engine == "server" else teacher.dtype],
+            tolerance=TOLERANCE["bfloat16" if teacher.engine == "server" else teacher.dtype],
         )
 
     def _kept_answers(self, teacher: TeacherConfig, folder: Path) -> "Answers":

@@ -288,6 +288,16 @@ class DivergenceReport:
 
 
 @dataclass(frozen=True, slots=True)
+class Tolerance:
+    """How far log-probs may be from what they should be."""
+
+    max_nats: float
+    """At one id of one token."""
+    mean_nats: float
+    """Over all of them: rounding averages out, a wrong factor does not."""
+
+
+@dataclass(frozen=True, slots=True)
 class TeacherCheck:
     """How a teacher's answers about golden sequences compare with what they should be."""
 
@@ -300,20 +310,20 @@ class TeacherCheck:
     max_gap_nats: float
     """Largest difference of a log-prob among the most probable ids."""
     mean_gap_nats: float
-    tolerance_nats: float
-    """What `max_gap_nats` may reach."""
+    tolerance: Tolerance
     fault: str = ""
     """What is wrong with the answers, whatever they should be; empty when nothing is."""
 
     @property
     def passed(self) -> bool:
-        return not self.fault and self.top1_agreement == 1.0 and self.max_gap_nats <= self.tolerance_nats
+        near = self.max_gap_nats <= self.tolerance.max_nats and self.mean_gap_nats <= self.tolerance.mean_nats
+        return near and self.top1_agreement == 1.0 and not self.fault
 
     def __str__(self) -> str:
         figures = (
             f"top-1 agreement {self.top1_agreement:.1%}, largest difference {self.max_gap_nats:.3g} nats "
-            f"(allowed {self.tolerance_nats:g}), mean {self.mean_gap_nats:.2g}, at {self.num_tokens} tokens, "
-            f"compared with {self.compared_with}"
+            f"(allowed {self.tolerance.max_nats:g}), mean {self.mean_gap_nats:.2g} (allowed "
+            f"{self.tolerance.mean_nats:g}), at {self.num_tokens} tokens, compared with {self.compared_with}"
         )
         return f"{self.fault}; {figures}" if self.fault else figures
 

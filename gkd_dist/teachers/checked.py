@@ -7,7 +7,7 @@ from gkd_dist.divergences import Readout
 from gkd_dist.interfaces import Scorer
 from gkd_dist.targets import TargetsHandle, TeacherTargets
 from gkd_dist.teachers.golden import Golden, ask, compare, top_answers
-from gkd_dist.types import TeacherCheck, Trajectory
+from gkd_dist.types import TeacherCheck, Tolerance, Trajectory
 
 
 class CheckedTeacher:
@@ -19,7 +19,7 @@ class CheckedTeacher:
         golden: what the engine's log-probs at them should be; None: what it says when it is first verified.
         load_readout: what the learner makes log-probs of hidden states with; loaded for each check, since the head of a
             large teacher takes gigabytes. None for other transports.
-        tolerance_nats: largest difference of a log-prob that is called equal.
+        tolerance: what counts as the same answer.
     """
 
     def __init__(
@@ -29,13 +29,13 @@ class CheckedTeacher:
         sequences: Sequence[Trajectory],
         golden: Golden | None,
         load_readout: Callable[[], Readout] | None,
-        tolerance_nats: float,
+        tolerance: Tolerance,
     ) -> None:
         self._engine = engine
         self._sequences = tuple(sequences)
         self._golden = golden
         self._load_readout = load_readout
-        self._tolerance_nats = tolerance_nats
+        self._tolerance = tolerance
 
     async def score(self, trajectories: Sequence[Trajectory]) -> list[TeacherTargets | TargetsHandle]:
         """See `interfaces.Teacher.score`."""
@@ -53,4 +53,4 @@ class CheckedTeacher:
         readout = self._load_readout() if self._load_readout is not None else None
         if self._golden is None:
             self._golden = Golden(top_answers(self._sequences, targets, readout), "its first answers")
-        return compare(self._golden, self._sequences, targets, readout, self._tolerance_nats)
+        return compare(self._golden, self._sequences, targets, readout, self._tolerance)

@@ -26,6 +26,7 @@ from gkd_dist.types import (
     StepReport,
     TeacherCheck,
     TensorEntry,
+    Tolerance,
     TrainBatch,
     Trajectory,
     VersionRange,
@@ -116,7 +117,7 @@ class FakeTeacher:
     async def verify(self) -> TeacherCheck:
         self.num_checks += 1
         gap = self._gaps_nats.pop(0) if self._gaps_nats else 0.0
-        return TeacherCheck("its first answers", 1, 1.0, gap, gap, tolerance_nats=1e-3)
+        return TeacherCheck("its first answers", 1, 1.0, gap, gap, Tolerance(1e-3, 1e-3))
 
     async def close(self) -> None:
         self.closed = True

@@ -13,7 +13,7 @@ import torch
 from gkd_dist.divergences import Readout
 from gkd_dist.targets import HiddenTargets, TeacherTargets
 from gkd_dist.teachers.checked import CheckedTeacher
-from gkd_dist.teachers.golden import TOLERANCE_NATS, Golden, ask, top_answers
+from gkd_dist.teachers.golden import TOLERANCE, Golden, ask, top_answers
 from gkd_dist.teachers.hf_teacher import HfTeacher
 from gkd_dist.teachers.readout import load_readout
 from gkd_dist.types import TeacherCheck, Trajectory
@@ -44,7 +44,7 @@ def verify(
         sequences=SEQUENCES,
         golden=golden,
         load_readout=None if readout is None else lambda: readout,
-        tolerance_nats=TOLERANCE_NATS[dtype],
+        tolerance=TOLERANCE[dtype],
     )
 
     async def checks() -> list[TeacherCheck]:
@@ -128,7 +128,7 @@ def test_the_readout_is_loaded_for_each_check_and_not_before(model: Path) -> Non
         sequences=SEQUENCES,
         golden=None,
         load_readout=lambda: loads.append(1) or load(),
-        tolerance_nats=1e-3,
+        tolerance=TOLERANCE["float32"],
     )
     assert loads == []
     asyncio.run(teacher.verify())
@@ -137,7 +137,9 @@ def test_the_readout_is_loaded_for_each_check_and_not_before(model: Path) -> Non
 
 def test_scores_pass_through_untouched(model: Path) -> None:
     engine = engine_of(model)
-    teacher = CheckedTeacher(engine, sequences=SEQUENCES, golden=None, load_readout=None, tolerance_nats=1e-3)
+    teacher = CheckedTeacher(
+        engine, sequences=SEQUENCES, golden=None, load_readout=None, tolerance=TOLERANCE["float32"]
+    )
     through, direct = asyncio.run(teacher.score(SEQUENCES)), asyncio.run(engine.score(SEQUENCES))
     for one, two in zip(through, direct, strict=True):
         np.testing.assert_array_equal(one.hidden, two.hidden)

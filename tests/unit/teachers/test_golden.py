@@ -9,13 +9,13 @@ import torch
 from gkd_dist.divergences import Readout
 from gkd_dist.targets import FullTargets, HiddenTargets, SampledTargets, TeacherTargets, TopKTargets
 from gkd_dist.teachers.golden import NUM_TOP, Answers, Golden, compare, top_answers
-from gkd_dist.types import TeacherCheck
+from gkd_dist.types import TeacherCheck, Tolerance
 from tests import tiny
 
 SEQUENCES = tiny.trajectories([(3, 4), (2, 1), (5, 6)])
 WEIGHT = torch.randn(tiny.VOCABULARY, 16, generator=torch.Generator().manual_seed(1))
 READOUT = Readout(WEIGHT, logit_scale=0.5)
-TOLERANCE = 1e-3
+TOLERANCE = Tolerance(1e-3, 1e-3)
 
 
 def hidden_targets(noise: float = 0.0) -> list[HiddenTargets]:
@@ -135,3 +135,14 @@ def test_two_equally_probable_ids_agree_in_either_order() -> None:
 def test_hidden_states_without_a_readout_are_refused() -> None:
     with pytest.raises(ValueError, match="HiddenTargets"):
         check(targets_of("hidden"), None)
+
+
+def test_a_small_difference_everywhere_is_seen_where_a_larger_one_at_one_token_is_not() -> None:
+    tolerance = Tolerance(max_nats=0.5, mean_nats=0.05)
+    full = targets_of("full")
+    golden = Golden(top_answers(SEQUENCES, full, None), "its first answers")
+    everywhere = [FullTargets(item.log_probs - np.float32(0.1)) for item in full]
+    once = [FullTargets(item.log_probs.copy()) for item in full]
+    once[0].log_probs[1, :] -= np.float32(0.3)
+    assert not compare(golden, SEQUENCES, everywhere, None, tolerance).passed
+    assert compare(golden, SEQUENCES, once, None, tolerance).passed
