@@ -19,9 +19,9 @@ NUM_TOP = 8
 log-probs are mostly rounding in bfloat16."""
 
 TOLERANCE = {"float32": Tolerance(1e-3, 1e-4), "bfloat16": Tolerance(0.5, 0.05)}
-"""By the teacher's dtype. Measured with SmolLM2-135M on CPU (largest, mean): vLLM's two engines in float32 4e-5, 7e-6 and
-in bfloat16 0, 0; in bfloat16 one sequence alone and in a batch 0.16, 0.008, vLLM and transformers 0.44, 0.06. A logit scale
-that is wrong by 2 % makes 0.29, 0.064."""
+"""By the teacher's dtype. Measured with SmolLM2-135M on CPU (largest, mean): vLLM's two engines in float32 4e-5, 7e-6
+and in bfloat16 0, 0; in bfloat16 one sequence alone and in a batch 0.16, 0.008, vLLM and transformers 0.44, 0.06. A
+logit scale that is wrong by 2 % makes 0.29, 0.064."""
 
 Score = Callable[[Sequence[Trajectory]], Awaitable[list[TeacherTargets | TargetsHandle]]]
 LogProbs = FullTargets | TopKTargets | SampledTargets
