@@ -116,7 +116,8 @@ def prepare(config: RunConfig, narrate: Narrate, *, student: str | None = None, 
     folders = {}
     for role, reference in _references(config, student).items():
         narrate(f"{role} {reference}")
-        folders[role] = _collect(problems, partial(materialise, reference, default_cache_dir()))
+        find = partial(materialise, reference, default_cache_dir(), weights=_needs_weights(config, role))
+        folders[role] = _collect(problems, find)
     if folders["student"] is None or folders["teacher"] is None:
         raise ConfigError(problems)
     prune = config.student.prune if student is None else None
@@ -148,7 +149,8 @@ def preflight(config: RunConfig) -> tuple[Data, Job | None, list[str]]:
     left = []
     for role, reference in _references(config, None).items():
         find = already_here if reference.startswith(PACKAGE_PREFIX) else materialise
-        folder = _collect(problems, partial(find, reference, default_cache_dir()))
+        look = partial(find, reference, default_cache_dir(), weights=_needs_weights(config, role))
+        folder = _collect(problems, look)
         if folder is not None:
             folders[role] = folder
         else:
@@ -163,6 +165,11 @@ def _references(config: RunConfig, student: str | None) -> dict[str, str]:
     return {"teacher": config.teacher.model, "student": student or config.student.model}
 
 
+def _needs_weights(config: RunConfig, role: str) -> bool:
+    """A teacher behind a server is here for its tokenizer alone."""
+    return role == "student" or config.teacher.engine != "server"
+
+
 def _check_data(config: RunConfig, student: str | None, writes: bool) -> Data:
     """The first stage: everything that needs no model, and whether models given as folders or packages are there."""
     from gkd_dist.models.packaged import already_here, default_cache_dir
@@ -173,8 +180,10 @@ def _check_data(config: RunConfig, student: str | None, writes: bool) -> Data:
     limit = _collect(problems, lambda: _prompt_limit(config))
     if writes:
         _collect(problems, lambda: check_output_dir(config.output_dir))
-    for reference in dict.fromkeys(_references(config, student).values()):
-        _collect(problems, partial(already_here, reference, default_cache_dir()))
+    for role, reference in _references(config, student).items():
+        weights = _needs_weights(config, role)
+        _collect(problems, partial(already_here, reference, default_cache_dir(), weights=weights))
+    problems = list(dict.fromkeys(problems))
     if problems or rows is None or mixture is None or limit is None:
         raise ConfigError(problems)
     return Data(rows, mixture, limit)
@@ -197,11 +206,12 @@ def _fit(config: RunConfig, data: Data, student: Path, teacher: Path, prune: Pru
     """
     from gkd_dist.models.pruning import check_request
     from gkd_dist.models.suitability import check_suitable, check_vocabulary
+    from gkd_dist.teachers.prompt_log_probs import check_top_k
 
     problems: list[str] = []
     lengths = {
         "student": ("sampler", config.sampler.max_model_len),
-        "teacher": ("teacher", config.teacher.max_model_len),
+        "teacher": ("teacher", config.teacher.num_positions),
     }
     folders = {"student": student, "teacher": teacher}
     for role, (engine, max_model_len) in lengths.items():
@@ -214,6 +224,8 @@ def _fit(config: RunConfig, data: Data, student: Path, teacher: Path, prune: Pru
         raise ConfigError(problems)
     for role, folder in folders.items():
         _collect(problems, partial(check_vocabulary, folder, role, num_ids))
+    if config.teacher.transport == "topk":
+        _collect(problems, partial(check_top_k, config.teacher.top_k, num_ids))
     rendered = _collect(
         problems,
         lambda: render_prompts(data.rows.rows, renderer, config.data, max_prompt_tokens=data.max_prompt_tokens),

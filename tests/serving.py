@@ -1,4 +1,7 @@
-"""A real `vllm serve` of the CPU build for tests: started on a free port of this machine, stopped by its own pid."""
+"""A real vLLM server of the CPU build for tests: started on a free port of this machine, stopped by its own pid.
+
+It is the module behind `vllm serve`, whose command line asks for the package `vllm`, by that name.
+"""
 
 import os
 import signal
@@ -8,6 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 
 _START_S = 240.0
@@ -19,7 +23,7 @@ class VllmServe:
     Args:
         model: folder to serve.
         log: where its output goes.
-        args: more arguments of `vllm serve`.
+        args: more arguments of the server.
     """
 
     def __init__(self, model: Path, log: Path, *args: str) -> None:
@@ -30,7 +34,7 @@ class VllmServe:
 
     def start(self) -> None:
         """Returns once the process exists; see `wait`."""
-        command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(self._model)]
+        command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(self._model)]
         settings = ["--host", "127.0.0.1", "--port", str(self.port), "--dtype", "float32", "--enforce-eager"]
         environment = {
             **os.environ,
@@ -53,18 +57,19 @@ class VllmServe:
         assert self._process is not None
         deadline = time.monotonic() + _START_S
         while time.monotonic() < deadline:
-            assert self._process.poll() is None, f"vllm serve ended:\n{self._log.read_text()[-4000:]}"
+            assert self._process.poll() is None, f"the server ended:\n{self._log.read_text()[-4000:]}"
             try:
                 with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=2):
                     return
             except (urllib.error.URLError, OSError):
                 time.sleep(0.5)
-        raise AssertionError(f"vllm serve did not answer in {_START_S:g} s:\n{self._log.read_text()[-4000:]}")
+        raise AssertionError(f"the server did not answer in {_START_S:g} s:\n{self._log.read_text()[-4000:]}")
 
     def kill(self) -> None:
         """The process and its engine, at once."""
         if self._process is not None:
-            os.killpg(self._process.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
             self._process = None
 

@@ -96,8 +96,9 @@ def check_top_k(top_k: int, num_ids: int) -> None:
 
 
 def _check(found: PromptLogProbs) -> None:
-    most = float(np.exp(found.chosen).max(initial=0.0))
-    together = float(np.exp(found.log_probs).sum(axis=1).max(initial=0.0))
+    with np.errstate(over="ignore"):
+        most = float(np.exp(found.chosen).max(initial=0.0))
+        together = float(np.exp(found.log_probs).sum(axis=1).max(initial=0.0))
     for probability in (most, together):
         if not probability <= 1 + _ROUNDING:  # also true of NaN
             raise EngineError(
