@@ -35,7 +35,7 @@ def blueprint_of(model: Path, engine: str, transport: str, dtype: str = "float32
     teacher = {"model": str(model), "engine": engine, "transport": transport, "dtype": dtype, "max_model_len": 128}
     config = RunConfig.model_validate(
         {"student": {"model": str(model)}, "teacher": teacher, "sampler": {"max_model_len": 128}}
-        | {"sampling": {"max_new_tokens": 16}, "objective": {"divergence": "reverse_kl"}}
+        | {"sampling": {"max_new_tokens": 16}, "objective": {"divergence": "reverse_kl", "student_fraction": 1.0}}
     )
     return Blueprint(
         config=config,
