@@ -71,7 +71,7 @@ class Blueprint:
         from gkd_dist.teachers.golden import TOLERANCE, Golden, ask, top_answers
         from gkd_dist.teachers.readout import load_readout
 
-        teacher, folder = self.config.teachers[name], self.teachers[name]
+        teacher, folder = self.config.named_teachers[name], self.teachers[name]
         hidden = teacher.transport == "hidden"
         rebuilt, own = hidden and teacher.verify_readout, None
         if teacher.engine == "hf":
@@ -196,6 +196,7 @@ class Blueprint:
             pad_token_id=self.pad_token_id,
             num_ids=self.num_ids,
             behaviour_temperature=self._behaviour_temperature(),
+            loss_memory_bytes=config.learner.loss_memory_bytes,
         )
         return GkdLearner(
             load_student(
@@ -218,7 +219,7 @@ class Blueprint:
         from gkd_dist.learners.sequence import SequenceReverseKl
 
         objective, rules = self.config.objective, self._target_rules()
-        teachers = {name: self._teacher_view(name) for name in self.config.teachers}
+        teachers = {name: self._teacher_view(name) for name in self.config.named_teachers}
         if objective.divergence == "sequence_reverse_kl":
             return SequenceReverseKl(teachers, rules, objective.length_normalized)
         divergence = make_divergence(
@@ -227,18 +228,19 @@ class Blueprint:
         return Distillation(divergence, teachers, rules)
 
     def _behaviour_temperature(self) -> float | None:
-        """None where samplers cut the distribution: the learner does not know where."""
+        """None where samplers cut the distribution or mix the teacher in: the learner cannot say what came out."""
         sampling = self.config.sampling
-        return None if sampling.top_p < 1 or sampling.top_k or sampling.min_p > 0 else sampling.temperature
+        cut = sampling.top_p < 1 or sampling.top_k > 0 or sampling.min_p > 0
+        return None if cut or sampling.teacher_mix > 0 else sampling.temperature
 
     def _target_rules(self) -> "TargetRules":
-        import torch
-
         from gkd_dist.learners.targets import TargetRules
 
+        combine = self.config.objective.combine_teachers
         return TargetRules(
             num_ids=self.num_ids,
-            compute_dtype=torch.bfloat16 if self.config.learner.bf16 else torch.float32,
+            bf16=self.config.learner.bf16,
+            mixture=None if combine == "route" else combine,
             tail=self.config.objective.topk_tail,
             off_policy=self.config.samples_off_policy,
             max_importance=self.config.objective.max_importance,
@@ -247,10 +249,11 @@ class Blueprint:
     def _teacher_view(self, name: str) -> "TeacherView":
         from gkd_dist.learners.targets import TeacherView
 
-        return TeacherView(self._teacher_readout(name), self.config.teachers[name].temperature)
+        teacher = self.config.named_teachers[name]
+        return TeacherView(self._teacher_readout(name), teacher.temperature, teacher.weight)
 
     def _teacher_readout(self, name: str) -> "Readout | None":
-        teacher = self.config.teachers[name]
+        teacher = self.config.named_teachers[name]
         if teacher.transport != "hidden":
             return None
         from gkd_dist.teachers.readout import load_readout

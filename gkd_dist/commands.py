@@ -70,7 +70,7 @@ def evaluate(config: RunConfig, model: str | None) -> int:
         narrate(line)
     evaluation = asyncio.run(_evaluate(job, narrate))
     rows = [[name, _text(value)] for name, value in _figures(evaluation).items()]
-    print_table(sys.stdout, f"{model or config.student.model} against {config.teacher.model}", ["held out", ""], rows)
+    print_table(sys.stdout, f"{model or config.student.model} against {_teacher_name(config)}", ["held out", ""], rows)
     return 0
 
 
@@ -106,11 +106,14 @@ def describe(job: Job) -> list[str]:
     """What a run would work on, one line per part."""
     blueprint, rendered = job.blueprint, job.rendered
     dropped = ", ".join(f"{number} {reason}" for reason, number in rendered.num_dropped.items()) or "none"
+    teachers = "teacher" if len(blueprint.teachers) == 1 else "teachers"
+    sources = ", ".join(f"{number} {source}" for source, number in job.rows.sources.items())
     return [
         f"data: {job.rows}",
+        *([f"sources: {sources}"] if blueprint.config.objective.combine_teachers == "route" else []),
         f"prompts: {len(rendered.train)} to train on, {len(rendered.held_out)} held out, dropped: {dropped}, "
         f"longest {rendered.longest_tokens} tokens",
-        f"tokenizer: {blueprint.num_ids} ids shared by student and teacher; chat template "
+        f"tokenizer: {blueprint.num_ids} ids shared by student and {teachers}; chat template "
         f"{'applied' if job.renderer.uses_chat_template else 'not applied'}",
     ]
 
@@ -120,7 +123,7 @@ async def _distil(
 ) -> Outcome:
     config = job.blueprint.config
     accounts = StepAccounts(max_steps=config.learner.max_steps, metrics=metrics, sinks=sinks)
-    narrate(f"starting {config.sampler.num_replicas} sampler(s), {config.teacher.num_replicas} teacher(s), 1 learner")
+    narrate(f"starting {config.sampler.num_replicas} sampler(s), {_teacher_counts(config)}, 1 learner")
     async with job.blueprint.fleet() as fleet:
         narrate("all engines are up")
         metrics.set_ready()
@@ -160,7 +163,7 @@ def _name_run(metrics: Metrics, config: RunConfig, directory: RunDirectory) -> N
         1,
         run=directory.name,
         student=config.student.model,
-        teacher=config.teacher.model,
+        teacher=_teacher_name(config),
         divergence=config.objective.divergence,
     )
 
@@ -256,7 +259,7 @@ def _summary(job: Job, before: Evaluation, after: Evaluation, elapsed_s: float) 
     config = job.blueprint.config
     return {
         "student": _student_name(config),
-        "teacher": config.teacher.model,
+        "teacher": _teacher_name(config),
         "divergence": config.objective.divergence,
         "student_fraction": config.objective.student_fraction,
         "steps": config.learner.max_steps,
@@ -271,6 +274,26 @@ def _student_name(config: RunConfig) -> str:
     return config.student.model + (f", pruned to {prune.num_layers} layers" if prune else "")
 
 
+def _teacher_name(config: RunConfig) -> str:
+    """The teacher's model; of several, each with its part in the whole."""
+    teachers, combine = config.named_teachers, config.objective.combine_teachers
+    if combine is None:
+        return ", ".join(teacher.model for teacher in teachers.values())
+    if combine == "route":
+        parts = [f"{name}: {teacher.model} for {', '.join(teacher.sources)}" for name, teacher in teachers.items()]
+        return "; ".join(parts)
+    total = sum(teacher.weight for teacher in teachers.values())
+    parts = [f"{name}: {teacher.weight / total:.3g} of {teacher.model}" for name, teacher in teachers.items()]
+    return f"{combine} mixture ({'; '.join(parts)})"
+
+
+def _teacher_counts(config: RunConfig) -> str:
+    """`1 teacher(s)`, or how many of each."""
+    counts = {name: teacher.num_replicas for name, teacher in config.named_teachers.items()}
+    each = f" ({', '.join(f'{number} {name}' for name, number in counts.items())})" if len(counts) > 1 else ""
+    return f"{sum(counts.values())} teacher(s){each}"
+
+
 def _card(job: Job, outcome: Outcome, num_trained_tokens: int) -> str:
     from gkd_dist.models.cards import DistillationFacts, model_card
 
@@ -278,7 +301,7 @@ def _card(job: Job, outcome: Outcome, num_trained_tokens: int) -> str:
     return model_card(
         DistillationFacts(
             name=config.name,
-            teacher=config.teacher.model,
+            teacher=_teacher_name(config),
             student=_student_name(config),
             divergence=config.objective.divergence,
             student_fraction=config.objective.student_fraction,

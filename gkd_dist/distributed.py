@@ -18,7 +18,7 @@ async def ray_fleet(blueprint: Blueprint) -> AsyncIterator[Fleet]:
         samplers=[blueprint.make_sampler] * config.sampler.num_replicas,
         teachers={
             name: [partial(blueprint.make_teacher, name)] * teacher.num_replicas
-            for name, teacher in config.teachers.items()
+            for name, teacher in config.named_teachers.items()
         },
         learner=blueprint.make_learner,
     )

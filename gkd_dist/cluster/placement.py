@@ -55,8 +55,8 @@ def check_resources(plan: FleetPlan, config: ClusterConfig) -> None:
     if missing:
         raise ResourceError(
             f"the cluster has too little for {len(plan.samplers)} sampler(s), {plan.num_teachers} teacher(s) and "
-            f"a learner ({'; '.join(missing)}); lower sampler.num_replicas, teacher.num_replicas or "
-            "cluster.num_cpus_per_*, or add nodes"
+            f"a learner ({'; '.join(missing)}); lower sampler.num_replicas, the num_replicas of a teacher or "
+            "cluster.num_*_per_*, or add nodes"
         )
 
 

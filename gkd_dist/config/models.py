@@ -78,6 +78,10 @@ class TeacherConfig(Strict):
     model: str
     """A local folder, a hub name, or `package:NAME`. With engine=server it is read for its tokenizer and config.json
     alone: weights are not needed."""
+    weight: float = Field(default=1.0, gt=0)
+    """Share in a mixture of several teachers, relative to the others'; see `objective.combine_teachers`."""
+    sources: tuple[str, ...] = ()
+    """Data sources that this teacher scores under `objective.combine_teachers=route`; see `data.fields.source`."""
     engine: Literal["vllm", "hf", "server"] = "vllm"
     """`vllm` and `hf` load the model; `server` asks a running `vllm serve`."""
     transport: Literal["hidden", "topk", "full", "sampled"] = "hidden"
@@ -86,7 +90,7 @@ class TeacherConfig(Strict):
     top_k: int = Field(default=64, ge=1)
     """Of `topk`."""
     temperature: float = Field(default=1.0, gt=0)
-    """Softmax temperature of the teacher in the loss; the student's is 1 (paper, section 4)."""
+    """Softmax temperature of the teacher in the loss, each teacher its own; the student's is 1 (paper, section 4)."""
     verify_readout: bool = True
     """With `hidden`: before the run, compare the log-probs that the learner rebuilds with the engine's own. The vllm
     engine that gives hidden states has no LM head, so another one answers first, once for each model (the answers are

@@ -69,6 +69,10 @@ class ObjectiveConfig(Strict):
     schedule: ScheduleConfig = ScheduleConfig()
     reduction: Literal["sequence_mean", "token_mean"] = "sequence_mean"
     """`sequence_mean`: mean over tokens, then over sequences (eq. 2); `token_mean`: over all tokens."""
+    combine_teachers: Literal["route", "arithmetic", "geometric"] | None = None
+    """What several `teachers` do. `route`: each scores the rows of its own `sources`. `arithmetic`: all score every
+    row, and the student learns from sum of weight * P; `geometric`: from the normalised product of P ** weight. Weights
+    are divided by their sum, and each P has the temperature of its teacher."""
 
     @model_validator(mode="after")
     def _keys_of_divergence(self) -> "ObjectiveConfig":

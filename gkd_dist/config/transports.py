@@ -13,10 +13,14 @@ def transport_problems(
     sampling: SamplingConfig,
     evaluation: EvaluationConfig,
 ) -> list[str]:
-    """What of a configuration cannot give the gradient it asks for, one line each."""
+    """What of a configuration cannot give the gradient it asks for, one line each.
+
+    Args:
+        teachers: by the key of their settings: `teacher`, or `teachers.NAME`.
+    """
     problems: list[str] = []
-    for teacher in teachers.values():
-        problems += _of_teacher(objective, teacher, evaluation)
+    for key, teacher in teachers.items():
+        problems += _of_teacher(objective, key, teacher, evaluation)
     if is_policy_gradient(objective, teachers):
         problems += _of_policy_gradient(objective, teachers, sampling)
     return list(dict.fromkeys(problems))
@@ -27,10 +31,12 @@ def is_policy_gradient(objective: ObjectiveConfig, teachers: Mapping[str, Teache
     return objective.divergence == "sequence_reverse_kl" or "sampled" in {each.transport for each in teachers.values()}
 
 
-def _of_teacher(objective: ObjectiveConfig, teacher: TeacherConfig, evaluation: EvaluationConfig) -> Iterator[str]:
+def _of_teacher(
+    objective: ObjectiveConfig, key: str, teacher: TeacherConfig, evaluation: EvaluationConfig
+) -> Iterator[str]:
     if teacher.transport == "topk" and teacher.temperature > 1:
         yield (
-            f"teacher.temperature ({teacher.temperature:g}) is above 1, and transport=topk does not say how the tail "
+            f"{key}.temperature ({teacher.temperature:g}) is above 1, and transport=topk does not say how the tail "
             "would spread; use transport=hidden or full, or a temperature of at most 1"
         )
     if (
@@ -47,16 +53,16 @@ def _of_teacher(objective: ObjectiveConfig, teacher: TeacherConfig, evaluation: 
     if objective.divergence not in ("reverse_kl", "sequence_reverse_kl"):
         yield (
             f"objective.divergence={objective.divergence} needs more than the log-prob of one token, which is all that "
-            "teacher.transport=sampled gives; use divergence=reverse_kl or sequence_reverse_kl, or another transport"
+            f"{key}.transport=sampled gives; use divergence=reverse_kl or sequence_reverse_kl, or another transport"
         )
     if teacher.temperature != 1:
         yield (
-            f"teacher.temperature ({teacher.temperature:g}) cannot be applied to the log-prob of one token; use 1, or "
+            f"{key}.temperature ({teacher.temperature:g}) cannot be applied to the log-prob of one token; use 1, or "
             "another transport than sampled"
         )
     if evaluation.enabled and evaluation.temperature != 1:
         yield (
-            f"evaluation.temperature ({evaluation.temperature:g}) must be 1 with teacher.transport=sampled: the "
+            f"evaluation.temperature ({evaluation.temperature:g}) must be 1 with {key}.transport=sampled: the "
             "divergence is estimated from tokens drawn from the student itself"
         )
 
@@ -64,8 +70,8 @@ def _of_teacher(objective: ObjectiveConfig, teacher: TeacherConfig, evaluation: 
 def _of_policy_gradient(
     objective: ObjectiveConfig, teachers: Mapping[str, TeacherConfig], sampling: SamplingConfig
 ) -> Iterator[str]:
-    sampled = "sampled" in {each.transport for each in teachers.values()}
-    what = "teacher.transport=sampled" if sampled else f"objective.divergence={objective.divergence}"
+    sampled = [key for key, each in teachers.items() if each.transport == "sampled"]
+    what = f"{sampled[0]}.transport=sampled" if sampled else f"objective.divergence={objective.divergence}"
     final = objective.schedule.final
     if min(objective.student_fraction, 1.0 if final is None else final) < 1:
         name = "objective.student_fraction" if objective.student_fraction < 1 else "objective.schedule.final"

@@ -12,6 +12,7 @@ from gkd_dist.divergences.alignment import predicting_positions
 from gkd_dist.divergences.chunked import ChunkedResult, chunked_divergence, chunked_loss
 from gkd_dist.divergences.dense import DenseTerm, TeacherLogits, full_teacher, hidden_teacher
 from gkd_dist.divergences.kinds import Divergence, DivergenceKind, ForwardKl, ReverseKl, make_divergence
+from gkd_dist.divergences.mixture import MixedTeacher, MixtureKind, mixed_teacher
 from gkd_dist.divergences.pointwise import (
     forward_kl,
     jsd,
@@ -43,6 +44,9 @@ __all__ = [
     "TeacherLogits",
     "hidden_teacher",
     "full_teacher",
+    "MixedTeacher",
+    "MixtureKind",
+    "mixed_teacher",
     "Term",
     "TermChunk",
     "Measuring",

@@ -23,6 +23,7 @@ from gkd_dist.learners.targets import (
     behaviour_log_probs,
     completion_ids,
     divergence_term,
+    mixed_logits,
     one_teacher,
     sampled_log_probs,
     teacher_logits,
@@ -73,10 +74,14 @@ class SequenceReverseKl:
 
     def _written(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
         """[N] log q of the tokens that were written, and their log p - log q (of the bucket, outside a top K)."""
-        targets, teacher = one_teacher(batch.scored, self.teachers)
         device = batch.hidden.device
         ids = completion_ids(batch.scored, device)
         student = hidden_teacher(batch.hidden, batch.readout, compute_dtype=self.rules.compute_dtype)
+        if self.rules.mixture is not None:
+            mixed = mixed_logits(batch.scored, self.teachers, device, self.rules, self.rules.mixture)
+            log_q = selected_log_probs(student, ids)
+            return log_q, selected_log_probs(mixed, ids) - log_q
+        targets, teacher = one_teacher(batch.scored, self.teachers)
         if isinstance(targets[0], TopKTargets):
             topk = topk_targets(targets, teacher, device, self.rules)
             both = selected_log_probs(student, torch.cat([ids.unsqueeze(1), topk.ids], dim=1))

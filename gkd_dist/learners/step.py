@@ -5,6 +5,7 @@ denominator as a weight.
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -39,6 +40,8 @@ class LossSettings:
     pad_token_id: int
     num_ids: int
     """Real ids that student and teachers share; all are cut to them before any softmax."""
+    loss_memory_bytes: int | None = None
+    """For the logits of one chunk of the loss; None means the device's default."""
     behaviour_temperature: float | None = None
     """Of the samplers' log-probs, which are compared with the learner's own; None where they cannot be."""
 
@@ -53,13 +56,14 @@ def accumulate_gradient(
     """Add the gradient of the batch's loss to the parameters' .grad; returns its divergence in nats.
 
     Args:
-        quantities: receives what the terms measured, by name, as means over the step's tokens.
+        quantities: receives what the terms measured, by name, as means over the tokens that have it.
 
     Raises:
         EngineError: a completion with an id that is not shared, or targets that do not fit.
     """
     _check_ids(batch.scored, settings.num_ids)
     loss = 0.0
+    measured: dict[str, tuple[float, int]] = {}
     for indices in _micro_batches(batch.scored, settings):
         group = [batch.scored[index] for index in indices]
         hidden = completion_hidden(student, group, settings)
@@ -84,12 +88,20 @@ def accumulate_gradient(
             temperature = settings.behaviour_temperature
             quantities |= behaviour_gap(group, micro.hidden, readout, version=batch.step, temperature=temperature)
         terms = settings.objective.terms(micro)
-        result = chunked_loss(hidden, readout, terms, compute_dtype=settings.compute_dtype)
+        result = chunked_loss(
+            hidden,
+            readout,
+            terms,
+            memory_bytes=settings.loss_memory_bytes,
+            compute_dtype=settings.compute_dtype,
+        )
         result.loss.backward()
         # What is not the divergence (a policy gradient's surrogate, say) has a gradient but no value worth reading.
-        loss += torch.dot(terms[0].weights.to(result.per_token), result.per_token).item()
+        loss += torch.dot(micro.weights.to(result.per_token), result.per_token).item()
         if quantities is not None:
-            _measure(terms, batch.num_tokens, quantities)
+            _measure(terms, measured)
+    if quantities is not None:
+        quantities.update({name: total / number for name, (total, number) in measured.items()})
     return loss
 
 
@@ -123,7 +135,13 @@ def token_divergences(
                 sums[index] = math.nan
                 continue
             first = objective.terms(micro)[:1]
-            sums[index] += chunked_loss(hidden, readout, first, compute_dtype=settings.compute_dtype).loss.item()
+            sums[index] += chunked_loss(
+                hidden,
+                readout,
+                first,
+                memory_bytes=settings.loss_memory_bytes,
+                compute_dtype=settings.compute_dtype,
+            ).loss.item()
     return sums
 
 
@@ -139,12 +157,13 @@ def completion_hidden(student: StudentModel, group: Sequence[ScoredTrajectory], 
     return hidden.flatten(0, 1).index_select(0, positions.to(device))
 
 
-def _measure(terms: Sequence[Term], num_tokens: int, quantities: dict[str, float]) -> None:
-    """Add this micro-batch's share of the means over the step's `num_tokens` tokens."""
+def _measure(terms: Sequence[Term], measured: dict[str, tuple[float, int]]) -> None:
+    """Add sums and numbers of this micro-batch's tokens; those of a routed teacher may not be all of a step's."""
     for term in terms:
         if isinstance(term, Measuring):
             for name, values in term.measured.items():
-                quantities[name] = quantities.get(name, 0.0) + values.sum().item() / num_tokens
+                total, number = measured.get(name, (0.0, 0))
+                measured[name] = total + values.sum().item(), number + values.numel()
 
 
 def _check_ids(scored: Sequence[ScoredTrajectory], num_ids: int) -> None:
@@ -159,5 +178,11 @@ def _check_ids(scored: Sequence[ScoredTrajectory], num_ids: int) -> None:
 
 
 def _micro_batches(scored: Sequence[ScoredTrajectory], settings: LossSettings) -> Iterator[list[int]]:
-    """Indices of `scored`, group by group."""
-    yield from micro_batches([item.trajectory.num_tokens for item in scored], settings.max_micro_batch_tokens)
+    """Indices of `scored`, group by group; the trajectories of a group have the same teachers."""
+    panels: dict[tuple[str, ...], list[int]] = defaultdict(list)
+    for index, item in enumerate(scored):
+        panels[tuple(score.teacher for score in item.scores)].append(index)
+    for indices in panels.values():
+        lengths = [scored[index].trajectory.num_tokens for index in indices]
+        for group in micro_batches(lengths, settings.max_micro_batch_tokens):
+            yield [indices[position] for position in group]

@@ -9,6 +9,8 @@ import torch
 from gkd_dist.divergences import (
     DenseTerm,
     Divergence,
+    MixedTeacher,
+    MixtureKind,
     Readout,
     ReverseKl,
     SampledTerm,
@@ -19,10 +21,11 @@ from gkd_dist.divergences import (
     TopKTerm,
     full_teacher,
     hidden_teacher,
+    mixed_teacher,
     topk_teacher,
 )
 from gkd_dist.errors import EngineError
-from gkd_dist.targets import FullTargets, HiddenTargets, SampledTargets, TeacherTargets, TopKTargets
+from gkd_dist.targets import FullTargets, HiddenTargets, SampledTargets, TargetsHandle, TeacherTargets, TopKTargets
 from gkd_dist.types import ScoredTrajectory, Source
 
 
@@ -34,6 +37,8 @@ class TeacherView:
     """On the learner's device; None unless its targets are hidden states."""
     temperature: float
     """Of the teacher's softmax in the loss; the student's is 1."""
+    weight: float = 1.0
+    """In a mixture, relative to the others'."""
 
 
 @dataclass(frozen=True)
@@ -42,14 +47,21 @@ class TargetRules:
 
     num_ids: int
     """Real ids; what lies beyond them is cut, and the rest normalised again."""
-    compute_dtype: torch.dtype = torch.float32
-    """Input precision of the projection of hidden states."""
+    bf16: bool = False
+    """Round the inputs of the projection of hidden states to bfloat16."""
     tail: Tail = "bucket"
     """What becomes of the ids outside a teacher's top K."""
     off_policy: bool = False
     """The tokens were drawn from another distribution than the student's: sampled ones get importance weights."""
     max_importance: float = 2.0
     """Cap of those weights, see `divergences.importance_weights`."""
+    mixture: MixtureKind | None = None
+    """How the teachers that score the same tokens are made one; None where each token has one."""
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """Input precision of that projection."""
+        return torch.bfloat16 if self.bf16 else torch.float32
 
 
 def divergence_term(
@@ -66,11 +78,14 @@ def divergence_term(
         teachers: by name, at least those that scored.
 
     Raises:
-        EngineError: targets of different kinds in one batch, unresolved handles, an unknown teacher, no readout for
-            hidden states, or sampled log-probs asked for what they cannot tell (see `measurable`).
+        EngineError: what `targets_by_teacher` refuses, several teachers without a mixture, targets that cannot be
+            mixed, no readout for hidden states, or sampled log-probs asked for what they cannot tell (see
+            `measurable`).
     """
-    targets, teacher = one_teacher(scored, teachers)
     device = weights.device
+    if rules.mixture is not None:
+        return DenseTerm(mixed_logits(scored, teachers, device, rules, rules.mixture), divergence, weights)
+    targets, teacher = one_teacher(scored, teachers)
     match targets[0]:
         case TopKTargets():
             return TopKTerm(topk_targets(targets, teacher, device, rules), divergence, weights, rules.tail)
@@ -103,18 +118,37 @@ def one_teacher(
     """The targets of each trajectory, all of one kind, and the one teacher they are from.
 
     Raises:
-        EngineError: several teachers, an unknown one, several kinds, or unresolved handles.
+        EngineError: several teachers, or as `targets_by_teacher`.
     """
-    names = {score.teacher for item in scored for score in item.scores}
-    if len(names) != 1 or not names <= teachers.keys():
-        raise EngineError(f"a micro-batch needs the scores of one known teacher, got {', '.join(sorted(names))}")
-    (teacher,) = (teachers[name] for name in names)
-    targets = [score.targets for item in scored for score in item.scores]
+    by_name = targets_by_teacher(scored, teachers)
+    if len(by_name) != 1:
+        raise EngineError(f"the scores of one teacher are needed, got those of {', '.join(by_name)}")
+    ((name, targets),) = by_name.items()
+    return targets, teachers[name]
+
+
+def targets_by_teacher(
+    scored: Sequence[ScoredTrajectory], teachers: Mapping[str, TeacherView]
+) -> dict[str, list[TeacherTargets]]:
+    """The targets of each trajectory by teacher; every trajectory has the same teachers, each with one kind of targets.
+
+    Raises:
+        EngineError: different or unknown teachers, several kinds, or unresolved handles.
+    """
+    panels = {tuple(score.teacher for score in item.scores) for item in scored}
+    if len(panels) != 1 or not set(*panels) <= teachers.keys():
+        got = " and ".join(sorted("+".join(names) for names in panels))
+        raise EngineError(f"a micro-batch needs the same known teachers everywhere, got {got}")
+    columns = zip(*(item.scores for item in scored), strict=True)
+    return {scores[0].teacher: _of_one_kind([score.targets for score in scores]) for scores in columns}
+
+
+def _of_one_kind(targets: Sequence[TeacherTargets | TargetsHandle]) -> list[TeacherTargets]:
     kinds = sorted({type(item).__name__ for item in targets})
     resolved = [item for item in targets if isinstance(item, TeacherTargets)]
     if len(kinds) != 1 or len(resolved) != len(targets):
-        raise EngineError(f"a micro-batch needs targets of one kind, got {', '.join(kinds)}")
-    return resolved, teacher
+        raise EngineError(f"a micro-batch needs targets of one kind from a teacher, got {', '.join(kinds)}")
+    return resolved
 
 
 def teacher_logits(
@@ -134,6 +168,25 @@ def teacher_logits(
         rows = [torch.from_numpy(item.log_probs[:, : rules.num_ids].copy()) for item in targets]
         return full_teacher(torch.cat(rows).to(device))
     raise EngineError(f"{type(targets[0]).__name__} hold no logits over all ids")
+
+
+def mixed_logits(
+    scored: Sequence[ScoredTrajectory],
+    teachers: Mapping[str, TeacherView],
+    device: torch.device,
+    rules: TargetRules,
+    kind: MixtureKind,
+) -> TeacherLogits:
+    """Of all teachers that scored, mixed at their own temperatures: softmax at temperature 1 is the mixture.
+
+    Raises:
+        EngineError: as `targets_by_teacher` and `teacher_logits`.
+    """
+    parts = []
+    for name, targets in targets_by_teacher(scored, teachers).items():
+        view = teachers[name]
+        parts.append(MixedTeacher(teacher_logits(targets, view, device, rules), view.weight, view.temperature))
+    return mixed_teacher(parts, kind)
 
 
 def topk_targets(

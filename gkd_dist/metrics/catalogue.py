@@ -81,7 +81,7 @@ DEFINITIONS: tuple[Definition, ...] = (
         buckets=_WORK_SECONDS,
     ),
     # teachers
-    Definition("gkd_teacher_scored_tokens_total", _C, "Tokens the teacher read: prompts and completions.", "tokens"),
+    Definition("gkd_teacher_scored_tokens_total", _C, "Prompt and completion tokens read, by each teacher.", "tokens"),
     Definition(
         "gkd_teacher_score_seconds", _H, "Wall time of one scoring request (many sequences).", "seconds",
         buckets=_WORK_SECONDS,

@@ -50,8 +50,9 @@ class StepAccounts:
             self._metrics.count("gkd_sampler_completions_total", finish_reason=trajectory.finish_reason.value)
         self._metrics.observe("gkd_sampler_generation_seconds", self._open[step]["sample_s"])
 
-    def scored(self, step: int, trajectories: Sequence[Trajectory]) -> None:
-        tokens = sum(trajectory.num_tokens for trajectory in trajectories)
+    def scored(self, step: int, scored: Sequence[ScoredTrajectory]) -> None:
+        """A sequence that several teachers read counts once for each."""
+        tokens = sum(item.trajectory.num_tokens * len(item.scores) for item in scored)
         self._open[step]["scored_tokens"] += tokens
         self._metrics.count("gkd_teacher_scored_tokens_total", tokens)
         self._metrics.observe("gkd_teacher_score_seconds", self._open[step]["score_s"])

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from gkd_dist.interfaces import Fleet
 from gkd_dist.pipeline.learning import train_batch
-from gkd_dist.pipeline.routing import spread
+from gkd_dist.pipeline.routing import TeachersOf, spread
 from gkd_dist.pipeline.scoring import score
 from gkd_dist.types import DivergenceReport, FinishReason, Prompt, SamplingParams, Trajectory
 
@@ -20,6 +20,8 @@ class HeldOut:
     sampling: SamplingParams
     num_shown: int
     """So many prompts are also answered greedily, to be read side by side."""
+    teachers_of: TeachersOf | None = None
+    """Who scores a sample; None: every teacher scores every sample."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,8 @@ async def evaluate(fleet: Fleet, held_out: HeldOut, version: int) -> Evaluation:
     greedy = replace(held_out.sampling, temperature=0.0)
     samples = await _sample(fleet, held_out.prompts, held_out.sampling)
     return Evaluation(
-        on_policy=await _divergence(fleet, samples, version),
-        reference=await _divergence(fleet, held_out.pairs, version) if held_out.pairs else None,
+        on_policy=await _divergence(fleet, samples, held_out.teachers_of, version),
+        reference=await _divergence(fleet, held_out.pairs, held_out.teachers_of, version) if held_out.pairs else None,
         samples=tuple(samples),
         shown=tuple(await _sample(fleet, held_out.prompts[: held_out.num_shown], greedy)),
     )
@@ -65,6 +67,8 @@ async def _sample(fleet: Fleet, prompts: Sequence[Prompt], params: SamplingParam
     return await spread(fleet.samplers, prompts, lambda sampler, share: sampler.sample(share, params))
 
 
-async def _divergence(fleet: Fleet, trajectories: Sequence[Trajectory], version: int) -> DivergenceReport:
-    scored = await score(fleet, trajectories)
+async def _divergence(
+    fleet: Fleet, trajectories: Sequence[Trajectory], teachers_of: TeachersOf | None, version: int
+) -> DivergenceReport:
+    scored = await score(fleet, trajectories, teachers_of)
     return await fleet.learner.evaluate(train_batch(version, scored))

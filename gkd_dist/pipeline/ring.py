@@ -10,6 +10,7 @@ from gkd_dist.data.prompts import PromptStream
 from gkd_dist.interfaces import Fleet
 from gkd_dist.pipeline.accounting import StepAccounts
 from gkd_dist.pipeline.gate import VersionGate
+from gkd_dist.pipeline.routing import TeachersOf
 from gkd_dist.replay.buffer import ReplayBuffer
 from gkd_dist.types import SamplingParams, StepReport, Trajectory
 
@@ -31,6 +32,8 @@ class Plan:
     """Each teacher's golden sequences are scored again after so many steps; 0 is never."""
     checkpoints: Path
     """Folder that receives `step-N`."""
+    teachers_of: TeachersOf | None = None
+    """Who scores a sample of `stream`; None: every teacher scores every sample."""
 
 
 @dataclass(frozen=True)

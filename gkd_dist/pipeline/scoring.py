@@ -1,12 +1,12 @@
 """The scoring loop: teachers say what they think of every completion token, before replay."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from gkd_dist.errors import EngineError
-from gkd_dist.interfaces import Fleet
+from gkd_dist.interfaces import Fleet, Teacher
 from gkd_dist.pipeline.ring import Ring
-from gkd_dist.pipeline.routing import spread
+from gkd_dist.pipeline.routing import TeachersOf, spread
 from gkd_dist.pipeline.sentinel import check_again, due
 from gkd_dist.replay.buffer import Admission
 from gkd_dist.types import ScoredTrajectory, TeacherScore, Trajectory
@@ -17,8 +17,8 @@ async def scoring_loop(ring: Ring) -> None:
     for _ in range(ring.plan.max_steps):
         step, trajectories = await ring.trajectories.get()
         with ring.accounts.timed(step, "score"):
-            scored = await score(ring.fleet, trajectories)
-        ring.accounts.scored(step, trajectories)
+            scored = await score(ring.fleet, trajectories, ring.plan.teachers_of)
+        ring.accounts.scored(step, scored)
         await _check(ring, step)
         for item in scored:
             verdict = await ring.replay.admit(item, ring.gate.version)
@@ -37,15 +37,45 @@ async def _check(ring: Ring, step: int) -> None:
         ring.accounts.checked(step, checks)
 
 
-async def score(fleet: Fleet, trajectories: Sequence[Trajectory]) -> list[ScoredTrajectory]:
-    """Every trajectory with the scores of every teacher, in the order of the trajectories."""
+async def score(
+    fleet: Fleet, trajectories: Sequence[Trajectory], teachers_of: TeachersOf | None = None
+) -> list[ScoredTrajectory]:
+    """Every trajectory with the scores of its teachers, both in their order; all teachers work at once.
+
+    Args:
+        teachers_of: names of the teachers of a sample; None: all of the fleet.
+
+    Raises:
+        EngineError: a sample has no teacher, or one that is not in the fleet.
+    """
+    asked = [_names(fleet, trajectory, teachers_of) for trajectory in trajectories]
     columns = await asyncio.gather(
         *(
-            spread(replicas, trajectories, lambda teacher, share: teacher.score(share))
-            for replicas in fleet.teachers.values()
+            _column(name, replicas, [index for index, names in enumerate(asked) if name in names], trajectories)
+            for name, replicas in fleet.teachers.items()
         )
     )
     return [
-        ScoredTrajectory(trajectory, tuple(map(TeacherScore, fleet.teachers, targets)))
-        for trajectory, *targets in zip(trajectories, *columns, strict=True)
+        ScoredTrajectory(trajectory, tuple(column[index] for column in columns if index in column))
+        for index, trajectory in enumerate(trajectories)
     ]
+
+
+def _names(fleet: Fleet, trajectory: Trajectory, teachers_of: TeachersOf | None) -> Collection[str]:
+    names = fleet.teachers.keys() if teachers_of is None else teachers_of(trajectory.sample_id)
+    unknown = [name for name in names if name not in fleet.teachers]
+    if unknown or not names:
+        wanted = ", ".join(unknown) or "nobody"
+        raise EngineError(
+            f"{trajectory.sample_id} is to be scored by {wanted}; the teachers are {', '.join(fleet.teachers)}"
+        )
+    return names
+
+
+async def _column(
+    name: str, replicas: Sequence[Teacher], indices: Sequence[int], trajectories: Sequence[Trajectory]
+) -> dict[int, TeacherScore]:
+    """What one teacher says, by index of the trajectory."""
+    share = [trajectories[index] for index in indices]
+    targets = await spread(replicas, share, lambda teacher, part: teacher.score(part))
+    return {index: TeacherScore(name, each) for index, each in zip(indices, targets, strict=True)}

@@ -87,12 +87,11 @@ class SampledScoring:
         return SampledTargets(_finite(found.chosen))
 
 
-def check_top_k(top_k: int, num_ids: int) -> None:
-    """Raise ConfigError when there are not `top_k` ids to choose from."""
+def check_top_k(top_k: int, num_ids: int, teacher: str = "teacher") -> None:
+    """Raise ConfigError, in the section `teacher`, when there are not `top_k` ids to choose from."""
     if top_k > num_ids:
-        raise ConfigError(
-            [f"teacher.top_k: {top_k} is more than the {num_ids} ids of the vocabulary; lower it to at most {num_ids}"]
-        )
+        problem = f"{top_k} is more than the {num_ids} ids of the vocabulary; lower it to at most {num_ids}"
+        raise ConfigError([f"{teacher}.top_k: {problem}"])
 
 
 def _check(found: PromptLogProbs) -> None:

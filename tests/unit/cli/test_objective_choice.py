@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import torch
-
 from gkd_dist.build import Blueprint
 from gkd_dist.config.load import load_run_config
 from gkd_dist.divergences import make_divergence
@@ -14,7 +12,9 @@ from gkd_dist.learners.targets import TargetRules
 
 def chosen(*overrides: str) -> Objective:
     config = load_run_config("tiny", ("student.model=s", "teacher.model=t", "teacher.transport=topk", *overrides))
-    return Blueprint(config, Path("s"), {"teacher": Path("t")}, pad_token_id=0, num_ids=9, run_epoch="e").objective()
+    return Blueprint(
+        config, Path("s"), {"teacher": Path("t")}, pad_token_id=0, num_ids=9, run_epoch="e", golden=()
+    ).objective()
 
 
 def test_a_divergence_gets_its_numbers() -> None:
@@ -28,8 +28,8 @@ def test_a_divergence_gets_its_numbers() -> None:
 
 def test_the_rules_are_those_of_the_configuration() -> None:
     found = chosen("objective.topk_tail=generalized", "objective.max_importance=3", "sampling.temperature=0.7")
-    assert found.rules == TargetRules(9, torch.float32, "generalized", off_policy=True, max_importance=3.0)
-    assert chosen("learner.bf16=true").rules == TargetRules(9, torch.bfloat16)
+    assert found.rules == TargetRules(9, False, "generalized", off_policy=True, max_importance=3.0)
+    assert chosen("learner.bf16=true").rules == TargetRules(9, bf16=True)
 
 
 def test_sequences_have_an_objective_of_their_own() -> None:

@@ -71,9 +71,7 @@ def make_settings(teacher_path: Path, **changes: object) -> LossSettings:
         "objective": Distillation(
             divergence=changes.pop("divergence", ForwardKl()),
             teachers={"teacher": TeacherView(**view)},
-            rules=TargetRules(
-                changes.get("num_ids", tiny.VOCABULARY), torch.bfloat16 if changes.get("bf16") else torch.float32
-            ),
+            rules=TargetRules(changes.get("num_ids", tiny.VOCABULARY), bool(changes.get("bf16"))),
         ),
         "reduction": "sequence_mean",
         "bf16": False,
