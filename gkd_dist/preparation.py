@@ -10,6 +10,7 @@ from typing import TypeVar
 from gkd_dist.build import Blueprint
 from gkd_dist.config.models import PruneConfig
 from gkd_dist.config.run import RunConfig
+from gkd_dist.data.golden import golden_sequences
 from gkd_dist.data.mixture import Mixture
 from gkd_dist.data.pairs import fixed_trajectory
 from gkd_dist.data.prompts import PromptStream, RenderedPrompts, prompt_limit, render_prompts
@@ -67,6 +68,7 @@ class Job:
             max_staleness=config.replay.max_staleness,
             replay_capacity=config.replay.capacity or 2 * batch_size,
             save_steps=config.learner.save_steps,
+            sentinel_steps={name: teacher.sentinel_steps for name, teacher in config.named_teachers.items()},
             checkpoints=checkpoints,
             reinforcement=self._reinforcement(stream) if config.reward else None,
         )
@@ -302,6 +304,7 @@ def _fit(config: RunConfig, data: Data, folders: Mapping[str, Path], prune: Prun
         pad_token_id=renderer.pad_token_id,
         num_ids=num_ids,
         run_epoch=uuid.uuid4().hex,
+        golden=golden_sequences(renderer, num_ids, min(each.max_model_len for each in config.named_teachers.values())),
         reward_model=reward_model,
     )
     return Job(blueprint, data.rows, rendered, renderer, data.mixture)

@@ -73,6 +73,7 @@ TEACHER_KEYS_OF = {
         "max_retries",
     ),
     ("transport", "topk"): ("top_k",),
+    ("transport", "hidden"): ("verify_readout",),
 }
 """What some engines and transports of a teacher alone read."""
 
@@ -94,6 +95,12 @@ class TeacherConfig(Strict):
     """Of `topk`."""
     temperature: float = Field(default=1.0, gt=0)
     """Softmax temperature of the teacher in the loss, each teacher its own; the student's is 1 (paper, section 4)."""
+    verify_readout: bool = True
+    """With `hidden`: before the run, compare the log-probs that the learner rebuilds with the engine's own. The vllm
+    engine that gives hidden states has no LM head, so another one answers first, once for each model (the answers are
+    kept in the cache folder); false spares that start, and compares the teacher with its own first answers only."""
+    sentinel_steps: int = Field(default=50, ge=0)
+    """Every so many steps the teacher's answers about golden sequences are compared again; 0 is never."""
     num_replicas: int = Field(default=1, ge=1)
     dtype: Dtype = "bfloat16"
     """Of the model that vllm or hf loads; a server has its own."""

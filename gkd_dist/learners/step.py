@@ -20,6 +20,7 @@ from gkd_dist.divergences import (
     token_weights,
 )
 from gkd_dist.errors import EngineError
+from gkd_dist.learners.behaviour import behaviour_gap
 from gkd_dist.learners.layouts import Layout, PaddedLayout
 from gkd_dist.learners.model import StudentModel
 from gkd_dist.learners.objective import MicroBatch, Objective
@@ -42,6 +43,8 @@ class LossSettings:
     """How the sequences of a forward lie beside each other."""
     loss_memory_bytes: int | None = None
     """For the logits of one chunk of the loss; None means the device's default."""
+    behaviour_temperature: float | None = None
+    """Of the samplers' log-probs, which are compared with the learner's own; None where they cannot be."""
 
     @property
     def compute_dtype(self) -> torch.dtype:
@@ -82,6 +85,9 @@ def accumulate_gradient(
             if batch.advantages is None
             else torch.from_numpy(batch.advantages[indices]).to(hidden.device),
         )
+        if quantities is not None and settings.behaviour_temperature and "behaviour_gap_mean_nats" not in quantities:
+            temperature = settings.behaviour_temperature
+            quantities |= behaviour_gap(group, micro.hidden, readout, version=batch.step, temperature=temperature)
         terms = settings.objective.terms(micro)
         result = chunked_loss(
             hidden,
