@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from gkd_dist.config.models import TeacherConfig
 from gkd_dist.config.run import RunConfig
-from gkd_dist.interfaces import Fleet, Learner, Sampler, Teacher
+from gkd_dist.interfaces import Fleet, Learner, Reward, Sampler, Teacher
 
 if TYPE_CHECKING:
     from gkd_dist.divergences import Readout
@@ -32,6 +32,8 @@ class Blueprint:
     num_ids: int
     """Real ids that student and teacher share."""
     run_epoch: str
+    reward_model: Path | None = None
+    """Folder of the reward's classifier, where it has one."""
 
     def make_sampler(self) -> Sampler:
         sampler = self.config.sampler
@@ -147,8 +149,44 @@ class Blueprint:
             ),
         )
 
+    @property
+    def reward_is_model(self) -> bool:
+        """Whether the reward is heavy enough for a process of its own."""
+        return self.reward_model is not None
+
+    def make_reward(self) -> Reward:
+        """Only where the configuration has a reward."""
+        reward, cluster = self.config.reward, self.config.cluster
+        assert reward is not None
+        match reward.type:
+            case "answer":
+                from gkd_dist.rewards.answer import AnswerReward
+
+                return AnswerReward(reward.match)
+            case "python":
+                from gkd_dist.rewards.function import FunctionReward
+
+                assert reward.function is not None
+                return FunctionReward(reward.function, timeout_s=cluster.request_timeout_s)
+            case "entailment":
+                from gkd_dist.rewards.entailment import EntailmentReward
+
+                assert self.reward_model is not None
+                return EntailmentReward(
+                    self.reward_model,
+                    max_batch_size=reward.max_batch_size,
+                    max_length=reward.max_length,
+                    device=_device(cluster.num_gpus_reward),
+                )
+
     def objective(self) -> "Objective":
         """What the learner minimises."""
+        from gkd_dist.learners.reinforced import Reinforced
+
+        alpha = self.config.objective.alpha
+        return self._distillation() if alpha == 1 else Reinforced(self._distillation(), alpha)
+
+    def _distillation(self) -> "Objective":
         from gkd_dist.divergences import make_divergence
         from gkd_dist.learners.objective import Distillation
         from gkd_dist.learners.sequence import SequenceReverseKl

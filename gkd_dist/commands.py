@@ -114,6 +114,17 @@ def describe(job: Job) -> list[str]:
         f"longest {rendered.longest_tokens} tokens",
         f"tokenizer: {blueprint.num_ids} ids shared by student and {teachers}; chat template "
         f"{'applied' if job.renderer.uses_chat_template else 'not applied'}",
+        *_reward_line(blueprint.config),
+    ]
+
+
+def _reward_line(config: RunConfig) -> list[str]:
+    if config.reward is None:
+        return []
+    objective, num_generations = config.objective, config.sampling.num_generations
+    return [
+        f"reward: {config.reward.source}, {1 - objective.alpha:g} of the objective; baseline {objective.baseline}, "
+        f"{num_generations} sample(s) of each prompt"
     ]
 
 
@@ -196,6 +207,8 @@ def _figures(evaluation: Evaluation) -> dict[str, float]:
         "on_policy/mean_length_tokens": evaluation.mean_completion_tokens,
         "on_policy/truncated_share": evaluation.truncated_share,
     }
+    if evaluation.reward_mean is not None:
+        figures["on_policy/reward_mean"] = evaluation.reward_mean
     if evaluation.reference is not None:
         figures["reference/forward_kl_nats"] = evaluation.reference.forward_kl
     return figures
@@ -305,6 +318,8 @@ def _card(job: Job, outcome: Outcome, num_trained_tokens: int) -> str:
             student_fraction=config.objective.student_fraction,
             num_steps=config.learner.max_steps,
             num_trained_tokens=num_trained_tokens,
+            alpha=config.objective.alpha,
+            reward=config.reward.source if config.reward else "",
             metrics={} if outcome.after is None else _figures(outcome.after),
         )
     )

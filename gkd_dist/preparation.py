@@ -19,11 +19,13 @@ from gkd_dist.data.routes import SourceRoute, route_problems, teacher_by_source
 from gkd_dist.data.rows import Rows
 from gkd_dist.errors import ConfigError, DataError, UserError
 from gkd_dist.metrics.run_directory import check_output_dir
+from gkd_dist.pipeline.baselines import LeaveOneOut, MovingAverage
 from gkd_dist.pipeline.evaluation import HeldOut
 from gkd_dist.pipeline.job import Narrate
-from gkd_dist.pipeline.ring import Plan
+from gkd_dist.pipeline.judging import AnswerOf
+from gkd_dist.pipeline.ring import Plan, Reinforcement
 from gkd_dist.pipeline.routing import TeachersOf
-from gkd_dist.types import Prompt, SamplingParams, Trajectory
+from gkd_dist.types import Answer, Prompt, SamplingParams, Trajectory
 
 T = TypeVar("T")
 
@@ -66,6 +68,7 @@ class Job:
             replay_capacity=config.replay.capacity or 2 * batch_size,
             save_steps=config.learner.save_steps,
             checkpoints=checkpoints,
+            reinforcement=self._reinforcement(stream) if config.reward else None,
         )
 
     def held_out(self, run: str) -> HeldOut:
@@ -80,6 +83,7 @@ class Job:
             pairs=self._references(prompts, max_new_tokens),
             sampling=self._sampling(max_new_tokens, config.evaluation.temperature),
             num_shown=config.evaluation.num_samples_shown,
+            answer_of=self._answer_of(stream) if config.reward else None,
         )
 
     def _teachers_of(self, stream: PromptStream) -> TeachersOf | None:
@@ -87,6 +91,21 @@ class Job:
         if config.objective.combine_teachers != "route":
             return None
         return SourceRoute(stream, teacher_by_source(config.named_teachers))
+
+    def _reinforcement(self, stream: PromptStream) -> Reinforcement:
+        objective, num_generations = self.blueprint.config.objective, self.mixture.num_generations
+        if objective.baseline == "leave_one_out":
+            return Reinforcement(self._answer_of(stream), partial(LeaveOneOut, num_generations))
+        return Reinforcement(self._answer_of(stream), partial(MovingAverage, objective.baseline_decay))
+
+    def _answer_of(self, stream: PromptStream) -> AnswerOf:
+        """Turns trajectories on rows of `stream` into text."""
+
+        def answer(trajectory: Trajectory) -> Answer:
+            row = stream.row(trajectory.sample_id.prompt_index)
+            return Answer(row.text, self.renderer.decode(trajectory.completion_ids), row.reference)
+
+        return answer
 
     def _references(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[Trajectory]:
         return [
@@ -173,9 +192,12 @@ def preflight(config: RunConfig) -> tuple[Data, Job | None, list[str]]:
 
 
 def _references(config: RunConfig, student: str | None) -> dict[str, str]:
-    """Model references by the section that names them: `teacher` or `teachers.NAME`, and `student`."""
-    teachers = {config.key_of(name): teacher.model for name, teacher in config.named_teachers.items()}
-    return {**teachers, "student": student or config.student.model}
+    """Model references by the section that names them: `teacher` or `teachers.NAME`, `student`, perhaps `reward`."""
+    models = {config.key_of(name): teacher.model for name, teacher in config.named_teachers.items()}
+    models["student"] = student or config.student.model
+    if config.reward is not None and config.reward.model is not None:
+        models["reward"] = config.reward.model
+    return models
 
 
 def _needs_weights(config: RunConfig, part: str) -> bool:
@@ -194,6 +216,7 @@ def _check_data(config: RunConfig, student: str | None, writes: bool) -> Data:
     if rows is not None and config.objective.combine_teachers == "route":
         problems += route_problems(config.named_teachers, rows)
     limit = _collect(problems, lambda: _prompt_limit(config))
+    _collect(problems, lambda: _check_reward(config, rows))
     if writes:
         _collect(problems, lambda: check_output_dir(config.output_dir))
     for part, reference in _references(config, student).items():
@@ -202,6 +225,20 @@ def _check_data(config: RunConfig, student: str | None, writes: bool) -> Data:
     if problems or rows is None or mixture is None or limit is None:
         raise ConfigError(problems)
     return Data(rows, mixture, limit)
+
+
+def _check_reward(config: RunConfig, rows: Rows | None) -> None:
+    """Whether the reward can be computed, as far as that needs no model."""
+    if config.reward is None:
+        return
+    if config.reward.type == "answer" and rows is not None:
+        from gkd_dist.rewards.answer import check_references
+
+        check_references(rows.rows, rows.source, config.reward.match)
+    if config.reward.function is not None:
+        from gkd_dist.rewards.function import load_function
+
+        load_function(config.reward.function)
 
 
 def _prompt_limit(config: RunConfig) -> int:
@@ -234,6 +271,11 @@ def _fit(config: RunConfig, data: Data, folders: Mapping[str, Path], prune: Prun
         _collect(problems, partial(check_suitable, folders[part], part, max_model_len=max_model_len, engine=engine))
     if prune is not None and not problems:
         _collect(problems, partial(check_request, student, prune.num_layers, prune.drop_layers))
+    reward_model = folders.get("reward")
+    if reward_model is not None:
+        from gkd_dist.rewards.entailment import check_classifier
+
+        _collect(problems, partial(check_classifier, reward_model))
     shared = [
         _collect(problems, partial(check_same_tokenizer, str(student), str(folder)), f"{config.key_of(name)}.model: ")
         for name, folder in teachers.items()
@@ -242,8 +284,8 @@ def _fit(config: RunConfig, data: Data, folders: Mapping[str, Path], prune: Prun
     if problems or renderer is None:
         raise ConfigError(problems)
     num_ids = min(num for num in shared if num is not None)
-    for part, folder in folders.items():
-        _collect(problems, partial(check_vocabulary, folder, part, num_ids))
+    for part in lengths:
+        _collect(problems, partial(check_vocabulary, folders[part], part, num_ids))
     for name, teacher in config.named_teachers.items():
         if teacher.transport == "topk":
             _collect(problems, partial(check_top_k, teacher.top_k, num_ids, config.key_of(name)))
@@ -260,6 +302,7 @@ def _fit(config: RunConfig, data: Data, folders: Mapping[str, Path], prune: Prun
         pad_token_id=renderer.pad_token_id,
         num_ids=num_ids,
         run_epoch=uuid.uuid4().hex,
+        reward_model=reward_model,
     )
     return Job(blueprint, data.rows, rendered, renderer, data.mixture)
 
@@ -290,6 +333,7 @@ def _mixture(config: RunConfig, rows: Rows | None) -> Mixture:
         batch_size=config.learner.batch_size,
         seed=config.seed,
         max_steps=config.learner.max_steps,
+        num_generations=config.sampling.num_generations,
     )
     if rows is not None and mixture.needs_fixed and not rows.has_completions:
         raise DataError(

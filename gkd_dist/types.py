@@ -148,6 +148,18 @@ class Trajectory:
 
 
 @dataclass(frozen=True, slots=True)
+class Answer:
+    """A completion as a reward sees it: text."""
+
+    prompt: str
+    """The prompt as the data has it, or its last message; no chat template."""
+    completion: str
+    """Without special tokens."""
+    reference: str | None
+    """The completion of the data; None where it has none."""
+
+
+@dataclass(frozen=True, slots=True)
 class TeacherScore:
     """What one teacher says about each completion token of a trajectory."""
 

@@ -123,19 +123,21 @@ def token_divergences(
             hidden = completion_hidden(student, group, settings)
         readout = student.readout(settings.num_ids)
         weights = torch.ones(hidden.shape[0], device=hidden.device)
-        micro = MicroBatch(group, hidden, readout, weights, num_sequences=len(scored), advantages=None)
+        nothing_rewarded = torch.zeros(len(group), device=hidden.device)
+        micro = MicroBatch(group, hidden, readout, weights, len(scored), advantages=nothing_rewarded)
         for index, objective in enumerate(objectives):
             if not measurable(group, divergences[index] or ReverseKl()):
                 sums[index] = math.nan
                 continue
             first = objective.terms(micro)[:1]
-            sums[index] += chunked_loss(
+            result = chunked_loss(
                 hidden,
                 readout,
                 first,
                 memory_bytes=settings.loss_memory_bytes,
                 compute_dtype=settings.compute_dtype,
-            ).loss.item()
+            )
+            sums[index] += result.per_token.sum().item()
     return sums
 
 

@@ -87,6 +87,12 @@ DEFINITIONS: tuple[Definition, ...] = (
         buckets=_WORK_SECONDS,
     ),
     Definition("gkd_teacher_mass", _G, "Teacher's probability in its top K: mean over the last train step's tokens."),
+    # reward
+    Definition("gkd_reward_mean", _G, "Mean reward of the student's answers in the last train step that had some."),
+    Definition(
+        "gkd_held_out_reward_mean", _G, "Mean reward of the student's answers to held-out prompts.",
+        labels={"when": EVALUATION_TIMES},
+    ),
     # learner
     Definition("gkd_learner_steps_total", _C, "Train steps done.", "steps"),
     Definition("gkd_learner_trained_tokens_total", _C, "Completion tokens trained on.", "tokens"),

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from gkd_dist.interfaces import Metrics, RecordSink
-from gkd_dist.types import ScoredTrajectory, Source, StepReport, Trajectory, WeightManifest
+from gkd_dist.types import FloatArray, ScoredTrajectory, Source, StepReport, Trajectory, WeightManifest
 
 Clock = Callable[[], float]
 
@@ -85,6 +85,15 @@ class StepAccounts:
         for item in drawn:
             self._metrics.count("gkd_trained_sequences_total", source=item.trajectory.source.value)
         self._learner_metrics(report, record["learn_s"])
+
+    def rewarded(self, step: int, drawn: Sequence[ScoredTrajectory], advantages: FloatArray) -> None:
+        """What the student's sequences of `step` earned, if there are any."""
+        judged = [index for index, item in enumerate(drawn) if item.reward is not None]
+        if not judged:
+            return
+        mean = sum(drawn[index].reward or 0.0 for index in judged) / len(judged)
+        self._open[step].update(reward_mean=mean, advantage_std=float(advantages[judged].std()))
+        self._metrics.gauge("gkd_reward_mean", mean)
 
     def _learner_metrics(self, report: StepReport, seconds: float) -> None:
         self._metrics.count("gkd_learner_steps_total")

@@ -60,4 +60,6 @@ async def _evaluate(
                 nats = getattr(report, kind)
                 if not math.isnan(nats):  # some targets cannot tell it
                     metrics.gauge("gkd_held_out_divergence_nats", nats, text=text, kind=kind, when=when)
+    if evaluation.reward_mean is not None:
+        metrics.gauge("gkd_held_out_reward_mean", evaluation.reward_mean, when=when)
     return evaluation

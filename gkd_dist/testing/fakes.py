@@ -18,6 +18,7 @@ from gkd_dist.targets import (
     TopKTargets,
 )
 from gkd_dist.types import (
+    Answer,
     DivergenceReport,
     FinishReason,
     Prompt,
@@ -117,6 +118,21 @@ class FakeTeacher:
         dense = np.empty_like(log_probs)
         np.put_along_axis(dense, by_rank.astype(np.int64), log_probs, axis=1)
         return FullTargets(dense)
+
+
+class FakeReward:
+    """Implements `interfaces.Reward`: the number of words of the completion."""
+
+    def __init__(self) -> None:
+        self.calls: list[list[Answer]] = []
+        self.closed = False
+
+    async def judge(self, answers: Sequence[Answer]) -> list[float]:
+        self.calls.append(list(answers))
+        return [float(len(answer.completion.split())) for answer in answers]
+
+    async def close(self) -> None:
+        self.closed = True
 
 
 class FakeLearner:
