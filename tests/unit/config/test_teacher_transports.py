@@ -55,9 +55,9 @@ def test_a_recipes_dtype_may_stay_when_a_server_takes_over() -> None:
 @pytest.mark.parametrize(
     ("overrides", "kept"),
     [
-        ((), {"dtype"}),
+        ((), {"dtype", "verify_readout"}),
         (("teacher.transport=topk", "teacher.top_k=8"), {"dtype", "top_k"}),
-        (("teacher.engine=vllm",), {"dtype", "engine_args"}),
+        (("teacher.engine=vllm",), {"dtype", "engine_args", "verify_readout"}),
         (SERVER, {"top_k", *TEACHER_KEYS_OF["engine", "server"]}),
     ],
 )
