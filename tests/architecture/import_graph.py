@@ -57,6 +57,7 @@ OUTSIDE: dict[str, frozenset[str]] = {
 
 OUTSIDE_OF_FILE = {
     "data/rendering.py": frozenset({"transformers", "jinja2"}),
+    "divergences/triton_rows.py": frozenset({"triton"}),
     "samplers/vllm_sampler.py": frozenset({"vllm"}),
     "teachers/vllm_teacher.py": frozenset({"vllm"}),
     "weights/vllm_receiver.py": frozenset({"vllm"}),
