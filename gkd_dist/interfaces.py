@@ -20,10 +20,12 @@ from typing import Generic, Protocol, TypeVar
 
 from gkd_dist.targets import TargetsHandle, TeacherTargets
 from gkd_dist.types import (
+    Answer,
     DivergenceReport,
     Prompt,
     SamplingParams,
     StepReport,
+    TeacherCheck,
     TrainBatch,
     Trajectory,
     WeightPublication,
@@ -59,11 +61,33 @@ class Sampler(Protocol):
     async def close(self) -> None: ...
 
 
-class Teacher(Protocol):
-    """Scores trajectories with a frozen model."""
+class Scorer(Protocol):
+    """Scores trajectories with a frozen model: what every teacher engine does."""
 
     async def score(self, trajectories: Sequence[Trajectory]) -> list[TeacherTargets | TargetsHandle]:
         """What this teacher says about the completion tokens of each trajectory."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+class Teacher(Scorer, Protocol):
+    """A scorer that can be asked whether it still answers as it should."""
+
+    async def verify(self) -> TeacherCheck:
+        """Score golden sequences and compare with what this teacher should say; a check that fails is not raised."""
+        ...
+
+
+class Reward(Protocol):
+    """Says how good an answer is: the higher, the better."""
+
+    async def judge(self, answers: Sequence[Answer]) -> list[float]:
+        """One finite number per answer.
+
+        Raises:
+            EngineError: it cannot be computed, or is not a finite number.
+        """
         ...
 
     async def close(self) -> None: ...
@@ -99,6 +123,8 @@ class Fleet:
     teachers: Mapping[str, Sequence[Teacher]]
     """Replicas of each teacher, by its name in the configuration."""
     learner: Learner
+    reward: Reward | None = None
+    """None where the objective asks for none."""
 
     async def close(self) -> None:
         """Close all parts; the first error is raised after every part was told, the others are logged."""
@@ -106,6 +132,7 @@ class Fleet:
             *(sampler.close() for sampler in self.samplers),
             *(teacher.close() for replicas in self.teachers.values() for teacher in replicas),
             self.learner.close(),
+            *([self.reward.close()] if self.reward else []),
             return_exceptions=True,
         )
         errors = [result for result in results if isinstance(result, BaseException)]

@@ -25,4 +25,5 @@ async def local_fleet(blueprint: Blueprint) -> AsyncIterator[Fleet]:
                 for name, teacher in config.named_teachers.items()
             },
             learner=await build(blueprint.make_learner),
+            reward=await build(blueprint.make_reward) if config.reward else None,
         )

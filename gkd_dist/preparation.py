@@ -10,6 +10,7 @@ from typing import TypeVar
 from gkd_dist.build import Blueprint
 from gkd_dist.config.models import PruneConfig
 from gkd_dist.config.run import RunConfig
+from gkd_dist.data.golden import golden_sequences
 from gkd_dist.data.mixture import Mixture
 from gkd_dist.data.pairs import fixed_trajectory
 from gkd_dist.data.prompts import PromptStream, RenderedPrompts, prompt_limit, render_prompts
@@ -19,11 +20,13 @@ from gkd_dist.data.routes import SourceRoute, route_problems, teacher_by_source
 from gkd_dist.data.rows import Rows
 from gkd_dist.errors import ConfigError, DataError, UserError
 from gkd_dist.metrics.run_directory import check_output_dir
+from gkd_dist.pipeline.baselines import LeaveOneOut, MovingAverage
 from gkd_dist.pipeline.evaluation import HeldOut
 from gkd_dist.pipeline.job import Narrate
-from gkd_dist.pipeline.ring import Plan
+from gkd_dist.pipeline.judging import AnswerOf
+from gkd_dist.pipeline.ring import Plan, Reinforcement
 from gkd_dist.pipeline.routing import TeachersOf
-from gkd_dist.types import Prompt, SamplingParams, Trajectory
+from gkd_dist.types import Answer, Prompt, SamplingParams, Trajectory
 
 T = TypeVar("T")
 
@@ -65,7 +68,9 @@ class Job:
             max_staleness=config.replay.max_staleness,
             replay_capacity=config.replay.capacity or 2 * batch_size,
             save_steps=config.learner.save_steps,
+            sentinel_steps={name: teacher.sentinel_steps for name, teacher in config.named_teachers.items()},
             checkpoints=checkpoints,
+            reinforcement=self._reinforcement(stream) if config.reward else None,
         )
 
     def held_out(self, run: str) -> HeldOut:
@@ -80,6 +85,7 @@ class Job:
             pairs=self._references(prompts, max_new_tokens),
             sampling=self._sampling(max_new_tokens, config.evaluation.temperature),
             num_shown=config.evaluation.num_samples_shown,
+            answer_of=self._answer_of(stream) if config.reward else None,
         )
 
     def _teachers_of(self, stream: PromptStream) -> TeachersOf | None:
@@ -87,6 +93,21 @@ class Job:
         if config.objective.combine_teachers != "route":
             return None
         return SourceRoute(stream, teacher_by_source(config.named_teachers))
+
+    def _reinforcement(self, stream: PromptStream) -> Reinforcement:
+        objective, num_generations = self.blueprint.config.objective, self.mixture.num_generations
+        if objective.baseline == "leave_one_out":
+            return Reinforcement(self._answer_of(stream), partial(LeaveOneOut, num_generations))
+        return Reinforcement(self._answer_of(stream), partial(MovingAverage, objective.baseline_decay))
+
+    def _answer_of(self, stream: PromptStream) -> AnswerOf:
+        """Turns trajectories on rows of `stream` into text."""
+
+        def answer(trajectory: Trajectory) -> Answer:
+            row = stream.row(trajectory.sample_id.prompt_index)
+            return Answer(row.text, self.renderer.decode(trajectory.completion_ids), row.reference)
+
+        return answer
 
     def _references(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[Trajectory]:
         return [
@@ -125,7 +146,8 @@ def prepare(config: RunConfig, narrate: Narrate, *, student: str | None = None, 
     folders: dict[str, Path] = {}
     for part, reference in _references(config, student).items():
         narrate(f"{part} {reference}")
-        folder = _collect(problems, partial(materialise, reference, default_cache_dir()), f"{part}.model: ")
+        find = partial(materialise, reference, default_cache_dir(), weights=_needs_weights(config, part))
+        folder = _collect(problems, find, f"{part}.model: ")
         if folder is not None:
             folders[part] = folder
     if problems:
@@ -151,15 +173,16 @@ def preflight(config: RunConfig) -> tuple[Data, Job | None, list[str]]:
     Raises:
         ConfigError: as `prepare`.
     """
-    from gkd_dist.models.packaged import PACKAGE_PREFIX, already_here, default_cache_dir, materialise
+    from gkd_dist.models.packaged import already_here, default_cache_dir, is_converted, materialise
 
     data = _check_data(config, None, writes=True)
     problems: list[str] = []
     folders: dict[str, Path] = {}
     left = []
     for part, reference in _references(config, None).items():
-        find = already_here if reference.startswith(PACKAGE_PREFIX) else materialise
-        folder = _collect(problems, partial(find, reference, default_cache_dir()), f"{part}.model: ")
+        find = already_here if is_converted(reference) else materialise
+        look = partial(find, reference, default_cache_dir(), weights=_needs_weights(config, part))
+        folder = _collect(problems, look, f"{part}.model: ")
         if folder is not None:
             folders[part] = folder
         else:
@@ -171,9 +194,18 @@ def preflight(config: RunConfig) -> tuple[Data, Job | None, list[str]]:
 
 
 def _references(config: RunConfig, student: str | None) -> dict[str, str]:
-    """Model references by the section that names them: `teacher` or `teachers.NAME`, and `student`."""
-    teachers = {config.key_of(name): teacher.model for name, teacher in config.named_teachers.items()}
-    return {**teachers, "student": student or config.student.model}
+    """Model references by the section that names them: `teacher` or `teachers.NAME`, `student`, perhaps `reward`."""
+    models = {config.key_of(name): teacher.model for name, teacher in config.named_teachers.items()}
+    models["student"] = student or config.student.model
+    if config.reward is not None and config.reward.model is not None:
+        models["reward"] = config.reward.model
+    return models
+
+
+def _needs_weights(config: RunConfig, part: str) -> bool:
+    """A teacher behind a server is here for its tokenizer alone."""
+    elsewhere = {config.key_of(name) for name, each in config.named_teachers.items() if each.engine == "server"}
+    return part not in elsewhere
 
 
 def _check_data(config: RunConfig, student: str | None, writes: bool) -> Data:
@@ -186,13 +218,29 @@ def _check_data(config: RunConfig, student: str | None, writes: bool) -> Data:
     if rows is not None and config.objective.combine_teachers == "route":
         problems += route_problems(config.named_teachers, rows)
     limit = _collect(problems, lambda: _prompt_limit(config))
+    _collect(problems, lambda: _check_reward(config, rows))
     if writes:
         _collect(problems, lambda: check_output_dir(config.output_dir))
     for part, reference in _references(config, student).items():
-        _collect(problems, partial(already_here, reference, default_cache_dir()), f"{part}.model: ")
+        look = partial(already_here, reference, default_cache_dir(), weights=_needs_weights(config, part))
+        _collect(problems, look, f"{part}.model: ")
     if problems or rows is None or mixture is None or limit is None:
         raise ConfigError(problems)
     return Data(rows, mixture, limit)
+
+
+def _check_reward(config: RunConfig, rows: Rows | None) -> None:
+    """Whether the reward can be computed, as far as that needs no model."""
+    if config.reward is None:
+        return
+    if config.reward.type == "answer" and rows is not None:
+        from gkd_dist.rewards.answer import check_references
+
+        check_references(rows.rows, rows.source, config.reward.match)
+    if config.reward.function is not None:
+        from gkd_dist.rewards.function import load_function
+
+        load_function(config.reward.function)
 
 
 def _prompt_limit(config: RunConfig) -> int:
@@ -213,17 +261,23 @@ def _fit(config: RunConfig, data: Data, folders: Mapping[str, Path], prune: Prun
     """
     from gkd_dist.models.pruning import check_request
     from gkd_dist.models.suitability import check_suitable, check_vocabulary
+    from gkd_dist.teachers.prompt_log_probs import check_top_k
 
     problems: list[str] = []
     student = folders["student"]
     teachers = {name: folders[config.key_of(name)] for name in config.named_teachers}
     lengths = {"student": ("sampler", config.sampler.max_model_len)}
     for name, teacher in config.named_teachers.items():
-        lengths[config.key_of(name)] = (config.key_of(name), teacher.max_model_len)
+        lengths[config.key_of(name)] = (config.key_of(name), teacher.num_positions)
     for part, (engine, max_model_len) in lengths.items():
         _collect(problems, partial(check_suitable, folders[part], part, max_model_len=max_model_len, engine=engine))
     if prune is not None and not problems:
         _collect(problems, partial(check_request, student, prune.num_layers, prune.drop_layers))
+    reward_model = folders.get("reward")
+    if reward_model is not None:
+        from gkd_dist.rewards.entailment import check_classifier
+
+        _collect(problems, partial(check_classifier, reward_model))
     shared = [
         _collect(problems, partial(check_same_tokenizer, str(student), str(folder)), f"{config.key_of(name)}.model: ")
         for name, folder in teachers.items()
@@ -232,8 +286,11 @@ def _fit(config: RunConfig, data: Data, folders: Mapping[str, Path], prune: Prun
     if problems or renderer is None:
         raise ConfigError(problems)
     num_ids = min(num for num in shared if num is not None)
-    for part, folder in folders.items():
-        _collect(problems, partial(check_vocabulary, folder, part, num_ids))
+    for part in lengths:
+        _collect(problems, partial(check_vocabulary, folders[part], part, num_ids))
+    for name, teacher in config.named_teachers.items():
+        if teacher.transport == "topk":
+            _collect(problems, partial(check_top_k, teacher.top_k, num_ids, config.key_of(name)))
     rendered = _collect(
         problems,
         lambda: render_prompts(data.rows.rows, renderer, config.data, max_prompt_tokens=data.max_prompt_tokens),
@@ -247,6 +304,8 @@ def _fit(config: RunConfig, data: Data, folders: Mapping[str, Path], prune: Prun
         pad_token_id=renderer.pad_token_id,
         num_ids=num_ids,
         run_epoch=uuid.uuid4().hex,
+        golden=golden_sequences(renderer, num_ids, min(each.max_model_len for each in config.named_teachers.values())),
+        reward_model=reward_model,
     )
     return Job(blueprint, data.rows, rendered, renderer, data.mixture)
 
@@ -277,6 +336,7 @@ def _mixture(config: RunConfig, rows: Rows | None) -> Mixture:
         batch_size=config.learner.batch_size,
         seed=config.seed,
         max_steps=config.learner.max_steps,
+        num_generations=config.sampling.num_generations,
     )
     if rows is not None and mixture.needs_fixed and not rows.has_completions:
         raise DataError(

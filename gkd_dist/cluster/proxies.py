@@ -1,4 +1,4 @@
-"""Sampler, Teacher and Learner over actor handles: the F1 interfaces as the controller sees them.
+"""Sampler, Teacher, Reward and Learner over actor handles: the F1 interfaces as the controller sees them.
 
 Every call has a deadline. An actor's death is EngineError, silence is DeadlineError, and an error that the part
 raised itself arrives as it was raised.
@@ -18,10 +18,12 @@ from gkd_dist.cluster.actors import BatchHeader
 from gkd_dist.errors import DeadlineError, EngineError, GkdError
 from gkd_dist.targets import TargetsHandle, TeacherTargets
 from gkd_dist.types import (
+    Answer,
     DivergenceReport,
     Prompt,
     SamplingParams,
     StepReport,
+    TeacherCheck,
     TrainBatch,
     Trajectory,
     WeightManifest,
@@ -110,6 +112,16 @@ class TeacherProxy(Proxy):
             TargetsHandle(frame_ref, index, num_tokens, num_bytes)
             for index, (num_tokens, num_bytes) in enumerate(facts)
         ]
+
+    async def verify(self) -> TeacherCheck:
+        return await self._await(self._actor.verify.remote(), "verify its answers")
+
+
+class RewardProxy(Proxy):
+    """Implements `interfaces.Reward`."""
+
+    async def judge(self, answers: Sequence[Answer]) -> list[float]:
+        return await self._await(self._actor.judge.remote(list(answers)), "judge")
 
 
 class LearnerProxy(Proxy):

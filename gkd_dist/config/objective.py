@@ -73,16 +73,53 @@ class ObjectiveConfig(Strict):
     """What several `teachers` do. `route`: each scores the rows of its own `sources`. `arithmetic`: all score every
     row, and the student learns from sum of weight * P; `geometric`: from the normalised product of P ** weight. Weights
     are divided by their sum, and each P has the temperature of its teacher."""
+    alpha: float = Field(default=1.0, ge=0, le=1)
+    """Share of the divergence; the rest is REINFORCE on `reward` (eq. 5). 1 is distillation alone."""
+    baseline: Literal["moving_average", "leave_one_out"] = "moving_average"
+    """What a reward is compared with: the mean of former steps, or of the other samples of the same prompt."""
+    baseline_decay: float = Field(default=0.9, ge=0, lt=1)
+    """Of `moving_average`: share of the former mean that a step keeps."""
+
+    @property
+    def may_use_student(self) -> bool:
+        """Whether any step may ask for a sequence of the student."""
+        return max(self.student_fraction, self.schedule.final or 0) > 0
+
+    @property
+    def idle_keys(self) -> set[str]:
+        """Keys that the others leave without effect."""
+        used = KEYS_OF.get(self.divergence, ())
+        idle = {key for keys in KEYS_OF.values() for key in keys if key not in used}
+        if self.alpha == 1:
+            return idle | {"baseline", "baseline_decay"}
+        return idle if self.baseline == "moving_average" else idle | {"baseline_decay"}
 
     @model_validator(mode="after")
-    def _keys_of_divergence(self) -> "ObjectiveConfig":
+    def _keys_in_use(self) -> "ObjectiveConfig":
+        problems = [*self._keys_of_divergence(), *self._keys_of_reinforcement()]
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+    def _keys_of_divergence(self) -> list[str]:
         used = KEYS_OF.get(self.divergence, ())
         owners = {key: kind for kind, keys in KEYS_OF.items() for key in keys}
         idle = [key for key in owners if key in self.model_fields_set and key not in used]
-        if idle:
-            wanted = " or ".join(dict.fromkeys(owners[key] for key in idle))
-            raise ValueError(
-                f"divergence={self.divergence} does not use {' and '.join(idle)}; set divergence={wanted}, "
-                "or remove what it does not use"
-            )
-        return self
+        if not idle:
+            return []
+        wanted = " or ".join(dict.fromkeys(owners[key] for key in idle))
+        return [
+            f"divergence={self.divergence} does not use {' and '.join(idle)}; set divergence={wanted}, "
+            "or remove what it does not use"
+        ]
+
+    def _keys_of_reinforcement(self) -> list[str]:
+        idle = [key for key in ("baseline", "baseline_decay") if key in self.idle_keys & self.model_fields_set]
+        if not idle:
+            return []
+        why, change = (
+            ("alpha=1", "alpha below 1")
+            if self.alpha == 1
+            else (f"baseline={self.baseline}", "baseline=moving_average")
+        )
+        return [f"{why} does not use {' and '.join(idle)}; set {change}, or remove what it does not use"]

@@ -11,6 +11,8 @@ class SamplingConfig(Strict):
     """Sampling in training; every field is sent explicitly."""
 
     max_new_tokens: int = Field(default=128, ge=1)
+    num_generations: int = Field(default=1, ge=1)
+    """Samples of each prompt, within one step; the name is that of TRL's GRPO."""
     temperature: float = Field(default=1.0, gt=0)
     """Its own knob: neither the teacher's temperature nor the student's in the loss."""
     top_p: float = Field(default=1.0, gt=0, le=1)
@@ -45,9 +47,13 @@ class ClusterConfig(Strict):
     num_cpus_per_sampler: float = Field(default=0.5, ge=0)
     num_cpus_per_teacher: float = Field(default=0.5, ge=0)
     num_cpus_learner: float = Field(default=1, ge=0)
+    num_cpus_reward: float = Field(default=0, ge=0)
+    """Of a reward that is a model, other rewards are computed beside the controller. It works while the teacher does,
+    once a step: reserve something where answers are long or the model is large."""
     num_gpus_per_sampler: float = Field(default=0, ge=0)
     num_gpus_per_teacher: float = Field(default=0, ge=0)
     num_gpus_learner: float = Field(default=0, ge=0)
+    num_gpus_reward: float = Field(default=0, ge=0)
     startup_timeout_s: float = Field(default=600, gt=0)
     request_timeout_s: float = Field(default=600, gt=0)
     object_store_bytes: int | None = Field(default=None, ge=80_000_000)

@@ -11,6 +11,7 @@ from gkd_dist.config.data import DataConfig
 from gkd_dist.config.learner import LearnerConfig
 from gkd_dist.config.models import SamplerConfig, StudentConfig, TeacherConfig
 from gkd_dist.config.objective import ObjectiveConfig
+from gkd_dist.config.reward import RewardConfig
 from gkd_dist.config.ring import (
     ClusterConfig,
     EvaluationConfig,
@@ -44,6 +45,8 @@ class RunConfig(Strict):
     sampler: SamplerConfig = SamplerConfig()
     sampling: SamplingConfig = SamplingConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
+    reward: RewardConfig | None = None
+    """What answers are worth; exactly where objective.alpha is below 1."""
     data: DataConfig = DataConfig()
     replay: ReplayConfig = ReplayConfig()
     learner: LearnerConfig = LearnerConfig()
@@ -99,6 +102,47 @@ class RunConfig(Strict):
                 f"sampling.teacher_mix ({self.sampling.teacher_mix:g}) draws from two models at once, which only the "
                 "hf sampler can, with a single teacher; set sampler.engine=hf, or teacher_mix=0"
             )
+        problems += self._reinforcement()
         if problems:
             raise ValueError("\n".join(problems))
         return self
+
+    @property
+    def _bent_sampling(self) -> list[str]:
+        """Keys that make training samples something else than draws from the student's own softmax."""
+        defaults, sampling = SamplingConfig(), self.sampling
+        keys = ("temperature", "top_p", "top_k", "min_p", "teacher_mix")
+        return [f"sampling.{key}" for key in keys if getattr(sampling, key) != getattr(defaults, key)]
+
+    def _reinforcement(self) -> list[str]:
+        """What is wrong between the objective, the reward and the number of samples per prompt."""
+        objective, num_generations, problems = self.objective, self.sampling.num_generations, []
+        if objective.alpha < 1 and self.reward is None:
+            problems.append(
+                f"objective.alpha: {objective.alpha:g} needs a reward; set reward.type to answer, entailment or "
+                "python, or objective.alpha=1"
+            )
+        if objective.alpha == 1 and self.reward is not None:
+            problems.append("reward: not used with objective.alpha=1; set objective.alpha below 1, or remove reward")
+        if objective.alpha < 1 and not objective.may_use_student:
+            problems.append(
+                f"objective.alpha: {objective.alpha:g} rewards what the student writes, but "
+                "objective.student_fraction is 0; raise it, or set objective.alpha=1"
+            )
+        if objective.alpha < 1 and self._bent_sampling:
+            problems.append(
+                f"{' and '.join(self._bent_sampling)} must be left alone with objective.alpha below 1: the policy "
+                "gradient holds for answers drawn from the student itself; remove what bends the distribution "
+                "(defaults: temperature=1, top_p=1, top_k=0, min_p=0, teacher_mix=0)"
+            )
+        if objective.alpha < 1 and objective.baseline == "leave_one_out" and num_generations < 2:
+            problems.append(
+                "objective.baseline: leave_one_out compares samples of one prompt; set sampling.num_generations to 2 "
+                "or more, or objective.baseline=moving_average"
+            )
+        if self.learner.batch_size % num_generations:
+            problems.append(
+                f"learner.batch_size: {self.learner.batch_size} sequences are no whole number of prompts with "
+                f"sampling.num_generations={num_generations}; choose a multiple of it"
+            )
+        return problems

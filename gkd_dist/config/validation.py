@@ -7,7 +7,7 @@ values are taken out and the rest is validated again.
 import copy
 import json
 import re
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -102,8 +102,13 @@ def _mend(tree: Tree, path: Path, details: ErrorDetails) -> None:
         tree = tree[part]
     field, parent = field_at(RunConfig, path), field_at(RunConfig, tuple(above))
     if details["type"] == "missing" and field is not None:
-        tree[name] = _STAND_INS.get(field.annotation)
+        tree[name] = _stand_in(field.annotation)
     elif parent is not None and entry_of(parent) is not None:
         tree[name] = {}  # the rules count the entries: it stays, and what it lacks follows from what was taken out
     else:
         tree.pop(name, None)
+
+
+def _stand_in(kind: Any) -> Any:
+    """A value for a required key that was not given, by its type."""
+    return get_args(kind)[0] if get_origin(kind) is Literal else _STAND_INS.get(kind)

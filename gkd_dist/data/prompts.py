@@ -33,6 +33,8 @@ class RenderedRow:
     """The question as a person reads it: the prompt, or its last message."""
     source: str | None = None
     """Of the row; see `rows.Row`."""
+    reference: str | None = None
+    """The completion as text; None where the row has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +146,7 @@ class _Split:
 
 def _rendered(row: Row, prompt_ids: IntArray, renderer: RowRenderer) -> RenderedRow:
     text = row.prompt if isinstance(row.prompt, str) else row.prompt[-1].content
-    return RenderedRow(prompt_ids, renderer.completion_ids(row), text, row.source)
+    return RenderedRow(prompt_ids, renderer.completion_ids(row), text, row.source, row.completion)
 
 
 def _check(rendered: RenderedPrompts, config: DataConfig, num_seen: int, limit: int) -> None:
@@ -202,9 +204,9 @@ class PromptStream:
     def row(self, index: int) -> RenderedRow:
         return self._rows[self.row_index(index)]
 
-    def prompt(self, index: int) -> Prompt:
+    def prompt(self, index: int, repeat_index: int = 0) -> Prompt:
         """The prompt at stream position `index`, under its stable id."""
-        return Prompt(SampleId(self._run, index), self.row(index).prompt_ids)
+        return Prompt(SampleId(self._run, index, repeat_index), self.row(index).prompt_ids)
 
     def _order(self, epoch: int) -> list[int]:
         if epoch not in self._orders:

@@ -1,12 +1,15 @@
-"""The scoring loop: teachers say what they think of every completion token, before replay."""
+"""The scoring loop: teachers judge every completion token, and a reward every answer, before replay."""
 
 import asyncio
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 from gkd_dist.errors import EngineError
 from gkd_dist.interfaces import Fleet, Teacher
+from gkd_dist.pipeline.judging import judge
 from gkd_dist.pipeline.ring import Ring
 from gkd_dist.pipeline.routing import TeachersOf, spread
+from gkd_dist.pipeline.sentinel import check_again, due
 from gkd_dist.replay.buffer import Admission
 from gkd_dist.types import ScoredTrajectory, TeacherScore, Trajectory
 
@@ -15,15 +18,39 @@ async def scoring_loop(ring: Ring) -> None:
     """Score every group of trajectories and admit the result to the replay."""
     for _ in range(ring.plan.max_steps):
         step, trajectories = await ring.trajectories.get()
-        with ring.accounts.timed(step, "score"):
-            scored = await score(ring.fleet, trajectories, ring.plan.teachers_of)
+        scored, rewards = await asyncio.gather(_scored(ring, step, trajectories), _rewards(ring, step, trajectories))
         ring.accounts.scored(step, scored)
+        await _check(ring, step)
+        scored = [replace(item, reward=reward) for item, reward in zip(scored, rewards, strict=True)]
         for item in scored:
             verdict = await ring.replay.admit(item, ring.gate.version)
             if verdict is not Admission.ADMITTED:
                 # The gate lets nothing begin that could be refused here; waiting for the batch would last for ever.
                 raise EngineError(f"the replay refused {item.trajectory.sample_id}: {verdict.value}")
             ring.accounts.queued(ring.replay.depth)
+
+
+async def _check(ring: Ring, step: int) -> None:
+    """Ask the sentinel, where it is due, before anything that was just scored can be trained on."""
+    names = due(step, ring.plan.sentinel_steps)
+    if names:
+        with ring.accounts.timed(step, "sentinel"):
+            checks = await check_again(ring.fleet, names)
+        ring.accounts.checked(step, checks)
+
+
+async def _scored(ring: Ring, step: int, trajectories: Sequence[Trajectory]) -> list[ScoredTrajectory]:
+    with ring.accounts.timed(step, "score"):
+        return await score(ring.fleet, trajectories, ring.plan.teachers_of)
+
+
+async def _rewards(ring: Ring, step: int, trajectories: Sequence[Trajectory]) -> list[float | None]:
+    """None for what the student did not write, and for all where the objective asks for no reward."""
+    reinforcement, reward = ring.plan.reinforcement, ring.fleet.reward
+    if reinforcement is None or reward is None:
+        return [None] * len(trajectories)
+    with ring.accounts.timed(step, "judge"):
+        return await judge(reward, trajectories, reinforcement.answer_of)
 
 
 async def score(
