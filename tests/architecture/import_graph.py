@@ -59,6 +59,7 @@ OUTSIDE: dict[str, frozenset[str]] = {
 
 OUTSIDE_OF_FILE = {
     "data/rendering.py": frozenset({"transformers", "jinja2"}),
+    "divergences/triton_rows.py": frozenset({"triton"}),
     "samplers/vllm_sampler.py": frozenset({"vllm"}),
     "teachers/answers.py": frozenset({"msgspec"}),
     "teachers/endpoint.py": frozenset({"openai"}),
