@@ -132,14 +132,14 @@ class TeacherConfig(Strict):
         problems = []
         if self.transport not in TRANSPORTS_OF[self.engine]:
             problems.append(
-                f"the {self.engine} engine has no `{self.transport}` transport; use teacher.transport="
+                f"the {self.engine} engine has no `{self.transport}` transport; use transport="
                 f"{' or '.join(TRANSPORTS_OF[self.engine])}, or engine=hf"
             )
         # A dtype stays when a recipe is pointed at a server: it says what a local engine would use.
         idle = sorted((self.idle_keys - {"dtype"}) & self.model_fields_set)
         problems += [self._no_effect(key) for key in idle if getattr(self, key) != {}]
         if self.engine == "server" and self.base_url is None:
-            problems.append("the server engine needs base_url; give it, as in teacher.base_url=http://host:8000/v1")
+            problems.append("the server engine needs base_url; give it, as in base_url=http://host:8000/v1")
         if problems:
             raise ValueError("\n".join(problems))
         return self
