@@ -1,5 +1,7 @@
 """Golden answers on disk: asked once for each model, found again, and never believed when damaged."""
 
+import multiprocessing
+import time
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +34,31 @@ def test_an_engine_is_asked_once_for_each_key(tmp_path: Path) -> None:
     for each in found:
         np.testing.assert_array_equal(each.token_ids, ANSWERS.token_ids)
         np.testing.assert_array_equal(each.log_probs, ANSWERS.log_probs)
+
+
+def test_of_two_processes_one_asks_and_the_other_reads(tmp_path: Path) -> None:
+    """Without the lock both would ask: an answer takes half a second, and both begin together."""
+    context = multiprocessing.get_context("fork")
+    together, found = context.Barrier(2), context.Queue()
+
+    def ask() -> Answers:
+        with (tmp_path / "calls").open("a") as calls:
+            calls.write("x")
+        time.sleep(0.5)
+        return ANSWERS
+
+    def work() -> None:
+        together.wait(20)
+        found.put(cached_answers(tmp_path / "golden" / "a.safetensors", ask).token_ids.tolist())
+
+    processes = [context.Process(target=work) for _ in range(2)]
+    for process in processes:
+        process.start()
+    assert [found.get(timeout=20) for _ in processes] == [[[4, 2]], [[4, 2]]]
+    for process in processes:
+        process.join(20)
+    assert (tmp_path / "calls").read_text() == "x"
+    assert sorted(path.name for path in (tmp_path / "golden").iterdir()) == ["a.lock", "a.safetensors"]
 
 
 @pytest.mark.parametrize("content", [b"", b"not safetensors at all, but longer than a header"])
