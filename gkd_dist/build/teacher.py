@@ -29,8 +29,12 @@ def make_teacher(blueprint: "Blueprint", name: str) -> Teacher:
     if teacher.engine == "hf":
         engine: Scorer = (model := _hf_teacher(blueprint, teacher, folder))
         if rebuilt:
-            own = top_answers(blueprint.golden, asyncio.run(ask(model.own_log_probs, blueprint.golden)), None)
-            golden = Golden(own, "its engine's own log-probs")
+            try:
+                own = asyncio.run(ask(model.own_log_probs, blueprint.golden))
+            except BaseException:
+                asyncio.run(model.close())  # nobody else knows of it yet
+                raise
+            golden = Golden(top_answers(blueprint.golden, own, None), "its engine's own log-probs")
     else:
         if rebuilt:
             golden = kept_answers(blueprint, teacher, folder)  # before the engine: the two may not fit beside each other

@@ -19,6 +19,7 @@ from gkd_dist.errors import ModelError
 from gkd_dist.interfaces import Closing, Fleet, Teacher
 from gkd_dist.pipeline.sentinel import check_at_start
 from gkd_dist.teachers import readout as readouts
+from gkd_dist.teachers.hf_teacher import HfTeacher
 from gkd_dist.testing.fakes import FakeLearner, FakeTeacher
 from gkd_dist.types import TeacherCheck
 from tests import tiny
@@ -161,6 +162,22 @@ def test_a_readout_that_is_not_the_models_is_refused_before_an_hf_teacher_answer
         readouts, "load_readout", lambda *_, load=readouts.load_readout, **kwargs: wrong(load(*_, **kwargs))
     )
     assert "0 is refused" in refusal(lambda: make("teacher"))
+
+
+def test_an_hf_teacher_that_cannot_answer_for_itself_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, closed = tiny.save_causal(tmp_path / "teacher", seed=3), []
+
+    async def fail(*_: object) -> None:
+        raise MemoryError
+
+    async def close(self: HfTeacher) -> None:
+        closed.append(self)
+
+    monkeypatch.setattr(HfTeacher, "own_log_probs", fail)
+    monkeypatch.setattr(HfTeacher, "close", close)
+    with pytest.raises(MemoryError):
+        blueprint_of(model, "hf", "hidden").make_teacher("teacher")
+    assert len(closed) == 1
 
 
 def wrong(readout):
