@@ -10,6 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 
+LEAST_LOG_PROB = -9999.0
+"""Stands for log 0, which no message may carry, from every engine: here as in vLLM's server. Products with it stay
+finite in float32."""
+
+
 @dataclass(frozen=True, slots=True)
 class HiddenTargets:
     """Teacher hidden states after the final norm, at the positions that predict the completion."""

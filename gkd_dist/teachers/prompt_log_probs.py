@@ -11,10 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from gkd_dist.errors import ConfigError, EngineError
-from gkd_dist.targets import SampledTargets, TeacherTargets, TopKTargets
+from gkd_dist.targets import LEAST_LOG_PROB, SampledTargets, TeacherTargets, TopKTargets
 
-_LEAST_LOG_PROB = -9999.0
-"""Stands for log 0, here as in vLLM's server."""
 _ROUNDING = 1e-3
 """By how much a sum of probabilities may exceed 1."""
 
@@ -108,4 +106,4 @@ def _check(found: PromptLogProbs) -> None:
 
 def _finite(log_probs: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Finite, and at most 0: rounding may lift a certain token's by 1e-7."""
-    return np.clip(log_probs, _LEAST_LOG_PROB, 0.0)
+    return np.clip(log_probs, LEAST_LOG_PROB, 0.0)
