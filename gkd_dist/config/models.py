@@ -78,6 +78,21 @@ TEACHER_KEYS_OF = {
 """What some engines and transports of a teacher alone read."""
 
 
+RESERVED_ENGINE_ARGS = {
+    "model": "model",
+    "dtype": "dtype",
+    "max_model_len": "max_model_len",
+    "max_logprobs": "top_k",
+    "runner": "transport",
+    "convert": "transport",
+    "pooler_config": "transport",
+    "logprobs_mode": "transport",
+    "worker_extension_cls": "transport",
+    "enable_prefix_caching": "transport",
+}
+"""Arguments of vLLM that a teacher's transport depends on -> the key of the teacher that decides them."""
+
+
 class TeacherConfig(Strict):
     model: str
     """A local folder, a hub name, or `package:NAME`. With engine=server it is read for its tokenizer and config.json
@@ -108,7 +123,7 @@ class TeacherConfig(Strict):
     """Longest prompt plus completion, tokens. vLLM, here or as a server, needs a model with one position more for topk
     and sampled."""
     engine_args: dict[str, Any] = Field(default_factory=dict)
-    """Passed to the vllm engine untouched."""
+    """Passed to the vllm engine, over what it is given otherwise; `hf_overrides` key by key."""
     base_url: str | None = Field(
         default=None,
         pattern=r"^https?://[^/\s]+(/\S*)?$",
@@ -138,11 +153,23 @@ class TeacherConfig(Strict):
         # A dtype stays when a recipe is pointed at a server: it says what a local engine would use.
         idle = sorted((self.idle_keys - {"dtype"}) & self.model_fields_set)
         problems += [self._no_effect(key) for key in idle if getattr(self, key) != {}]
+        problems += self._reserved()
         if self.engine == "server" and self.base_url is None:
             problems.append("the server engine needs base_url; give it, as in base_url=http://host:8000/v1")
         if problems:
             raise ValueError("\n".join(problems))
         return self
+
+    def _reserved(self) -> list[str]:
+        """What is wrong with engine_args, as far as their names tell."""
+        problems = [
+            f"engine_args.{name} is decided by {RESERVED_ENGINE_ARGS[name]}; remove it, and set "
+            f"{RESERVED_ENGINE_ARGS[name]} instead"
+            for name in sorted(self.engine_args.keys() & RESERVED_ENGINE_ARGS)
+        ]
+        if not isinstance(self.engine_args.get("hf_overrides", {}), dict):
+            problems.append("engine_args.hf_overrides must be a mapping (key: value); see vLLM's --hf-overrides")
+        return problems
 
     def _no_effect(self, key: str) -> str:
         setting, value = next(owner for owner, keys in TEACHER_KEYS_OF.items() if key in keys)

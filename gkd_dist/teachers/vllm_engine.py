@@ -24,6 +24,7 @@ _CPU_ARGS: Mapping[str, Any] = {
     # In the engine's own process: the default, a worker process beside it, burns a core waiting for its answers.
     "distributed_executor_backend": UniProcExecutor,
 }
+_OVERRIDES = "hf_overrides"
 
 
 def start_engine(
@@ -38,7 +39,7 @@ def start_engine(
     Args:
         model: local folder in Hugging Face format.
         args: what the caller needs.
-        engine_args: the user's, over everything else.
+        engine_args: the user's, over everything else; see `merged_args`.
         cpu_args: what the caller needs on CPU alone.
 
     Raises:
@@ -50,6 +51,12 @@ def start_engine(
     if unknown:
         raise ConfigError([f"teacher.engine_args.{name}: vLLM has no such engine argument" for name in unknown])
     of_platform = {**_CPU_ARGS, **(cpu_args or {})} if current_platform.is_cpu() else {}
-    return AsyncLLM.from_engine_args(
-        AsyncEngineArgs(model=model, **{**_SHARED_ARGS, **args, **of_platform, **engine_args})
-    )
+    defaults = {**_SHARED_ARGS, **args, **of_platform}
+    return AsyncLLM.from_engine_args(AsyncEngineArgs(model=model, **merged_args(defaults, engine_args)))
+
+
+def merged_args(defaults: Mapping[str, Any], engine_args: Mapping[str, Any]) -> dict[str, Any]:
+    """`engine_args` over `defaults`; of `hf_overrides`, key over key, so that one of the user's loses none of ours."""
+    merged = {**defaults, **engine_args}
+    overrides = {**defaults.get(_OVERRIDES, {}), **engine_args.get(_OVERRIDES, {})}
+    return {**merged, _OVERRIDES: overrides} if overrides else merged

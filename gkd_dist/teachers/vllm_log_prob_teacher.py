@@ -37,7 +37,7 @@ class VllmLogProbTeacher:
             request with a generated token.
         scoring: what is asked for and shipped.
         num_ids: real ids; rows of the head beyond them are padding.
-        engine_args: passed to vLLM untouched, over the defaults here.
+        engine_args: passed to vLLM, over the defaults here; `hf_overrides` key by key.
     """
 
     def __init__(

@@ -25,7 +25,7 @@ class VllmTeacher:
         model: local folder in Hugging Face format.
         dtype: `float32` or `bfloat16`; targets are shipped in the same type.
         max_model_len: longest prompt plus completion, tokens.
-        engine_args: passed to vLLM untouched, over the defaults here.
+        engine_args: passed to vLLM, over the defaults here; `hf_overrides` key by key.
     """
 
     def __init__(self, model: str, *, dtype: str, max_model_len: int, engine_args: Mapping[str, Any]) -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from gkd_dist.config.load import dump_run_config, load_run_config
-from gkd_dist.config.models import TEACHER_KEYS_OF, TRANSPORTS_OF, TeacherConfig
+from gkd_dist.config.models import RESERVED_ENGINE_ARGS, TEACHER_KEYS_OF, TRANSPORTS_OF, TeacherConfig
 from gkd_dist.errors import ConfigError
 
 MODELS = ("student.model=a", "teacher.model=b")
@@ -46,6 +46,19 @@ def test_an_engine_takes_its_own_transports_alone(engine: str, transport: str) -
 )  # fmt: skip
 def test_a_key_without_effect_is_refused_with_the_way_out(overrides: tuple[str, ...], problem: str) -> None:
     assert problems_of(*overrides) == [problem]
+
+
+@pytest.mark.parametrize("name", RESERVED_ENGINE_ARGS)
+def test_an_engine_argument_that_the_transport_needs_is_refused_with_the_key_that_decides_it(name: str) -> None:
+    (problem,) = problems_of("teacher.engine=vllm", f"teacher.engine_args.{name}=x")
+    key = RESERVED_ENGINE_ARGS[name]
+    assert problem == f"teacher: engine_args.{name} is decided by {key}; remove it, and set {key} instead"
+    assert key in TeacherConfig.model_fields
+
+
+def test_overrides_of_the_models_configuration_are_a_mapping() -> None:
+    (problem,) = problems_of("teacher.engine=vllm", "teacher.engine_args.hf_overrides=3")
+    assert problem.startswith("teacher: engine_args.hf_overrides must be a mapping")
 
 
 def test_a_recipes_dtype_may_stay_when_a_server_takes_over() -> None:
