@@ -1,8 +1,9 @@
 """Which student and which teacher, and the engines that run them."""
 
+import re
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from gkd_dist.config.base import Strict
 from gkd_dist.config.lora import LoraConfig
@@ -129,7 +130,8 @@ class TeacherConfig(Strict):
         pattern=r"^https?://[^/\s]+(/\S*)?$",
         description="an address such as http://host:8000/v1, or null",
     )
-    """Of the server: what OpenAI clients call base_url, usually ending in /v1."""
+    """Of the server: what OpenAI clients call base_url, usually ending in /v1. It holds no password: it is shown in
+    messages and written beside the run."""
     served_model_name: str | None = None
     """The name the server gives its model; None takes the only one it serves."""
     api_key_env: str | None = None
@@ -141,6 +143,15 @@ class TeacherConfig(Strict):
     max_retries: int = Field(default=12, ge=0)
     """After timeouts, lost or refused connections, 408, 409, 429 and 5xx; waits double from 0.5 s up to 8 s, so that
     12 outlast a restart of about a minute."""
+
+    @field_validator("base_url", mode="before")
+    @classmethod
+    def _without_password(cls, value: Any) -> Any:
+        """Before the pattern, whose message shows the value."""
+        authority = str(value).partition("://")[2] or str(value)
+        if "@" in re.split(r"[/?#]", authority, maxsplit=1)[0]:
+            raise ValueError("must not hold a user name or password (before @); remove them, and use api_key_env")
+        return value
 
     @model_validator(mode="after")
     def _fits_engine(self) -> "TeacherConfig":

@@ -56,6 +56,20 @@ def test_an_engine_argument_that_the_transport_needs_is_refused_with_the_key_tha
     assert key in TeacherConfig.model_fields
 
 
+@pytest.mark.parametrize(
+    "url", ["http://me:sesame@host:8000/v1", "https://sesame@host", "ftp://me:sesame@host", "me:sesame@host:8000/v1"]
+)
+def test_a_password_in_the_address_is_refused_and_not_shown(url: str) -> None:
+    (problem,) = problems_of(*SERVER, f"teacher.base_url={url}")
+    assert problem.startswith("teacher.base_url: must not hold a user name or password")
+    assert "api_key_env" in problem and "sesame" not in problem
+
+
+def test_an_at_sign_in_the_path_of_an_address_stays() -> None:
+    url = "http://host:8000/@team/v1"
+    assert load_run_config("tiny", (*MODELS, *SERVER, f"teacher.base_url={url}")).teacher.base_url == url
+
+
 def test_overrides_of_the_models_configuration_are_a_mapping() -> None:
     (problem,) = problems_of("teacher.engine=vllm", "teacher.engine_args.hf_overrides=3")
     assert problem.startswith("teacher: engine_args.hf_overrides must be a mapping")
