@@ -126,6 +126,8 @@ def _vllm_teacher(blueprint: "Blueprint", teacher: TeacherConfig, folder: Path) 
 
 
 def _server_teacher(blueprint: "Blueprint", teacher: TeacherConfig, folder: Path) -> Scorer:
+    from transformers import AutoConfig
+
     from gkd_dist.teachers.endpoint import Endpoint
     from gkd_dist.teachers.server_teacher import ServerTeacher
 
@@ -137,6 +139,7 @@ def _server_teacher(blueprint: "Blueprint", teacher: TeacherConfig, folder: Path
         served_model_name=teacher.served_model_name,
         max_model_len=teacher.max_model_len,
         scoring=_prompt_scoring(blueprint, teacher),
+        num_rows=AutoConfig.from_pretrained(folder).get_text_config().vocab_size,
         max_concurrent_requests=teacher.max_concurrent_requests,
     )
 

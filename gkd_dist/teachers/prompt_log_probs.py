@@ -14,7 +14,8 @@ from gkd_dist.errors import ConfigError, EngineError
 from gkd_dist.targets import LEAST_LOG_PROB, SampledTargets, TeacherTargets, TopKTargets
 
 _ROUNDING = 1e-3
-"""By how much a sum of probabilities may exceed 1."""
+"""By how much a sum of probabilities may miss 1."""
+_NO_LOG_PROBS = "so these are no log-probs; run it with logprobs_mode=raw_logprobs (the default)"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -92,6 +93,21 @@ def check_top_k(top_k: int, num_ids: int, teacher: str = "teacher") -> None:
         raise ConfigError([f"{teacher}.top_k: {problem}"])
 
 
+def check_mass(found: PromptLogProbs, num_rows: int) -> None:
+    """Raise EngineError where the K >= 1 candidates of some token cannot be the most probable of `num_rows` ids.
+
+    None of the others is more probable than the last candidate, so that all together bound 1 from above. Logits that
+    are all far below 0 pass every other check.
+    """
+    probabilities = np.exp(found.log_probs.astype(np.float64))
+    most = probabilities.sum(1) + (num_rows - found.log_probs.shape[1]) * probabilities.min(1)
+    if not most.min() >= 1 - _ROUNDING:  # also true of NaN
+        raise EngineError(
+            f"the teacher's engine gave all {num_rows} ids of a token a probability of at most {most.min():.4g} "
+            f"together, {_NO_LOG_PROBS}"
+        )
+
+
 def _check(found: PromptLogProbs) -> None:
     with np.errstate(over="ignore"):
         most = float(np.exp(found.chosen).max(initial=0.0))
@@ -99,8 +115,7 @@ def _check(found: PromptLogProbs) -> None:
     for probability in (most, together):
         if not probability <= 1 + _ROUNDING:  # also true of NaN
             raise EngineError(
-                f"the teacher's engine gave ids a probability of {probability:.4g}, so these are no log-probs; "
-                "run it with logprobs_mode=raw_logprobs (the default)"
+                f"the teacher's engine gave ids a probability of {probability:.4g}, {_NO_LOG_PROBS}"
             )
 
 

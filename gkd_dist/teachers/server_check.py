@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 from gkd_dist.errors import ConfigError, EngineError
 from gkd_dist.teachers.answers import read_answer, read_models
 from gkd_dist.teachers.endpoint import Endpoint, scoring_request
-from gkd_dist.teachers.prompt_log_probs import PromptScoring
+from gkd_dist.teachers.prompt_log_probs import PromptScoring, check_mass
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +22,13 @@ _MIN_CANDIDATES = 8
 
 
 def check_server(
-    endpoint: Endpoint, *, model: str | Path, served_model_name: str | None, max_model_len: int, scoring: PromptScoring
+    endpoint: Endpoint,
+    *,
+    model: str | Path,
+    served_model_name: str | None,
+    max_model_len: int,
+    scoring: PromptScoring,
+    num_rows: int,
 ) -> str:
     """The name of the served model, once it has answered a probe as this teacher has to.
 
@@ -30,6 +36,7 @@ def check_server(
         model: folder with the tokenizer that the server's has to agree with.
         served_model_name: None takes the only model.
         max_model_len: longest sequence that will be scored, tokens.
+        num_rows: ids that the model gives a probability.
 
     Raises:
         ConfigError: no server, no such model, too little room, too few candidates, other tokens, or no log-probs.
@@ -45,7 +52,7 @@ def check_server(
             )
         probe = AutoTokenizer.from_pretrained(model).encode(_PROBE, add_special_tokens=False)
         _check_tokens(client, endpoint, name, probe)
-        _check_answer(client, endpoint, name, probe[:max_model_len], scoring)
+        _check_answer(client, endpoint, name, probe[:max_model_len], scoring, num_rows)
     return name
 
 
@@ -86,7 +93,9 @@ def _check_tokens(client: OpenAI, endpoint: Endpoint, name: str, probe: list[int
         )
 
 
-def _check_answer(client: OpenAI, endpoint: Endpoint, name: str, probe: list[int], scoring: PromptScoring) -> None:
+def _check_answer(
+    client: OpenAI, endpoint: Endpoint, name: str, probe: list[int], scoring: PromptScoring, num_rows: int
+) -> None:
     num_candidates = max(scoring.num_candidates, _MIN_CANDIDATES)
     try:
         answer = client.completions.with_raw_response.create(**scoring_request(name, probe, num_candidates))
@@ -106,6 +115,7 @@ def _check_answer(client: OpenAI, endpoint: Endpoint, name: str, probe: list[int
             num_completion_tokens=len(probe) - 1,
             num_candidates=num_candidates,
         )
+        check_mass(found, num_rows)
         scoring.targets(found)
     except EngineError as error:
         raise ConfigError([f"teacher.base_url: {error}"]) from error

@@ -27,6 +27,7 @@ class ServerTeacher:
         served_model_name: None takes the server's only model.
         max_model_len: longest prompt plus completion, tokens; the server needs room for one more.
         scoring: what is asked for and shipped.
+        num_rows: ids that the model gives a probability.
         max_concurrent_requests: of this teacher.
 
     Raises:
@@ -41,6 +42,7 @@ class ServerTeacher:
         served_model_name: str | None,
         max_model_len: int,
         scoring: PromptScoring,
+        num_rows: int,
         max_concurrent_requests: int,
     ) -> None:
         self._model = check_server(
@@ -49,6 +51,7 @@ class ServerTeacher:
             served_model_name=served_model_name,
             max_model_len=max_model_len,
             scoring=scoring,
+            num_rows=num_rows,
         )
         self._endpoint = endpoint
         self._scoring = scoring

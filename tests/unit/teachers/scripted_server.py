@@ -22,6 +22,8 @@ class Script:
     max_model_len: int | None = 65
     max_logprobs: int = 20
     logits: bool = False
+    shift: float = 0.0
+    """Added to every log-prob, which makes them logits too."""
     tokenizer: str | None = None
     """Folder; None: there is no /tokenize."""
     failures: list[int] = field(default_factory=list)
@@ -117,4 +119,4 @@ def position(script: Script, token: int, num_candidates: int) -> dict[str, Any]:
     order = [(token + 1 + step) % NUM_IDS for step in range(NUM_IDS)]
     ranks = {token: NUM_IDS} | {order[rank - 1]: rank for rank in range(1, num_candidates + 1)}
     scale = 1.0 if script.logits else -0.6931471805599453
-    return {str(index): {"logprob": scale * rank, "rank": rank, "decoded_token": "w"} for index, rank in ranks.items()}
+    return {str(index): {"logprob": scale * rank + script.shift, "rank": rank, "decoded_token": "w"} for index, rank in ranks.items()}

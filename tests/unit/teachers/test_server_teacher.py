@@ -47,6 +47,7 @@ def connect(
         served_model_name=name,
         max_model_len=max_model_len,
         scoring=scoring,
+        num_rows=NUM_IDS,
         max_concurrent_requests=max_concurrent_requests,
     )
 
@@ -207,6 +208,14 @@ def test_another_tokenizer(folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("scoring", [TOP_3, SampledScoring()], ids=["topk", "sampled"])
 def test_logits_in_place_of_log_probs(folder: Path, scoring: PromptScoring) -> None:
     assert "these are no log-probs" in problem_of(folder, Script(logits=True), scoring=scoring)
+
+
+@pytest.mark.parametrize("scoring", [TOP_3, SampledScoring()], ids=["topk", "sampled"])
+def test_logits_below_zero_in_place_of_log_probs(folder: Path, scoring: PromptScoring) -> None:
+    """No probability above 1 gives them away: what is missing does."""
+    assert "of at most 1.371e-13 together, so these are no log-probs" in problem_of(
+        folder, Script(shift=-30.0), scoring=scoring
+    )
 
 
 def test_a_vocabulary_that_is_larger_than_the_tokenizers(folder: Path) -> None:
