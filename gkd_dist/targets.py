@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-
 LEAST_LOG_PROB = -9999.0
 """Stands for log 0, which no message may carry, from every engine: here as in vLLM's server. Products with it stay
 finite in float32."""

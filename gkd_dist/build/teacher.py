@@ -37,7 +37,9 @@ def make_teacher(blueprint: "Blueprint", name: str) -> Teacher:
             golden = Golden(top_answers(blueprint.golden, own, None), "its engine's own log-probs")
     else:
         if rebuilt:
-            golden = kept_answers(blueprint, teacher, folder)  # before the engine: the two may not fit beside each other
+            golden = kept_answers(
+                blueprint, teacher, folder
+            )  # before the engine: the two may not fit beside each other
         engine = _vllm_teacher(blueprint, teacher, folder)
     return CheckedTeacher(
         engine,
@@ -140,6 +142,7 @@ def _server_teacher(blueprint: "Blueprint", teacher: TeacherConfig, folder: Path
         max_model_len=teacher.max_model_len,
         scoring=_prompt_scoring(blueprint, teacher),
         num_rows=AutoConfig.from_pretrained(folder).get_text_config().vocab_size,
+        num_ids=blueprint.num_ids,
         max_concurrent_requests=teacher.max_concurrent_requests,
     )
 

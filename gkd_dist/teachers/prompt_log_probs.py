@@ -45,13 +45,20 @@ class PromptScoring(Protocol):
         """K to ask for; 0 asks for the tokens themselves alone."""
         ...
 
+    @property
+    def hides_padding(self) -> bool:
+        """Whether nobody can leave out what padded ids hold, once the targets are made."""
+        ...
+
     def targets(self, found: PromptLogProbs) -> TeacherTargets:
-        """Raises EngineError where `found` cannot be log-probs of the shared ids."""
+        """Raises EngineError where `found` cannot be log-probs."""
         ...
 
 
 class TopKScoring:
     """The `topk` transport.
+
+    Padded ids among the K are passed on: the learner cuts them, and normalises the rest again.
 
     Args:
         top_k: K.
@@ -61,18 +68,14 @@ class TopKScoring:
         ConfigError: K is more than there are ids.
     """
 
+    hides_padding = False
+
     def __init__(self, top_k: int, num_ids: int) -> None:
         check_top_k(top_k, num_ids)
         self.num_candidates = top_k
-        self._num_ids = num_ids
 
     def targets(self, found: PromptLogProbs) -> TopKTargets:
         _check(found)
-        if found.token_ids.max(initial=0) >= self._num_ids:
-            raise EngineError(
-                f"the teacher finds id {found.token_ids.max()} probable, which no tokenizer knows (it knows "
-                f"{self._num_ids}); use teacher.engine=vllm, which leaves such padding out, or a smaller teacher.top_k"
-            )
         return TopKTargets(found.token_ids, _finite(found.log_probs))
 
 
@@ -80,6 +83,7 @@ class SampledScoring:
     """The `sampled` transport."""
 
     num_candidates = 0
+    hides_padding = True
 
     def targets(self, found: PromptLogProbs) -> SampledTargets:
         _check(found)
@@ -114,9 +118,7 @@ def _check(found: PromptLogProbs) -> None:
         together = float(np.exp(found.log_probs).sum(axis=1).max(initial=0.0))
     for probability in (most, together):
         if not probability <= 1 + _ROUNDING:  # also true of NaN
-            raise EngineError(
-                f"the teacher's engine gave ids a probability of {probability:.4g}, {_NO_LOG_PROBS}"
-            )
+            raise EngineError(f"the teacher's engine gave ids a probability of {probability:.4g}, {_NO_LOG_PROBS}")
 
 
 def _finite(log_probs: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 from gkd_dist.errors import ConfigError, EngineError
 from gkd_dist.teachers.answers import read_answer, read_models
 from gkd_dist.teachers.endpoint import Endpoint, scoring_request
-from gkd_dist.teachers.prompt_log_probs import PromptScoring, check_mass
+from gkd_dist.teachers.prompt_log_probs import PromptLogProbs, PromptScoring, check_mass
 
 logger = logging.getLogger(__name__)
 
@@ -19,6 +19,10 @@ _MAX_RETRIES = 3
 """While asking for the list of models: about 4 seconds."""
 _MIN_CANDIDATES = 8
 """Asked for even where the transport needs none, to see that they are log-probs."""
+_NUM_PADDED = 8
+"""How many padded ids stand for all: rows that were never trained are much alike."""
+_NEGLIGIBLE_MASS = 1e-3
+"""Of padded ids together: it is also the error of every log-prob, in nats."""
 
 
 def check_server(
@@ -29,6 +33,7 @@ def check_server(
     max_model_len: int,
     scoring: PromptScoring,
     num_rows: int,
+    num_ids: int,
 ) -> str:
     """The name of the served model, once it has answered a probe as this teacher has to.
 
@@ -37,9 +42,11 @@ def check_server(
         served_model_name: None takes the only model.
         max_model_len: longest sequence that will be scored, tokens.
         num_rows: ids that the model gives a probability.
+        num_ids: the first of these that are real; the others are padding.
 
     Raises:
-        ConfigError: no server, no such model, too little room, too few candidates, other tokens, or no log-probs.
+        ConfigError: no server, no such model, too little room, too few candidates, other tokens, no log-probs, or
+            too much probability of padding that the targets would not show.
     """
     with endpoint.client() as client:
         name, longest = _served(client, endpoint, served_model_name)
@@ -53,6 +60,8 @@ def check_server(
         probe = AutoTokenizer.from_pretrained(model).encode(_PROBE, add_special_tokens=False)
         _check_tokens(client, endpoint, name, probe)
         _check_answer(client, endpoint, name, probe[:max_model_len], scoring, num_rows)
+        if scoring.hides_padding and num_rows > num_ids:
+            _check_padding(client, endpoint, name, probe[: max_model_len - 1], num_rows, num_ids)
     return name
 
 
@@ -97,8 +106,40 @@ def _check_answer(
     client: OpenAI, endpoint: Endpoint, name: str, probe: list[int], scoring: PromptScoring, num_rows: int
 ) -> None:
     num_candidates = max(scoring.num_candidates, _MIN_CANDIDATES)
+    found = _asked(client, endpoint, name, probe, num_candidates)
     try:
-        answer = client.completions.with_raw_response.create(**scoring_request(name, probe, num_candidates))
+        check_mass(found, num_rows)
+        scoring.targets(found)
+    except EngineError as error:
+        raise ConfigError([f"teacher.base_url: {error}"]) from error
+
+
+def _check_padding(
+    client: OpenAI, endpoint: Endpoint, name: str, probe: list[int], num_rows: int, num_ids: int
+) -> None:
+    """The probability of all padded ids, from some of them written after the probe and after parts of it.
+
+    A server leaves no id out of its softmax, and the log-prob of one token cannot be normalised without them.
+    """
+    padded = np.unique(np.linspace(num_ids, num_rows - 1, _NUM_PADDED).astype(int)).tolist()
+    masses = []
+    for context in (probe[:length] for length in {1, -(-len(probe) // 2), len(probe)}):
+        log_probs = [_asked(client, endpoint, name, [*context, token], 0).chosen[-1] for token in padded]
+        masses.append(float(np.exp(log_probs).mean()) * (num_rows - num_ids))
+    if max(masses) > _NEGLIGIBLE_MASS:
+        raise ConfigError(
+            [
+                f"teacher.transport=sampled: this model gives the {num_rows - num_ids} ids that no tokenizer knows a "
+                f"probability of about {max(masses):.2g}, which a server cannot leave out; use transport=topk, or "
+                "engine=vllm"
+            ]
+        )
+
+
+def _asked(client: OpenAI, endpoint: Endpoint, name: str, tokens: list[int], num_candidates: int) -> PromptLogProbs:
+    """What the server says about all of `tokens` but the first."""
+    try:
+        answer = client.completions.with_raw_response.create(**scoring_request(name, tokens, num_candidates))
     except APIConnectionError as error:
         raise ConfigError([f"teacher.base_url: {endpoint.explain(error)}"]) from error
     except APIStatusError as error:
@@ -109,13 +150,11 @@ def _check_answer(
             ]
         ) from error
     try:
-        found = read_answer(
+        return read_answer(
             answer.content,
-            np.array(probe, dtype=np.int32),
-            num_completion_tokens=len(probe) - 1,
+            np.array(tokens, dtype=np.int32),
+            num_completion_tokens=len(tokens) - 1,
             num_candidates=num_candidates,
         )
-        check_mass(found, num_rows)
-        scoring.targets(found)
     except EngineError as error:
         raise ConfigError([f"teacher.base_url: {error}"]) from error

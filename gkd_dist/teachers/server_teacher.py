@@ -28,6 +28,7 @@ class ServerTeacher:
         max_model_len: longest prompt plus completion, tokens; the server needs room for one more.
         scoring: what is asked for and shipped.
         num_rows: ids that the model gives a probability.
+        num_ids: the first of these that are real; the others are padding.
         max_concurrent_requests: of this teacher.
 
     Raises:
@@ -43,6 +44,7 @@ class ServerTeacher:
         max_model_len: int,
         scoring: PromptScoring,
         num_rows: int,
+        num_ids: int,
         max_concurrent_requests: int,
     ) -> None:
         self._model = check_server(
@@ -52,6 +54,7 @@ class ServerTeacher:
             max_model_len=max_model_len,
             scoring=scoring,
             num_rows=num_rows,
+            num_ids=num_ids,
         )
         self._endpoint = endpoint
         self._scoring = scoring

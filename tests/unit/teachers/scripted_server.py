@@ -24,6 +24,8 @@ class Script:
     logits: bool = False
     shift: float = 0.0
     """Added to every log-prob, which makes them logits too."""
+    own_log_probs: dict[int, float] = field(default_factory=dict)
+    """Of some tokens, wherever they are written."""
     tokenizer: str | None = None
     """Folder; None: there is no /tokenize."""
     failures: list[int] = field(default_factory=list)
@@ -119,4 +121,7 @@ def position(script: Script, token: int, num_candidates: int) -> dict[str, Any]:
     order = [(token + 1 + step) % NUM_IDS for step in range(NUM_IDS)]
     ranks = {token: NUM_IDS} | {order[rank - 1]: rank for rank in range(1, num_candidates + 1)}
     scale = 1.0 if script.logits else -0.6931471805599453
-    return {str(index): {"logprob": scale * rank + script.shift, "rank": rank, "decoded_token": "w"} for index, rank in ranks.items()}
+    values = {index: scale * rank + script.shift for index, rank in ranks.items()} | {
+        index: value for index, value in script.own_log_probs.items() if index == token
+    }
+    return {str(index): {"logprob": values[index], "rank": rank, "decoded_token": "w"} for index, rank in ranks.items()}

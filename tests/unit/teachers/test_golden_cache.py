@@ -77,7 +77,7 @@ def at_fault(log_prob: float) -> Answers:
 
 @pytest.mark.parametrize("log_prob", [np.nan, 3.0])
 def test_answers_at_fault_are_refused_and_not_kept(tmp_path: Path, log_prob: float) -> None:
-    with pytest.raises(ModelError, match="log-prob.*look at the weights"):
+    with pytest.raises(ModelError, match=r"log-prob.*look at the weights"):
         cached_answers(tmp_path / "a.safetensors", Engine(at_fault(log_prob)))
     assert [path.name for path in tmp_path.iterdir()] == ["a.lock"]
 

@@ -59,11 +59,6 @@ def test_a_token_more_certain_than_certain_is_refused() -> None:
         SampledScoring().targets(found([[]], [0.5]))
 
 
-def test_ids_that_no_tokenizer_knows_are_refused() -> None:
-    with pytest.raises(EngineError, match=r"id 5 probable.*it knows 5.*engine=vllm"):
-        TopKScoring(2, num_ids=5).targets(found([[-1.0, -1.0]], [-1.0], first_id=4))
-
-
 def test_more_candidates_than_ids_are_a_configuration_error() -> None:
     TopKScoring(5, num_ids=5)
     with pytest.raises(ConfigError, match=r"teacher.top_k: 6 is more than the 5 ids.*at most 5"):

@@ -8,12 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from gkd_dist.divergences.topk import topk_teacher
 from gkd_dist.errors import ConfigError, EngineError
 from gkd_dist.targets import TeacherTargets
 from gkd_dist.teachers.endpoint import Endpoint
 from gkd_dist.teachers.prompt_log_probs import PromptScoring, SampledScoring, TopKScoring
 from gkd_dist.teachers.server_teacher import ServerTeacher
+from gkd_dist.types import FinishReason, SampleId, Source, Trajectory
 from tests import tiny
 from tests.unit.teachers.scripted_server import NUM_IDS, Script, serving
 
@@ -35,6 +38,7 @@ def connect(
     *,
     scoring: PromptScoring = TOP_3,
     name: str | None = None,
+    num_ids: int = NUM_IDS,
     max_model_len: int = 64,
     key_env: str | None = None,
     timeout_s: float = 5.0,
@@ -48,6 +52,7 @@ def connect(
         max_model_len=max_model_len,
         scoring=scoring,
         num_rows=NUM_IDS,
+        num_ids=num_ids,
         max_concurrent_requests=max_concurrent_requests,
     )
 
@@ -83,6 +88,38 @@ def test_sampled_asks_for_no_candidates(folder: Path) -> None:
         targets = score(connect(url, folder, scoring=SampledScoring()))
     assert {request["prompt_logprobs"] for request in script.requests[1:]} == {0}
     np.testing.assert_allclose(targets[0].log_probs, np.log(0.5) * NUM_IDS, rtol=1e-6)
+
+
+# padded heads
+
+
+def test_padded_ids_are_passed_on_and_the_learner_normalises_without_them(folder: Path) -> None:
+    """Real are the ids below 100; after id 98 the most probable is 99, and then come padded ones."""
+    trajectory = Trajectory(
+        SampleId("r", 0), np.array([5], np.int32), np.array([98], np.int32), Source.GROUND_TRUTH, FinishReason.LENGTH
+    )
+    with serving(Script()) as url:
+        teacher = connect(url, folder, num_ids=100)
+        (targets,) = asyncio.run(teacher.score([trajectory]))
+    assert targets.token_ids.tolist() == [[99, 100, 101]]
+    cut = topk_teacher(torch.from_numpy(targets.token_ids), torch.from_numpy(targets.log_probs), num_ids=100)
+    np.testing.assert_allclose(cut.log_probs[0, 0].exp(), 0.5 / (1 - 0.25 - 0.125), rtol=1e-6)
+
+
+def test_padding_that_sampled_log_probs_would_not_show_is_refused(folder: Path) -> None:
+    """28 ids of 1e-2 each; the log-prob of one token says nothing about them."""
+    padding = {token: float(np.log(1e-2)) for token in range(100, NUM_IDS)}
+    problem = problem_of(folder, Script(own_log_probs=padding), scoring=SampledScoring(), num_ids=100)
+    assert problem.startswith("teacher.transport=sampled: this model gives the 28 ids that no tokenizer knows a")
+    assert "about 0.28" in problem and "use transport=topk, or engine=vllm" in problem
+
+
+def test_padding_that_is_never_probable_is_no_obstacle(folder: Path) -> None:
+    script = Script(own_log_probs=dict.fromkeys(range(100, NUM_IDS), -12.0))
+    with serving(script) as url:
+        connect(url, folder, scoring=SampledScoring(), num_ids=100)
+    asked = {request["prompt"][-1] for request in script.requests[1:]}
+    assert len(asked) == 8 and min(asked) == 100 and max(asked) == NUM_IDS - 1
 
 
 # retries
@@ -216,10 +253,6 @@ def test_logits_below_zero_in_place_of_log_probs(folder: Path, scoring: PromptSc
     assert "of at most 1.371e-13 together, so these are no log-probs" in problem_of(
         folder, Script(shift=-30.0), scoring=scoring
     )
-
-
-def test_a_vocabulary_that_is_larger_than_the_tokenizers(folder: Path) -> None:
-    assert "which no tokenizer knows" in problem_of(folder, Script(), scoring=TopKScoring(3, num_ids=4))
 
 
 def test_the_key_comes_from_the_environment_alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
