@@ -144,6 +144,8 @@ def _server_teacher(blueprint: "Blueprint", teacher: TeacherConfig, folder: Path
         num_rows=AutoConfig.from_pretrained(folder).get_text_config().vocab_size,
         num_ids=blueprint.num_ids,
         max_concurrent_requests=teacher.max_concurrent_requests,
+        # Before the proxy's own, which knows no reason, and in a run without proxies.
+        deadline_s=0.95 * blueprint.config.cluster.request_timeout_s,
     )
 
 

@@ -139,7 +139,7 @@ class TeacherConfig(Strict):
     max_concurrent_requests: int = Field(default=32, ge=1)
     """Of one replica; the server queues what it cannot batch."""
     request_timeout_s: float = Field(default=120.0, gt=0)
-    """Of one attempt, answer included."""
+    """Of one attempt, answer included; below cluster.request_timeout_s, which all attempts have together."""
     max_retries: int = Field(default=12, ge=0)
     """After timeouts, lost or refused connections, 408, 409, 429 and 5xx; waits double from 0.5 s up to 8 s, so that
     12 outlast a restart of about a minute."""

@@ -1,13 +1,36 @@
 """Where a vLLM server is and how to ask it for prompt log-probs; retries are those of the OpenAI client."""
 
+import asyncio
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from openai import APIConnectionError, APIError, APIStatusError, AsyncOpenAI, OpenAI
+from openai import APIConnectionError, APIError, APIStatusError, AsyncOpenAI, DefaultAsyncHttpxClient, OpenAI
 
 from gkd_dist.errors import ConfigError
+
+
+class _WholeAnswers(DefaultAsyncHttpxClient):
+    """Its own timeouts restart with every byte, so that a server that dribbles would never run into them.
+
+    Args:
+        timeout_s: of each request, the whole answer included. The OpenAI client takes what is raised then for a lost
+            connection: it tries again.
+    """
+
+    def __init__(self, timeout_s: float) -> None:
+        super().__init__()
+        self._timeout_s = timeout_s
+
+    async def send(self, request: Any, **settings: Any) -> Any:
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                response = await super().send(request, **settings)
+                await response.aread()
+                return response
+        except TimeoutError:
+            raise TimeoutError(f"no whole answer within {self._timeout_s:g} s") from None
 
 
 @dataclass(frozen=True)
@@ -19,7 +42,7 @@ class Endpoint:
     api_key_env: str | None
     """Environment variable that holds the key; None sends none."""
     timeout_s: float
-    """Longest wait for a connection, and for the server's next byte."""
+    """Of one attempt, answer included. (The client that asks once at the start: of the connection and of each byte.)"""
     max_retries: int
     """After timeouts, lost or refused connections, 408, 409, 429 and 5xx; waits double from 0.5 s up to 8 s."""
 
@@ -27,7 +50,7 @@ class Endpoint:
         return OpenAI(**self._settings())
 
     def async_client(self) -> AsyncOpenAI:
-        return AsyncOpenAI(**self._settings())
+        return AsyncOpenAI(**self._settings(), http_client=_WholeAnswers(self.timeout_s))
 
     def _settings(self) -> dict[str, Any]:
         return {

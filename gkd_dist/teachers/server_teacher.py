@@ -30,6 +30,7 @@ class ServerTeacher:
         num_rows: ids that the model gives a probability.
         num_ids: the first of these that are real; the others are padding.
         max_concurrent_requests: of this teacher.
+        deadline_s: of one call of `score`, whatever it takes: requests that queue here, all attempts, and waits.
 
     Raises:
         ConfigError: the server is not there, or is not one that can play this teacher.
@@ -46,6 +47,7 @@ class ServerTeacher:
         num_rows: int,
         num_ids: int,
         max_concurrent_requests: int,
+        deadline_s: float,
     ) -> None:
         self._model = check_server(
             endpoint,
@@ -59,15 +61,24 @@ class ServerTeacher:
         self._endpoint = endpoint
         self._scoring = scoring
         self._client = endpoint.async_client()
+        self._deadline_s = deadline_s
         self._room = asyncio.Semaphore(max_concurrent_requests)
 
     async def score(self, trajectories: Sequence[Trajectory]) -> list[TeacherTargets]:
         """TopKTargets or SampledTargets; see `interfaces.Scorer.score`.
 
         Raises:
-            EngineError: the server refused a request, or stayed away for longer than the retries last.
+            EngineError: the server refused a request, or stayed away for longer than the retries or the deadline last.
         """
-        return list(await asyncio.gather(*(self._score_one(trajectory) for trajectory in trajectories)))
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                return list(await asyncio.gather(*(self._score_one(trajectory) for trajectory in trajectories)))
+        except TimeoutError:
+            raise EngineError(
+                f"teacher server {self._endpoint.base_url} did not score {len(trajectories)} sequences within "
+                f"{self._deadline_s:g} s, all attempts included; is it up? raise cluster.request_timeout_s, or lower "
+                "teacher.request_timeout_s for attempts that give up sooner"
+            ) from None
 
     async def _score_one(self, trajectory: Trajectory) -> TeacherTargets:
         token_ids = np.concatenate([trajectory.prompt_ids, trajectory.completion_ids])

@@ -4,7 +4,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -29,7 +29,8 @@ class Script:
     tokenizer: str | None = None
     """Folder; None: there is no /tokenize."""
     failures: list[int] = field(default_factory=list)
-    """Status of the next completions, one each; 0 hangs up without an answer, -1 stays silent for a second."""
+    """Status of the next completions, one each; 0 hangs up without an answer, -1 stays silent for a second, -2 sends
+    its answer in pieces for a second."""
     delay_s: float = 0.0
     key: str | None = None
     is_a_web_page: bool = False
@@ -92,7 +93,15 @@ def serving(script: Script, port: int = 0) -> Iterator[str]:
                     script.in_flight -= 1
 
         def complete(self, asked: dict[str, Any], status: int) -> None:
-            if status in (0, -1):
+            if status == -2:
+                self.send_response(200)
+                self.send_header("Content-Length", "100")
+                self.end_headers()
+                with suppress(OSError):
+                    for _ in range(10):
+                        self.wfile.write(b" ")
+                        time.sleep(0.1)
+            if status in (0, -1, -2):
                 self.close_connection = True
                 return None
             if status != 200:

@@ -44,6 +44,7 @@ def connect(
     timeout_s: float = 5.0,
     max_retries: int = 2,
     max_concurrent_requests: int = 8,
+    deadline_s: float = 60.0,
 ) -> ServerTeacher:
     return ServerTeacher(
         Endpoint(url, key_env, timeout_s, max_retries),
@@ -54,6 +55,7 @@ def connect(
         num_rows=NUM_IDS,
         num_ids=num_ids,
         max_concurrent_requests=max_concurrent_requests,
+        deadline_s=deadline_s,
     )
 
 
@@ -134,6 +136,25 @@ def test_a_passing_failure_is_tried_again(folder: Path, failure: int) -> None:
         targets = score(teacher)
     assert [item.num_tokens for item in targets] == [3, 1, 6]
     assert len(script.requests) == 1 + len(SHAPES) + 2
+
+
+def test_an_answer_that_comes_in_pieces_has_no_more_time_than_another(folder: Path) -> None:
+    """Each byte is in time, the whole is not: without a limit on it the server would decide how long to wait."""
+    script = Script()
+    with serving(script) as url:
+        teacher = connect(url, folder, timeout_s=0.3, max_retries=0)
+        script.failures = [-2] * 3
+        with pytest.raises(EngineError, match=r"does not answer.*no whole answer within 0.3 s"):
+            score(teacher)
+
+
+def test_all_attempts_together_end_at_the_deadline(folder: Path) -> None:
+    script = Script()
+    with serving(script) as url:
+        teacher = connect(url, folder, max_retries=1000, deadline_s=0.5)
+        script.failures = [503] * 1000
+        with pytest.raises(EngineError, match=r"did not score 3 sequences within 0.5 s.*cluster.request_timeout_s"):
+            score(teacher)
 
 
 def test_silence_is_tried_again(folder: Path) -> None:
