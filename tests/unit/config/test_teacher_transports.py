@@ -86,7 +86,8 @@ def test_a_recipes_dtype_may_stay_when_a_server_takes_over() -> None:
         ((), {"dtype", "verify_readout"}),
         (("teacher.transport=topk", "teacher.top_k=8"), {"dtype", "top_k"}),
         (("teacher.engine=vllm",), {"dtype", "engine_args", "verify_readout"}),
-        (SERVER, {"top_k", *TEACHER_KEYS_OF["engine", "server"]}),
+        (SERVER, {"dtype", "top_k", *TEACHER_KEYS_OF["engine", "server"]}),
+        ((*SERVER, "teacher.dtype=bfloat16"), {"top_k", *TEACHER_KEYS_OF["engine", "server"]}),
     ],
 )
 def test_the_dump_holds_what_has_an_effect_and_loads_back(
@@ -101,7 +102,7 @@ def test_the_dump_holds_what_has_an_effect_and_loads_back(
     path.write_text(text)
     again = load_run_config(str(path))
     assert dump_run_config(again) == text
-    assert again.teacher.transport == config.teacher.transport
+    assert again == config
 
 
 @pytest.mark.parametrize(
