@@ -15,8 +15,8 @@ class _WholeAnswers(DefaultAsyncHttpxClient):
     """Its own timeouts restart with every byte, so that a server that dribbles would never run into them.
 
     Args:
-        timeout_s: of each request, the whole answer included. The OpenAI client takes what is raised then for a lost
-            connection: it tries again.
+        timeout_s: of each attempt, the whole answer included; then `send` raises TimeoutError, which the OpenAI client
+            does not try again.
     """
 
     def __init__(self, timeout_s: float) -> None:
@@ -24,13 +24,10 @@ class _WholeAnswers(DefaultAsyncHttpxClient):
         self._timeout_s = timeout_s
 
     async def send(self, request: Any, **settings: Any) -> Any:
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                response = await super().send(request, **settings)
-                await response.aread()
-                return response
-        except TimeoutError:
-            raise TimeoutError(f"no whole answer within {self._timeout_s:g} s") from None
+        async with asyncio.timeout(self._timeout_s):
+            response = await super().send(request, **settings)
+            await response.aread()
+            return response
 
 
 @dataclass(frozen=True)

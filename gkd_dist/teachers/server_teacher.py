@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from openai import APIError
@@ -85,16 +86,28 @@ class ServerTeacher:
         request = scoring_request(self._model, token_ids.tolist(), self._scoring.num_candidates)
         try:
             async with self._room:
-                answer = await self._client.completions.with_raw_response.create(**request)
+                content = await self._answer(request)
         except APIError as error:
             raise EngineError(f"teacher server {self._endpoint.explain(error)}") from error
         found = read_answer(
-            answer.content,
+            content,
             token_ids,
             num_completion_tokens=trajectory.num_completion_tokens,
             num_candidates=self._scoring.num_candidates,
         )
         return self._scoring.targets(found)
+
+    async def _answer(self, request: dict[str, Any]) -> bytes:
+        """The body of one answer; the client tries again after all failures but an answer that takes too long."""
+        for _ in range(self._endpoint.max_retries + 1):
+            try:
+                return (await self._client.completions.with_raw_response.create(**request)).content
+            except TimeoutError:
+                continue
+        raise EngineError(
+            f"teacher server {self._endpoint.base_url} gave no whole answer within {self._endpoint.timeout_s:g} s, in "
+            f"{self._endpoint.max_retries + 1} attempts; raise teacher.request_timeout_s"
+        )
 
     async def close(self) -> None:
         await self._client.close()

@@ -144,8 +144,17 @@ def test_an_answer_that_comes_in_pieces_has_no_more_time_than_another(folder: Pa
     with serving(script) as url:
         teacher = connect(url, folder, timeout_s=0.3, max_retries=0)
         script.failures = [-2] * 3
-        with pytest.raises(EngineError, match=r"does not answer.*no whole answer within 0.3 s"):
+        with pytest.raises(EngineError, match=r"no whole answer within 0.3 s, in 1 attempts; raise teacher.request"):
             score(teacher)
+
+
+def test_an_answer_that_comes_in_pieces_is_tried_again(folder: Path) -> None:
+    script = Script()
+    with serving(script) as url:
+        teacher = connect(url, folder, timeout_s=0.5, max_retries=1)
+        script.failures = [-2]
+        assert [item.num_tokens for item in score(teacher)] == [3, 1, 6]
+    assert len(script.requests) == 1 + len(SHAPES) + 1
 
 
 def test_all_attempts_together_end_at_the_deadline(folder: Path) -> None:
