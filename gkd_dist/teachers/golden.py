@@ -76,7 +76,7 @@ def top_answers(sequences: Sequence[Trajectory], targets: Sequence[TeacherTarget
 async def ask(score: Score, sequences: Sequence[Trajectory]) -> list[TeacherTargets | TargetsHandle]:
     """What an engine's `score` says about each of `sequences`, asked one by one.
 
-    In a batch a sequence's bfloat16 rounding depends on what shares it: up to 0.4 nats of a log-prob of SmolLM2.
+    In a batch a sequence's bfloat16 rounding depends on what shares it; see `TOLERANCE` for how much.
     """
     return [targets for sequence in sequences for targets in await score([sequence])]
 

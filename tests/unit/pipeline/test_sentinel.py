@@ -9,6 +9,7 @@ from gkd_dist.errors import EngineError, ModelError
 from gkd_dist.interfaces import Fleet
 from gkd_dist.pipeline.sentinel import check_at_start, due
 from gkd_dist.testing.fakes import FakeLearner, FakeSampler, FakeTeacher
+from gkd_dist.types import TeacherCheck
 
 
 def test_a_teacher_is_due_every_so_many_steps_but_not_at_the_first() -> None:
@@ -41,6 +42,24 @@ def test_named_teachers_are_asked_on_their_own_and_named_in_the_message() -> Non
     with pytest.raises(EngineError, match=r"^teacher code 0 no longer"):
         run(make_plan(4, 0.5, sentinel_steps={"maths": 0, "code": 1}), Fleet([FakeSampler()], teachers, FakeLearner()))
     assert teachers["maths"][0].num_checks == 0
+
+
+def test_teachers_are_asked_in_turn() -> None:
+    """Replicas may be one server: asked together, they would share its batch."""
+    under_way, most = 0, 0
+
+    class Slow(FakeTeacher):
+        async def verify(self) -> TeacherCheck:
+            nonlocal under_way, most
+            under_way += 1
+            most = max(most, under_way)
+            await asyncio.sleep(0.01)
+            under_way -= 1
+            return await super().verify()
+
+    fleet = Fleet([], {"a": [Slow(), Slow()], "b": [Slow()]}, FakeLearner())
+    assert len(asyncio.run(check_at_start(fleet))) == 3
+    assert most == 1
 
 
 def test_a_refusal_at_start_is_the_users_to_mend() -> None:
