@@ -1,16 +1,17 @@
 """vLLM engines for teachers: what all of them share, and the start."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import fields
 from typing import Any
 
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.platforms import current_platform
 from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
-from gkd_dist.errors import ConfigError
+from gkd_dist.errors import ConfigError, EngineError
 
 _SHARED_ARGS: Mapping[str, Any] = {
     "skip_tokenizer_init": True,
@@ -60,3 +61,20 @@ def merged_args(defaults: Mapping[str, Any], engine_args: Mapping[str, Any]) -> 
     merged = {**defaults, **engine_args}
     overrides = {**defaults.get(_OVERRIDES, {}), **engine_args.get(_OVERRIDES, {})}
     return {**merged, _OVERRIDES: overrides} if overrides else merged
+
+
+async def last_output(stream: AsyncIterator[Any], request_id: str) -> Any:
+    """The end of one request.
+
+    Raises:
+        EngineError: the engine died, failed, or said nothing.
+    """
+    last = None
+    try:
+        async for output in stream:
+            last = output
+    except (EngineDeadError, EngineGenerateError) as error:
+        raise EngineError(f"the vLLM engine failed at {request_id} ({type(error).__name__}: {error})") from error
+    if last is None:
+        raise EngineError(f"the engine returned nothing for {request_id}")
+    return last
