@@ -136,7 +136,13 @@ def _server_teacher(blueprint: "Blueprint", teacher: TeacherConfig, folder: Path
     if teacher.base_url is None:
         raise ValueError("a server teacher needs base_url")
     return ServerTeacher(
-        Endpoint(teacher.base_url, teacher.api_key_env, teacher.request_timeout_s, teacher.max_retries),
+        Endpoint(
+            teacher.base_url,
+            teacher.api_key_env,
+            teacher.request_timeout_s,
+            teacher.max_retries,
+            key=_key_of(blueprint, teacher),
+        ),
         model=folder,
         served_model_name=teacher.served_model_name,
         max_model_len=teacher.max_model_len,
@@ -147,6 +153,12 @@ def _server_teacher(blueprint: "Blueprint", teacher: TeacherConfig, folder: Path
         # Before the proxy's own, which knows no reason, and in a run without proxies.
         deadline_s=0.95 * blueprint.config.cluster.request_timeout_s,
     )
+
+
+def _key_of(blueprint: "Blueprint", teacher: TeacherConfig) -> str:
+    """Where its settings stand: `teacher`, or `teachers.NAME`."""
+    names = (name for name, each in blueprint.config.named_teachers.items() if each is teacher)
+    return blueprint.config.key_of(next(names))
 
 
 def _prompt_scoring(blueprint: "Blueprint", teacher: TeacherConfig) -> "PromptScoring":

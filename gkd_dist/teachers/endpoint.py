@@ -42,6 +42,8 @@ class Endpoint:
     """Of one attempt, answer included. (The client that asks once at the start: of the connection and of each byte.)"""
     max_retries: int
     """After timeouts, lost or refused connections, 408, 409, 429 and 5xx; waits double from 0.5 s up to 8 s."""
+    key: str = "teacher"
+    """Where the settings of this teacher stand, for messages."""
 
     def client(self) -> OpenAI:
         return OpenAI(**self._settings())
@@ -64,7 +66,7 @@ class Endpoint:
         key = os.environ.get(self.api_key_env)
         if not key:
             raise ConfigError(
-                [f"teacher.api_key_env: ${self.api_key_env} is not set where this teacher runs; export it there"]
+                [f"{self.key}.api_key_env: ${self.api_key_env} is not set where this teacher runs; export it there"]
             )
         return key
 
@@ -76,8 +78,8 @@ class Endpoint:
     def explain(self, error: APIError) -> str:
         """One line that says what happened and what to do."""
         if isinstance(error, APIStatusError):
-            hint = {401: "; name its key in teacher.api_key_env", 403: "; name its key in teacher.api_key_env"}
-            return f"{self.base_url} answered {error.status_code}: {_message(error)}{hint.get(error.status_code, '')}"
+            hint = f"; name its key in {self.key}.api_key_env" if error.status_code in (401, 403) else ""
+            return f"{self.base_url} answered {error.status_code}: {_message(error)}{hint}"
         if isinstance(error, APIConnectionError):
             reason = error.__cause__ or error
             return (

@@ -53,8 +53,8 @@ def check_server(
         if longest is not None and longest <= max_model_len:
             raise ConfigError(
                 [
-                    f"teacher.max_model_len: {max_model_len} tokens and the one that vLLM generates do not fit into "
-                    f"the server's {longest}; start it with --max-model-len {max_model_len + 1}, or lower it here"
+                    f"{endpoint.key}.max_model_len: {max_model_len} tokens and the one that vLLM generates do not fit "
+                    f"into the server's {longest}; start it with --max-model-len {max_model_len + 1}, or lower it here"
                 ]
             )
         probe = AutoTokenizer.from_pretrained(model).encode(_PROBE, add_special_tokens=False)
@@ -69,18 +69,22 @@ def _served(client: OpenAI, endpoint: Endpoint, wanted: str | None) -> tuple[str
     """(name, longest sequence or None where the server does not say) of the model to use."""
     try:
         answer = client.with_options(max_retries=_MAX_RETRIES).models.with_raw_response.list()
-        lengths = read_models(answer.content)
+        models = read_models(answer.content)
     except APIError as error:
-        raise ConfigError([f"teacher.base_url: {endpoint.explain(error)}"]) from error
+        raise ConfigError([f"{endpoint.key}.base_url: {endpoint.explain(error)}"]) from error
     except EngineError as error:
-        raise ConfigError([f"teacher.base_url: {endpoint.base_url}: {error}"]) from error
-    names = ", ".join(lengths) or "none"
-    if wanted is None and len(lengths) != 1:
-        raise ConfigError([f"teacher.served_model_name: needed, because the server has several models; it has {names}"])
-    name = wanted or next(iter(lengths))
-    if name not in lengths:
-        raise ConfigError([f"teacher.served_model_name: the server has no model {name}; it has {names}"])
-    return name, lengths[name]
+        raise ConfigError([f"{endpoint.key}.base_url: {endpoint.base_url}: {error}"]) from error
+    names = ", ".join(models) or "none"
+    if wanted is None and len(models) != 1:
+        raise ConfigError(
+            [f"{endpoint.key}.served_model_name: needed, because the server has several models; it has {names}"]
+        )
+    name = wanted or next(iter(models))
+    if name not in models:
+        raise ConfigError([f"{endpoint.key}.served_model_name: the server has no model {name}; it has {names}"])
+    found = models[name]
+    logger.info("%s: %s serves %s, loaded from %s", endpoint.key, endpoint.base_url, name, found.root or "?")
+    return name, found.max_model_len
 
 
 def _check_tokens(client: OpenAI, endpoint: Endpoint, name: str, probe: list[int]) -> None:
@@ -88,15 +92,17 @@ def _check_tokens(client: OpenAI, endpoint: Endpoint, name: str, probe: list[int
     try:
         answer = client.post(f"{endpoint.root}/tokenize", cast_to=object, body=body)
     except NotFoundError:
-        logger.warning("%s has no /tokenize: its tokenizer could not be compared with teacher.model's", endpoint.root)
+        logger.warning(
+            "%s has no /tokenize: its tokenizer could not be compared with %s.model's", endpoint.root, endpoint.key
+        )
         return
     except APIError as error:
-        raise ConfigError([f"teacher.base_url: {endpoint.explain(error)}"]) from error
+        raise ConfigError([f"{endpoint.key}.base_url: {endpoint.explain(error)}"]) from error
     found = answer.get("tokens") if isinstance(answer, dict) else None
     if found != probe:
         raise ConfigError(
             [
-                f"teacher.model: its tokenizer makes {probe[:8]}... of a text of which the server's makes "
+                f"{endpoint.key}.model: its tokenizer makes {probe[:8]}... of a text of which the server's makes "
                 f"{(found or [])[:8]}...; name the model that the server runs"
             ]
         )
@@ -111,7 +117,7 @@ def _check_answer(
         check_mass(found, num_rows)
         scoring.targets(found)
     except EngineError as error:
-        raise ConfigError([f"teacher.base_url: {error}"]) from error
+        raise ConfigError([f"{endpoint.key}.base_url: {error}"]) from error
 
 
 def _check_padding(
@@ -129,9 +135,9 @@ def _check_padding(
     if max(masses) > _NEGLIGIBLE_MASS:
         raise ConfigError(
             [
-                f"teacher.transport=sampled: this model gives the {num_rows - num_ids} ids that no tokenizer knows a "
-                f"probability of about {max(masses):.2g}, which a server cannot leave out; use transport=topk, or "
-                "engine=vllm"
+                f"{endpoint.key}.transport=sampled: this model gives the {num_rows - num_ids} ids that no tokenizer "
+                f"knows a probability of about {max(masses):.2g}, which a server cannot leave out; use "
+                "transport=topk, or engine=vllm"
             ]
         )
 
@@ -141,12 +147,12 @@ def _asked(client: OpenAI, endpoint: Endpoint, name: str, tokens: list[int], num
     try:
         answer = client.completions.with_raw_response.create(**scoring_request(name, tokens, num_candidates))
     except APIConnectionError as error:
-        raise ConfigError([f"teacher.base_url: {endpoint.explain(error)}"]) from error
+        raise ConfigError([f"{endpoint.key}.base_url: {endpoint.explain(error)}"]) from error
     except APIStatusError as error:
         raise ConfigError(
             [
-                f"teacher.base_url: {endpoint.explain(error)} (asked for {num_candidates} candidates per token; "
-                f"`vllm serve --max-logprobs {num_candidates}` allows them, and teacher.top_k asks for fewer)"
+                f"{endpoint.key}.base_url: {endpoint.explain(error)} (asked for {num_candidates} candidates per token; "
+                f"`vllm serve --max-logprobs {num_candidates}` allows them, and {endpoint.key}.top_k asks for fewer)"
             ]
         ) from error
     try:
@@ -157,4 +163,4 @@ def _asked(client: OpenAI, endpoint: Endpoint, name: str, tokens: list[int], num
             num_candidates=num_candidates,
         )
     except EngineError as error:
-        raise ConfigError([f"teacher.base_url: {error}"]) from error
+        raise ConfigError([f"{endpoint.key}.base_url: {error}"]) from error

@@ -78,7 +78,7 @@ class ServerTeacher:
             raise EngineError(
                 f"teacher server {self._endpoint.base_url} did not score {len(trajectories)} sequences within "
                 f"{self._deadline_s:g} s, all attempts included; is it up? raise cluster.request_timeout_s, or lower "
-                "teacher.request_timeout_s for attempts that give up sooner"
+                f"{self._endpoint.key}.request_timeout_s for attempts that give up sooner"
             ) from None
 
     async def _score_one(self, trajectory: Trajectory) -> TeacherTargets:
@@ -106,7 +106,7 @@ class ServerTeacher:
                 continue
         raise EngineError(
             f"teacher server {self._endpoint.base_url} gave no whole answer within {self._endpoint.timeout_s:g} s, in "
-            f"{self._endpoint.max_retries + 1} attempts; raise teacher.request_timeout_s"
+            f"{self._endpoint.max_retries + 1} attempts; raise {self._endpoint.key}.request_timeout_s"
         )
 
     async def close(self) -> None:

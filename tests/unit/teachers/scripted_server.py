@@ -69,7 +69,10 @@ def serving(script: Script, port: int = 0) -> Iterator[str]:
                 return self.reply(200, "<html>")
             if self.path != "/v1/models":
                 return self.refuse(404, "Not Found")
-            cards = [{"id": name, "object": "model", "max_model_len": script.max_model_len} for name in script.models]
+            cards = [
+                {"id": name, "object": "model", "root": f"/models/{name}", "max_model_len": script.max_model_len}
+                for name in script.models
+            ]
             return self.reply(200, {"object": "list", "data": cards})
 
         def do_POST(self) -> None:

@@ -41,13 +41,14 @@ def connect(
     num_ids: int = NUM_IDS,
     max_model_len: int = 64,
     key_env: str | None = None,
+    key: str = "teacher",
     timeout_s: float = 5.0,
     max_retries: int = 2,
     max_concurrent_requests: int = 8,
     deadline_s: float = 60.0,
 ) -> ServerTeacher:
     return ServerTeacher(
-        Endpoint(url, key_env, timeout_s, max_retries),
+        Endpoint(url, key_env, timeout_s, max_retries, key),
         model=folder,
         served_model_name=name,
         max_model_len=max_model_len,
@@ -272,6 +273,12 @@ def test_another_tokenizer(folder: Path, tmp_path: Path) -> None:
     assert problem_of(folder, Script(tokenizer=str(tmp_path))).startswith("teacher.model: its tokenizer makes")
 
 
+def test_what_is_served_is_logged(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with serving(Script()) as url, caplog.at_level("INFO", logger="gkd_dist"):
+        connect(url, folder)
+    assert f"teacher: {url} serves tiny, loaded from /models/tiny" in caplog.messages
+
+
 @pytest.mark.parametrize("scoring", [TOP_3, SampledScoring()], ids=["topk", "sampled"])
 def test_logits_in_place_of_log_probs(folder: Path, scoring: PromptScoring) -> None:
     assert "these are no log-probs" in problem_of(folder, Script(logits=True), scoring=scoring)
@@ -295,3 +302,13 @@ def test_the_key_comes_from_the_environment_alone(folder: Path, monkeypatch: pyt
         connect(url, folder, key_env="TEACHER_KEY")
     monkeypatch.delenv("TEACHER_KEY")
     assert problem_of(folder, script, key_env="TEACHER_KEY").startswith("teacher.api_key_env: $TEACHER_KEY is not set")
+
+
+def test_messages_name_the_settings_of_one_teacher_of_several(folder: Path) -> None:
+    assert problem_of(folder, Script(models=["a"]), name="b", key="teachers.math").startswith(
+        "teachers.math.served_model_name: the server has no model b"
+    )
+    with serving(Script()) as url:
+        teacher = connect(url, folder, key="teachers.math", max_retries=100, deadline_s=0.1)
+    with pytest.raises(EngineError, match=r"lower teachers.math.request_timeout_s"):
+        score(teacher)
