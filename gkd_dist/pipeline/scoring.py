@@ -11,6 +11,7 @@ from gkd_dist.pipeline.ring import Ring
 from gkd_dist.pipeline.routing import TeachersOf, spread
 from gkd_dist.pipeline.sentinel import check_again, due
 from gkd_dist.replay.buffer import Admission
+from gkd_dist.targets import TargetsHandle
 from gkd_dist.types import ScoredTrajectory, TeacherScore, Trajectory
 
 
@@ -62,7 +63,8 @@ async def score(
         teachers_of: names of the teachers of a sample; None: all of the fleet.
 
     Raises:
-        EngineError: a sample has no teacher, or one that is not in the fleet.
+        EngineError: a sample has no teacher, or one that is not in the fleet; a teacher said what no model can say.
+            Targets behind a handle were checked when they were encoded.
     """
     asked = [_names(fleet, trajectory, teachers_of) for trajectory in trajectories]
     columns = await asyncio.gather(
@@ -94,4 +96,7 @@ async def _column(
     """What one teacher says, by index of the trajectory."""
     share = [trajectories[index] for index in indices]
     targets = await spread(replicas, share, lambda teacher, part: teacher.score(part))
+    for trajectory, each in zip(share, targets, strict=True):
+        if not isinstance(each, TargetsHandle) and each.fault:
+            raise EngineError(f"the targets of {name} for {trajectory.sample_id} cannot be learned from: {each.fault}")
     return {index: TeacherScore(name, each) for index, each in zip(indices, targets, strict=True)}
