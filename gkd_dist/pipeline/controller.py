@@ -25,14 +25,17 @@ from gkd_dist.pipeline.publishing import publishing_loop
 from gkd_dist.pipeline.ring import Plan, Ring
 from gkd_dist.pipeline.sampling import sampling_loop
 from gkd_dist.pipeline.scoring import scoring_loop
+from gkd_dist.pipeline.sentinel import Sentinel
 from gkd_dist.replay.buffer import Kind, ReplayBuffer
 
 
 async def run_ring(plan: Plan, fleet: Fleet, accounts: StepAccounts) -> None:
-    """Train for `plan.max_steps` steps; returns when the last weights are live on every sampler.
+    """Train for `plan.max_steps` steps; returns when the last weights are live on every sampler and the sentinel has
+    checked who scored since its last check.
 
     Raises:
         GkdError: what the first failing loop raised; the others are cancelled before.
+        EngineError: a teacher no longer answers as it did.
     """
     ring = Ring(
         plan=plan,
@@ -40,11 +43,18 @@ async def run_ring(plan: Plan, fleet: Fleet, accounts: StepAccounts) -> None:
         accounts=accounts,
         gate=VersionGate(),
         replay=ReplayBuffer(plan.replay_capacity, plan.max_staleness, batch_size=plan.batch_size),
+        sentinel=Sentinel(fleet, plan.sentinel_steps, accounts),
         trajectories=asyncio.Queue(maxsize=1),
         reports=asyncio.Queue(maxsize=1),
         baseline=plan.reinforcement.make_baseline() if plan.reinforcement else None,
     )
-    accounts.begin(len(Kind) * plan.replay_capacity)  # of both kinds, as the depth is
+    await _turn(ring)
+    await ring.sentinel.at_end(plan.max_steps)
+
+
+async def _turn(ring: Ring) -> None:
+    """All loops, until the last step is published or one of them fails."""
+    ring.accounts.begin(len(Kind) * ring.plan.replay_capacity)  # of both kinds, as the depth is
     try:
         async with asyncio.TaskGroup() as loops:
             for loop in (sampling_loop, scoring_loop, learning_loop, publishing_loop):
