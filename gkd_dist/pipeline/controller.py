@@ -26,6 +26,7 @@ from gkd_dist.pipeline.ring import Plan, Ring
 from gkd_dist.pipeline.sampling import sampling_loop
 from gkd_dist.pipeline.scoring import scoring_loop
 from gkd_dist.pipeline.sentinel import Sentinel
+from gkd_dist.pipeline.together import gather_all
 from gkd_dist.replay.buffer import Kind, ReplayBuffer
 
 
@@ -48,20 +49,6 @@ async def run_ring(plan: Plan, fleet: Fleet, accounts: StepAccounts) -> None:
         reports=asyncio.Queue(maxsize=1),
         baseline=plan.reinforcement.make_baseline() if plan.reinforcement else None,
     )
-    await _turn(ring)
+    accounts.begin(len(Kind) * plan.replay_capacity)  # of both kinds, as the depth is
+    await gather_all(loop(ring) for loop in (sampling_loop, scoring_loop, learning_loop, publishing_loop))
     await ring.sentinel.at_end(plan.max_steps)
-
-
-async def _turn(ring: Ring) -> None:
-    """All loops, until the last step is published or one of them fails."""
-    ring.accounts.begin(len(Kind) * ring.plan.replay_capacity)  # of both kinds, as the depth is
-    try:
-        async with asyncio.TaskGroup() as loops:
-            for loop in (sampling_loop, scoring_loop, learning_loop, publishing_loop):
-                loops.create_task(loop(ring), name=loop.__name__)
-        return
-    except ExceptionGroup as failures:
-        first, *others = failures.exceptions
-    for other in others:
-        first.add_note(f"another loop failed too: {other!r}")
-    raise first  # outside the handler: its own cause and context stay as they are

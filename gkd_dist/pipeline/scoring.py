@@ -1,14 +1,15 @@
 """The scoring loop: teachers judge every completion token, and a reward every answer, before replay."""
 
-import asyncio
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from typing import Any
 
 from gkd_dist.errors import EngineError
 from gkd_dist.interfaces import Fleet, Teacher
 from gkd_dist.pipeline.judging import judge
 from gkd_dist.pipeline.ring import Ring
 from gkd_dist.pipeline.routing import TeachersOf, spread
+from gkd_dist.pipeline.together import gather_all
 from gkd_dist.replay.buffer import Admission
 from gkd_dist.targets import TargetsHandle
 from gkd_dist.types import ScoredTrajectory, TeacherScore, Trajectory
@@ -18,7 +19,8 @@ async def scoring_loop(ring: Ring) -> None:
     """Score every group of trajectories and admit the result to the replay."""
     for _ in range(ring.plan.max_steps):
         step, trajectories = await ring.trajectories.get()
-        scored, rewards = await asyncio.gather(_scored(ring, step, trajectories), _rewards(ring, step, trajectories))
+        both: list[Any] = [_scored(ring, step, trajectories), _rewards(ring, step, trajectories)]
+        scored, rewards = await gather_all(both)
         ring.accounts.scored(step, scored)
         await ring.sentinel.after_scoring(step)
         scored = [replace(item, reward=reward) for item, reward in zip(scored, rewards, strict=True)]
@@ -57,11 +59,9 @@ async def score(
             Targets behind a handle were checked when they were encoded.
     """
     asked = [_names(fleet, trajectory, teachers_of) for trajectory in trajectories]
-    columns = await asyncio.gather(
-        *(
-            _column(name, replicas, [index for index, names in enumerate(asked) if name in names], trajectories)
-            for name, replicas in fleet.teachers.items()
-        )
+    columns = await gather_all(
+        _column(name, replicas, [index for index, names in enumerate(asked) if name in names], trajectories)
+        for name, replicas in fleet.teachers.items()
     )
     return [
         ScoredTrajectory(trajectory, tuple(column[index] for column in columns if index in column))

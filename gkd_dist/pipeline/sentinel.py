@@ -4,13 +4,13 @@ A teacher that answers as it should costs one small scoring call. It is asked wh
 batches of the run are what they would be without it.
 """
 
-import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from gkd_dist.errors import EngineError, ModelError
 from gkd_dist.interfaces import Fleet, Teacher
 from gkd_dist.pipeline.accounting import StepAccounts
+from gkd_dist.pipeline.together import gather_all
 from gkd_dist.types import TeacherCheck
 
 _LOOK_AT_WEIGHTS = "look at the weights of teacher.model, or at the server that answers"
@@ -112,5 +112,5 @@ async def _verify(teachers: Mapping[str, Sequence[Teacher]]) -> dict[Replica, Te
     named = {
         Replica(name, slot): teacher for name, replicas in teachers.items() for slot, teacher in enumerate(replicas)
     }
-    checks = await asyncio.gather(*(teacher.verify() for teacher in named.values()))
+    checks = await gather_all(teacher.verify() for teacher in named.values())
     return dict(zip(named, checks, strict=True))
