@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,8 @@ class FleetPlan:
     learner: Callable[[], Learner]
     reward: Callable[[], Reward] | None = None
     """None where there is none, or none that needs a process of its own."""
+    server_teachers: Collection[str] = ()
+    """Names of teachers that ask a server: such a replica needs no GPU."""
 
     @property
     def num_rewards(self) -> int:
@@ -36,6 +38,11 @@ class FleetPlan:
     @property
     def num_teachers(self) -> int:
         return sum(map(len, self.teachers.values()))
+
+    @property
+    def num_local_teachers(self) -> int:
+        """Replicas that compute themselves."""
+        return sum(len(makes) for name, makes in self.teachers.items() if name not in self.server_teachers)
 
 
 def check_resources(plan: FleetPlan, config: ClusterConfig) -> None:
@@ -50,7 +57,7 @@ def check_resources(plan: FleetPlan, config: ClusterConfig) -> None:
         + config.num_cpus_learner
         + plan.num_rewards * config.num_cpus_reward,
         "GPU": len(plan.samplers) * config.num_gpus_per_sampler
-        + plan.num_teachers * config.num_gpus_per_teacher
+        + plan.num_local_teachers * config.num_gpus_per_teacher
         + config.num_gpus_learner
         + plan.num_rewards * config.num_gpus_reward,
     }
@@ -92,7 +99,8 @@ async def start_fleet(plan: FleetPlan, config: ClusterConfig) -> Fleet:
 
     def teacher(teacher_name: str, slot: int, make: Callable[[], Teacher]) -> TeacherProxy:
         name = _teacher_name(teacher_name, slot)
-        actor = start(name, TeacherActor, make, config.num_cpus_per_teacher, config.num_gpus_per_teacher)
+        num_gpus = 0 if teacher_name in plan.server_teachers else config.num_gpus_per_teacher
+        actor = start(name, TeacherActor, make, config.num_cpus_per_teacher, num_gpus)
         return TeacherProxy(actor, name, timeout_s)
 
     def learner() -> LearnerProxy:
