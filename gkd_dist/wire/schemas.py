@@ -1,6 +1,7 @@
 """The fields of every record kind: one table (floor F2).
 
-A change of this table needs a new schema version, a golden file for it, and a reader for the version before.
+A change of this table needs a new schema version and a golden file for it. Frames do not outlive the run that wrote
+them, so other versions are refused, not read.
 """
 
 import re
