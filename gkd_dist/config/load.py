@@ -55,7 +55,7 @@ def load_run_config(recipe: str, overrides: Sequence[str] = ()) -> RunConfig:
 def dump_run_config(config: RunConfig) -> str:
     """YAML of the resolved configuration, every value that has an effect; it loads back to an equal one."""
     objective = config.objective
-    idle = objective.idle_keys
+    idle = objective.idle_keys | config.idle_keys["objective"].keys()
     idle_of_teacher = set()
     if objective.combine_teachers is None:
         idle.add("combine_teachers")
@@ -63,7 +63,11 @@ def dump_run_config(config: RunConfig) -> str:
         idle_of_teacher.add("sources")
     if objective.combine_teachers not in MIXTURES:
         idle_of_teacher.add("weight")
-    exclude = {"objective": idle, **({"reward": config.reward.idle_keys} if config.reward else {})}
+    exclude = {
+        "objective": idle,
+        "cluster": set(config.idle_keys["cluster"]),
+        **({"reward": config.reward.idle_keys} if config.reward else {}),
+    }
     tree = config.model_dump(mode="json", exclude=exclude)
     unused = [key for key in ("teacher", "teachers") if tree[key] is None]
     for key in unused:
