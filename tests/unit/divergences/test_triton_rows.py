@@ -40,6 +40,13 @@ expected = comparison(teacher.double(), exact, weights.double())
 nats = backend(teacher, student, weights)
 torch.testing.assert_close(nats.double(), expected, rtol=1e-4, atol=1e-6)
 torch.testing.assert_close(student.double(), exact, rtol=1e-3, atol=1e-6)
+
+# Probabilities of 1e-45, half of which would be 0.
+comparison = Comparison(divergence, 0.1, True)
+teacher, student = torch.zeros(2, 3, 200)
+teacher[:, 1:100], teacher[:, 100:], student[:, 1:100], student[:, 100:] = -12.0, -10.3, -103.0, -200.0
+nats = triton_rows.triton_backend(comparison)(teacher, student, weights)
+assert nats.isfinite().all() and student.isfinite().all(), (nats, student)
 """
 
 
