@@ -34,6 +34,8 @@ class TopKTeacher:
     """[N, K] float32 or float64; -inf where not `real`."""
     log_tail: Tensor
     """[N] log-prob of the bucket; -inf where no id is left for it."""
+    num_ids: int
+    """How many ids the set and the bucket cover, V."""
 
     @property
     def mass(self) -> Tensor:
@@ -76,7 +78,7 @@ def topk_teacher(token_ids: Tensor, log_probs: Tensor, *, num_ids: int, temperat
         log_p, log_tail = power * log_p, _retempered_tail(log_tail, least, num_ids - real.sum(-1), power)
     log_z = torch.logaddexp(log_p.logsumexp(-1), log_tail)
     ids = token_ids.to(torch.int64).masked_fill(~real, 0)
-    return TopKTeacher(ids, real, log_p - log_z.unsqueeze(-1), log_tail - log_z)
+    return TopKTeacher(ids, real, log_p - log_z.unsqueeze(-1), log_tail - log_z, num_ids)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -88,7 +90,7 @@ class TopKTerm:
     temperature 1 both are lower bounds of the divergence over all ids.
 
     Raises:
-        ValueError: another tail.
+        ValueError: another tail, or a teacher of another number of tokens than there are weights.
     """
 
     teacher: TopKTeacher
@@ -100,6 +102,11 @@ class TopKTerm:
     def __post_init__(self) -> None:
         if self.tail not in get_args(Tail):
             raise ValueError(f"unknown tail {self.tail!r}; choose one of {', '.join(get_args(Tail))}")
+        if self.weights.shape != self.teacher.ids.shape[:1]:
+            raise ValueError(
+                f"token_weights {list(self.weights.shape)} does not fit the teacher's ids "
+                f"{list(self.teacher.ids.shape)} [N, K]"
+            )
 
     @property
     def measured(self) -> Mapping[str, Tensor]:
@@ -108,6 +115,11 @@ class TopKTerm:
 
     def chunk(self, logits: Tensor, span: slice, *, wants_slope: bool, owns_logits: bool) -> TermChunk:
         """See `terms.Term.chunk`."""
+        if logits.shape[1] != self.teacher.num_ids:
+            raise ValueError(
+                f"the top-K teacher was cut to {self.teacher.num_ids} ids and the student's logits "
+                f"{list(logits.shape)} cover {logits.shape[1]}; set num_ids of both to the number of shared real ids"
+            )
         ids, real = self.teacher.ids[span], self.teacher.real[span]
         log_p = torch.cat([self.teacher.log_probs[span], self.teacher.log_tail[span, None]], dim=1).to(logits)
         chosen = logits.gather(1, ids).masked_fill(~real, -math.inf)

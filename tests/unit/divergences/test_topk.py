@@ -266,6 +266,12 @@ def test_what_cannot_be_used_is_refused():
         topk_teacher(ids, log_probs, num_ids=0)
     with pytest.raises(ValueError, match="bucket, generalized"):
         TopKTerm(topk_teacher(ids, log_probs, num_ids=4), made("tvd"), torch.ones(1), "renormalise")
+    with pytest.raises(ValueError, match=r"\[2\].*\[1, 2\]"):
+        TopKTerm(topk_teacher(ids, log_probs, num_ids=4), made("tvd"), torch.ones(2))
+    term = TopKTerm(topk_teacher(ids, log_probs, num_ids=4), made("tvd"), torch.ones(1))
+    for num_ids in (3, 5):
+        with pytest.raises(ValueError, match=rf"cut to 4 ids .*\[1, {num_ids}\]"):
+            term.chunk(torch.zeros(1, num_ids), slice(0, 1), wants_slope=True, owns_logits=True)
 
 
 def test_log1mexp_is_precise_at_both_ends():
