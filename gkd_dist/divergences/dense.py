@@ -24,6 +24,8 @@ class TeacherLogits:
     """N."""
     rows: Callable[[slice], Tensor]
     """[n, V] float32 of a slice of the N tokens."""
+    num_tiles: int = 1
+    """Tiles [n, V] that making them holds at most, they included."""
 
     def __call__(self, span: slice) -> Tensor:
         return self.rows(span)
@@ -84,6 +86,11 @@ class DenseTerm:
                 f"token_weights {list(self.weights.shape)} does not fit a teacher of "
                 f"{self.teacher_logits.num_tokens} tokens"
             )
+
+    @property
+    def num_tiles(self) -> int:
+        """See `terms.Term.num_tiles`; the comparison's own temporaries are blocks of rows."""
+        return self.teacher_logits.num_tiles
 
     def chunk(self, logits: Tensor, span: slice, *, wants_slope: bool, owns_logits: bool) -> TermChunk:
         """See `terms.Term.chunk`."""

@@ -79,7 +79,8 @@ def mixed_teacher(teachers: Sequence[MixedTeacher], kind: MixtureKind) -> Teache
         assert result is not None
         return result
 
-    return TeacherLogits(num_tokens, mixed)
+    num_tiles = max(teacher.logits.num_tiles for teacher in teachers)
+    return TeacherLogits(num_tokens, mixed, num_tiles + 1)
 
 
 def _add_probs(total: Tensor | None, logits: Tensor, temperature: float, share: float) -> Tensor:

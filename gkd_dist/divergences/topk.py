@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from gkd_dist.divergences.kinds import Divergence
-from gkd_dist.divergences.terms import TermChunk
+from gkd_dist.divergences.terms import TermChunk, log_normalisers
 
 Tail = Literal["bucket", "generalized"]
 
@@ -113,6 +113,11 @@ class TopKTerm:
         """See `terms.Measuring`."""
         return {"teacher_mass": self.teacher.mass}
 
+    @property
+    def num_tiles(self) -> int:
+        """See `terms.Term.num_tiles`."""
+        return 0
+
     def chunk(self, logits: Tensor, span: slice, *, wants_slope: bool, owns_logits: bool) -> TermChunk:
         """See `terms.Term.chunk`."""
         if logits.shape[1] != self.teacher.num_ids:
@@ -127,7 +132,7 @@ class TopKTerm:
         # A cut slot takes nothing out: the minimum with +inf.
         taken = torch.where(real, -math.inf, math.inf).to(rest)
         rest.scatter_reduce_(1, ids, taken, "amin")
-        log_rest = rest.logsumexp(1, keepdim=True)
+        log_rest = log_normalisers(rest)
         log_q = torch.log_softmax(torch.cat([chosen, log_rest], dim=1), dim=1)
         entries, slope = self._entries(log_p, log_q)
         nats = entries.sum(1)
