@@ -287,8 +287,9 @@ class StepReport:
 class DivergenceReport:
     """Held-out divergences between teacher and student, nats per completion token (token mean).
 
-    Under top-K targets they are those of the coarser distributions, lower bounds. Not a number where the targets
-    cannot tell: sampled log-probs know of the reverse KL alone, and only on the student's own completions.
+    Under top-K targets they are those of the coarser distributions: lower bounds where the teacher's temperature is 1,
+    else estimates. Not a number where the targets cannot tell: sampled log-probs know of the reverse KL alone, and only
+    on the student's own completions.
     """
 
     forward_kl: float

@@ -23,9 +23,8 @@ def chunk_tokens(
 
     Args:
         dtype: of the logits, float32 or float64.
-        num_tiles: how many such tiles are alive at the same time: the student's logits, which become the slope, and
-            the teacher's; one more where the logits must outlive a term. Temporaries are smaller than a tile on a CPU
-            and count as one on a GPU.
+        num_tiles: how many such tiles are alive at the same time, see `chunked_loss`. Temporaries are smaller than a
+            tile on a CPU and count as one on a GPU.
         memory_bytes: None means `DEFAULT_BYTES` of the device. The gradients themselves are not part of it.
 
     Returns:

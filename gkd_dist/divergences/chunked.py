@@ -115,7 +115,7 @@ def chunked_loss(
             student_readout.vocabulary_size,
             dtype,
             student_hidden.device.type,
-            num_tiles=2 + (len(terms) > 1 or student_readout.soft_cap is not None),
+            num_tiles=_num_tiles(terms, keeps_logits=student_readout.soft_cap is not None),
             memory_bytes=memory_bytes,
         )
     if chunk_tokens < 1:
@@ -133,6 +133,13 @@ def chunked_loss(
     else:
         loss, per_term = loop.run(student_hidden.detach(), _Gradients())
     return ChunkedResult(loss, tuple(per_term))
+
+
+def _num_tiles(terms: Sequence[Term], *, keeps_logits: bool) -> int:
+    """Tiles alive at a time: the logits, the sum of the slopes of the terms before, what a term needs, and its slope
+    where it may not overwrite the logits: all but the last may not, and that one neither if they are kept."""
+    last = len(terms) - 1
+    return max(1 + (index > 0) + (index < last or keeps_logits) + term.num_tiles for index, term in enumerate(terms))
 
 
 @dataclass(slots=True, eq=False)
@@ -188,9 +195,10 @@ class _Loop:
             nats[span] = part.nats
             if part.slope is not None:
                 total = part.slope if total is None else total.add_(part.slope)
+            del part  # its slope, before the next term makes its own
         if total is not None:
             slope = self.readout.finish_backward(logits if keeps_logits else None, total)
-            del logits, part, total
+            del logits, total
             self._accumulate(slope, rows, span, gradients)
 
     def _accumulate(self, slope: Tensor, rows: Tensor, span: slice, gradients: _Gradients) -> None:

@@ -12,8 +12,23 @@ from gkd_dist.divergences.product import check_compute_dtype
 from gkd_dist.divergences.readout import Readout
 from gkd_dist.divergences.terms import TermChunk
 
-TeacherLogits = Callable[[slice], Tensor]
-"""Teacher logits [n, V] float32 of a slice of the N tokens. Log-probs serve as well: their log-softmax is the same."""
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TeacherLogits:
+    """Teacher logits over V ids of N tokens, made when they are asked for: `logits(span)`.
+
+    Log-probs serve as well: their log-softmax is the same.
+    """
+
+    num_tokens: int
+    """N."""
+    rows: Callable[[slice], Tensor]
+    """[n, V] float32 of a slice of the N tokens."""
+    num_tiles: int = 1
+    """Tiles [n, V] that making them holds at most, they included."""
+
+    def __call__(self, span: slice) -> Tensor:
+        return self.rows(span)
 
 
 def hidden_teacher(hidden: Tensor, readout: Readout, *, compute_dtype: torch.dtype = torch.float32) -> TeacherLogits:
@@ -32,7 +47,7 @@ def hidden_teacher(hidden: Tensor, readout: Readout, *, compute_dtype: torch.dty
     readout.check(hidden, "teacher hidden")
     check_compute_dtype(compute_dtype)
     rows, frozen = hidden.detach(), readout.frozen(compute_dtype)
-    return lambda span: frozen.logits(rows[span], compute_dtype=compute_dtype)
+    return TeacherLogits(len(rows), lambda span: frozen.logits(rows[span], compute_dtype=compute_dtype))
 
 
 def full_teacher(log_probs: Tensor) -> TeacherLogits:
@@ -44,7 +59,7 @@ def full_teacher(log_probs: Tensor) -> TeacherLogits:
     if log_probs.ndim != 2:
         raise ValueError(f"log_probs must be [N, V], got shape {list(log_probs.shape)}")
     rows = log_probs.detach()
-    return lambda span: rows[span]
+    return TeacherLogits(len(rows), lambda span: rows[span])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,7 +67,7 @@ class DenseTerm:
     """Divergence from a teacher over all V ids.
 
     Raises:
-        ValueError: a temperature out of range.
+        ValueError: a temperature out of range, or a teacher of another number of tokens than there are weights.
     """
 
     teacher_logits: TeacherLogits
@@ -66,6 +81,16 @@ class DenseTerm:
     def __post_init__(self) -> None:
         if not 0 < self.teacher_temperature < float("inf"):
             raise ValueError(f"teacher_temperature must be positive and finite, got {self.teacher_temperature}")
+        if self.weights.shape != (self.teacher_logits.num_tokens,):
+            raise ValueError(
+                f"token_weights {list(self.weights.shape)} does not fit a teacher of "
+                f"{self.teacher_logits.num_tokens} tokens"
+            )
+
+    @property
+    def num_tiles(self) -> int:
+        """See `terms.Term.num_tiles`; the comparison's own temporaries are blocks of rows."""
+        return self.teacher_logits.num_tiles
 
     def chunk(self, logits: Tensor, span: slice, *, wants_slope: bool, owns_logits: bool) -> TermChunk:
         """See `terms.Term.chunk`."""

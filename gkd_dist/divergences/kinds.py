@@ -98,7 +98,7 @@ class Jsd(Divergence):
     def entries(self, log_p: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
         beta = self.beta
         p, q = log_p.exp(), log_q.exp()
-        log_m = (beta * p + (1 - beta) * q).log()
+        log_m = _mixture(p, q, beta).log()
         scale = 1.0 / (beta * (1 - beta)) if self.normalized else 1.0
         # The derivative by way of M cancels the one by way of the leading q: the second term is its own derivative.
         student = (scale * (1 - beta)) * _weigh(log_q - log_m, q)
@@ -138,7 +138,7 @@ class SkewedForwardKl(Divergence):
 
     def entries(self, log_p: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
         p, q = log_p.exp(), log_q.exp()
-        m = self.skew * p + (1 - self.skew) * q
+        m = _mixture(p, q, self.skew)
         return _weigh(log_p - m.log(), p), -(1 - self.skew) * _weigh(q / m, p)
 
 
@@ -161,7 +161,7 @@ class SkewedReverseKl(Divergence):
 
     def entries(self, log_p: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
         p, q = log_p.exp(), log_q.exp()
-        m = (1 - self.skew) * p + self.skew * q
+        m = _mixture(p, q, 1 - self.skew)
         terms = _weigh(log_q - m.log(), q)
         return terms, terms + q - self.skew * _weigh(q / m, q)
 
@@ -199,6 +199,11 @@ def make_divergence(
 def _weigh(values: Tensor, probs: Tensor) -> Tensor:
     """probs * values, with 0 * anything = 0."""
     return torch.where(probs == 0, 0.0, probs * values)
+
+
+def _mixture(p: Tensor, q: Tensor, share: float) -> Tensor:
+    """share * p + (1 - share) * q, never 0: the smallest p and q there are would be lost in it, and log(0) is -inf."""
+    return (share * p + (1 - share) * q).clamp_(min=torch.finfo(p.dtype).tiny)
 
 
 def _check_skew(skew: float) -> None:

@@ -56,12 +56,17 @@ def mixed_teacher(teachers: Sequence[MixedTeacher], kind: MixtureKind) -> Teache
         teachers: at least one; their weights are divided by the sum.
 
     Raises:
-        ValueError: no teacher, an unknown kind, or (of the returned function) teachers that differ in their ids.
+        ValueError: no teacher, an unknown kind, teachers that differ in their tokens or (when the logits are asked
+            for) in their ids.
     """
     if not teachers:
         raise ValueError("a mixture needs at least one teacher")
     if kind not in get_args(MixtureKind):
         raise ValueError(f"unknown mixture {kind!r}; choose one of {', '.join(get_args(MixtureKind))}")
+    num_tokens = teachers[0].logits.num_tokens
+    if any(teacher.logits.num_tokens != num_tokens for teacher in teachers):
+        counts = [teacher.logits.num_tokens for teacher in teachers]
+        raise ValueError(f"teachers of a mixture must cover the same tokens, got {counts} of them")
     total = math.fsum(teacher.weight for teacher in teachers)
     shares = [(teacher, share) for teacher in teachers if (share := teacher.weight / total) > 0]  # not underflown
 
@@ -74,7 +79,8 @@ def mixed_teacher(teachers: Sequence[MixedTeacher], kind: MixtureKind) -> Teache
         assert result is not None
         return result
 
-    return mixed
+    num_tiles = max(teacher.logits.num_tiles for teacher in teachers)
+    return TeacherLogits(num_tokens, mixed, num_tiles + 1)
 
 
 def _add_probs(total: Tensor | None, logits: Tensor, temperature: float, share: float) -> Tensor:

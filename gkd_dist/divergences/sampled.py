@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gkd_dist.divergences.terms import TermChunk
+from gkd_dist.divergences.terms import TermChunk, log_normalisers
 
 
 def importance_weights(log_q: Tensor, behaviour_log_probs: Tensor, max_importance: float) -> Tensor:
@@ -59,10 +59,15 @@ class SampledTerm:
         if not 0 < self.max_importance < math.inf:
             raise ValueError(f"max_importance must be positive and finite, got {self.max_importance}")
 
+    @property
+    def num_tiles(self) -> int:
+        """See `terms.Term.num_tiles`."""
+        return 0
+
     def chunk(self, logits: Tensor, span: slice, *, wants_slope: bool, owns_logits: bool) -> TermChunk:
         """See `terms.Term.chunk`."""
         ids = self.ids[span].unsqueeze(1)
-        log_z = torch.logsumexp(logits, dim=1, keepdim=True)
+        log_z = log_normalisers(logits)
         log_q = (logits.gather(1, ids) - log_z).squeeze(1)
         nats = log_q - self.teacher_log_probs[span].to(log_q)
         if self.behaviour_log_probs is not None:

@@ -11,6 +11,8 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+_BLOCK_BYTES = 1 << 20
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TermChunk:
@@ -22,12 +24,25 @@ class TermChunk:
     """[n, V] derivative of sum(weight * nats) with respect to the student's logits; None where none was wanted."""
 
 
+def log_normalisers(logits: Tensor) -> Tensor:
+    """[n, 1] log-sum-exp of the rows of [n, V]; on a CPU a few rows at a time, since it holds a copy of its input."""
+    if logits.is_cuda:
+        return torch.logsumexp(logits, dim=1, keepdim=True)
+    height = max(1, _BLOCK_BYTES // (logits.shape[1] * logits.element_size()))
+    return torch.cat([torch.logsumexp(rows, dim=1, keepdim=True) for rows in torch.split(logits, height)])
+
+
 class Term(Protocol):
     """loss = sum over n of weights[n] * nats[n]; nats need not be what is differentiated (an estimator's are not)."""
 
     @property
     def weights(self) -> Tensor:
         """[N] float32, or float64; N is the number of tokens."""
+        ...
+
+    @property
+    def num_tiles(self) -> int:
+        """Tiles of the logits' size that `chunk` holds at most, beside the logits and the slope."""
         ...
 
     def chunk(self, logits: Tensor, span: slice, *, wants_slope: bool, owns_logits: bool) -> TermChunk:
@@ -71,10 +86,14 @@ class LikelihoodTerm:
         if self.ids.shape != self.weights.shape or self.ids.ndim != 1:
             raise ValueError(f"ids {list(self.ids.shape)} and weights {list(self.weights.shape)} must both be [N]")
 
+    @property
+    def num_tiles(self) -> int:
+        return 0
+
     def chunk(self, logits: Tensor, span: slice, *, wants_slope: bool, owns_logits: bool) -> TermChunk:
         ids = self.ids[span].unsqueeze(1)
         chosen = logits.gather(1, ids)
-        log_z = torch.logsumexp(logits, dim=1, keepdim=True)
+        log_z = log_normalisers(logits)
         nats = (log_z - chosen).squeeze(1)
         if not wants_slope:
             return TermChunk(nats, None)

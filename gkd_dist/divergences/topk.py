@@ -1,7 +1,8 @@
 """Teachers of whom the K most probable ids are known (floor F0).
 
 The ids of the set are compared one by one and everything else as one bucket: a coarser partition of the vocabulary,
-which can only lower a divergence (data processing inequality). What it loses shrinks as K grows.
+which at temperature 1 can only lower a divergence (data processing inequality). What it loses shrinks as K grows. At
+a lower temperature the bucket's share is an estimate, and the divergence may come out higher or lower than it is.
 """
 
 import math
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from gkd_dist.divergences.kinds import Divergence
-from gkd_dist.divergences.terms import TermChunk
+from gkd_dist.divergences.terms import TermChunk, log_normalisers
 
 Tail = Literal["bucket", "generalized"]
 
@@ -33,6 +34,8 @@ class TopKTeacher:
     """[N, K] float32 or float64; -inf where not `real`."""
     log_tail: Tensor
     """[N] log-prob of the bucket; -inf where no id is left for it."""
+    num_ids: int
+    """How many ids the set and the bucket cover, V."""
 
     @property
     def mass(self) -> Tensor:
@@ -52,10 +55,8 @@ def topk_teacher(token_ids: Tensor, log_probs: Tensor, *, num_ids: int, temperat
     Ids beyond num_ids are cut, and the rest is normalised by what is left, as where the whole distribution is known.
     (Such ids in the tail cannot be told apart; they stay in the bucket.)
 
-    Below temperature 1 the tail becomes tail * p_K ** (1 / temperature - 1) before normalisation, p_K the least of the
-    set: the most it can be, since no id outside is more probable. The partition is then wrong by at most the bucket's
-    own share in total variation, 1 - mass, and exact where there is no tail. Above 1 a tail of unknown shape would
-    come to dominate.
+    Below temperature 1 the tail is estimated, see `_retempered_tail`; the ids of the set keep their true proportions.
+    Above 1 a tail of unknown shape would come to dominate.
 
     Args:
         token_ids: [N, K] int, no id twice in a row.
@@ -74,10 +75,10 @@ def topk_teacher(token_ids: Tensor, log_probs: Tensor, *, num_ids: int, temperat
     log_p = log_p.masked_fill(~real, -math.inf)
     if temperature != 1.0:
         power = 1.0 / temperature
-        log_p, log_tail = power * log_p, log_tail + (power - 1) * least
+        log_p, log_tail = power * log_p, _retempered_tail(log_tail, least, num_ids - real.sum(-1), power)
     log_z = torch.logaddexp(log_p.logsumexp(-1), log_tail)
     ids = token_ids.to(torch.int64).masked_fill(~real, 0)
-    return TopKTeacher(ids, real, log_p - log_z.unsqueeze(-1), log_tail - log_z)
+    return TopKTeacher(ids, real, log_p - log_z.unsqueeze(-1), log_tail - log_z, num_ids)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,11 +86,11 @@ class TopKTerm:
     """Divergence from a teacher over its K ids and the rest, with gradient to all V logits of the student.
 
     `bucket` compares K + 1 entries of two distributions. `generalized` compares the K ids alone, as measures that do
-    not sum to 1: entry + balance * (q - p), see `Divergence`. Both are lower bounds of the divergence over all ids
-    and at least 0, and generalized <= bucket.
+    not sum to 1: entry + balance * (q - p), see `Divergence`. 0 <= generalized <= bucket; for a teacher at
+    temperature 1 both are lower bounds of the divergence over all ids.
 
     Raises:
-        ValueError: another tail.
+        ValueError: another tail, or a teacher of another number of tokens than there are weights.
     """
 
     teacher: TopKTeacher
@@ -101,14 +102,29 @@ class TopKTerm:
     def __post_init__(self) -> None:
         if self.tail not in get_args(Tail):
             raise ValueError(f"unknown tail {self.tail!r}; choose one of {', '.join(get_args(Tail))}")
+        if self.weights.shape != self.teacher.ids.shape[:1]:
+            raise ValueError(
+                f"token_weights {list(self.weights.shape)} does not fit the teacher's ids "
+                f"{list(self.teacher.ids.shape)} [N, K]"
+            )
 
     @property
     def measured(self) -> Mapping[str, Tensor]:
         """See `terms.Measuring`."""
         return {"teacher_mass": self.teacher.mass}
 
+    @property
+    def num_tiles(self) -> int:
+        """See `terms.Term.num_tiles`."""
+        return 0
+
     def chunk(self, logits: Tensor, span: slice, *, wants_slope: bool, owns_logits: bool) -> TermChunk:
         """See `terms.Term.chunk`."""
+        if logits.shape[1] != self.teacher.num_ids:
+            raise ValueError(
+                f"the top-K teacher was cut to {self.teacher.num_ids} ids and the student's logits "
+                f"{list(logits.shape)} cover {logits.shape[1]}; set num_ids of both to the number of shared real ids"
+            )
         ids, real = self.teacher.ids[span], self.teacher.real[span]
         log_p = torch.cat([self.teacher.log_probs[span], self.teacher.log_tail[span, None]], dim=1).to(logits)
         chosen = logits.gather(1, ids).masked_fill(~real, -math.inf)
@@ -116,7 +132,7 @@ class TopKTerm:
         # A cut slot takes nothing out: the minimum with +inf.
         taken = torch.where(real, -math.inf, math.inf).to(rest)
         rest.scatter_reduce_(1, ids, taken, "amin")
-        log_rest = rest.logsumexp(1, keepdim=True)
+        log_rest = log_normalisers(rest)
         log_q = torch.log_softmax(torch.cat([chosen, log_rest], dim=1), dim=1)
         entries, slope = self._entries(log_p, log_q)
         nats = entries.sum(1)
@@ -135,6 +151,19 @@ class TopKTerm:
             entries, slope = entries + balance * (q - p), slope + balance * q
             entries[:, -1], slope[:, -1] = 0.0, 0.0
         return entries, slope
+
+
+def _retempered_tail(log_tail: Tensor, least: Tensor, num_ids: Tensor, power: float) -> Tensor:
+    """[N] log of the sum of p ** power over the `num_ids` [N] ids whose p sum to the tail, none above `least`.
+
+    Between tail ** power * num_ids ** (1 - power), where all are alike, and tail * p_K ** (power - 1), where as many
+    as can be are like the least id of the set, p_K. The geometric mean of the two is off by at most the square root
+    of their ratio.
+    """
+    most = log_tail + (power - 1) * least
+    alike = power * log_tail + (1 - power) * num_ids.clamp(min=1).log().to(log_tail)
+    # A tail of rounding errors may be more than its ids can hold.
+    return (most + torch.minimum(alike, most)) / 2
 
 
 def log1mexp(log_mass: Tensor) -> Tensor:

@@ -24,6 +24,8 @@ TVD = tl.constexpr(3)
 SKEWED_FORWARD_KL = tl.constexpr(4)
 SKEWED_REVERSE_KL = tl.constexpr(5)
 
+SMALLEST = tl.constexpr(torch.finfo(torch.float32).tiny)
+
 
 def triton_backend(comparison: Comparison) -> Backend | None:
     """The kernel of `comparison`; None for a divergence that it does not know."""
@@ -152,7 +154,7 @@ def _entries(log_p, log_q, share, scale, KIND: tl.constexpr):  # noqa: N803
         entry = 0.5 * tl.abs(q - p)
         slope = tl.where(q > p, 0.5 * q, tl.where(q < p, -0.5 * q, 0.0))
     else:
-        m = share * p + (1.0 - share) * q
+        m = tl.maximum(share * p + (1.0 - share) * q, SMALLEST)  # as `kinds._mixture`
         log_m = tl.log(m)
         if KIND == JSD:
             slope = scale * (1.0 - share) * tl.where(q == 0, 0.0, q * (log_q - log_m))

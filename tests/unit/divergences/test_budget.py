@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gkd_dist.divergences import Readout, chunked_divergence, make_divergence
+from gkd_dist.divergences import Readout, TeacherLogits, chunked_divergence, make_divergence
 from gkd_dist.divergences.budget import DEFAULT_BYTES, GRANULE, MAX_TOKENS, MIN_TOKENS, chunk_tokens
 
 
@@ -44,7 +44,13 @@ def test_the_loss_keeps_to_its_budget():
         heights.append(span.stop - span.start)
         return torch.zeros(span.stop - span.start, num_ids)
 
-    arguments = (torch.ones(300, 4), Readout(torch.ones(num_ids, 4)), teacher, torch.ones(300), make_divergence("jsd"))
+    arguments = (
+        torch.ones(300, 4),
+        Readout(torch.ones(num_ids, 4)),
+        TeacherLogits(300, teacher),
+        torch.ones(300),
+        make_divergence("jsd"),
+    )
     chunked_divergence(*arguments, memory_bytes=2 * 64 * num_ids * 4)
     assert heights == [64, 64, 64, 64, 44]
     heights.clear()
@@ -62,6 +68,11 @@ def test_a_soft_cap_costs_one_more_tile():
 
     readout = Readout(torch.ones(512, 4), soft_cap=3.0)
     chunked_divergence(
-        torch.ones(96, 4), readout, teacher, torch.ones(96), make_divergence("jsd"), memory_bytes=3 * 32 * 512 * 4
+        torch.ones(96, 4),
+        readout,
+        TeacherLogits(96, teacher),
+        torch.ones(96),
+        make_divergence("jsd"),
+        memory_bytes=3 * 32 * 512 * 4,
     )
     assert heights == [32, 32, 32]

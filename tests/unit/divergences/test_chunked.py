@@ -255,7 +255,10 @@ def test_ids_forbidden_to_both_leave_no_nan(kind):
     [
         ({"student_hidden": torch.ones(3, 5)}, r"student_hidden \[3, 5\].*\[7, 4\]"),
         ({"student_hidden": torch.ones(1, 3, 4)}, r"\[1, 3, 4\]"),
-        ({"token_weights": torch.ones(2)}, r"\[2\].*\[3, 4\]"),
+        ({"token_weights": torch.ones(2)}, r"\[2\].*3 tokens"),
+        ({"token_weights": torch.ones(9), "teacher_logits": full_teacher(torch.ones(9, 7))}, r"\[9\].*\[3, 4\]"),
+        ({"teacher_logits": full_teacher(torch.ones(9, 7))}, r"\[3\].*9 tokens"),
+        ({"teacher_logits": full_teacher(torch.ones(2, 7))}, r"\[3\].*2 tokens"),
         ({"teacher_logits": full_teacher(torch.ones(3, 9))}, r"\[3, 9\].*\[3, 7\].*num_ids"),
         ({"chunk_tokens": 0}, "chunk_tokens"),
         ({"teacher_temperature": 0.0}, "teacher_temperature"),

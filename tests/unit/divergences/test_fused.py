@@ -183,6 +183,7 @@ def test_a_backend_that_is_wrong_or_missing_is_not_used(maker, message, monkeypa
     monkeypatch.setattr(fused, "_compiled", maker)
     monkeypatch.setattr(fused, "MIN_FUSED_ENTRIES", 1)
     fused_backend.cache_clear()
+    fused._warn_of_eager.cache_clear()
     comparison = Comparison(_divergence("tvd"), 1.0, wants_slope=True)
     teacher, student, weights = _tiles()
     nats, _ = _exact("tvd", teacher, student, weights, 1.0)
@@ -191,7 +192,55 @@ def test_a_backend_that_is_wrong_or_missing_is_not_used(maker, message, monkeypa
     torch.testing.assert_close(found[0].double(), nats, rtol=1e-4, atol=1e-6)
     assert [message in record.getMessage() for record in caplog.records] == [True, False]
     assert "second line" not in caplog.text and "eager" in caplog.records[1].getMessage()
+    other = Comparison(_divergence("jsd"), 1.0, wants_slope=True)
+    with caplog.at_level(logging.WARNING):
+        compare(other, teacher, student.clone(), weights)
+    assert sum("the loss runs in eager" in record.getMessage() for record in caplog.records) == 1
     fused_backend.cache_clear()
+
+
+def _of_one_row(change):
+    """Eager torch, but for what `change` does to the results where the problem is of its kind."""
+
+    def maker(comparison):
+        def backend(teacher, student, weights):
+            before = student.clone()
+            nats = comparison(teacher, student, weights)
+            change(teacher, before, nats, student)
+            return nats
+
+        return backend
+
+    return maker
+
+
+def _forgets_the_maximum(teacher, before, nats, slope):
+    nats[before.amax(1) > 20] += 0.01
+
+
+def _loses_shared_zeros(teacher, before, nats, slope):
+    slope[(before == -torch.inf).any(1)] *= 1.001
+
+
+def _loses_smallest_probabilities(teacher, before, nats, slope):
+    nats[(before < -102).any(1)] = torch.nan
+
+
+def _is_off_everywhere_by_little(teacher, before, nats, slope):
+    slope += 1e-4 * slope.abs().amax(1, keepdim=True) / slope.shape[1]
+    slope[::2] *= 1 + 1e-4
+
+
+@pytest.mark.parametrize(
+    "change",
+    [_forgets_the_maximum, _loses_shared_zeros, _loses_smallest_probabilities, _is_off_everywhere_by_little],
+)
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_check_sees_what_only_some_rows_show(kind, change):
+    comparison = Comparison(_divergence(kind), 0.7, wants_slope=True)
+    for num_ids in (37, 640, 32_000):
+        assert disagreement(comparison, comparison, num_ids, CPU) < fused.RELATIVE_TOLERANCE / 2
+        assert disagreement(_of_one_row(change)(comparison), comparison, num_ids, CPU) > fused.RELATIVE_TOLERANCE
 
 
 def test_small_problems_and_float64_never_reach_a_compiler(monkeypatch):

@@ -227,6 +227,26 @@ def test_far_apart_distributions_stay_finite_in_float32(kind):
     assert logits.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("kind", ["jsd", "skewed_forward_kl", "skewed_reverse_kl"])
+@pytest.mark.parametrize("beta", BETAS)
+@pytest.mark.parametrize("swapped", [False, True])
+def test_probabilities_too_small_for_their_mixture_cost_nothing(kind, beta, swapped):
+    """The smallest float32 times beta is 0: its mixture with a probability of 0 may not give log(0)."""
+    for gap in (87.5, 95.0, 102.0, 103.0, 103.27, 104.0):
+        one = torch.tensor([[0.0, -12.0, -20.0], [0.0, -10.3, -12.0]]) / 0.1
+        other = torch.tensor([[0.0, -gap, -103.0], [-gap, 0.0, -gap]])
+        teacher, student = (other, one) if swapped else (one, other)
+        student.requires_grad_()
+        log_probs = torch.log_softmax(teacher, -1), torch.log_softmax(student, -1)
+        nats = make_divergence(kind, beta=beta, skew=beta)(*log_probs)
+        nats.sum().backward()
+        assert nats.isfinite().all() and student.grad.isfinite().all()
+        # Such ids add at most 1e-36.
+        p, q = (reference.softmax(rows.detach().double().numpy()) for rows in (teacher, student))
+        expected = [reference.value(kind, *pair, beta) for pair in zip(p, q, strict=True)]
+        np.testing.assert_allclose(nats.detach().numpy(), expected, rtol=1e-5, atol=1e-30)
+
+
 def test_any_leading_shape_and_unequal_arguments():
     teacher, student = torch.tensor(_logits(14, 2, 3, 4)), torch.tensor(_logits(15, 2, 3, 4))
     assert jsd(teacher, student, 0.3).shape == (2, 3)

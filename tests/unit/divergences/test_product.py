@@ -1,5 +1,9 @@
 """Products with bfloat16 inputs and a float32 result."""
 
+import sys
+import threading
+import time
+
 import pytest
 import torch
 
@@ -60,6 +64,45 @@ def test_the_switch_is_put_back_even_after_an_error(chosen, process_precision):
     with pytest.raises(RuntimeError):
         multiply(torch.ones(2, 3), torch.ones(4, 5), torch.bfloat16)
     assert torch.backends.mkldnn.matmul.fp32_precision == chosen
+
+
+@pytest.fixture
+def eager_threads():
+    """Threads take turns every few instructions."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+def test_two_threads_each_get_their_precision_and_leave_the_process_its_own(
+    process_precision, eager_threads, monkeypatch
+):
+    process_precision("none")
+    seen, product = {"bf16": set(), "ieee": set()}, torch.mm
+
+    def watched(left, right):
+        names = seen[threading.current_thread().name]
+        names.add(torch.backends.mkldnn.matmul.fp32_precision)
+        result = product(left, right)
+        time.sleep(1e-5)  # the other thread's turn
+        names.add(torch.backends.mkldnn.matmul.fp32_precision)
+        return result
+
+    def work(dtype):
+        for _ in range(300):
+            multiply(*matrices, dtype)
+
+    monkeypatch.setattr(torch, "mm", watched)
+    matrices = _matrices()
+    choices = {"bf16": torch.bfloat16, "ieee": torch.float32}
+    threads = [threading.Thread(target=work, args=(dtype,), name=name) for name, dtype in choices.items()]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert seen == {"bf16": {"bf16"}, "ieee": {"ieee"}}
+    assert torch.backends.mkldnn.matmul.fp32_precision == "none"
 
 
 def test_operands_on_cpu_are_float32_or_float64():

@@ -17,6 +17,7 @@ from gkd_dist.divergences import (
     MixedTeacher,
     MixtureKind,
     Readout,
+    TeacherLogits,
     chunked_divergence,
     full_teacher,
     hidden_teacher,
@@ -172,7 +173,7 @@ def test_one_tile_of_a_teacher_exists_at_a_time(kind: MixtureKind) -> None:
         tiles.append(weakref.ref(tile))
         return tile
 
-    mixed_teacher([MixedTeacher(fresh)] * 4, kind)(slice(0, N))
+    mixed_teacher([MixedTeacher(TeacherLogits(N, fresh))] * 4, kind)(slice(0, N))
     assert len(tiles) == 4
 
 
@@ -194,6 +195,9 @@ def test_wrong_arguments_are_refused() -> None:
     for numbers in ((0.0, 1.0), (1.0, 0.0), (math.inf, 1.0), (1.0, math.nan)):
         with pytest.raises(ValueError, match="positive and finite"):
             MixedTeacher(teacher.logits, *numbers)
+    short = MixedTeacher(full_teacher(logits(0)[1:]))
+    with pytest.raises(ValueError, match=r"same tokens, got \[41, 40\]"):
+        mixed_teacher([teacher, short], "arithmetic")
     narrow = MixedTeacher(full_teacher(logits(0)[:, :-1]))
     with pytest.raises(ValueError, match=r"same ids, got logits \[41, 23\] and \[41, 22\]"):
         mixed_teacher([teacher, narrow], "arithmetic")(slice(0, N))

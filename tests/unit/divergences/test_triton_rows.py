@@ -14,10 +14,9 @@ import sys
 import torch
 from gkd_dist.divergences import make_divergence
 from gkd_dist.divergences.fused import Comparison, RELATIVE_TOLERANCE, disagreement
-from gkd_dist.divergences import fused, triton_rows
+from gkd_dist.divergences import triton_rows
 
 torch.set_num_threads(1)
-fused.BLOCK_BYTES = 1  # two rows
 triton_rows.BLOCK_IDS = 64
 kind = sys.argv[1]
 divergence = make_divergence(kind, beta=0.3, normalize_jsd=True, skew=0.2)
@@ -26,7 +25,7 @@ for num_ids in (37, 64, 200):
         comparison = Comparison(divergence, 0.7, wants_slope)
         backend = triton_rows.triton_backend(comparison)
         difference = disagreement(backend, comparison, num_ids, torch.device("cpu"))
-        assert difference < RELATIVE_TOLERANCE / 10, (num_ids, wants_slope, difference)
+        assert difference < RELATIVE_TOLERANCE / 2, (num_ids, wants_slope, difference)
 
 comparison = Comparison(divergence, 1.0, True)
 backend = triton_rows.triton_backend(comparison)
@@ -40,6 +39,13 @@ expected = comparison(teacher.double(), exact, weights.double())
 nats = backend(teacher, student, weights)
 torch.testing.assert_close(nats.double(), expected, rtol=1e-4, atol=1e-6)
 torch.testing.assert_close(student.double(), exact, rtol=1e-3, atol=1e-6)
+
+# Probabilities of 1e-45, half of which would be 0.
+comparison = Comparison(divergence, 0.1, True)
+teacher, student = torch.zeros(2, 3, 200)
+teacher[:, 1:100], teacher[:, 100:], student[:, 1:100], student[:, 100:] = -12.0, -10.3, -103.0, -200.0
+nats = triton_rows.triton_backend(comparison)(teacher, student, weights)
+assert nats.isfinite().all() and student.isfinite().all(), (nats, student)
 """
 
 
