@@ -13,6 +13,10 @@ import numpy.typing as npt
 
 from gkd_dist.array_faults import bad_log_probs, negative_ids, not_finite, not_finite_bfloat16
 
+LEAST_LOG_PROB = -9999.0
+"""Stands for log 0, which no message may carry, from every engine: here as in vLLM's server. Products with it stay
+finite in float32."""
+
 
 @dataclass(frozen=True, slots=True)
 class HiddenTargets:

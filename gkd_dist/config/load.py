@@ -13,6 +13,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from gkd_dist.config.combination import MIXTURES
+from gkd_dist.config.models import TeacherConfig
 from gkd_dist.config.overrides import apply_override, canonical_keys
 from gkd_dist.config.run import RunConfig
 from gkd_dist.config.schema import show
@@ -74,7 +75,8 @@ def dump_run_config(config: RunConfig) -> str:
     for name, teacher in config.named_teachers.items():
         shown = tree["teachers"][name] if "teachers" in tree else tree["teacher"]
         for key in idle_of_teacher | teacher.idle_keys:
-            del shown[key]
+            if getattr(teacher, key) == TeacherConfig.model_fields[key].get_default(call_default_factory=True):
+                del shown[key]  # a server's dtype stays, where it was given: it is allowed, and loads back
     return format_yaml(tree)
 
 

@@ -89,6 +89,12 @@ class RunConfig(Strict):
                     f"{key}.max_model_len ({teacher.max_model_len}) is below sampler.max_model_len "
                     f"({self.sampler.max_model_len}): the teacher could not score the longest samples; raise it"
                 )
+            if teacher.engine == "server" and teacher.request_timeout_s >= self.cluster.request_timeout_s:
+                problems.append(
+                    f"{key}.request_timeout_s ({teacher.request_timeout_s:g}) must be below cluster.request_timeout_s "
+                    f"({self.cluster.request_timeout_s:g}), which all attempts have together; lower it to a fraction, "
+                    "or raise the other"
+                )
         problems += combination_problems(self.teacher, self.teachers, self.objective.combine_teachers)
         capacity = self.replay.capacity
         if capacity is not None and capacity < self.learner.batch_size:

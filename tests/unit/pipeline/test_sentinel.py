@@ -85,6 +85,24 @@ def test_named_teachers_are_asked_on_their_own_and_named_in_the_message() -> Non
     assert teachers["maths"][0].num_checks == 0
 
 
+def test_teachers_are_asked_in_turn() -> None:
+    """Replicas may be one server: asked together, they would share its batch."""
+    under_way, most = 0, 0
+
+    class Slow(FakeTeacher):
+        async def verify(self) -> TeacherCheck:
+            nonlocal under_way, most
+            under_way += 1
+            most = max(most, under_way)
+            await asyncio.sleep(0.01)
+            under_way -= 1
+            return await super().verify()
+
+    fleet = Fleet([], {"a": [Slow(), Slow()], "b": [Slow()]}, FakeLearner())
+    assert len(asyncio.run(check_at_start(fleet))) == 3
+    assert most == 1
+
+
 def test_a_refusal_at_start_is_the_users_to_mend() -> None:
     fleet = Fleet([], {"teacher": [FakeTeacher(gaps_nats=[0.4])]}, FakeLearner())
     with pytest.raises(ModelError, match=r"^teacher 0 is refused: .*0.4 nats.*teacher.transport") as caught:
