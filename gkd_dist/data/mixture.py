@@ -10,7 +10,6 @@ from math import floor
 from typing import Literal
 
 from gkd_dist.config.objective import ScheduleConfig
-from gkd_dist.errors import ConfigError
 
 
 class Mixture:
@@ -29,9 +28,6 @@ class Mixture:
             is one sequence, whatever the number.
         seed: of the coin.
         max_steps: length of the run, in train steps.
-
-    Raises:
-        ConfigError: a schedule that lacks `final` or `at_step`, or has one that it would ignore.
     """
 
     def __init__(
@@ -51,7 +47,6 @@ class Mixture:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         if num_generations < 1 or batch_size % num_generations:
             raise ValueError(f"num_generations must divide batch_size {batch_size}, got {num_generations}")
-        _check_schedule(schedule)
         self._mix = mix
         self._type = schedule.type
         # Decimal, not binary, fractions: a quota of 0.1 must not drift by a sequence in a long run.
@@ -117,17 +112,3 @@ class Mixture:
         if self._type == "linear":
             total += (self._final - self._first) * Fraction(moving * (moving - 1), 2 * self._at_step)
         return floor(self._most_prompts * total + Fraction(1, 2))
-
-
-def _check_schedule(schedule: ScheduleConfig) -> None:
-    problems = []
-    if schedule.type == "constant" and (schedule.final is not None or schedule.at_step is not None):
-        problems.append("objective.schedule: a constant schedule has no final and no at_step; set type or remove them")
-    if schedule.type != "constant" and schedule.final is None:
-        problems.append(f"objective.schedule.final: a {schedule.type} schedule needs it; give a value in [0, 1]")
-    if schedule.type == "step" and schedule.at_step is None:
-        problems.append(
-            "objective.schedule.at_step: a step schedule needs it; give the first step with the final value"
-        )
-    if problems:
-        raise ConfigError(problems)

@@ -6,7 +6,6 @@ from hypothesis import strategies as st
 
 from gkd_dist.config.objective import ScheduleConfig
 from gkd_dist.data.mixture import Mixture
-from gkd_dist.errors import ConfigError
 
 CONSTANT = ScheduleConfig()
 
@@ -93,20 +92,6 @@ def test_needs_fixed_looks_at_the_whole_schedule():
     assert not mixture(1.0).needs_fixed
     assert mixture(0.9).needs_fixed
     assert mixture(1.0, schedule=ScheduleConfig(type="linear", final=0.5)).needs_fixed
-
-
-@pytest.mark.parametrize(
-    ("schedule", "message"),
-    [
-        ({"type": "linear"}, r"schedule\.final: a linear schedule needs it"),
-        ({"type": "step", "final": 0.5}, r"schedule\.at_step: a step schedule needs it"),
-        ({"final": 0.5}, "a constant schedule has no final"),
-        ({"at_step": 5}, "a constant schedule has no final and no at_step"),
-    ],
-)
-def test_incomplete_schedules_are_refused(schedule, message):
-    with pytest.raises(ConfigError, match=message):
-        mixture(0.5, schedule=ScheduleConfig.model_construct(**schedule))
 
 
 def test_values_out_of_range_are_refused():

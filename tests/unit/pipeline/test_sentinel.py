@@ -116,13 +116,3 @@ def test_a_refusal_at_start_is_recorded() -> None:
     with pytest.raises(ModelError):
         asyncio.run(check_at_start(fleet, found.extend))
     assert [check.max_gap_nats for check in found] == [0.4]
-
-
-def test_the_sentinel_changes_nothing_that_is_trained() -> None:
-    batches = []
-    for steps in (0, 1):
-        learner = FakeLearner()
-        plan = make_plan(5, 0.5, sentinel_steps={"teacher": steps})
-        run(plan, Fleet([FakeSampler()], {"teacher": [FakeTeacher()]}, learner))
-        batches.append([[str(item.trajectory.sample_id) for item in batch.scored] for batch in learner.batches])
-    assert batches[0] == batches[1]
