@@ -24,6 +24,7 @@ async def ray_fleet(blueprint: Blueprint) -> AsyncIterator[Fleet]:
         },
         learner=blueprint.make_learner,
         reward=blueprint.make_reward if blueprint.reward_is_model else None,
+        server_teachers=[name for name, teacher in config.named_teachers.items() if teacher.engine == "server"],
     )
     with ray_session(config.cluster):
         async with Closing(await start_fleet(plan, config.cluster)) as fleet:

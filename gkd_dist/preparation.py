@@ -16,7 +16,7 @@ from gkd_dist.data.pairs import fixed_trajectory
 from gkd_dist.data.prompts import PromptStream, RenderedPrompts, prompt_limit, render_prompts
 from gkd_dist.data.readers import read_rows
 from gkd_dist.data.rendering import Renderer, check_same_tokenizer
-from gkd_dist.data.routes import SourceRoute, route_problems, teacher_by_source
+from gkd_dist.data.routes import SourceRoute, empty_sources, route_problems, teacher_by_source
 from gkd_dist.data.rows import Rows
 from gkd_dist.errors import ConfigError, DataError, UserError
 from gkd_dist.metrics.run_directory import check_output_dir
@@ -295,6 +295,8 @@ def _fit(config: RunConfig, data: Data, folders: Mapping[str, Path], prune: Prun
         problems,
         lambda: render_prompts(data.rows.rows, renderer, config.data, max_prompt_tokens=data.max_prompt_tokens),
     )
+    if rendered is not None and config.objective.combine_teachers == "route":
+        problems += empty_sources(config.named_teachers, rendered)
     if problems or rendered is None:
         raise ConfigError(problems)
     blueprint = Blueprint(

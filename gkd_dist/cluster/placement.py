@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,8 @@ class FleetPlan:
     learner: Callable[[], Learner]
     reward: Callable[[], Reward] | None = None
     """None where there is none, or none that needs a process of its own."""
+    server_teachers: Collection[str] = ()
+    """Names of teachers that ask a server: such a replica needs no GPU."""
 
     @property
     def num_rewards(self) -> int:
@@ -36,6 +38,11 @@ class FleetPlan:
     @property
     def num_teachers(self) -> int:
         return sum(map(len, self.teachers.values()))
+
+    @property
+    def num_local_teachers(self) -> int:
+        """Replicas that compute themselves."""
+        return sum(len(makes) for name, makes in self.teachers.items() if name not in self.server_teachers)
 
 
 def check_resources(plan: FleetPlan, config: ClusterConfig) -> None:
@@ -50,7 +57,7 @@ def check_resources(plan: FleetPlan, config: ClusterConfig) -> None:
         + config.num_cpus_learner
         + plan.num_rewards * config.num_cpus_reward,
         "GPU": len(plan.samplers) * config.num_gpus_per_sampler
-        + plan.num_teachers * config.num_gpus_per_teacher
+        + plan.num_local_teachers * config.num_gpus_per_teacher
         + config.num_gpus_learner
         + plan.num_rewards * config.num_gpus_reward,
     }
@@ -77,43 +84,51 @@ async def start_fleet(plan: FleetPlan, config: ClusterConfig) -> Fleet:
     """
     check_resources(plan, config)
     environment = environment_of(config)
-    samplers = [
-        _start(SamplerActor, make, config.num_cpus_per_sampler, config.num_gpus_per_sampler, environment)
-        for make in plan.samplers
-    ]
-    teachers = {
-        name: [
-            _start(TeacherActor, make, config.num_cpus_per_teacher, config.num_gpus_per_teacher, environment)
-            for make in makes
-        ]
-        for name, makes in plan.teachers.items()
-    }
-    learner = _start(LearnerActor, plan.learner, config.num_cpus_learner, config.num_gpus_learner, environment)
-    reward = plan.reward and _start(
-        RewardActor, plan.reward, config.num_cpus_reward, config.num_gpus_reward, environment
-    )
-    named = [
-        *((f"sampler {slot}", actor) for slot, actor in enumerate(samplers)),
-        *((_teacher_name(name, slot), actor) for name, actors in teachers.items() for slot, actor in enumerate(actors)),
-        ("learner", learner),
-        *([("reward", reward)] if reward else []),
-    ]
+    timeout_s = config.request_timeout_s
+    started: list[tuple[str, ActorHandle]] = []
+
+    def start(name: str, shell: type, make: Callable[[], Any], num_cpus: float, num_gpus: float) -> ActorHandle:
+        actor = _start(shell, make, num_cpus, num_gpus, environment)
+        started.append((name, actor))
+        return actor
+
+    def sampler(slot: int, make: Callable[[], Sampler]) -> SamplerProxy:
+        name = f"sampler {slot}"
+        actor = start(name, SamplerActor, make, config.num_cpus_per_sampler, config.num_gpus_per_sampler)
+        return SamplerProxy(actor, name, timeout_s)
+
+    def teacher(teacher_name: str, slot: int, make: Callable[[], Teacher]) -> TeacherProxy:
+        name = _teacher_name(teacher_name, slot)
+        num_gpus = 0 if teacher_name in plan.server_teachers else config.num_gpus_per_teacher
+        actor = start(name, TeacherActor, make, config.num_cpus_per_teacher, num_gpus)
+        return TeacherProxy(actor, name, timeout_s)
+
+    def learner() -> LearnerProxy:
+        actor = start("learner", LearnerActor, plan.learner, config.num_cpus_learner, config.num_gpus_learner)
+        return LearnerProxy(actor, "learner", timeout_s)
+
+    def reward() -> RewardProxy | None:
+        if plan.reward is None:
+            return None
+        actor = start("reward", RewardActor, plan.reward, config.num_cpus_reward, config.num_gpus_reward)
+        return RewardProxy(actor, "reward", timeout_s)
+
     try:
-        await _wait_until_ready(named, config.startup_timeout_s)
+        fleet = Fleet(
+            samplers=[sampler(slot, make) for slot, make in enumerate(plan.samplers)],
+            teachers={
+                name: [teacher(name, slot, make) for slot, make in enumerate(makes)]
+                for name, makes in plan.teachers.items()
+            },
+            learner=learner(),
+            reward=reward(),
+        )
+        await _wait_until_ready(started, config.startup_timeout_s)
     except BaseException:
-        for _, actor in named:
+        for _, actor in started:
             ray.kill(actor)
         raise
-    timeout_s = config.request_timeout_s
-    return Fleet(
-        samplers=[SamplerProxy(actor, f"sampler {slot}", timeout_s) for slot, actor in enumerate(samplers)],
-        teachers={
-            name: [TeacherProxy(actor, _teacher_name(name, slot), timeout_s) for slot, actor in enumerate(actors)]
-            for name, actors in teachers.items()
-        },
-        learner=LearnerProxy(learner, "learner", timeout_s),
-        reward=RewardProxy(reward, "reward", timeout_s) if reward else None,
-    )
+    return fleet
 
 
 def _teacher_name(name: str, slot: int) -> str:

@@ -13,6 +13,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from gkd_dist.config.combination import MIXTURES
+from gkd_dist.config.models import TeacherConfig
 from gkd_dist.config.overrides import apply_override, canonical_keys
 from gkd_dist.config.run import RunConfig
 from gkd_dist.config.schema import show
@@ -54,7 +55,7 @@ def load_run_config(recipe: str, overrides: Sequence[str] = ()) -> RunConfig:
 def dump_run_config(config: RunConfig) -> str:
     """YAML of the resolved configuration, every value that has an effect; it loads back to an equal one."""
     objective = config.objective
-    idle = objective.idle_keys
+    idle = objective.idle_keys | config.idle_keys["objective"].keys()
     idle_of_teacher = set()
     if objective.combine_teachers is None:
         idle.add("combine_teachers")
@@ -62,7 +63,11 @@ def dump_run_config(config: RunConfig) -> str:
         idle_of_teacher.add("sources")
     if objective.combine_teachers not in MIXTURES:
         idle_of_teacher.add("weight")
-    exclude = {"objective": idle, **({"reward": config.reward.idle_keys} if config.reward else {})}
+    exclude = {
+        "objective": idle,
+        "cluster": set(config.idle_keys["cluster"]),
+        **({"reward": config.reward.idle_keys} if config.reward else {}),
+    }
     tree = config.model_dump(mode="json", exclude=exclude)
     unused = [key for key in ("teacher", "teachers") if tree[key] is None]
     for key in unused:
@@ -70,7 +75,8 @@ def dump_run_config(config: RunConfig) -> str:
     for name, teacher in config.named_teachers.items():
         shown = tree["teachers"][name] if "teachers" in tree else tree["teacher"]
         for key in idle_of_teacher | teacher.idle_keys:
-            del shown[key]
+            if getattr(teacher, key) == TeacherConfig.model_fields[key].get_default(call_default_factory=True):
+                del shown[key]  # a server's dtype stays, where it was given: it is allowed, and loads back
     return format_yaml(tree)
 
 

@@ -1,8 +1,9 @@
 """Which student and which teacher, and the engines that run them."""
 
+import re
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from gkd_dist.config.base import Strict
 from gkd_dist.config.lora import LoraConfig
@@ -78,6 +79,21 @@ TEACHER_KEYS_OF = {
 """What some engines and transports of a teacher alone read."""
 
 
+RESERVED_ENGINE_ARGS = {
+    "model": "model",
+    "dtype": "dtype",
+    "max_model_len": "max_model_len",
+    "max_logprobs": "top_k",
+    "runner": "transport",
+    "convert": "transport",
+    "pooler_config": "transport",
+    "logprobs_mode": "transport",
+    "worker_extension_cls": "transport",
+    "enable_prefix_caching": "transport",
+}
+"""Arguments of vLLM that a teacher's transport depends on -> the key of the teacher that decides them."""
+
+
 class TeacherConfig(Strict):
     model: str
     """A local folder, a hub name, or `package:NAME`. With engine=server it is read for its tokenizer and config.json
@@ -108,13 +124,14 @@ class TeacherConfig(Strict):
     """Longest prompt plus completion, tokens. vLLM, here or as a server, needs a model with one position more for topk
     and sampled."""
     engine_args: dict[str, Any] = Field(default_factory=dict)
-    """Passed to the vllm engine untouched."""
+    """Passed to the vllm engine, over what it is given otherwise; `hf_overrides` key by key."""
     base_url: str | None = Field(
         default=None,
         pattern=r"^https?://[^/\s]+(/\S*)?$",
         description="an address such as http://host:8000/v1, or null",
     )
-    """Of the server: what OpenAI clients call base_url, usually ending in /v1."""
+    """Of the server: what OpenAI clients call base_url, usually ending in /v1. It holds no password: it is shown in
+    messages and written beside the run."""
     served_model_name: str | None = None
     """The name the server gives its model; None takes the only one it serves."""
     api_key_env: str | None = None
@@ -122,10 +139,19 @@ class TeacherConfig(Strict):
     max_concurrent_requests: int = Field(default=32, ge=1)
     """Of one replica; the server queues what it cannot batch."""
     request_timeout_s: float = Field(default=120.0, gt=0)
-    """Of one attempt, answer included."""
+    """Of one attempt, answer included; below cluster.request_timeout_s, which all attempts have together."""
     max_retries: int = Field(default=12, ge=0)
     """After timeouts, lost or refused connections, 408, 409, 429 and 5xx; waits double from 0.5 s up to 8 s, so that
     12 outlast a restart of about a minute."""
+
+    @field_validator("base_url", mode="before")
+    @classmethod
+    def _without_password(cls, value: Any) -> Any:
+        """Before the pattern, whose message shows the value."""
+        authority = str(value).partition("://")[2] or str(value)
+        if "@" in re.split(r"[/?#]", authority, maxsplit=1)[0]:
+            raise ValueError("must not hold a user name or password (before @); remove them, and use api_key_env")
+        return value
 
     @model_validator(mode="after")
     def _fits_engine(self) -> "TeacherConfig":
@@ -138,11 +164,23 @@ class TeacherConfig(Strict):
         # A dtype stays when a recipe is pointed at a server: it says what a local engine would use.
         idle = sorted((self.idle_keys - {"dtype"}) & self.model_fields_set)
         problems += [self._no_effect(key) for key in idle if getattr(self, key) != {}]
+        problems += self._reserved()
         if self.engine == "server" and self.base_url is None:
             problems.append("the server engine needs base_url; give it, as in base_url=http://host:8000/v1")
         if problems:
             raise ValueError("\n".join(problems))
         return self
+
+    def _reserved(self) -> list[str]:
+        """What is wrong with engine_args, as far as their names tell."""
+        problems = [
+            f"engine_args.{name} is decided by {RESERVED_ENGINE_ARGS[name]}; remove it, and set "
+            f"{RESERVED_ENGINE_ARGS[name]} instead"
+            for name in sorted(self.engine_args.keys() & RESERVED_ENGINE_ARGS)
+        ]
+        if not isinstance(self.engine_args.get("hf_overrides", {}), dict):
+            problems.append("engine_args.hf_overrides must be a mapping (key: value); see vLLM's --hf-overrides")
+        return problems
 
     def _no_effect(self, key: str) -> str:
         setting, value = next(owner for owner, keys in TEACHER_KEYS_OF.items() if key in keys)

@@ -20,7 +20,7 @@ from gkd_dist.config.ring import (
     SamplingConfig,
     WeightsConfig,
 )
-from gkd_dist.config.transports import transport_problems
+from gkd_dist.config.transports import is_policy_gradient, transport_problems
 
 
 class RunConfig(Strict):
@@ -89,6 +89,12 @@ class RunConfig(Strict):
                     f"{key}.max_model_len ({teacher.max_model_len}) is below sampler.max_model_len "
                     f"({self.sampler.max_model_len}): the teacher could not score the longest samples; raise it"
                 )
+            if teacher.engine == "server" and teacher.request_timeout_s >= self.cluster.request_timeout_s:
+                problems.append(
+                    f"{key}.request_timeout_s ({teacher.request_timeout_s:g}) must be below cluster.request_timeout_s "
+                    f"({self.cluster.request_timeout_s:g}), which all attempts have together; lower it to a fraction, "
+                    "or raise the other"
+                )
         problems += combination_problems(self.teacher, self.teachers, self.objective.combine_teachers)
         capacity = self.replay.capacity
         if capacity is not None and capacity < self.learner.batch_size:
@@ -103,6 +109,7 @@ class RunConfig(Strict):
                 "hf sampler can, with a single teacher; set sampler.engine=hf, or teacher_mix=0"
             )
         problems += self._reinforcement()
+        problems += self._without_effect()
         if problems:
             raise ValueError("\n".join(problems))
         return self
@@ -113,6 +120,35 @@ class RunConfig(Strict):
         defaults, sampling = SamplingConfig(), self.sampling
         keys = ("temperature", "top_p", "top_k", "min_p", "teacher_mix")
         return [f"sampling.{key}" for key in keys if getattr(sampling, key) != getattr(defaults, key)]
+
+    @property
+    def idle_keys(self) -> dict[str, dict[str, str]]:
+        """Keys that the other sections leave without effect, by section, with the reason."""
+        teachers = self.named_teachers.values()
+        objective: dict[str, str] = {}
+        cluster: dict[str, str] = {}
+        if not any(each.transport == "topk" for each in teachers):
+            objective["topk_tail"] = "no teacher has transport=topk; set it, or remove topk_tail"
+        by_key = {self.key_of(name): each for name, each in self.named_teachers.items()}
+        if not (self.samples_off_policy and is_policy_gradient(self.objective, by_key)):
+            objective["max_importance"] = (
+                "caps the weights of a policy gradient (sequence_reverse_kl, transport=sampled) where sampling is not "
+                "from the student at temperature 1, and there are none here; remove it"
+            )
+        if self.reward is None or self.reward.model is None:
+            why = "no model computes the reward; set reward.type=entailment, or remove it"
+            cluster |= {"num_cpus_reward": why, "num_gpus_reward": why}
+        if teachers and all(each.engine == "server" for each in teachers):
+            cluster["num_gpus_per_teacher"] = "every teacher is behind a server, and to ask it takes no GPU; remove it"
+        return {"objective": objective, "cluster": cluster}
+
+    def _without_effect(self) -> list[str]:
+        return [
+            f"{section}.{key}: {why}"
+            for section, keys in self.idle_keys.items()
+            for key, why in keys.items()
+            if key in getattr(self, section).model_fields_set
+        ]
 
     def _reinforcement(self) -> list[str]:
         """What is wrong between the objective, the reward and the number of samples per prompt."""

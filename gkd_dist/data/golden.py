@@ -34,9 +34,12 @@ def golden_sequences(renderer: Renderer, num_ids: int, max_model_len: int) -> tu
     """Six pairs of prompt and completion, without those that `max_model_len` tokens do not hold.
 
     Args:
-        num_ids: real vocabulary, from which random ids are drawn.
+        num_ids: real vocabulary; random ids are drawn from its ordinary tokens.
     """
     rng = np.random.default_rng(0)
+    ordinary = renderer.ordinary_ids
+    ordinary = ordinary[ordinary < num_ids]
+    renderer = renderer.without_system_prompt()  # one of any length must not push real text out of the context
     pairs = [(renderer.prompt_ids(row), renderer.completion_ids(row)) for row in _ROWS]
     sequences = [
         fixed_trajectory(_name(index), prompt, completion, _MAX_COMPLETION_TOKENS)
@@ -44,7 +47,7 @@ def golden_sequences(renderer: Renderer, num_ids: int, max_model_len: int) -> tu
         if completion is not None
     ]
     for prompt, completion in _RANDOM_LENGTHS:
-        ids = rng.integers(0, num_ids, prompt + completion).astype(np.int32)
+        ids = rng.choice(ordinary, prompt + completion)
         name = _name(len(sequences))
         sequences.append(
             Trajectory(name, ids[:prompt], ids[prompt:], source=Source.GROUND_TRUTH, finish_reason=FinishReason.LENGTH)

@@ -4,6 +4,7 @@ Prompt and completion are tokenized apart, and the ids concatenated: tokens neve
 fixed completion begins where a sampled one would.
 """
 
+import copy
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -95,6 +96,19 @@ class Renderer:
         if stops.size:
             return ids[: stops[0] + 1]
         return np.append(ids, np.int32(self.end_token_id))
+
+    def without_system_prompt(self) -> "Renderer":
+        """The same, for conversations that have nothing to do with the run's."""
+        plain = copy.copy(self)
+        plain._system = ()
+        return plain
+
+    @property
+    def ordinary_ids(self) -> IntArray:
+        """Ids [n] int32 of all tokens that stand for text, in order: none that is special, none without a token."""
+        added = self._tokenizer.added_tokens_decoder
+        special = {*self._tokenizer.all_special_ids, *(number for number, token in added.items() if token.special)}
+        return np.asarray(sorted(set(self._tokenizer.get_vocab().values()) - special), dtype=np.int32)
 
     def decode(self, ids: Sequence[int] | IntArray) -> str:
         """The text of `ids`, without special tokens."""

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from gkd_dist.config.models import TeacherConfig
-from gkd_dist.data.prompts import PromptStream
+from gkd_dist.data.prompts import PromptStream, RenderedPrompts
 from gkd_dist.data.rows import Rows
 from gkd_dist.types import SampleId
 
@@ -72,6 +72,23 @@ def _without_teacher(teachers: Mapping[str, TeacherConfig], found: Mapping[str, 
             f"teachers: no teacher has the source of {number} row(s) ({_listed(orphans)}); add it to the sources of a "
             "teacher, or take these rows out of the data"
         )
+
+
+def empty_sources(teachers: Mapping[str, TeacherConfig], rendered: RenderedPrompts) -> list[str]:
+    """Which named sources have no row left to train on, one line each.
+
+    Rows that are too long, held out, or beyond `data.num_train` are not trained on.
+    """
+    training = {row.source for row in rendered.train}
+    held_out = {row.source for row in rendered.held_out}
+    return [
+        f"teachers.{name}.sources: no training row comes from {source!r}"
+        f"{', all that fit are held out' if source in held_out else ''}; raise data.num_train, lower data.num_held_out "
+        "or give its prompts more room (data.max_prompt_tokens, sampler.max_model_len)"
+        for name, teacher in teachers.items()
+        for source in teacher.sources
+        if source not in training
+    ]
 
 
 def _listed(sources: Mapping[str, int]) -> str:

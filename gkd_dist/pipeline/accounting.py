@@ -57,12 +57,12 @@ class StepAccounts:
         self._metrics.count("gkd_teacher_scored_tokens_total", tokens)
         self._metrics.observe("gkd_teacher_score_seconds", self._open[step]["score_s"])
 
-    def checked(self, step: int, checks: Sequence[TeacherCheck]) -> None:
-        """What the sentinel found at `step`; -1 is before the first."""
+    def checked(self, step: int | None, checks: Sequence[TeacherCheck]) -> None:
+        """What the sentinel found at `step`; None is before the first or after the last."""
         gap = max(check.max_gap_nats for check in checks)
         self._metrics.gauge("gkd_teacher_golden_gap_nats", gap)
         self._metrics.count("gkd_teacher_checks_total", len(checks))
-        if step >= 0:
+        if step is not None:
             self._open[step]["teacher_golden_gap_nats"] = gap
 
     def queued(self, depth: int) -> None:

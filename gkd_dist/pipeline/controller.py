@@ -25,14 +25,18 @@ from gkd_dist.pipeline.publishing import publishing_loop
 from gkd_dist.pipeline.ring import Plan, Ring
 from gkd_dist.pipeline.sampling import sampling_loop
 from gkd_dist.pipeline.scoring import scoring_loop
+from gkd_dist.pipeline.sentinel import Sentinel
+from gkd_dist.pipeline.together import gather_all
 from gkd_dist.replay.buffer import Kind, ReplayBuffer
 
 
 async def run_ring(plan: Plan, fleet: Fleet, accounts: StepAccounts) -> None:
-    """Train for `plan.max_steps` steps; returns when the last weights are live on every sampler.
+    """Train for `plan.max_steps` steps; returns when the last weights are live on every sampler and the sentinel has
+    checked who scored since its last check.
 
     Raises:
         GkdError: what the first failing loop raised; the others are cancelled before.
+        EngineError: a teacher no longer answers as it did.
     """
     ring = Ring(
         plan=plan,
@@ -40,18 +44,11 @@ async def run_ring(plan: Plan, fleet: Fleet, accounts: StepAccounts) -> None:
         accounts=accounts,
         gate=VersionGate(),
         replay=ReplayBuffer(plan.replay_capacity, plan.max_staleness, batch_size=plan.batch_size),
+        sentinel=Sentinel(fleet, plan.sentinel_steps, accounts),
         trajectories=asyncio.Queue(maxsize=1),
         reports=asyncio.Queue(maxsize=1),
         baseline=plan.reinforcement.make_baseline() if plan.reinforcement else None,
     )
     accounts.begin(len(Kind) * plan.replay_capacity)  # of both kinds, as the depth is
-    try:
-        async with asyncio.TaskGroup() as loops:
-            for loop in (sampling_loop, scoring_loop, learning_loop, publishing_loop):
-                loops.create_task(loop(ring), name=loop.__name__)
-        return
-    except ExceptionGroup as failures:
-        first, *others = failures.exceptions
-    for other in others:
-        first.add_note(f"another loop failed too: {other!r}")
-    raise first  # outside the handler: its own cause and context stay as they are
+    await gather_all(loop(ring) for loop in (sampling_loop, scoring_loop, learning_loop, publishing_loop))
+    await ring.sentinel.at_end(plan.max_steps)

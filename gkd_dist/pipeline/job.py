@@ -50,8 +50,7 @@ async def distil(
 
 
 async def _check_teachers(fleet: Fleet, accounts: StepAccounts, narrate: Narrate) -> None:
-    checks = await check_at_start(fleet)
-    accounts.checked(-1, checks)
+    checks = await check_at_start(fleet, lambda found: accounts.checked(None, found))
     for check in {str(check): check for check in checks}.values():
         narrate(f"teacher checked: {check}")
 

@@ -1,8 +1,7 @@
 """The publishing loop: new weights reach every sampler, then the gate opens."""
 
-import asyncio
-
 from gkd_dist.pipeline.ring import Ring
+from gkd_dist.pipeline.together import gather_all
 
 
 async def publishing_loop(ring: Ring) -> None:
@@ -12,6 +11,6 @@ async def publishing_loop(ring: Ring) -> None:
         report = await ring.reports.get()
         with ring.accounts.timed(report.step, "publish"):
             publication = await fleet.learner.publish()
-            await asyncio.gather(*(sampler.load_weights(publication) for sampler in fleet.samplers))
+            await gather_all(sampler.load_weights(publication) for sampler in fleet.samplers)
         ring.accounts.published(report.step, publication.manifest)
         await ring.gate.open(publication.manifest.version)

@@ -13,6 +13,7 @@ from gkd_dist.pipeline.baselines import Baseline
 from gkd_dist.pipeline.gate import VersionGate
 from gkd_dist.pipeline.judging import AnswerOf
 from gkd_dist.pipeline.routing import TeachersOf
+from gkd_dist.pipeline.sentinel import Sentinel
 from gkd_dist.replay.buffer import ReplayBuffer
 from gkd_dist.types import SamplingParams, StepReport, Trajectory
 
@@ -40,7 +41,7 @@ class Plan:
     save_steps: int
     """0 saves no checkpoints."""
     sentinel_steps: Mapping[str, int]
-    """Each teacher's golden sequences are scored again after so many steps; 0 is never."""
+    """Each teacher's golden sequences are scored again after so many steps and at the end; 0 is never."""
     checkpoints: Path
     """Folder that receives `step-N`."""
     reinforcement: Reinforcement | None = None
@@ -58,6 +59,7 @@ class Ring:
     accounts: StepAccounts
     gate: VersionGate
     replay: ReplayBuffer
+    sentinel: Sentinel
     trajectories: asyncio.Queue[tuple[int, list[Trajectory]]]
     reports: asyncio.Queue[StepReport]
     baseline: Baseline | None = None

@@ -1,10 +1,10 @@
 """Who serves which request: teachers by sample, and the replicas of one role by equal shares."""
 
-import asyncio
 import itertools
-from collections.abc import Awaitable, Callable, Collection, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Collection, Coroutine, Sequence
+from typing import Any, TypeVar
 
+from gkd_dist.pipeline.together import gather_all
 from gkd_dist.types import SampleId
 
 TeachersOf = Callable[[SampleId], Collection[str]]
@@ -18,7 +18,7 @@ Replica = TypeVar("Replica")
 async def spread(
     replicas: Sequence[Replica],
     items: Sequence[Item],
-    call: Callable[[Replica, Sequence[Item]], Awaitable[list[Result]]],
+    call: Callable[[Replica, Sequence[Item]], Coroutine[Any, Any, list[Result]]],
 ) -> list[Result]:
     """Results of `call` over all items, in the order of the items; every replica gets an equal, contiguous share.
 
@@ -27,5 +27,5 @@ async def spread(
     bounds = [round(len(items) * index / len(replicas)) for index in range(len(replicas) + 1)]
     shares = [items[start:stop] for start, stop in itertools.pairwise(bounds)]
     pairs = [(replica, share) for replica, share in zip(replicas, shares, strict=True) if share]
-    parts = await asyncio.gather(*(call(replica, share) for replica, share in pairs))
+    parts = await gather_all(call(replica, share) for replica, share in pairs)
     return [result for part in parts for result in part]

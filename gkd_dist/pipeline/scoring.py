@@ -1,16 +1,17 @@
 """The scoring loop: teachers judge every completion token, and a reward every answer, before replay."""
 
-import asyncio
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from typing import Any
 
 from gkd_dist.errors import EngineError
 from gkd_dist.interfaces import Fleet, Teacher
 from gkd_dist.pipeline.judging import judge
 from gkd_dist.pipeline.ring import Ring
 from gkd_dist.pipeline.routing import TeachersOf, spread
-from gkd_dist.pipeline.sentinel import check_again, due
+from gkd_dist.pipeline.together import gather_all
 from gkd_dist.replay.buffer import Admission
+from gkd_dist.targets import TargetsHandle
 from gkd_dist.types import ScoredTrajectory, TeacherScore, Trajectory
 
 
@@ -18,9 +19,10 @@ async def scoring_loop(ring: Ring) -> None:
     """Score every group of trajectories and admit the result to the replay."""
     for _ in range(ring.plan.max_steps):
         step, trajectories = await ring.trajectories.get()
-        scored, rewards = await asyncio.gather(_scored(ring, step, trajectories), _rewards(ring, step, trajectories))
+        both: list[Any] = [_scored(ring, step, trajectories), _rewards(ring, step, trajectories)]
+        scored, rewards = await gather_all(both)
         ring.accounts.scored(step, scored)
-        await _check(ring, step)
+        await ring.sentinel.after_scoring(step)
         scored = [replace(item, reward=reward) for item, reward in zip(scored, rewards, strict=True)]
         for item in scored:
             verdict = await ring.replay.admit(item, ring.gate.version)
@@ -28,15 +30,6 @@ async def scoring_loop(ring: Ring) -> None:
                 # The gate lets nothing begin that could be refused here; waiting for the batch would last for ever.
                 raise EngineError(f"the replay refused {item.trajectory.sample_id}: {verdict.value}")
             ring.accounts.queued(ring.replay.depth)
-
-
-async def _check(ring: Ring, step: int) -> None:
-    """Ask the sentinel, where it is due, before anything that was just scored can be trained on."""
-    names = due(step, ring.plan.sentinel_steps)
-    if names:
-        with ring.accounts.timed(step, "sentinel"):
-            checks = await check_again(ring.fleet, names)
-        ring.accounts.checked(step, checks)
 
 
 async def _scored(ring: Ring, step: int, trajectories: Sequence[Trajectory]) -> list[ScoredTrajectory]:
@@ -62,14 +55,13 @@ async def score(
         teachers_of: names of the teachers of a sample; None: all of the fleet.
 
     Raises:
-        EngineError: a sample has no teacher, or one that is not in the fleet.
+        EngineError: a sample has no teacher, or one that is not in the fleet; a teacher said what no model can say.
+            Targets behind a handle were checked when they were encoded.
     """
     asked = [_names(fleet, trajectory, teachers_of) for trajectory in trajectories]
-    columns = await asyncio.gather(
-        *(
-            _column(name, replicas, [index for index, names in enumerate(asked) if name in names], trajectories)
-            for name, replicas in fleet.teachers.items()
-        )
+    columns = await gather_all(
+        _column(name, replicas, [index for index, names in enumerate(asked) if name in names], trajectories)
+        for name, replicas in fleet.teachers.items()
     )
     return [
         ScoredTrajectory(trajectory, tuple(column[index] for column in columns if index in column))
@@ -94,4 +86,7 @@ async def _column(
     """What one teacher says, by index of the trajectory."""
     share = [trajectories[index] for index in indices]
     targets = await spread(replicas, share, lambda teacher, part: teacher.score(part))
+    for trajectory, each in zip(share, targets, strict=True):
+        if not isinstance(each, TargetsHandle) and each.fault:
+            raise EngineError(f"the targets of {name} for {trajectory.sample_id} cannot be learned from: {each.fault}")
     return {index: TeacherScore(name, each) for index, each in zip(indices, targets, strict=True)}

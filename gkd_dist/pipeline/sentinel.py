@@ -1,14 +1,15 @@
-"""The sentinel: before the run and every so many steps, each teacher answers golden sequences once more.
+"""The sentinel: before the run, every so many steps and at its end, each teacher answers golden sequences once more.
 
 A teacher that answers as it should costs one small scoring call. It is asked while it scores nothing else, so that the
 batches of the run are what they would be without it.
 """
 
-import asyncio
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from gkd_dist.errors import EngineError, ModelError
 from gkd_dist.interfaces import Fleet, Teacher
+from gkd_dist.pipeline.accounting import StepAccounts
 from gkd_dist.types import TeacherCheck
 
 _LOOK_AT_WEIGHTS = "look at the weights of teacher.model, or at the server that answers"
@@ -18,43 +19,97 @@ _LOOK_AT_HEAD = (
 )
 
 
-async def check_at_start(fleet: Fleet) -> list[TeacherCheck]:
+@dataclass(frozen=True)
+class Replica:
+    """One replica of a teacher, as messages call it."""
+
+    name: str
+    slot: int
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.slot}" if self.name == "teacher" else f"teacher {self.name} {self.slot}"
+
+
+async def check_at_start(
+    fleet: Fleet, record: Callable[[Sequence[TeacherCheck]], None] = lambda _: None
+) -> list[TeacherCheck]:
     """Verify every replica of every teacher.
+
+    Args:
+        record: told what was found, also where it is refused.
 
     Raises:
         ModelError: one does not answer as it should.
     """
     checks = await _verify(fleet.teachers)
-    for name, check in checks:
+    found = list(checks.values())
+    record(found)
+    for replica, check in checks.items():
         if not check.passed:
             remedy = _LOOK_AT_WEIGHTS if check.fault else _LOOK_AT_HEAD
-            raise ModelError(f"{name} is refused: {check}; {remedy}")
-    return [check for _, check in checks]
+            raise ModelError(f"{replica} is refused: {check}; {remedy}")
+    return found
 
 
-async def check_again(fleet: Fleet, names: Collection[str]) -> list[TeacherCheck]:
-    """Verify every replica of the teachers called `names`.
+class Sentinel:
+    """Asks the teachers again while a run goes on; all of them were checked before it.
 
-    Raises:
-        EngineError: one does not answer as it did.
+    Args:
+        steps_between: by teacher; 0 is never.
     """
-    checks = await _verify({name: fleet.teachers[name] for name in names})
-    for name, check in checks:
-        if not check.passed:
-            raise EngineError(f"{name} no longer answers as it should: {check}; nothing was trained on its last scores")
-    return [check for _, check in checks]
+
+    def __init__(self, fleet: Fleet, steps_between: Mapping[str, int], accounts: StepAccounts) -> None:
+        self._fleet = fleet
+        self._steps_between = steps_between
+        self._accounts = accounts
+        self._last_good: dict[str, int] = {}
+
+    async def after_scoring(self, step: int) -> None:
+        """Check who is due at `step`, before anything that was just scored can be trained on.
+
+        Raises:
+            EngineError: one does not answer as it did.
+        """
+        names = due(step, self._steps_between)
+        if names:
+            with self._accounts.timed(step, "sentinel"):
+                checks = await _verify({name: self._fleet.teachers[name] for name in names})
+            self._judge(step, checks)
+            self._last_good.update(dict.fromkeys(names, step))
+
+    async def at_end(self, num_steps: int) -> None:
+        """Check who has scored since its last check.
+
+        Raises:
+            EngineError: one does not answer as it did.
+        """
+        names = [name for name, steps in self._steps_between.items() if steps and not self._checked_at(name, num_steps)]
+        if names and num_steps:
+            self._judge(None, await _verify({name: self._fleet.teachers[name] for name in names}))
+
+    def _checked_at(self, name: str, num_steps: int) -> bool:
+        return self._last_good.get(name) == num_steps - 1
+
+    def _judge(self, step: int | None, checks: Mapping[Replica, TeacherCheck]) -> None:
+        self._accounts.checked(step, list(checks.values()))
+        for replica, check in checks.items():
+            if not check.passed:
+                last = self._last_good.get(replica.name)
+                when = "before the first step" if last is None else f"at step {last}"
+                raise EngineError(
+                    f"{replica} no longer answers as it should: {check}; its last good check was {when}: do not trust "
+                    "what was trained on its scores since then"
+                )
 
 
-def due(step: int, sentinel_steps: Mapping[str, int]) -> list[str]:
+def due(step: int, steps_between: Mapping[str, int]) -> list[str]:
     """The teachers that are checked at this step: every so many steps after the first, 0 is never."""
-    return [name for name, steps in sentinel_steps.items() if steps and step and step % steps == 0]
+    return [name for name, steps in steps_between.items() if steps and step and step % steps == 0]
 
 
-async def _verify(teachers: Mapping[str, Sequence[Teacher]]) -> list[tuple[str, TeacherCheck]]:
-    named = [
-        (f"{name} {slot}" if name == "teacher" else f"teacher {name} {slot}", teacher)
-        for name, replicas in teachers.items()
-        for slot, teacher in enumerate(replicas)
-    ]
-    checks = await asyncio.gather(*(teacher.verify() for _, teacher in named))
-    return [(name, check) for (name, _), check in zip(named, checks, strict=True)]
+async def _verify(teachers: Mapping[str, Sequence[Teacher]]) -> dict[Replica, TeacherCheck]:
+    named = {
+        Replica(name, slot): teacher for name, replicas in teachers.items() for slot, teacher in enumerate(replicas)
+    }
+    # In turn: replicas may be one server, where sequences asked together share a batch, and its rounding.
+    return {replica: await teacher.verify() for replica, teacher in named.items()}

@@ -1,21 +1,17 @@
 """Answer correctness: 1 where an answer equals that of the reference completion, else 0."""
 
 import asyncio
-import re
 from collections.abc import Iterable, Sequence
-from decimal import Decimal
+from fractions import Fraction
 from typing import Literal
 
 from gkd_dist.data.rows import Row
 from gkd_dist.errors import DataError, EngineError
+from gkd_dist.rewards.numbers import last_number, lone_number
 from gkd_dist.types import Answer
 
 Match = Literal["number", "exact"]
 
-_NUMBER = re.compile(
-    r"(?<![\w.])(?:(?<!\))-)?\$?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|(?<![\w.])(?:(?<!\))-)?\$?\.\d+", re.ASCII
-)
-"""A sign, commas between thousands, decimals. After a digit, a letter or `)` a minus subtracts: `10-4` ends in 4."""
 _BOXED = "\\boxed{"
 
 
@@ -26,8 +22,8 @@ class AnswerReward:
     the last `\\boxed{}` (MATH), else the whole text.
 
     Args:
-        match: `number` compares the last number of the answer (`42`, `$42.00` and `42.0` are equal; without a number it
-            is wrong). `exact` compares the text, with runs of white space as one space.
+        match: `number` compares the last number of the answer (`1/2`, `\\frac{1}{2}` and `$0.50` are equal; without a
+            number it is wrong). `exact` compares the text, with runs of white space as one space; no text is wrong.
     """
 
     def __init__(self, match: Match) -> None:
@@ -46,17 +42,15 @@ class AnswerReward:
         return float(found is not None and found == wanted)
 
 
-def final_answer(text: str, match: Match) -> str | Decimal | None:
-    """What `match` compares; None where a number is asked for and there is none.
+def final_answer(text: str, match: Match) -> str | Fraction | None:
+    """What `match` compares; None where there is nothing to compare.
 
     Example:
-        final_answer("6 * 7 = 42\\n#### 42", "number")  # Decimal("42")
+        final_answer("6 * 7 = 42\\n#### 42", "number")  # Fraction(42)
     """
     marked = _marked(text)
-    if match == "exact":
-        return " ".join(marked.split())
-    numbers = _NUMBER.findall(marked.replace("\N{MINUS SIGN}", "-"))
-    return Decimal(re.sub(r"[$,]", "", numbers[-1])) if numbers else None
+    answer = text if marked is None else marked
+    return last_number(answer) if match == "number" else " ".join(answer.split()) or None
 
 
 def check_references(rows: Iterable[Row], source: str, match: Match) -> None:
@@ -65,32 +59,44 @@ def check_references(rows: Iterable[Row], source: str, match: Match) -> None:
     Args:
         source: what to call the data set.
     """
-    missing = unreadable = 0
-    example: str | None = None
+    missing = 0
+    unreadable: list[str] = []
     for row in rows:
         if row.completion is None:
             missing += 1
-        elif final_answer(row.completion, match) is None:
-            unreadable += 1
-            example = example or row.completion
+        elif _reference(row.completion, match) is None:
+            unreadable.append(row.completion)
     if missing:
         raise DataError(
             f"reward.type: answer compares with reference completions, but {missing} rows of {source} have none; name "
             "the completion column in data.fields, or choose another reward"
         )
-    if example is not None:
+    if unreadable:
+        example = unreadable[0]
+        shown = _marked(example) or example
+        wanted, remedy = (
+            ("one number with at most a unit", "use reward.match=exact, or leave those rows out")
+            if match == "number"
+            else ("an answer", "leave those rows out")
+        )
         raise DataError(
-            f"reward.match: number finds none in {unreadable} reference completions of {source}, such as "
-            f"{example[:60]!r}; use reward.match=exact, or leave those rows out"
+            f"reward.match: {match} needs {wanted} in each reference, and {len(unreadable)} completions of {source} "
+            f"have none, such as {shown[:60]!r}; {remedy}"
         )
 
 
-def _marked(text: str) -> str:
+def _reference(text: str, match: Match) -> str | Fraction | None:
+    """As `final_answer`, but what is marked as the answer must not hold more than it compares."""
+    marked = _marked(text)
+    return lone_number(marked) if match == "number" and marked is not None else final_answer(text, match)
+
+
+def _marked(text: str) -> str | None:
     _, mark, after = text.rpartition("####")
     if mark:
         return after.strip().partition("\n")[0]
     start = text.rfind(_BOXED)
-    return _braced(text[start + len(_BOXED) :]) if start >= 0 else text
+    return _braced(text[start + len(_BOXED) :]) if start >= 0 else None
 
 
 def _braced(text: str) -> str:

@@ -29,17 +29,15 @@ class EntailmentReward:
         device: `cpu` or `cuda`.
 
     Raises:
-        ModelError: no model or tokenizer there, no padding token, or see `entailment_id`.
+        ModelError: no model or tokenizer there, or see `entailment_id` and `classifier_tokenizer`.
     """
 
     def __init__(self, folder: Path, *, max_batch_size: int, max_length: int, device: str = "cpu") -> None:
         try:
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(folder)
             model: Any = AutoModelForSequenceClassification.from_pretrained(folder)
         except (OSError, ValueError, KeyError) as error:
             raise ModelError(f"no sequence classifier could be loaded from {folder}: {error}") from error
-        if self._tokenizer.pad_token_id is None:
-            raise ModelError(f"the tokenizer of {folder} has no padding token; set pad_token in its configuration")
+        self._tokenizer: Any = classifier_tokenizer(folder)
         self._label = entailment_id(folder, model.config.id2label)
         self._model = model.to(device).eval()
         self._max_batch_size = max_batch_size
@@ -75,7 +73,10 @@ class EntailmentReward:
 
 
 def check_classifier(folder: Path) -> None:
-    """Raise ConfigError unless `folder` holds a sequence classifier with an entailment label; loads no weight."""
+    """Raise ConfigError unless `folder` holds a sequence classifier with an entailment label, and its tokenizer.
+
+    No weight is loaded.
+    """
     try:
         config = AutoConfig.from_pretrained(folder)
         entailment_id(folder, config.id2label)
@@ -88,6 +89,27 @@ def check_classifier(folder: Path) -> None:
         raise ConfigError(
             [f"reward.model: {folder} ({', '.join(architectures)}) is not a sequence classifier; choose one"]
         )
+    try:
+        classifier_tokenizer(folder)
+    except ModelError as error:
+        raise ConfigError([f"reward.model: {error}"]) from error
+
+
+def classifier_tokenizer(folder: Path) -> Any:
+    """The tokenizer in `folder`.
+
+    Raises:
+        ModelError: there is none, or it has no padding token.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"no tokenizer could be loaded from {folder}: {error}") from error
+    if len(tokenizer) <= len(tokenizer.all_special_ids):  # what transformers makes up where no vocabulary is
+        raise ModelError(f"no tokenizer could be loaded from {folder}: it holds no vocabulary")
+    if tokenizer.pad_token_id is None:
+        raise ModelError(f"the tokenizer of {folder} has no padding token; set pad_token in its configuration")
+    return tokenizer
 
 
 def entailment_id(folder: Path, id2label: dict[int, str]) -> int:
@@ -110,8 +132,11 @@ def _positions(config: Any) -> int:
     positions = getattr(config, "max_position_embeddings", None)
     if not positions:
         return 1 << 30
-    # Roberta and its family count positions from the padding id on.
-    return positions - config.pad_token_id - 1 if config.model_type in _OFFSET_POSITIONS else positions
+    if config.model_type not in _OFFSET_POSITIONS:
+        return positions
+    # Roberta and its family count positions from the padding id on; its own is 1.
+    padding = 1 if config.pad_token_id is None else config.pad_token_id
+    return positions - padding - 1
 
 
 _OFFSET_POSITIONS = frozenset({"roberta", "xlm-roberta", "camembert", "longformer", "mpnet", "data2vec-text"})

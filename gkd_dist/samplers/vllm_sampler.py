@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -17,6 +17,7 @@ from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
 from gkd_dist.config.lora import LoraConfig
@@ -122,10 +123,8 @@ class VllmSampler:
             request_id,
             lora_request=self._adapter.request if self._adapter is not None else None,
         )
-        outputs = [output async for output in stream]
-        if not outputs:
-            raise EngineError(f"the engine returned nothing for {request_id}")
-        completion = outputs[-1].outputs[0]
+        last = await _last_output(stream, request_id)
+        completion = last.outputs[0]
         if completion.finish_reason not in ("stop", "length"):
             raise EngineError(f"the engine ended {request_id} with {completion.finish_reason!r}")
         return Trajectory(
@@ -167,6 +166,23 @@ class VllmSampler:
         self._engine.shutdown()
         if self._adapter is not None:
             self._adapter.close()
+
+
+async def _last_output(stream: AsyncIterator[Any], request_id: str) -> Any:
+    """The end of one request.
+
+    Raises:
+        EngineError: the engine died, failed, or said nothing.
+    """
+    last = None
+    try:
+        async for output in stream:
+            last = output
+    except (EngineDeadError, EngineGenerateError) as error:
+        raise EngineError(f"the vLLM engine failed at {request_id} ({type(error).__name__}: {error})") from error
+    if last is None:
+        raise EngineError(f"the engine returned nothing for {request_id}")
+    return last
 
 
 def _engine_params(params: SamplingParams, seed: int, logit_bias: dict[int, float] | None) -> EngineParams:

@@ -5,6 +5,7 @@ small struct for each, numpy does the rest: about four times as fast as `json.lo
 """
 
 from itertools import chain
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -30,6 +31,7 @@ class _Answer(msgspec.Struct):
 
 class _Card(msgspec.Struct):
     id: str
+    root: str | None = None
     max_model_len: int | None = None
 
 
@@ -41,14 +43,23 @@ _answers = msgspec.json.Decoder(_Answer)
 _models = msgspec.json.Decoder(_Models)
 
 
-def read_models(content: bytes) -> dict[str, int | None]:
-    """Name of each served model -> its longest sequence, prompt and completion; None where the server does not say.
+class ServedModel(NamedTuple):
+    """What a server says about a model."""
+
+    root: str | None
+    """What it was loaded from; None where the server does not say."""
+    max_model_len: int | None
+    """Longest sequence, prompt and completion; None where the server does not say."""
+
+
+def read_models(content: bytes) -> dict[str, ServedModel]:
+    """The served models by name.
 
     Raises:
         EngineError: it is no list of models.
     """
     try:
-        return {card.id: card.max_model_len for card in _models.decode(content).data}
+        return {card.id: ServedModel(card.root, card.max_model_len) for card in _models.decode(content).data}
     except (msgspec.DecodeError, ValueError) as error:
         raise EngineError(f"it did not answer as vLLM does: {error}") from error
 

@@ -1,13 +1,33 @@
 """Where a vLLM server is and how to ask it for prompt log-probs; retries are those of the OpenAI client."""
 
+import asyncio
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from openai import APIConnectionError, APIError, APIStatusError, AsyncOpenAI, OpenAI
+from openai import APIConnectionError, APIError, APIStatusError, AsyncOpenAI, DefaultAsyncHttpxClient, OpenAI
 
 from gkd_dist.errors import ConfigError
+
+
+class _WholeAnswers(DefaultAsyncHttpxClient):
+    """Its own timeouts restart with every byte, so that a server that dribbles would never run into them.
+
+    Args:
+        timeout_s: of each attempt, the whole answer included; then `send` raises TimeoutError, which the OpenAI client
+            does not try again.
+    """
+
+    def __init__(self, timeout_s: float) -> None:
+        super().__init__()
+        self._timeout_s = timeout_s
+
+    async def send(self, request: Any, **settings: Any) -> Any:
+        async with asyncio.timeout(self._timeout_s):
+            response = await super().send(request, **settings)
+            await response.aread()
+            return response
 
 
 @dataclass(frozen=True)
@@ -19,15 +39,17 @@ class Endpoint:
     api_key_env: str | None
     """Environment variable that holds the key; None sends none."""
     timeout_s: float
-    """Longest wait for a connection, and for the server's next byte."""
+    """Of one attempt, answer included. (The client that asks once at the start: of the connection and of each byte.)"""
     max_retries: int
     """After timeouts, lost or refused connections, 408, 409, 429 and 5xx; waits double from 0.5 s up to 8 s."""
+    key: str = "teacher"
+    """Where the settings of this teacher stand, for messages."""
 
     def client(self) -> OpenAI:
         return OpenAI(**self._settings())
 
     def async_client(self) -> AsyncOpenAI:
-        return AsyncOpenAI(**self._settings())
+        return AsyncOpenAI(**self._settings(), http_client=_WholeAnswers(self.timeout_s))
 
     def _settings(self) -> dict[str, Any]:
         return {
@@ -44,7 +66,7 @@ class Endpoint:
         key = os.environ.get(self.api_key_env)
         if not key:
             raise ConfigError(
-                [f"teacher.api_key_env: ${self.api_key_env} is not set where this teacher runs; export it there"]
+                [f"{self.key}.api_key_env: ${self.api_key_env} is not set where this teacher runs; export it there"]
             )
         return key
 
@@ -56,8 +78,8 @@ class Endpoint:
     def explain(self, error: APIError) -> str:
         """One line that says what happened and what to do."""
         if isinstance(error, APIStatusError):
-            hint = {401: "; name its key in teacher.api_key_env", 403: "; name its key in teacher.api_key_env"}
-            return f"{self.base_url} answered {error.status_code}: {_message(error)}{hint.get(error.status_code, '')}"
+            hint = f"; name its key in {self.key}.api_key_env" if error.status_code in (401, 403) else ""
+            return f"{self.base_url} answered {error.status_code}: {_message(error)}{hint}"
         if isinstance(error, APIConnectionError):
             reason = error.__cause__ or error
             return (

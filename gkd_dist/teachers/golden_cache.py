@@ -10,6 +10,7 @@ import xxhash
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from gkd_dist.errors import ModelError
 from gkd_dist.teachers.golden import Answers
 from gkd_dist.types import Trajectory
 
@@ -18,22 +19,24 @@ _WHOLE_BYTES = 1 << 30
 _BLOCK_BYTES = 1 << 20
 
 
-def cached_answers(folder: Path, key: str, ask: Callable[[], Answers]) -> Answers:
-    """What `ask` answers, asked once for each `key`: by one process at a time, the others wait and read.
+def cached_answers(file: Path, ask: Callable[[], Answers]) -> Answers:
+    """What `ask` answers, asked once for each `file`: by one process at a time, the others wait and read.
 
     Args:
-        folder: where the files lie; made when missing. A file that cannot be read is made anew.
-        key: from `answers_key`.
+        file: ends in .safetensors, with a name from `answers_key`; its folder is made when missing. One that cannot be
+            read, or whose answers are at fault, is made anew.
+
+    Raises:
+        ModelError: the answers are at fault; they are not kept.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / f"{key}.safetensors"
-    with _locked(folder / f"{key}.lock"):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(file.with_suffix(".lock")):
         found = _read(file)
         if found is None:
             found = ask()
-            partial = file.with_suffix(f".{os.getpid()}")
-            save_file({"token_ids": found.token_ids, "log_probs": found.log_probs}, partial)
-            partial.replace(file)
+            if found.fault:
+                raise ModelError(f"{found.fault}, asked about golden sequences; look at the weights of this model")
+            _write(file, found)
     return found
 
 
@@ -70,9 +73,20 @@ def _blocks(file: Path) -> Iterator[bytes]:
 def _read(file: Path) -> Answers | None:
     try:
         with safe_open(file, framework="np") as tensors:
-            return Answers(tensors.get_tensor("token_ids"), tensors.get_tensor("log_probs"))
+            found = Answers(tensors.get_tensor("token_ids"), tensors.get_tensor("log_probs"))
     except (OSError, SafetensorError, ValueError):
         return None
+    return None if found.fault else found
+
+
+def _write(file: Path, answers: Answers) -> None:
+    """`file` appears whole or not at all."""
+    partial = file.with_suffix(f".{os.getpid()}")
+    try:
+        save_file({"token_ids": answers.token_ids, "log_probs": answers.log_probs}, partial)
+        partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -11,12 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from gkd_dist.errors import ConfigError, EngineError
-from gkd_dist.targets import SampledTargets, TeacherTargets, TopKTargets
+from gkd_dist.targets import LEAST_LOG_PROB, SampledTargets, TeacherTargets, TopKTargets
 
-_LEAST_LOG_PROB = -9999.0
-"""Stands for log 0, here as in vLLM's server."""
 _ROUNDING = 1e-3
-"""By how much a sum of probabilities may exceed 1."""
+"""By how much a sum of probabilities may miss 1."""
+_NO_LOG_PROBS = "so these are no log-probs; run it with logprobs_mode=raw_logprobs (the default)"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,13 +45,20 @@ class PromptScoring(Protocol):
         """K to ask for; 0 asks for the tokens themselves alone."""
         ...
 
+    @property
+    def hides_padding(self) -> bool:
+        """Whether nobody can leave out what padded ids hold, once the targets are made."""
+        ...
+
     def targets(self, found: PromptLogProbs) -> TeacherTargets:
-        """Raises EngineError where `found` cannot be log-probs of the shared ids."""
+        """Raises EngineError where `found` cannot be log-probs."""
         ...
 
 
 class TopKScoring:
     """The `topk` transport.
+
+    Padded ids among the K are passed on: the learner cuts them, and normalises the rest again.
 
     Args:
         top_k: K.
@@ -62,18 +68,14 @@ class TopKScoring:
         ConfigError: K is more than there are ids.
     """
 
+    hides_padding = False
+
     def __init__(self, top_k: int, num_ids: int) -> None:
         check_top_k(top_k, num_ids)
         self.num_candidates = top_k
-        self._num_ids = num_ids
 
     def targets(self, found: PromptLogProbs) -> TopKTargets:
         _check(found)
-        if found.token_ids.max(initial=0) >= self._num_ids:
-            raise EngineError(
-                f"the teacher finds id {found.token_ids.max()} probable, which no tokenizer knows (it knows "
-                f"{self._num_ids}); use teacher.engine=vllm, which leaves such padding out, or a smaller teacher.top_k"
-            )
         return TopKTargets(found.token_ids, _finite(found.log_probs))
 
 
@@ -81,6 +83,7 @@ class SampledScoring:
     """The `sampled` transport."""
 
     num_candidates = 0
+    hides_padding = True
 
     def targets(self, found: PromptLogProbs) -> SampledTargets:
         _check(found)
@@ -94,18 +97,30 @@ def check_top_k(top_k: int, num_ids: int, teacher: str = "teacher") -> None:
         raise ConfigError([f"{teacher}.top_k: {problem}"])
 
 
+def check_mass(found: PromptLogProbs, num_rows: int) -> None:
+    """Raise EngineError where the K >= 1 candidates of some token cannot be the most probable of `num_rows` ids.
+
+    None of the others is more probable than the last candidate, so that all together bound 1 from above. Logits that
+    are all far below 0 pass every other check.
+    """
+    probabilities = np.exp(found.log_probs.astype(np.float64))
+    most = probabilities.sum(1) + (num_rows - found.log_probs.shape[1]) * probabilities.min(1)
+    if not most.min() >= 1 - _ROUNDING:  # also true of NaN
+        raise EngineError(
+            f"the teacher's engine gave all {num_rows} ids of a token a probability of at most {most.min():.4g} "
+            f"together, {_NO_LOG_PROBS}"
+        )
+
+
 def _check(found: PromptLogProbs) -> None:
     with np.errstate(over="ignore"):
         most = float(np.exp(found.chosen).max(initial=0.0))
         together = float(np.exp(found.log_probs).sum(axis=1).max(initial=0.0))
     for probability in (most, together):
         if not probability <= 1 + _ROUNDING:  # also true of NaN
-            raise EngineError(
-                f"the teacher's engine gave ids a probability of {probability:.4g}, so these are no log-probs; "
-                "run it with logprobs_mode=raw_logprobs (the default)"
-            )
+            raise EngineError(f"the teacher's engine gave ids a probability of {probability:.4g}, {_NO_LOG_PROBS}")
 
 
 def _finite(log_probs: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Finite, and at most 0: rounding may lift a certain token's by 1e-7."""
-    return np.clip(log_probs, _LEAST_LOG_PROB, 0.0)
+    return np.clip(log_probs, LEAST_LOG_PROB, 0.0)

@@ -6,11 +6,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from gkd_dist.targets import FullTargets, HiddenTargets, SampledTargets, TeacherTargets, TopKTargets
+from gkd_dist.targets import (
+    LEAST_LOG_PROB,
+    FullTargets,
+    HiddenTargets,
+    SampledTargets,
+    TeacherTargets,
+    TopKTargets,
+)
 from gkd_dist.teachers.prompt_log_probs import check_top_k
-
-_LEAST_LOG_PROB = float(np.finfo(np.float32).min)
-"""Stands for log 0, which no message may carry."""
 
 
 class RowTransport(Protocol):
@@ -100,4 +104,4 @@ def row_transport(name: str, *, num_ids: int | None, top_k: int | None) -> RowTr
 
 def _array(log_probs: torch.Tensor) -> npt.NDArray[np.float32]:
     """Finite and at most 0: rounding may lift a certain token's by 1e-7."""
-    return log_probs.clamp(min=_LEAST_LOG_PROB, max=0.0).cpu().numpy()
+    return log_probs.clamp(min=LEAST_LOG_PROB, max=0.0).cpu().numpy()

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from openai import APIError
@@ -27,7 +28,10 @@ class ServerTeacher:
         served_model_name: None takes the server's only model.
         max_model_len: longest prompt plus completion, tokens; the server needs room for one more.
         scoring: what is asked for and shipped.
+        num_rows: ids that the model gives a probability.
+        num_ids: the first of these that are real; the others are padding.
         max_concurrent_requests: of this teacher.
+        deadline_s: of one call of `score`, whatever it takes: requests that queue here, all attempts, and waits.
 
     Raises:
         ConfigError: the server is not there, or is not one that can play this teacher.
@@ -41,7 +45,10 @@ class ServerTeacher:
         served_model_name: str | None,
         max_model_len: int,
         scoring: PromptScoring,
+        num_rows: int,
+        num_ids: int,
         max_concurrent_requests: int,
+        deadline_s: float,
     ) -> None:
         self._model = check_server(
             endpoint,
@@ -49,35 +56,58 @@ class ServerTeacher:
             served_model_name=served_model_name,
             max_model_len=max_model_len,
             scoring=scoring,
+            num_rows=num_rows,
+            num_ids=num_ids,
         )
         self._endpoint = endpoint
         self._scoring = scoring
         self._client = endpoint.async_client()
+        self._deadline_s = deadline_s
         self._room = asyncio.Semaphore(max_concurrent_requests)
 
     async def score(self, trajectories: Sequence[Trajectory]) -> list[TeacherTargets]:
         """TopKTargets or SampledTargets; see `interfaces.Scorer.score`.
 
         Raises:
-            EngineError: the server refused a request, or stayed away for longer than the retries last.
+            EngineError: the server refused a request, or stayed away for longer than the retries or the deadline last.
         """
-        return list(await asyncio.gather(*(self._score_one(trajectory) for trajectory in trajectories)))
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                return list(await asyncio.gather(*(self._score_one(trajectory) for trajectory in trajectories)))
+        except TimeoutError:
+            raise EngineError(
+                f"teacher server {self._endpoint.base_url} did not score {len(trajectories)} sequences within "
+                f"{self._deadline_s:g} s, all attempts included; is it up? raise cluster.request_timeout_s, or lower "
+                f"{self._endpoint.key}.request_timeout_s for attempts that give up sooner"
+            ) from None
 
     async def _score_one(self, trajectory: Trajectory) -> TeacherTargets:
         token_ids = np.concatenate([trajectory.prompt_ids, trajectory.completion_ids])
         request = scoring_request(self._model, token_ids.tolist(), self._scoring.num_candidates)
         try:
             async with self._room:
-                answer = await self._client.completions.with_raw_response.create(**request)
+                content = await self._answer(request)
         except APIError as error:
             raise EngineError(f"teacher server {self._endpoint.explain(error)}") from error
         found = read_answer(
-            answer.content,
+            content,
             token_ids,
             num_completion_tokens=trajectory.num_completion_tokens,
             num_candidates=self._scoring.num_candidates,
         )
         return self._scoring.targets(found)
+
+    async def _answer(self, request: dict[str, Any]) -> bytes:
+        """The body of one answer; the client tries again after all failures but an answer that takes too long."""
+        for _ in range(self._endpoint.max_retries + 1):
+            try:
+                return (await self._client.completions.with_raw_response.create(**request)).content
+            except TimeoutError:
+                continue
+        raise EngineError(
+            f"teacher server {self._endpoint.base_url} gave no whole answer within {self._endpoint.timeout_s:g} s, in "
+            f"{self._endpoint.max_retries + 1} attempts; raise {self._endpoint.key}.request_timeout_s"
+        )
 
     async def close(self) -> None:
         await self._client.close()

@@ -1,16 +1,17 @@
 """vLLM engines for teachers: what all of them share, and the start."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import fields
 from typing import Any
 
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.platforms import current_platform
 from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
-from gkd_dist.errors import ConfigError
+from gkd_dist.errors import ConfigError, EngineError
 
 _SHARED_ARGS: Mapping[str, Any] = {
     "skip_tokenizer_init": True,
@@ -24,6 +25,7 @@ _CPU_ARGS: Mapping[str, Any] = {
     # In the engine's own process: the default, a worker process beside it, burns a core waiting for its answers.
     "distributed_executor_backend": UniProcExecutor,
 }
+_OVERRIDES = "hf_overrides"
 
 
 def start_engine(
@@ -38,7 +40,7 @@ def start_engine(
     Args:
         model: local folder in Hugging Face format.
         args: what the caller needs.
-        engine_args: the user's, over everything else.
+        engine_args: the user's, over everything else; see `merged_args`.
         cpu_args: what the caller needs on CPU alone.
 
     Raises:
@@ -50,6 +52,29 @@ def start_engine(
     if unknown:
         raise ConfigError([f"teacher.engine_args.{name}: vLLM has no such engine argument" for name in unknown])
     of_platform = {**_CPU_ARGS, **(cpu_args or {})} if current_platform.is_cpu() else {}
-    return AsyncLLM.from_engine_args(
-        AsyncEngineArgs(model=model, **{**_SHARED_ARGS, **args, **of_platform, **engine_args})
-    )
+    defaults = {**_SHARED_ARGS, **args, **of_platform}
+    return AsyncLLM.from_engine_args(AsyncEngineArgs(model=model, **merged_args(defaults, engine_args)))
+
+
+def merged_args(defaults: Mapping[str, Any], engine_args: Mapping[str, Any]) -> dict[str, Any]:
+    """`engine_args` over `defaults`; of `hf_overrides`, key over key, so that one of the user's loses none of ours."""
+    merged = {**defaults, **engine_args}
+    overrides = {**defaults.get(_OVERRIDES, {}), **engine_args.get(_OVERRIDES, {})}
+    return {**merged, _OVERRIDES: overrides} if overrides else merged
+
+
+async def last_output(stream: AsyncIterator[Any], request_id: str) -> Any:
+    """The end of one request.
+
+    Raises:
+        EngineError: the engine died, failed, or said nothing.
+    """
+    last = None
+    try:
+        async for output in stream:
+            last = output
+    except (EngineDeadError, EngineGenerateError) as error:
+        raise EngineError(f"the vLLM engine failed at {request_id} ({type(error).__name__}: {error})") from error
+    if last is None:
+        raise EngineError(f"the engine returned nothing for {request_id}")
+    return last

@@ -14,7 +14,7 @@ from vllm.sampling_params import RequestOutputKind
 from gkd_dist.errors import EngineError
 from gkd_dist.targets import TeacherTargets
 from gkd_dist.teachers.prompt_log_probs import PromptLogProbs, PromptScoring
-from gkd_dist.teachers.vllm_engine import start_engine
+from gkd_dist.teachers.vllm_engine import last_output, start_engine
 from gkd_dist.teachers.vocabulary_cut import EXTENSION, METHOD
 from gkd_dist.types import Trajectory
 
@@ -37,7 +37,7 @@ class VllmLogProbTeacher:
             request with a generated token.
         scoring: what is asked for and shipped.
         num_ids: real ids; rows of the head beyond them are padding.
-        engine_args: passed to vLLM untouched, over the defaults here.
+        engine_args: passed to vLLM, over the defaults here; `hf_overrides` key by key.
     """
 
     def __init__(
@@ -91,10 +91,8 @@ class VllmLogProbTeacher:
         self._num_requests += 1
         request_id = f"{trajectory.sample_id}#{self._num_requests}"
         stream = self._engine.generate(TokensPrompt(prompt_token_ids=tokens.tolist()), self._params, request_id)
-        outputs = [output async for output in stream]
-        if not outputs:
-            raise EngineError(f"the engine returned nothing for {request_id}")
-        return self._scoring.targets(self._found(outputs[-1].prompt_logprobs, trajectory))
+        last = await last_output(stream, request_id)
+        return self._scoring.targets(self._found(last.prompt_logprobs, trajectory))
 
     def _found(self, flat: FlatLogprobs, trajectory: Trajectory) -> PromptLogProbs:
         """The completion's rows of vLLM's answer: per token itself, then the candidates, the most probable first."""

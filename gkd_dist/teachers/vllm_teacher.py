@@ -11,7 +11,7 @@ from vllm.config import PoolerConfig
 
 from gkd_dist.errors import EngineError
 from gkd_dist.targets import HiddenTargets, TeacherTargets
-from gkd_dist.teachers.vllm_engine import start_engine
+from gkd_dist.teachers.vllm_engine import last_output, start_engine
 from gkd_dist.types import Trajectory
 
 
@@ -25,7 +25,7 @@ class VllmTeacher:
         model: local folder in Hugging Face format.
         dtype: `float32` or `bfloat16`; targets are shipped in the same type.
         max_model_len: longest prompt plus completion, tokens.
-        engine_args: passed to vLLM untouched, over the defaults here.
+        engine_args: passed to vLLM, over the defaults here; `hf_overrides` key by key.
     """
 
     def __init__(self, model: str, *, dtype: str, max_model_len: int, engine_args: Mapping[str, Any]) -> None:
@@ -50,10 +50,8 @@ class VllmTeacher:
         self._num_requests += 1
         request_id = f"{trajectory.sample_id}#{self._num_requests}"
         stream = self._engine.encode(TokensPrompt(prompt_token_ids=tokens.tolist()), self._params, request_id)
-        outputs = [output async for output in stream]
-        if not outputs:
-            raise EngineError(f"the engine returned nothing for {request_id}")
-        hidden = outputs[-1].outputs.data
+        last = await last_output(stream, request_id)
+        hidden = last.outputs.data
         if hidden.shape[0] != tokens.size:
             raise EngineError(f"the engine returned {hidden.shape[0]} hidden states for {tokens.size} tokens")
         kept = hidden[trajectory.prompt_ids.size - 1 :]

@@ -1,15 +1,15 @@
 """The fields of every record kind: one table (floor F2).
 
-A change of this table needs a new schema version, a golden file for it, and a reader for the version before.
+A change of this table needs a new schema version and a golden file for it. Frames do not outlive the run that wrote
+them, so other versions are refused, not read.
 """
 
 import re
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from gkd_dist.array_faults import bad_log_probs, negative_ids, not_finite, not_finite_bfloat16
 from gkd_dist.errors import WireError
 from gkd_dist.targets import FullTargets, HiddenTargets, SampledTargets, TargetsHandle, TopKTargets
 from gkd_dist.types import (
@@ -30,10 +30,6 @@ from gkd_dist.types import (
 from gkd_dist.wire.columns import Array, Choice, Column, Integer, Real, Text
 from gkd_dist.wire.nesting import Many, Mapping, OneOf, Optional, Record
 
-LOG_PROB_TOLERANCE_NATS = 1e-3
-"""How far above 0 rounding may lift a log-prob: float32 log-softmax errs by about 1e-6, bfloat16 logits by more."""
-
-_FLOAT32_MAX = float(np.finfo(np.float32).max)
 _DIGEST = re.compile(r"[0-9a-f]{32}\Z")
 
 
@@ -44,27 +40,6 @@ class Schema:
     kind: str
     version: int
     column: Column
-
-
-def _negative_ids(token_ids: npt.NDArray[Any]) -> str | None:
-    return None if token_ids.min() >= 0 else "token ids must not be negative"
-
-
-def _bad_log_probs(log_probs: npt.NDArray[Any]) -> str | None:
-    # min and max pass a NaN on, and every comparison with it is false: no temporary array is needed
-    if -_FLOAT32_MAX <= log_probs.min() <= log_probs.max() <= LOG_PROB_TOLERANCE_NATS:
-        return None
-    return f"log-probs must be finite and at most {LOG_PROB_TOLERANCE_NATS}"
-
-
-def _not_finite(numbers: npt.NDArray[Any]) -> str | None:
-    return None if -_FLOAT32_MAX <= numbers.min() <= numbers.max() <= _FLOAT32_MAX else "must be finite"
-
-
-def _not_finite_bfloat16(bits: npt.NDArray[Any]) -> str | None:
-    # Infinities and NaNs are the bits from 0x7F80 and, with the sign, from 0xFF80 on. Read as signed numbers the first
-    # are the largest, read as unsigned numbers the second: two maxima, no temporary array.
-    return None if bits.view(np.int16).max() < 0x7F80 and bits.max() < 0xFF80 else "must be finite (bfloat16 bits)"
 
 
 def _targets_kind(targets: object) -> str:
@@ -81,7 +56,7 @@ def _targets_kind(targets: object) -> str:
     raise WireError("record", f"{type(targets).__name__} is no kind of teacher targets")
 
 
-_TOKEN_IDS = Array(np.int32, 1, _negative_ids)
+_TOKEN_IDS = Array(np.int32, 1, negative_ids)
 
 _SAMPLE_ID = Record(SampleId, run=Text(), prompt_index=Integer(), repeat_index=Integer())
 
@@ -95,19 +70,17 @@ _TRAJECTORY = Record(
     source=Choice(tuple(Source)),
     finish_reason=Choice(tuple(FinishReason)),
     attempt=Integer(),
-    behaviour_log_probs=Optional(Array(np.float32, 1, _bad_log_probs)),
+    behaviour_log_probs=Optional(Array(np.float32, 1, bad_log_probs)),
     versions=Optional(Record(VersionRange, oldest=Integer(), newest=Integer())),
 )
 
 _TARGETS = OneOf(
     _targets_kind,
-    hidden_bfloat16=Record(HiddenTargets, hidden=Array(np.uint16, 2, _not_finite_bfloat16)),
-    hidden_float32=Record(HiddenTargets, hidden=Array(np.float32, 2, _not_finite)),
-    full_float32=Record(FullTargets, log_probs=Array(np.float32, 2, _bad_log_probs)),
-    topk=Record(
-        TopKTargets, token_ids=Array(np.int32, 2, _negative_ids), log_probs=Array(np.float32, 2, _bad_log_probs)
-    ),
-    sampled=Record(SampledTargets, log_probs=Array(np.float32, 1, _bad_log_probs)),
+    hidden_bfloat16=Record(HiddenTargets, hidden=Array(np.uint16, 2, not_finite_bfloat16)),
+    hidden_float32=Record(HiddenTargets, hidden=Array(np.float32, 2, not_finite)),
+    full_float32=Record(FullTargets, log_probs=Array(np.float32, 2, bad_log_probs)),
+    topk=Record(TopKTargets, token_ids=Array(np.int32, 2, negative_ids), log_probs=Array(np.float32, 2, bad_log_probs)),
+    sampled=Record(SampledTargets, log_probs=Array(np.float32, 1, bad_log_probs)),
 )
 
 _SCORED = Record(
@@ -123,7 +96,7 @@ _TRAIN_BATCH = Record(
     scored=Many(_SCORED),
     num_sequences=Integer(),
     num_tokens=Integer(),
-    advantages=Optional(Array(np.float32, 1, _not_finite)),
+    advantages=Optional(Array(np.float32, 1, not_finite)),
 )
 
 _TENSOR_ENTRY = Record(

@@ -15,7 +15,7 @@ ROOT = "__init__"
 """The unit of the package's own `__init__.py`."""
 
 FLOORS = {
-    **dict.fromkeys((ROOT, "types", "targets", "errors", "serial", "process", "divergences"), 0),
+    **dict.fromkeys((ROOT, "types", "targets", "array_faults", "errors", "serial", "process", "divergences"), 0),
     **dict.fromkeys(("config", "interfaces"), 1),
     **dict.fromkeys(("data", "replay", "wire", "metrics", "testing"), 2),
     **dict.fromkeys(("learners", "samplers", "teachers", "weights", "evaluation", "rewards", "models"), 3),
@@ -23,7 +23,7 @@ FLOORS = {
     **dict.fromkeys(("cli", "commands", "preparation", "build", "local", "distributed", "recipes", "__main__"), 5),
 }
 
-SHARED = frozenset({"types", "targets", "errors", ROOT, "weights"})
+SHARED = frozenset({"types", "targets", "array_faults", "errors", ROOT, "weights"})
 """Open to neighbours of the same floor: the bottom of the house, and on F3 the transport whose two ends live in the
 learner and in the samplers."""
 DOORS = 5
@@ -39,6 +39,7 @@ OUTSIDE: dict[str, frozenset[str]] = {
     ROOT: frozenset(),
     "types": frozenset({"numpy"}),
     "targets": frozenset({"numpy"}),
+    "array_faults": frozenset({"numpy"}),
     "errors": frozenset(),
     "serial": frozenset(),
     "process": frozenset(),

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
@@ -18,6 +19,7 @@ from gkd_dist.errors import ModelError
 from gkd_dist.interfaces import Closing, Fleet, Teacher
 from gkd_dist.pipeline.sentinel import check_at_start
 from gkd_dist.teachers import readout as readouts
+from gkd_dist.teachers.hf_teacher import HfTeacher
 from gkd_dist.testing.fakes import FakeLearner, FakeTeacher
 from gkd_dist.types import TeacherCheck
 from tests import tiny
@@ -86,27 +88,29 @@ def test_a_healthy_teacher_passes_at_start_and_again(engine: str, transport: str
     assert first.passed, str(first)
     assert again.passed, str(again)
     rebuilt = transport == "hidden" and engine != "fake"
-    assert first.compared_with == ("its engine's own log-probs" if rebuilt else "its first answers")
+    assert first.compared_with.startswith("its engine's own log-probs" if rebuilt else "its first answers")
 
 
 @VLLM
-def test_the_answers_of_vllm_are_kept_and_asked_again_only_for_another_model(tmp_path: Path, own_cache: Path) -> None:
-    """The second blueprint must not need the engine for log-probs: building one fails."""
+def test_the_answers_of_vllm_are_kept_and_asked_again_only_for_another_model(
+    tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second time must not need the engine for log-probs: building one fails."""
     model = tiny.save_causal(tmp_path / "teacher", seed=3)
     blueprint = blueprint_of(model, "vllm", "hidden")
-    answers = kept_answers(blueprint, blueprint.config.teacher, model)
-    assert len(list(own_cache.glob("golden/*.safetensors"))) == 1
+    first = kept_answers(blueprint, blueprint.config.teacher, model).answers
+    (kept_file,) = own_cache.glob("golden/*.safetensors")
 
-    class NoEngine(Blueprint):
-        def _vllm_teacher(self, teacher, folder):
-            raise AssertionError("asked for an engine")
+    def no_engine(*_: object) -> None:
+        raise AssertionError("asked for an engine")
 
-    broken = NoEngine(**{name: getattr(blueprint, name) for name in Blueprint.__dataclass_fields__})
-    found = broken._kept_answers(blueprint.config.teacher, model)
-    assert (found.token_ids == answers.token_ids).all() and (found.log_probs == answers.log_probs).all()
-    other = replace(broken, golden=broken.golden[1:])
+    monkeypatch.setattr("gkd_dist.build.teacher._vllm_teacher", no_engine)
+    found = kept_answers(blueprint, blueprint.config.teacher, model)
+    np.testing.assert_array_equal(found.answers.token_ids, first.token_ids)
+    np.testing.assert_array_equal(found.answers.log_probs, first.log_probs)
+    assert f"kept in {kept_file} (delete it to ask again)" in found.origin
     with pytest.raises(AssertionError, match="asked for an engine"):
-        other._kept_answers(blueprint.config.teacher, model)
+        kept_answers(replace(blueprint, golden=blueprint.golden[1:]), blueprint.config.teacher, model)
 
 
 def refusal(make: Callable[[], Teacher]) -> str:
@@ -158,6 +162,22 @@ def test_a_readout_that_is_not_the_models_is_refused_before_an_hf_teacher_answer
         readouts, "load_readout", lambda *_, load=readouts.load_readout, **kwargs: wrong(load(*_, **kwargs))
     )
     assert "0 is refused" in refusal(lambda: make("teacher"))
+
+
+def test_an_hf_teacher_that_cannot_answer_for_itself_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, closed = tiny.save_causal(tmp_path / "teacher", seed=3), []
+
+    async def fail(*_: object) -> None:
+        raise MemoryError
+
+    async def close(self: HfTeacher) -> None:
+        closed.append(self)
+
+    monkeypatch.setattr(HfTeacher, "own_log_probs", fail)
+    monkeypatch.setattr(HfTeacher, "close", close)
+    with pytest.raises(MemoryError):
+        blueprint_of(model, "hf", "hidden").make_teacher("teacher")
+    assert len(closed) == 1
 
 
 def wrong(readout):

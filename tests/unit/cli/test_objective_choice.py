@@ -29,8 +29,11 @@ def test_a_divergence_gets_its_numbers() -> None:
 
 
 def test_the_rules_are_those_of_the_configuration() -> None:
-    found = chosen("objective.topk_tail=generalized", "objective.max_importance=3", "sampling.temperature=0.7")
-    assert found.rules == TargetRules(9, False, "generalized", off_policy=True, max_importance=3.0)
+    found = chosen("objective.topk_tail=generalized", "sampling.temperature=0.7")
+    assert found.rules == TargetRules(9, False, "generalized", off_policy=True)
+    weighted = ("objective.divergence=sequence_reverse_kl", "objective.student_fraction=1", "sampling.temperature=0.7")
+    found = chosen(*weighted, "objective.max_importance=3")
+    assert found.rules == TargetRules(9, False, off_policy=True, max_importance=3.0)
     assert chosen("learner.bf16=true").rules == TargetRules(9, bf16=True)
 
 

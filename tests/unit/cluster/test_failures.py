@@ -15,10 +15,12 @@ from ray.exceptions import (
     RayTaskError,
 )
 
+from gkd_dist.cluster import placement
 from gkd_dist.cluster.placement import environment_of
 from gkd_dist.cluster.proxies import Proxy, failure_of
 from gkd_dist.config.ring import ClusterConfig
 from gkd_dist.errors import DeadlineError, EngineError, ModelError
+from gkd_dist.testing.fakes import FakeLearner, FakeSampler, FakeTeacher
 
 
 def task_error(cause: Exception) -> RayTaskError:
@@ -100,3 +102,22 @@ def test_threads_of_actors_in_a_joined_cluster_are_not_counted_here(
     if own is not None:
         monkeypatch.setenv("OMP_NUM_THREADS", own)
     assert environment_of(ClusterConfig(address=address)).get("OMP_NUM_THREADS") == expected
+
+
+def test_an_actor_that_cannot_be_started_takes_those_before_it_along(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[str] = []
+    killed: list[str] = []
+
+    def start(shell: type, *_: object) -> str:
+        if shell is placement.LearnerActor:
+            raise TypeError("cannot pickle the factory")
+        started.append(shell.__name__)
+        return started[-1]
+
+    monkeypatch.setattr(placement, "_start", start)
+    monkeypatch.setattr(placement, "check_resources", lambda *_: None)
+    monkeypatch.setattr(placement.ray, "kill", killed.append)
+    plan = placement.FleetPlan([FakeSampler], {"teacher": [FakeTeacher, FakeTeacher]}, FakeLearner)
+    with pytest.raises(TypeError, match="cannot pickle"):
+        asyncio.run(placement.start_fleet(plan, ClusterConfig()))
+    assert killed == started == ["SamplerActor", "TeacherActor", "TeacherActor"]

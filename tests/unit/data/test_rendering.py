@@ -189,3 +189,20 @@ def test_other_chat_template_is_a_warning(make_tokenizer, caplog):
         assert not caplog.records
         check_same_tokenizer(make_tokenizer(), make_tokenizer(chat_template="{{ messages[0]['content'] }}"))
     assert "chat templates" in caplog.text
+
+
+def test_golden_sequences_hold_whatever_the_system_prompt_and_no_special_id_is_drawn(make_tokenizer):
+    from gkd_dist.data.golden import golden_sequences
+
+    folder = make_tokenizer()
+    plain, long = (Renderer(str(folder), system_prompt=text) for text in (None, "be brief . " * 100))
+    assert long.prompt_ids(Row("how")).size > 300
+    sequences = [golden_sequences(renderer, plain.num_ids, 128) for renderer in (plain, long)]
+    assert len(sequences[0]) == 6
+    for one, other in zip(*sequences, strict=True):
+        assert one.prompt_ids.tolist() == other.prompt_ids.tolist()
+        assert one.completion_ids.tolist() == other.completion_ids.tolist()
+    assert plain.ordinary_ids.tolist() == list(range(4, plain.num_ids))
+    for random in sequences[0][3:]:
+        assert random.prompt_ids.dtype == random.completion_ids.dtype == np.int32
+        assert min(random.prompt_ids.min(), random.completion_ids.min()) > END

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from gkd_dist.config.models import TeacherConfig
-from gkd_dist.data.prompts import PromptStream, RenderedRow
-from gkd_dist.data.routes import SourceRoute, route_problems, teacher_by_source
+from gkd_dist.data.prompts import PromptStream, RenderedPrompts, RenderedRow
+from gkd_dist.data.routes import SourceRoute, empty_sources, route_problems, teacher_by_source
 from gkd_dist.data.rows import Row, Rows
 from gkd_dist.types import SampleId
 
@@ -47,3 +47,14 @@ def test_sources_that_do_not_fit_are_named(found: tuple[str | None, ...], proble
 def test_a_wrong_column_with_thousands_of_values_makes_a_short_message() -> None:
     (line,) = route_problems(teachers(math=("s0",), code=("s1",)), rows(*(f"s{index}" for index in range(5000))))
     assert "4998 row(s)" in line and "and 4993 more" in line and len(line) < 250
+
+
+def test_a_source_whose_rows_are_all_held_out_or_left_out_is_named() -> None:
+    def rendered(*sources: str) -> tuple[RenderedRow, ...]:
+        return tuple(RenderedRow(np.asarray([1], np.int32), None, source=source) for source in sources)
+
+    named = teachers(one=("a", "b"), two=("c",))
+    assert empty_sources(named, RenderedPrompts(rendered("a", "b", "c"), rendered("a"), {}, 0, 1)) == []
+    held, missing = empty_sources(named, RenderedPrompts(rendered("a"), rendered("b"), {}, 0, 1))
+    assert held.startswith("teachers.one.sources: no training row comes from 'b', all that fit are held out; ")
+    assert missing.startswith("teachers.two.sources: no training row comes from 'c'; raise data.num_train")

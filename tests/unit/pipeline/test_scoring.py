@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from gkd_dist.data.prompts import PromptStream
@@ -12,7 +13,7 @@ from gkd_dist.errors import EngineError
 from gkd_dist.interfaces import Fleet
 from gkd_dist.pipeline.evaluation import HeldOut, evaluate
 from gkd_dist.pipeline.scoring import score
-from gkd_dist.targets import TargetsHandle, TeacherTargets
+from gkd_dist.targets import HiddenTargets, TargetsHandle, TeacherTargets
 from gkd_dist.testing.fakes import FakeLearner, FakeSampler, FakeTeacher
 from gkd_dist.types import SampleId, SamplingParams, Trajectory
 from tests import tiny
@@ -105,3 +106,41 @@ def test_evaluation_asks_the_same_teachers() -> None:
     held_out = HeldOut(tiny.prompts([3, 4, 5]), [], SamplingParams(max_new_tokens=6), 0, teachers_of=by_parity)
     asyncio.run(evaluate(fleet(even=[even], odd=[odd]), held_out, 0))
     assert (read_by(even), read_by(odd)) == ([0, 2], [1])
+
+
+class Poisoned(FakeTeacher):
+    """Says of the third trajectory what no model can say."""
+
+    def __init__(self, transport: str, poison: float) -> None:
+        super().__init__(transport=transport)
+        self._poison = poison
+
+    async def score(self, trajectories: Sequence[Trajectory]) -> list[TeacherTargets | TargetsHandle]:
+        targets = await super().score(trajectories)
+        array = targets[2].hidden if isinstance(targets[2], HiddenTargets) else targets[2].log_probs
+        array[-1, ...] = self._poison
+        return targets
+
+
+@pytest.mark.parametrize(
+    ("transport", "poison", "words"),
+    [
+        ("hidden", float("nan"), "hidden: must be finite"),
+        ("full", float("nan"), "log_probs: log-probs must be finite"),
+        ("full", -float("inf"), "log_probs: log-probs must be finite"),
+        ("topk", float("nan"), "log_probs: log-probs must be finite"),
+        ("sampled", 0.5, "log_probs: log-probs must be finite and at most"),
+    ],
+)
+def test_targets_that_no_model_can_mean_are_refused(transport: str, poison: float, words: str) -> None:
+    parts = fleet(good=[FakeTeacher()], maths=[Poisoned(transport, poison)])
+    with pytest.raises(EngineError, match=rf"^the targets of maths for test/2/0 cannot be learned from: {words}"):
+        asyncio.run(score(parts, TRAJECTORIES))
+
+
+@pytest.mark.parametrize("bits", [0x7F80, 0x7FC0, 0xFF80, 0xFFC0])
+def test_bfloat16_bits_must_be_finite_too(bits: int) -> None:
+    hidden = np.zeros((2, 3), np.uint16)
+    assert HiddenTargets(hidden).fault is None
+    hidden[1, 1] = bits
+    assert HiddenTargets(hidden).fault == "hidden: must be finite (bfloat16 bits)"

@@ -1,14 +1,19 @@
 """The sentinel: when teachers are asked, what stops the run, and what is recorded."""
 
 import asyncio
+from pathlib import Path
 
 import pytest
 from test_ring import make_plan, run
 
 from gkd_dist.errors import EngineError, ModelError
 from gkd_dist.interfaces import Fleet
+from gkd_dist.pipeline.accounting import StepAccounts
+from gkd_dist.pipeline.controller import run_ring
+from gkd_dist.pipeline.job import distil
 from gkd_dist.pipeline.sentinel import check_at_start, due
-from gkd_dist.testing.fakes import FakeLearner, FakeSampler, FakeTeacher
+from gkd_dist.testing.fakes import FakeLearner, FakeMetrics, FakeSampler, FakeSink, FakeTeacher
+from gkd_dist.types import TeacherCheck
 
 
 def test_a_teacher_is_due_every_so_many_steps_but_not_at_the_first() -> None:
@@ -36,6 +41,43 @@ def test_a_teacher_that_changes_ends_the_run_before_its_scores_are_trained_on() 
     assert [batch.step for batch in learner.batches] == [0, 1, 2, 3]
 
 
+@pytest.mark.parametrize(("max_steps", "num_checks"), [(1, 1), (2, 1), (3, 1), (4, 2), (5, 2), (6, 3)])
+def test_who_has_scored_since_its_last_check_is_checked_at_the_end(max_steps: int, num_checks: int) -> None:
+    watched, ignored = FakeTeacher(), FakeTeacher()
+    parts = Fleet([FakeSampler()], {"watched": [watched], "ignored": [ignored]}, FakeLearner())
+    run(make_plan(max_steps, 0.5, sentinel_steps={"watched": 2, "ignored": 0}), parts)
+    assert (watched.num_checks, ignored.num_checks) == (num_checks, 0)
+
+
+@pytest.mark.parametrize(
+    ("gaps", "max_steps", "last_good"),
+    [([0.4], 1, "before the first step"), ([0.0, 0.4], 4, "at step 2"), ([0.4], 3, "before the first step")],
+)
+def test_a_failed_check_is_recorded_and_names_the_last_good_one(
+    gaps: list[float], max_steps: int, last_good: str
+) -> None:
+    plan = make_plan(max_steps, 0.5, sentinel_steps={"teacher": 2})
+    metrics, sink = FakeMetrics(), FakeSink()
+    accounts = StepAccounts(max_steps=max_steps, metrics=metrics, sinks=[sink])
+    parts = Fleet([FakeSampler()], {"teacher": [FakeTeacher(gaps_nats=gaps)]}, FakeLearner())
+    with pytest.raises(EngineError, match=f"its last good check was {last_good}: do not trust"):
+        asyncio.run(asyncio.wait_for(run_ring(plan, parts, accounts), timeout=20))
+    assert ("gauge", "gkd_teacher_golden_gap_nats", 0.4, {}) in metrics.calls
+    assert metrics.calls.count(("count", "gkd_teacher_checks_total", 1, {})) == len(gaps)
+
+
+def test_no_student_is_saved_where_a_teacher_changed_before_the_end(tmp_path: Path) -> None:
+    metrics, learner = FakeMetrics(), FakeLearner()
+    accounts = StepAccounts(max_steps=3, metrics=metrics, sinks=[])
+    parts = Fleet([FakeSampler()], {"teacher": [FakeTeacher(gaps_nats=[0.0, 0.4])]}, learner)
+    plan = make_plan(3, 0.5, sentinel_steps={"teacher": 50})
+    with pytest.raises(EngineError, match="no longer answers"):
+        asyncio.run(
+            distil(plan, parts, accounts, held_out=None, metrics=metrics, final=tmp_path, narrate=lambda _: None)
+        )
+    assert len(learner.batches) == 3 and learner.saved == []
+
+
 def test_named_teachers_are_asked_on_their_own_and_named_in_the_message() -> None:
     teachers = {"maths": [FakeTeacher()], "code": [FakeTeacher(gaps_nats=[0.4])]}
     with pytest.raises(EngineError, match=r"^teacher code 0 no longer"):
@@ -43,11 +85,37 @@ def test_named_teachers_are_asked_on_their_own_and_named_in_the_message() -> Non
     assert teachers["maths"][0].num_checks == 0
 
 
+def test_teachers_are_asked_in_turn() -> None:
+    """Replicas may be one server: asked together, they would share its batch."""
+    under_way, most = 0, 0
+
+    class Slow(FakeTeacher):
+        async def verify(self) -> TeacherCheck:
+            nonlocal under_way, most
+            under_way += 1
+            most = max(most, under_way)
+            await asyncio.sleep(0.01)
+            under_way -= 1
+            return await super().verify()
+
+    fleet = Fleet([], {"a": [Slow(), Slow()], "b": [Slow()]}, FakeLearner())
+    assert len(asyncio.run(check_at_start(fleet))) == 3
+    assert most == 1
+
+
 def test_a_refusal_at_start_is_the_users_to_mend() -> None:
     fleet = Fleet([], {"teacher": [FakeTeacher(gaps_nats=[0.4])]}, FakeLearner())
     with pytest.raises(ModelError, match=r"^teacher 0 is refused: .*0.4 nats.*teacher.transport") as caught:
         asyncio.run(check_at_start(fleet))
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_refusal_at_start_is_recorded() -> None:
+    found: list[TeacherCheck] = []
+    fleet = Fleet([], {"teacher": [FakeTeacher(gaps_nats=[0.4])]}, FakeLearner())
+    with pytest.raises(ModelError):
+        asyncio.run(check_at_start(fleet, found.extend))
+    assert [check.max_gap_nats for check in found] == [0.4]
 
 
 def test_the_sentinel_changes_nothing_that_is_trained() -> None:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, RobertaConfig
 
 from gkd_dist.errors import ConfigError, ModelError
-from gkd_dist.rewards.entailment import EntailmentReward, check_classifier
+from gkd_dist.rewards.entailment import EntailmentReward, _positions, check_classifier
 from gkd_dist.types import Answer
 from tests import tiny
 from tests.classifier import save_classifier
@@ -98,3 +98,20 @@ def test_a_tokenizer_without_padding_is_refused(tmp_path: Path) -> None:
     tokenizer.save_pretrained(folder)
     with pytest.raises(ModelError, match="no padding token"):
         EntailmentReward(folder, max_batch_size=1, max_length=32)
+    with pytest.raises(ConfigError, match=r"^reward.model: .* no padding token; set pad_token"):
+        check_classifier(folder)
+
+
+def test_a_classifier_without_tokenizer_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
+    folder = save_classifier(tmp_path)
+    for path in folder.glob("*token*"):
+        path.unlink()
+    with pytest.raises(ConfigError, match=r"^reward.model: no tokenizer could be loaded"):
+        check_classifier(folder)
+
+
+def test_a_family_that_counts_from_the_padding_id_may_not_name_it() -> None:
+    config = RobertaConfig(max_position_embeddings=514)
+    assert _positions(config) == 512
+    config.pad_token_id = None
+    assert _positions(config) == 512

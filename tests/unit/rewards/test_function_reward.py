@@ -1,6 +1,7 @@
 """A reward function of the user's own: TRL's convention, and everything that can be wrong with one."""
 
 import asyncio
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -159,3 +160,27 @@ def test_a_module_in_the_current_folder_is_found(tmp_path: Path, monkeypatch: py
         load_function("broken_rewards:f")
     with pytest.raises(ConfigError, match=r"importing failing_rewards failed: RuntimeError: no key$"):
         load_function("failing_rewards:f")
+
+
+def test_a_function_that_hangs_does_not_keep_the_process_alive(tmp_path: Path) -> None:
+    (tmp_path / "hanging_rewards.py").write_text(
+        "import threading\ndef f(completions):\n    threading.Event().wait()\n"
+    )
+    program = """
+import asyncio
+from gkd_dist.errors import DeadlineError
+from gkd_dist.rewards.function import FunctionReward
+from gkd_dist.types import Answer
+async def work():
+    reward = FunctionReward("hanging_rewards:f", timeout_s=0.1)
+    try:
+        await reward.judge([Answer("q", "a", None)])
+    except DeadlineError as error:
+        print(error)
+    await reward.close()
+asyncio.run(work())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=20, check=True
+    )
+    assert "did not return within 0 s" in done.stdout

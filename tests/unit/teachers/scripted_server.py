@@ -4,7 +4,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -22,10 +22,15 @@ class Script:
     max_model_len: int | None = 65
     max_logprobs: int = 20
     logits: bool = False
+    shift: float = 0.0
+    """Added to every log-prob, which makes them logits too."""
+    own_log_probs: dict[int, float] = field(default_factory=dict)
+    """Of some tokens, wherever they are written."""
     tokenizer: str | None = None
     """Folder; None: there is no /tokenize."""
     failures: list[int] = field(default_factory=list)
-    """Status of the next completions, one each; 0 hangs up without an answer, -1 stays silent for a second."""
+    """Status of the next completions, one each; 0 hangs up without an answer, -1 stays silent for a second, -2 sends
+    its answer in pieces for a second."""
     delay_s: float = 0.0
     key: str | None = None
     is_a_web_page: bool = False
@@ -64,7 +69,10 @@ def serving(script: Script, port: int = 0) -> Iterator[str]:
                 return self.reply(200, "<html>")
             if self.path != "/v1/models":
                 return self.refuse(404, "Not Found")
-            cards = [{"id": name, "object": "model", "max_model_len": script.max_model_len} for name in script.models]
+            cards = [
+                {"id": name, "object": "model", "root": f"/models/{name}", "max_model_len": script.max_model_len}
+                for name in script.models
+            ]
             return self.reply(200, {"object": "list", "data": cards})
 
         def do_POST(self) -> None:
@@ -88,7 +96,15 @@ def serving(script: Script, port: int = 0) -> Iterator[str]:
                     script.in_flight -= 1
 
         def complete(self, asked: dict[str, Any], status: int) -> None:
-            if status in (0, -1):
+            if status == -2:
+                self.send_response(200)
+                self.send_header("Content-Length", "100")
+                self.end_headers()
+                with suppress(OSError):
+                    for _ in range(10):
+                        self.wfile.write(b" ")
+                        time.sleep(0.1)
+            if status in (0, -1, -2):
                 self.close_connection = True
                 return None
             if status != 200:
@@ -117,4 +133,7 @@ def position(script: Script, token: int, num_candidates: int) -> dict[str, Any]:
     order = [(token + 1 + step) % NUM_IDS for step in range(NUM_IDS)]
     ranks = {token: NUM_IDS} | {order[rank - 1]: rank for rank in range(1, num_candidates + 1)}
     scale = 1.0 if script.logits else -0.6931471805599453
-    return {str(index): {"logprob": scale * rank, "rank": rank, "decoded_token": "w"} for index, rank in ranks.items()}
+    values = {index: scale * rank + script.shift for index, rank in ranks.items()} | {
+        index: value for index, value in script.own_log_probs.items() if index == token
+    }
+    return {str(index): {"logprob": values[index], "rank": rank, "decoded_token": "w"} for index, rank in ranks.items()}

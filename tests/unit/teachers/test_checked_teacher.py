@@ -120,6 +120,36 @@ def test_a_teacher_that_drifts_is_caught(model: Path) -> None:
     assert first.passed and not second.passed
 
 
+@pytest.mark.parametrize(("num_wrong", "passed"), [(1, True), (2, True), (3, False)])
+def test_answers_that_differ_for_a_moment_are_asked_for_again(model: Path, num_wrong: int, passed: bool) -> None:
+    """As from a server whose batch was shared; the last of three attempts decides."""
+
+    class Moody(Changed):
+        async def score(self, trajectories: Sequence[Trajectory]) -> list[TeacherTargets]:
+            self._left -= 1
+            targets = await self._engine.score(trajectories)
+            wrong = -num_wrong * len(SEQUENCES) <= self._left < 0
+            return [HiddenTargets(self._change(item.hidden)) for item in targets] if wrong else targets
+
+    engine = Moody(engine_of(model), lambda hidden: hidden * np.float32(1.01), first_check=1)
+    _, second = verify(engine, None, load_readout(model, dtype="float32"), times=2)
+    assert second.passed is passed
+
+
+def test_first_answers_at_fault_are_nothing_to_compare_with(model: Path) -> None:
+    """All of three attempts are uniform, then the teacher recovers: it is compared with its sound answers."""
+
+    class Recovering(Changed):
+        async def score(self, trajectories: Sequence[Trajectory]) -> list[TeacherTargets]:
+            self._left -= 1
+            targets = await self._engine.score(trajectories)
+            return [HiddenTargets(np.zeros_like(item.hidden)) for item in targets] if self._left >= 0 else targets
+
+    engine = Recovering(engine_of(model), np.zeros_like, first_check=3)
+    first, second = verify(engine, None, load_readout(model, dtype="float32"), times=2)
+    assert first.fault and second.passed
+
+
 def test_the_readout_is_loaded_for_each_check_and_not_before(model: Path) -> None:
     loads = []
     load = partial(load_readout, model, dtype="float32")

@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gkd_dist.errors import ConfigError, EngineError
 from gkd_dist.targets import SampledTargets, TopKTargets
-from gkd_dist.teachers.prompt_log_probs import PromptLogProbs, SampledScoring, TopKScoring
+from gkd_dist.teachers.prompt_log_probs import PromptLogProbs, SampledScoring, TopKScoring, check_mass
 
 
 def found(log_probs: list[list[float]], chosen: list[float], first_id: int = 0) -> PromptLogProbs:
@@ -38,14 +40,23 @@ def test_logits_are_not_taken_for_log_probs(log_probs: list[float]) -> None:
             scoring.targets(found([log_probs], [-1.0]))
 
 
+@given(st.lists(st.floats(-40, 40), min_size=9, max_size=9), st.integers(1, 9))
+def test_the_most_probable_of_a_distribution_can_be_that(logits: list[float], num_candidates: int) -> None:
+    values = np.sort(logits)[::-1]
+    log_probs = values - np.log(np.exp(values - values[0]).sum()) - values[0]
+    check_mass(found([log_probs[:num_candidates].tolist()], [-1.0]), num_rows=9)
+
+
+@pytest.mark.parametrize("log_probs", [[-5.0, -6.0], [-0.5, -9.0], [float("nan"), -1.0]])
+def test_logits_below_zero_are_not_taken_for_log_probs(log_probs: list[float]) -> None:
+    """0.6 and nothing else above 1e-4: the other seven ids cannot make up for 0.4."""
+    with pytest.raises(EngineError, match=r"all 9 ids.*no log-probs.*logprobs_mode"):
+        check_mass(found([[-0.1, -3.0], log_probs], [-1.0, -1.0]), num_rows=9)
+
+
 def test_a_token_more_certain_than_certain_is_refused() -> None:
     with pytest.raises(EngineError, match="no log-probs"):
         SampledScoring().targets(found([[]], [0.5]))
-
-
-def test_ids_that_no_tokenizer_knows_are_refused() -> None:
-    with pytest.raises(EngineError, match=r"id 5 probable.*it knows 5.*engine=vllm"):
-        TopKScoring(2, num_ids=5).targets(found([[-1.0, -1.0]], [-1.0], first_id=4))
 
 
 def test_more_candidates_than_ids_are_a_configuration_error() -> None:

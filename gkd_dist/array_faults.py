@@ -1,0 +1,32 @@
+"""What is wrong with the elements of an array, in words; None where nothing is (floor F0). No array may be empty."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+LOG_PROB_TOLERANCE_NATS = 1e-3
+"""How far above 0 rounding may lift a log-prob: float32 log-softmax errs by about 1e-6, bfloat16 logits by more."""
+
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
+
+
+def negative_ids(token_ids: npt.NDArray[Any]) -> str | None:
+    return None if token_ids.min() >= 0 else "token ids must not be negative"
+
+
+def bad_log_probs(log_probs: npt.NDArray[Any]) -> str | None:
+    # min and max pass a NaN on, and every comparison with it is false: no temporary array is needed
+    if -_FLOAT32_MAX <= log_probs.min() <= log_probs.max() <= LOG_PROB_TOLERANCE_NATS:
+        return None
+    return f"log-probs must be finite and at most {LOG_PROB_TOLERANCE_NATS}"
+
+
+def not_finite(numbers: npt.NDArray[Any]) -> str | None:
+    return None if -_FLOAT32_MAX <= numbers.min() <= numbers.max() <= _FLOAT32_MAX else "must be finite"
+
+
+def not_finite_bfloat16(bits: npt.NDArray[Any]) -> str | None:
+    # Infinities and NaNs are the bits from 0x7F80 and, with the sign, from 0xFF80 on. Read as signed numbers the first
+    # are the largest, read as unsigned numbers the second: two maxima, no temporary array.
+    return None if bits.view(np.int16).max() < 0x7F80 and bits.max() < 0xFF80 else "must be finite (bfloat16 bits)"

@@ -1,0 +1,58 @@
+"""Keys that nothing in the run would read are refused, and left out of the written configuration."""
+
+import pytest
+
+from gkd_dist.config.load import dump_run_config, load_run_config
+from gkd_dist.config.run import RunConfig
+from gkd_dist.errors import ConfigError
+
+SERVER = ("teacher.engine=server", "teacher.transport=topk", "teacher.base_url=http://host/v1")
+SEQUENCE = ("objective.divergence=sequence_reverse_kl", "objective.student_fraction=1")
+ENTAILMENT = ("objective.alpha=0.5", "reward.type=entailment", "reward.model=m")
+
+
+def load(*overrides: str) -> RunConfig:
+    return load_run_config("tiny", ("student.model=s", "teacher.model=t", *overrides))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "start"),
+    [
+        (("objective.topk_tail=bucket",), "objective.topk_tail: no teacher has transport=topk"),
+        (("objective.max_importance=3",), "objective.max_importance: caps the weights of a policy gradient"),
+        (("objective.max_importance=3", *SEQUENCE), "objective.max_importance: caps"),
+        (("objective.max_importance=3", "sampling.temperature=0.7"), "objective.max_importance: caps"),
+        (("cluster.num_gpus_reward=1",), "cluster.num_gpus_reward: no model computes the reward"),
+        (
+            ("objective.alpha=0.5", "reward.type=answer", "cluster.num_cpus_reward=1"),
+            "cluster.num_cpus_reward: no model computes the reward",
+        ),
+        ((*SERVER, "cluster.num_gpus_per_teacher=1"), "cluster.num_gpus_per_teacher: every teacher is behind a server"),
+    ],
+)
+def test_a_key_without_effect_is_refused(overrides: tuple[str, ...], start: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(*overrides)
+    (problem,) = caught.value.problems
+    assert problem.startswith(start)
+    assert "remove" in problem
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("teacher.transport=topk", "objective.topk_tail=generalized"),
+        (*SEQUENCE, "sampling.temperature=0.7", "objective.max_importance=3"),
+        (*ENTAILMENT, "cluster.num_gpus_reward=1", "cluster.num_cpus_reward=2"),
+        ("cluster.num_gpus_per_teacher=1",),
+        ("teacher.dtype=bfloat16", *SERVER),
+        (),
+    ],
+)
+def test_a_key_with_effect_is_kept_and_the_written_configuration_loads(
+    overrides: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    config = load(*overrides)
+    path = tmp_path_factory.mktemp("run") / "config.yaml"
+    path.write_text(dump_run_config(config))
+    assert load_run_config(str(path)) == config
