@@ -24,7 +24,10 @@ class Divergence(ABC):
     changes nothing; over a part of it, it is the generalised form of the divergence for measures that do not sum to 1.
     """
 
-    balance: float
+    @property
+    @abstractmethod
+    def balance(self) -> float:
+        """Makes each entry non-negative, see above."""
 
     @abstractmethod
     def entries(self, log_p: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
@@ -50,7 +53,7 @@ class ForwardKl(Divergence):
     """KL(P || Q) = sum p * (log p - log q)."""
 
     @property
-    def balance(self) -> float:  # type: ignore[override]
+    def balance(self) -> float:
         return 1.0
 
     def entries(self, log_p: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
@@ -63,7 +66,7 @@ class ReverseKl(Divergence):
     """KL(Q || P) = sum q * (log q - log p)."""
 
     @property
-    def balance(self) -> float:  # type: ignore[override]
+    def balance(self) -> float:
         return -1.0
 
     def entries(self, log_p: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
@@ -92,7 +95,7 @@ class Jsd(Divergence):
             )
 
     @property
-    def balance(self) -> float:  # type: ignore[override]
+    def balance(self) -> float:
         return 0.0
 
     def entries(self, log_p: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
@@ -110,7 +113,7 @@ class Tvd(Divergence):
     """0.5 * sum |p - q|, in [0, 1]; the derivative where p = q is taken as 0."""
 
     @property
-    def balance(self) -> float:  # type: ignore[override]
+    def balance(self) -> float:
         return 0.0
 
     def entries(self, log_p: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
@@ -133,7 +136,7 @@ class SkewedForwardKl(Divergence):
         _check_skew(self.skew)
 
     @property
-    def balance(self) -> float:  # type: ignore[override]
+    def balance(self) -> float:
         return 1.0 - self.skew
 
     def entries(self, log_p: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
@@ -156,7 +159,7 @@ class SkewedReverseKl(Divergence):
         _check_skew(self.skew)
 
     @property
-    def balance(self) -> float:  # type: ignore[override]
+    def balance(self) -> float:
         return -(1.0 - self.skew)
 
     def entries(self, log_p: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
