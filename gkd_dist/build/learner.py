@@ -87,6 +87,7 @@ def _target_rules(blueprint: "Blueprint") -> "TargetRules":
     return TargetRules(
         num_ids=blueprint.num_ids,
         bf16=blueprint.config.learner.bf16,
+        memory_bytes=blueprint.config.learner.loss_memory_bytes,
         mixture=None if combine == "route" else combine,
         tail=blueprint.config.objective.topk_tail,
         off_policy=blueprint.config.samples_off_policy,

@@ -24,7 +24,7 @@ from gkd_dist.divergences.pointwise import (
 from gkd_dist.divergences.readout import Readout
 from gkd_dist.divergences.reduction import Reduction, token_weights
 from gkd_dist.divergences.sampled import SampledTerm, importance_weights
-from gkd_dist.divergences.selected import selected_log_probs
+from gkd_dist.divergences.selected import partition_log_probs, selected_log_probs
 from gkd_dist.divergences.terms import LikelihoodTerm, Measuring, Term, TermChunk
 from gkd_dist.divergences.topk import Tail, TopKTeacher, TopKTerm, topk_teacher
 
@@ -59,6 +59,7 @@ __all__ = [
     "importance_weights",
     "LikelihoodTerm",
     "selected_log_probs",
+    "partition_log_probs",
     "ChunkedResult",
     "chunked_loss",
     "chunked_divergence",

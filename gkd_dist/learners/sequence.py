@@ -13,9 +13,9 @@ from gkd_dist.divergences import (
     Term,
     hidden_teacher,
     importance_weights,
+    partition_log_probs,
     selected_log_probs,
 )
-from gkd_dist.divergences.topk import log1mexp
 from gkd_dist.learners.objective import Distillation, MicroBatch
 from gkd_dist.learners.targets import (
     TargetRules,
@@ -74,26 +74,25 @@ class SequenceReverseKl:
 
     def _written(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
         """[N] log q of the tokens that were written, and their log p - log q (of the bucket, outside a top K)."""
-        device = batch.hidden.device
+        device, memory = batch.hidden.device, self.rules.memory_bytes
         ids = completion_ids(batch.scored, device)
         student = hidden_teacher(batch.hidden, batch.readout, compute_dtype=self.rules.compute_dtype)
         if self.rules.mixture is not None:
             mixed = mixed_logits(batch.scored, self.teachers, device, self.rules, self.rules.mixture)
-            log_q = selected_log_probs(student, ids)
-            return log_q, selected_log_probs(mixed, ids) - log_q
+            log_q = selected_log_probs(student, ids, memory_bytes=memory)
+            return log_q, selected_log_probs(mixed, ids, memory_bytes=memory) - log_q
         targets, teacher = one_teacher(batch.scored, self.teachers)
         if isinstance(targets[0], TopKTargets):
             topk = topk_targets(targets, teacher, device, self.rules)
-            both = selected_log_probs(student, torch.cat([ids.unsqueeze(1), topk.ids], dim=1))
-            log_q, log_q_set = both[:, 0], both[:, 1:]
-            log_q_tail = log1mexp(log_q_set.masked_fill(~topk.real, -torch.inf).logsumexp(1))
+            log_q, inside, outside = partition_log_probs(student, ids, topk.ids, topk.real, memory_bytes=memory)
             log_p = topk.of(ids, topk.log_probs, topk.log_tail)
-            return log_q, log_p - topk.of(ids, log_q_set, log_q_tail)
-        log_q = selected_log_probs(student, ids)
+            return log_q, log_p - topk.of(ids, inside, outside)
+        log_q = selected_log_probs(student, ids, memory_bytes=memory)
         if isinstance(targets[0], SampledTargets):
             return log_q, sampled_log_probs(targets, teacher, device) - log_q
         logits = teacher_logits(targets, teacher, device, self.rules)
-        return log_q, selected_log_probs(logits, ids, temperature=teacher.temperature) - log_q
+        log_p = selected_log_probs(logits, ids, temperature=teacher.temperature, memory_bytes=memory)
+        return log_q, log_p - log_q
 
 
 def remaining(log_ratio: Tensor, lengths: Sequence[int], *, mean: bool) -> Tensor:

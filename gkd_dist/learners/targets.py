@@ -57,6 +57,8 @@ class TargetRules:
     """Cap of those weights, see `divergences.importance_weights`."""
     mixture: MixtureKind | None = None
     """How the teachers that score the same tokens are made one; None where each token has one."""
+    memory_bytes: int | None = None
+    """For the logits of one chunk; None means the device's default."""
 
     @property
     def compute_dtype(self) -> torch.dtype:

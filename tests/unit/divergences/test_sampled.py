@@ -5,8 +5,16 @@ import math
 import pytest
 import torch
 
-from gkd_dist.divergences import Readout, SampledTerm, chunked_loss, full_teacher, hidden_teacher, importance_weights
-from gkd_dist.divergences.selected import selected_log_probs
+from gkd_dist.divergences import (
+    Readout,
+    SampledTerm,
+    budget,
+    chunked_loss,
+    full_teacher,
+    hidden_teacher,
+    importance_weights,
+)
+from gkd_dist.divergences.selected import partition_log_probs, selected_log_probs
 
 IDS = torch.tensor([2, 0, 1])
 WEIGHTS = torch.tensor([0.5, 0.25, 2.0], dtype=torch.float64)
@@ -70,15 +78,27 @@ def test_lengths_that_differ_are_refused():
         SampledTerm(IDS, torch.zeros(3), WEIGHTS, torch.zeros(1))
 
 
-@pytest.mark.parametrize("chunk_tokens", [1, 2, 256])
-def test_log_probs_of_chosen_ids_are_those_of_the_softmax(chunk_tokens):
+@pytest.mark.parametrize("first_chunk", [1, 2, 32])
+def test_log_probs_of_chosen_ids_are_those_of_the_softmax(first_chunk, monkeypatch):
+    monkeypatch.setattr(budget, "MIN_TOKENS", first_chunk)
     hidden, readout = random(5, 3), Readout(random(7, 3, seed=1).requires_grad_(), num_ids=6)
     expected = torch.log_softmax(readout.logits(hidden).detach() / 0.5, 1)
     logits = hidden_teacher(hidden, readout)
     one, many = torch.tensor([5, 0, 3, 3, 1]), torch.tensor([[0, 5]] * 5)
     for ids in (one, many):
-        found = selected_log_probs(logits, ids, temperature=0.5, chunk_tokens=chunk_tokens)
+        found = selected_log_probs(logits, ids, temperature=0.5, memory_bytes=1)
         assert found.shape == ids.shape and not found.requires_grad
         wanted = expected.gather(1, ids.reshape(5, -1)).reshape(ids.shape)
         torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-14)
     torch.testing.assert_close(selected_log_probs(full_teacher(expected), one), expected[range(5), one])
+
+
+def test_what_lies_outside_a_set_is_not_rounded_away():
+    """All but 1e-30 of the student is in the set: 1 - sum is 0 there, the log-sum-exp of the rest is not."""
+    logits = torch.tensor([[3.0, 2.0, -66.0, -67.0, 0.5]], dtype=torch.float64)
+    set_ids, real = torch.tensor([[0, 1, 4, 0]]), torch.tensor([[True, True, True, False]])
+    chosen, inside, outside = partition_log_probs(full_teacher(logits), torch.tensor([3]), set_ids, real)
+    log_q = torch.log_softmax(logits, 1)[0]
+    torch.testing.assert_close(chosen, log_q[[3]])
+    torch.testing.assert_close(inside, torch.tensor([[*log_q[[0, 1, 4]].tolist(), -math.inf]], dtype=torch.float64))
+    torch.testing.assert_close(outside, torch.logaddexp(log_q[2], log_q[3])[None])
