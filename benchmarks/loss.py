@@ -133,6 +133,7 @@ def timing(kind: str, dimensions: tuple[int, int, int, int], arguments: argparse
     return {
         "shape": dimensions,
         "divergence": kind,
+        "wrong": sorted(wrong),
         "chunk_tokens": case.chunk_tokens,
         "floor_gflops": round(case.flops / fastest / 1e9, 1),
         "providers": {
@@ -298,8 +299,11 @@ def bars(result: dict, device: str) -> Iterator[dict]:
         elif device == "cuda":
             against |= {"trl chunked": 1.5}
         for name, times in against.items():
-            if name in speed:
-                yield bar(f"{what}: at least {times} x {name}", speed["ours"] / speed[name], times)
+            text = f"{what}: at least {times} x {name}"
+            if name in speed and name not in row["wrong"]:
+                yield bar(text, speed["ours"] / speed[name], times)
+            else:
+                yield {"bar": text, "measured": "not measured: it failed, or was wrong", "passed": False}
     peaks = {(row["provider"], row["tokens"]): row["peak_mib"] for row in result.get("memory", [])}
     if peaks:
         few, some, many = MEMORY_TOKENS[device]
