@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from gkd_dist.config.models import TeacherConfig
 from gkd_dist.config.run import RunConfig
-from gkd_dist.interfaces import Fleet, Learner, Sampler, Teacher
+from gkd_dist.interfaces import Fleet, Learner, Reward, Sampler, Teacher
 
 if TYPE_CHECKING:
     from gkd_dist.divergences import Readout
     from gkd_dist.learners.objective import Objective
-    from gkd_dist.learners.targets import TeacherView
+    from gkd_dist.learners.targets import TargetRules, TeacherView
+    from gkd_dist.teachers.prompt_log_probs import PromptScoring
 
 T = TypeVar("T")
 
@@ -30,13 +32,22 @@ class Blueprint:
     num_ids: int
     """Real ids that student and teacher share."""
     run_epoch: str
+    reward_model: Path | None = None
+    """Folder of the reward's classifier, where it has one."""
 
     def make_sampler(self) -> Sampler:
         sampler = self.config.sampler
         if sampler.engine == "hf":
             from gkd_dist.samplers.hf_sampler import HfSampler
 
-            return HfSampler(self.student, dtype=sampler.dtype, pad_token_id=self.pad_token_id, num_ids=self.num_ids)
+            (teacher,) = self.teachers.values() if self.config.sampling.teacher_mix > 0 else (None,)
+            return HfSampler(
+                self.student,
+                dtype=sampler.dtype,
+                pad_token_id=self.pad_token_id,
+                num_ids=self.num_ids,
+                teacher=teacher,
+            )
         _quiet_vllm()
         from gkd_dist.samplers.vllm_sampler import VllmSampler
 
@@ -49,7 +60,7 @@ class Blueprint:
         )
 
     def make_teacher(self, name: str) -> Teacher:
-        teacher, folder = self.config.teachers[name], self.teachers[name]
+        teacher, folder = self.config.named_teachers[name], self.teachers[name]
         if teacher.engine == "hf":
             from gkd_dist.teachers.hf_teacher import HfTeacher
 
@@ -59,20 +70,54 @@ class Blueprint:
                 transport=teacher.transport,
                 pad_token_id=self.pad_token_id,
                 num_ids=self.num_ids,
+                top_k=teacher.top_k,
                 device=_device(self.config.cluster.num_gpus_per_teacher),
             )
-        from gkd_dist.teachers.verified import check_readout
-
-        check_readout(folder)
+        if teacher.engine == "server":
+            return self._server_teacher(teacher, folder)
         _quiet_vllm()
-        from gkd_dist.teachers.vllm_teacher import VllmTeacher
+        if teacher.transport == "hidden":
+            from gkd_dist.teachers.verified import check_readout
 
-        return VllmTeacher(
+            check_readout(folder)
+            from gkd_dist.teachers.vllm_teacher import VllmTeacher
+
+            return VllmTeacher(
+                str(folder),
+                dtype=teacher.dtype,
+                max_model_len=teacher.max_model_len,
+                engine_args=teacher.engine_args,
+            )
+        from gkd_dist.teachers.vllm_log_prob_teacher import VllmLogProbTeacher
+
+        return VllmLogProbTeacher(
             str(folder),
             dtype=teacher.dtype,
             max_model_len=teacher.max_model_len,
+            scoring=self._prompt_scoring(teacher),
+            num_ids=self.num_ids,
             engine_args=teacher.engine_args,
         )
+
+    def _server_teacher(self, teacher: TeacherConfig, folder: Path) -> Teacher:
+        from gkd_dist.teachers.endpoint import Endpoint
+        from gkd_dist.teachers.server_teacher import ServerTeacher
+
+        if teacher.base_url is None:
+            raise ValueError("a server teacher needs base_url")
+        return ServerTeacher(
+            Endpoint(teacher.base_url, teacher.api_key_env, teacher.request_timeout_s, teacher.max_retries),
+            model=folder,
+            served_model_name=teacher.served_model_name,
+            max_model_len=teacher.max_model_len,
+            scoring=self._prompt_scoring(teacher),
+            max_concurrent_requests=teacher.max_concurrent_requests,
+        )
+
+    def _prompt_scoring(self, teacher: TeacherConfig) -> "PromptScoring":
+        from gkd_dist.teachers.prompt_log_probs import SampledScoring, TopKScoring
+
+        return TopKScoring(teacher.top_k, self.num_ids) if teacher.transport == "topk" else SampledScoring()
 
     def make_learner(self) -> Learner:
         from gkd_dist.learners.learner import GkdLearner
@@ -82,12 +127,13 @@ class Blueprint:
 
         config, objective = self.config, self.config.objective
         settings = LossSettings(
-            objective=self._objective(),
+            objective=self.objective(),
             reduction=objective.reduction,
             bf16=config.learner.bf16,
             max_micro_batch_tokens=config.learner.max_micro_batch_tokens,
             pad_token_id=self.pad_token_id,
             num_ids=self.num_ids,
+            loss_memory_bytes=config.learner.loss_memory_bytes,
         )
         return GkdLearner(
             load_student(
@@ -103,27 +149,78 @@ class Blueprint:
             ),
         )
 
-    def _objective(self) -> "Objective":
+    @property
+    def reward_is_model(self) -> bool:
+        """Whether the reward is heavy enough for a process of its own."""
+        return self.reward_model is not None
+
+    def make_reward(self) -> Reward:
+        """Only where the configuration has a reward."""
+        reward, cluster = self.config.reward, self.config.cluster
+        assert reward is not None
+        match reward.type:
+            case "answer":
+                from gkd_dist.rewards.answer import AnswerReward
+
+                return AnswerReward(reward.match)
+            case "python":
+                from gkd_dist.rewards.function import FunctionReward
+
+                assert reward.function is not None
+                return FunctionReward(reward.function, timeout_s=cluster.request_timeout_s)
+            case "entailment":
+                from gkd_dist.rewards.entailment import EntailmentReward
+
+                assert self.reward_model is not None
+                return EntailmentReward(
+                    self.reward_model,
+                    max_batch_size=reward.max_batch_size,
+                    max_length=reward.max_length,
+                    device=_device(cluster.num_gpus_reward),
+                )
+
+    def objective(self) -> "Objective":
+        """What the learner minimises."""
+        from gkd_dist.learners.reinforced import Reinforced
+
+        alpha = self.config.objective.alpha
+        return self._distillation() if alpha == 1 else Reinforced(self._distillation(), alpha)
+
+    def _distillation(self) -> "Objective":
         from gkd_dist.divergences import make_divergence
         from gkd_dist.learners.objective import Distillation
+        from gkd_dist.learners.sequence import SequenceReverseKl
 
-        objective = self.config.objective
-        return Distillation(
-            divergence=make_divergence(
-                objective.divergence, beta=objective.beta, normalize_jsd=objective.normalize_jsd
-            ),
-            teachers={name: self._teacher_view(name) for name in self.config.teachers},
+        objective, rules = self.config.objective, self._target_rules()
+        teachers = {name: self._teacher_view(name) for name in self.config.named_teachers}
+        if objective.divergence == "sequence_reverse_kl":
+            return SequenceReverseKl(teachers, rules, objective.length_normalized)
+        divergence = make_divergence(
+            objective.divergence, beta=objective.beta, normalize_jsd=objective.normalize_jsd, skew=objective.skew
+        )
+        return Distillation(divergence, teachers, rules)
+
+    def _target_rules(self) -> "TargetRules":
+        from gkd_dist.learners.targets import TargetRules
+
+        combine = self.config.objective.combine_teachers
+        return TargetRules(
             num_ids=self.num_ids,
             bf16=self.config.learner.bf16,
+            mixture=None if combine == "route" else combine,
+            tail=self.config.objective.topk_tail,
+            off_policy=self.config.samples_off_policy,
+            max_importance=self.config.objective.max_importance,
         )
 
     def _teacher_view(self, name: str) -> "TeacherView":
         from gkd_dist.learners.targets import TeacherView
 
-        return TeacherView(self._teacher_readout(name), self.config.teachers[name].temperature)
+        teacher = self.config.named_teachers[name]
+        return TeacherView(self._teacher_readout(name), teacher.temperature, teacher.weight)
 
     def _teacher_readout(self, name: str) -> "Readout | None":
-        teacher = self.config.teachers[name]
+        teacher = self.config.named_teachers[name]
         if teacher.transport != "hidden":
             return None
         from gkd_dist.teachers.readout import load_readout

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -67,8 +68,8 @@ def evaluate(config: RunConfig, model: str | None) -> int:
     for line in describe(job):
         narrate(line)
     evaluation = asyncio.run(_evaluate(job, narrate))
-    rows = [[name, f"{value:.3f}"] for name, value in _figures(evaluation).items()]
-    print_table(sys.stdout, f"{model or config.student.model} against {config.teacher.model}", ["held out", ""], rows)
+    rows = [[name, _text(value)] for name, value in _figures(evaluation).items()]
+    print_table(sys.stdout, f"{model or config.student.model} against {_teacher_name(config)}", ["held out", ""], rows)
     return 0
 
 
@@ -104,12 +105,26 @@ def describe(job: Job) -> list[str]:
     """What a run would work on, one line per part."""
     blueprint, rendered = job.blueprint, job.rendered
     dropped = ", ".join(f"{number} {reason}" for reason, number in rendered.num_dropped.items()) or "none"
+    teachers = "teacher" if len(blueprint.teachers) == 1 else "teachers"
+    sources = ", ".join(f"{number} {source}" for source, number in job.rows.sources.items())
     return [
         f"data: {job.rows}",
+        *([f"sources: {sources}"] if blueprint.config.objective.combine_teachers == "route" else []),
         f"prompts: {len(rendered.train)} to train on, {len(rendered.held_out)} held out, dropped: {dropped}, "
         f"longest {rendered.longest_tokens} tokens",
-        f"tokenizer: {blueprint.num_ids} ids shared by student and teacher; chat template "
+        f"tokenizer: {blueprint.num_ids} ids shared by student and {teachers}; chat template "
         f"{'applied' if job.renderer.uses_chat_template else 'not applied'}",
+        *_reward_line(blueprint.config),
+    ]
+
+
+def _reward_line(config: RunConfig) -> list[str]:
+    if config.reward is None:
+        return []
+    objective, num_generations = config.objective, config.sampling.num_generations
+    return [
+        f"reward: {config.reward.source}, {1 - objective.alpha:g} of the objective; baseline {objective.baseline}, "
+        f"{num_generations} sample(s) of each prompt"
     ]
 
 
@@ -118,7 +133,7 @@ async def _distil(
 ) -> Outcome:
     config = job.blueprint.config
     accounts = StepAccounts(max_steps=config.learner.max_steps, metrics=metrics, sinks=sinks)
-    narrate(f"starting {config.sampler.num_replicas} sampler(s), {config.teacher.num_replicas} teacher(s), 1 learner")
+    narrate(f"starting {config.sampler.num_replicas} sampler(s), {_teacher_counts(config)}, 1 learner")
     async with job.blueprint.fleet() as fleet:
         narrate("all engines are up")
         metrics.set_ready()
@@ -157,7 +172,7 @@ def _name_run(metrics: Metrics, config: RunConfig, directory: RunDirectory) -> N
         1,
         run=directory.name,
         student=config.student.model,
-        teacher=config.teacher.model,
+        teacher=_teacher_name(config),
         divergence=config.objective.divergence,
     )
 
@@ -192,6 +207,8 @@ def _figures(evaluation: Evaluation) -> dict[str, float]:
         "on_policy/mean_length_tokens": evaluation.mean_completion_tokens,
         "on_policy/truncated_share": evaluation.truncated_share,
     }
+    if evaluation.reward_mean is not None:
+        figures["on_policy/reward_mean"] = evaluation.reward_mean
     if evaluation.reference is not None:
         figures["reference/forward_kl_nats"] = evaluation.reference.forward_kl
     return figures
@@ -210,14 +227,24 @@ def _report(job: Job, outcome: Outcome, directory: RunDirectory, elapsed_s: floa
             answers = {"before (greedy)": row["before_greedy"], "after (greedy)": row["after_greedy"]}
             print_side_by_side(sys.stdout, row["prompt"], answers)
     new = _figures(after)
-    rows = [[name, f"{value:.3f}", f"{new[name]:.3f}"] for name, value in _figures(before).items()]
+    rows = [[name, _text(value), _text(new[name])] for name, value in _figures(before).items()]
     rows.append(["on-policy divergence falls by", "", _fall(before.on_policy.objective, after.on_policy.objective)])
     print_table(sys.stdout, f"{directory.name}, {elapsed_s:.0f} s", ["held out", "before", "after"], rows)
 
 
+def _known(figures: dict[str, float]) -> dict[str, float | None]:
+    """None for what is not a number, which JSON cannot hold."""
+    return {name: None if math.isnan(value) else value for name, value in figures.items()}
+
+
+def _text(value: float) -> str:
+    """A figure to read; `n/a` where the teacher's transport cannot tell it."""
+    return "n/a" if math.isnan(value) else f"{value:.3f}"
+
+
 def _fall(before: float, after: float) -> str:
-    """By which share `after` is below `before`; `-` where `before` is too small to divide by."""
-    return "-" if before < SMALLEST_NATS else f"{1 - after / before:.0%}"
+    """By which share `after` is below `before`; `-` where there is nothing, or too little, to divide by."""
+    return f"{1 - after / before:.0%}" if before >= SMALLEST_NATS and not math.isnan(after) else "-"
 
 
 def _sample_rows(job: Job, before: Evaluation, after: Evaluation) -> list[dict[str, str]]:
@@ -243,19 +270,39 @@ def _summary(job: Job, before: Evaluation, after: Evaluation, elapsed_s: float) 
     config = job.blueprint.config
     return {
         "student": _student_name(config),
-        "teacher": config.teacher.model,
+        "teacher": _teacher_name(config),
         "divergence": config.objective.divergence,
         "student_fraction": config.objective.student_fraction,
         "steps": config.learner.max_steps,
         "elapsed_s": round(elapsed_s, 1),
-        "before": _figures(before),
-        "after": _figures(after),
+        "before": _known(_figures(before)),
+        "after": _known(_figures(after)),
     }
 
 
 def _student_name(config: RunConfig) -> str:
     prune = config.student.prune
     return config.student.model + (f", pruned to {prune.num_layers} layers" if prune else "")
+
+
+def _teacher_name(config: RunConfig) -> str:
+    """The teacher's model; of several, each with its part in the whole."""
+    teachers, combine = config.named_teachers, config.objective.combine_teachers
+    if combine is None:
+        return ", ".join(teacher.model for teacher in teachers.values())
+    if combine == "route":
+        parts = [f"{name}: {teacher.model} for {', '.join(teacher.sources)}" for name, teacher in teachers.items()]
+        return "; ".join(parts)
+    total = sum(teacher.weight for teacher in teachers.values())
+    parts = [f"{name}: {teacher.weight / total:.3g} of {teacher.model}" for name, teacher in teachers.items()]
+    return f"{combine} mixture ({'; '.join(parts)})"
+
+
+def _teacher_counts(config: RunConfig) -> str:
+    """`1 teacher(s)`, or how many of each."""
+    counts = {name: teacher.num_replicas for name, teacher in config.named_teachers.items()}
+    each = f" ({', '.join(f'{number} {name}' for name, number in counts.items())})" if len(counts) > 1 else ""
+    return f"{sum(counts.values())} teacher(s){each}"
 
 
 def _card(job: Job, outcome: Outcome, num_trained_tokens: int) -> str:
@@ -265,12 +312,14 @@ def _card(job: Job, outcome: Outcome, num_trained_tokens: int) -> str:
     return model_card(
         DistillationFacts(
             name=config.name,
-            teacher=config.teacher.model,
+            teacher=_teacher_name(config),
             student=_student_name(config),
             divergence=config.objective.divergence,
             student_fraction=config.objective.student_fraction,
             num_steps=config.learner.max_steps,
             num_trained_tokens=num_trained_tokens,
+            alpha=config.objective.alpha,
+            reward=config.reward.source if config.reward else "",
             metrics={} if outcome.after is None else _figures(outcome.after),
         )
     )

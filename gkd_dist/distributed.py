@@ -1,7 +1,9 @@
-"""The same ring with every part in a Ray actor of its own."""
+"""The same ring with every part in a Ray actor of its own; a reward that is no model stays beside the controller."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 
 from gkd_dist.build import Blueprint
@@ -18,10 +20,15 @@ async def ray_fleet(blueprint: Blueprint) -> AsyncIterator[Fleet]:
         samplers=[blueprint.make_sampler] * config.sampler.num_replicas,
         teachers={
             name: [partial(blueprint.make_teacher, name)] * teacher.num_replicas
-            for name, teacher in config.teachers.items()
+            for name, teacher in config.named_teachers.items()
         },
         learner=blueprint.make_learner,
+        reward=blueprint.make_reward if blueprint.reward_is_model else None,
     )
     with ray_session(config.cluster):
         async with Closing(await start_fleet(plan, config.cluster)) as fleet:
-            yield fleet
+            if config.reward is None or blueprint.reward_is_model:
+                yield fleet
+                return
+            async with Closing(await asyncio.to_thread(blueprint.make_reward)) as reward:
+                yield replace(fleet, reward=reward)

@@ -20,6 +20,7 @@ from typing import Generic, Protocol, TypeVar
 
 from gkd_dist.targets import TargetsHandle, TeacherTargets
 from gkd_dist.types import (
+    Answer,
     DivergenceReport,
     Prompt,
     SamplingParams,
@@ -69,6 +70,20 @@ class Teacher(Protocol):
     async def close(self) -> None: ...
 
 
+class Reward(Protocol):
+    """Says how good an answer is: the higher, the better."""
+
+    async def judge(self, answers: Sequence[Answer]) -> list[float]:
+        """One finite number per answer.
+
+        Raises:
+            EngineError: it cannot be computed, or is not a finite number.
+        """
+        ...
+
+    async def close(self) -> None: ...
+
+
 class Learner(Protocol):
     """Owns the student's parameters and the optimizer. Calls must not overlap."""
 
@@ -99,6 +114,8 @@ class Fleet:
     teachers: Mapping[str, Sequence[Teacher]]
     """Replicas of each teacher, by its name in the configuration."""
     learner: Learner
+    reward: Reward | None = None
+    """None where the objective asks for none."""
 
     async def close(self) -> None:
         """Close all parts; the first error is raised after every part was told, the others are logged."""
@@ -106,6 +123,7 @@ class Fleet:
             *(sampler.close() for sampler in self.samplers),
             *(teacher.close() for replicas in self.teachers.values() for teacher in replicas),
             self.learner.close(),
+            *([self.reward.close()] if self.reward else []),
             return_exceptions=True,
         )
         errors = [result for result in results if isinstance(result, BaseException)]

@@ -22,7 +22,8 @@ async def local_fleet(blueprint: Blueprint) -> AsyncIterator[Fleet]:
             samplers=[await build(blueprint.make_sampler) for _ in range(config.sampler.num_replicas)],
             teachers={
                 name: [await build(partial(blueprint.make_teacher, name)) for _ in range(teacher.num_replicas)]
-                for name, teacher in config.teachers.items()
+                for name, teacher in config.named_teachers.items()
             },
             learner=await build(blueprint.make_learner),
+            reward=await build(blueprint.make_reward) if config.reward else None,
         )

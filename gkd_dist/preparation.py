@@ -1,7 +1,7 @@
 """From a configuration to a job: data rendered, models found, everything checked before an engine starts (floor F5)."""
 
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,13 +15,17 @@ from gkd_dist.data.pairs import fixed_trajectory
 from gkd_dist.data.prompts import PromptStream, RenderedPrompts, prompt_limit, render_prompts
 from gkd_dist.data.readers import read_rows
 from gkd_dist.data.rendering import Renderer, check_same_tokenizer
+from gkd_dist.data.routes import SourceRoute, route_problems, teacher_by_source
 from gkd_dist.data.rows import Rows
 from gkd_dist.errors import ConfigError, DataError, UserError
 from gkd_dist.metrics.run_directory import check_output_dir
+from gkd_dist.pipeline.baselines import LeaveOneOut, MovingAverage
 from gkd_dist.pipeline.evaluation import HeldOut
 from gkd_dist.pipeline.job import Narrate
-from gkd_dist.pipeline.ring import Plan
-from gkd_dist.types import Prompt, SamplingParams, Trajectory
+from gkd_dist.pipeline.judging import AnswerOf
+from gkd_dist.pipeline.ring import Plan, Reinforcement
+from gkd_dist.pipeline.routing import TeachersOf
+from gkd_dist.types import Answer, Prompt, SamplingParams, Trajectory
 
 T = TypeVar("T")
 
@@ -49,16 +53,22 @@ class Job:
         """What the ring is to do under the name `run`."""
         config = self.blueprint.config
         batch_size = config.learner.batch_size
+        stream = PromptStream(self.rendered.train, run=run, seed=config.seed, shuffle=config.data.shuffle)
         return Plan(
-            stream=PromptStream(self.rendered.train, run=run, seed=config.seed, shuffle=config.data.shuffle),
+            stream=stream,
+            teachers_of=self._teachers_of(stream),
             mixture=self.mixture,
-            sampling=self._sampling(config.sampling.max_new_tokens, config.sampling.temperature),
+            sampling=replace(
+                self._sampling(config.sampling.max_new_tokens, config.sampling.temperature),
+                teacher_mix=config.sampling.teacher_mix,
+            ),
             batch_size=batch_size,
             max_steps=config.learner.max_steps,
             max_staleness=config.replay.max_staleness,
             replay_capacity=config.replay.capacity or 2 * batch_size,
             save_steps=config.learner.save_steps,
             checkpoints=checkpoints,
+            reinforcement=self._reinforcement(stream) if config.reward else None,
         )
 
     def held_out(self, run: str) -> HeldOut:
@@ -69,10 +79,33 @@ class Job:
         prompts = [stream.prompt(index) for index in range(stream.num_rows)]
         return HeldOut(
             prompts=prompts,
+            teachers_of=self._teachers_of(stream),
             pairs=self._references(prompts, max_new_tokens),
             sampling=self._sampling(max_new_tokens, config.evaluation.temperature),
             num_shown=config.evaluation.num_samples_shown,
+            answer_of=self._answer_of(stream) if config.reward else None,
         )
+
+    def _teachers_of(self, stream: PromptStream) -> TeachersOf | None:
+        config = self.blueprint.config
+        if config.objective.combine_teachers != "route":
+            return None
+        return SourceRoute(stream, teacher_by_source(config.named_teachers))
+
+    def _reinforcement(self, stream: PromptStream) -> Reinforcement:
+        objective, num_generations = self.blueprint.config.objective, self.mixture.num_generations
+        if objective.baseline == "leave_one_out":
+            return Reinforcement(self._answer_of(stream), partial(LeaveOneOut, num_generations))
+        return Reinforcement(self._answer_of(stream), partial(MovingAverage, objective.baseline_decay))
+
+    def _answer_of(self, stream: PromptStream) -> AnswerOf:
+        """Turns trajectories on rows of `stream` into text."""
+
+        def answer(trajectory: Trajectory) -> Answer:
+            row = stream.row(trajectory.sample_id.prompt_index)
+            return Answer(row.text, self.renderer.decode(trajectory.completion_ids), row.reference)
+
+        return answer
 
     def _references(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[Trajectory]:
         return [
@@ -108,14 +141,17 @@ def prepare(config: RunConfig, narrate: Narrate, *, student: str | None = None, 
 
     data = _check_data(config, student, writes)
     problems: list[str] = []
-    folders = {}
-    for role, reference in _references(config, student).items():
-        narrate(f"{role} {reference}")
-        folders[role] = _collect(problems, partial(materialise, reference, default_cache_dir()))
-    if folders["student"] is None or folders["teacher"] is None:
+    folders: dict[str, Path] = {}
+    for part, reference in _references(config, student).items():
+        narrate(f"{part} {reference}")
+        find = partial(materialise, reference, default_cache_dir(), weights=_needs_weights(config, part))
+        folder = _collect(problems, find, f"{part}.model: ")
+        if folder is not None:
+            folders[part] = folder
+    if problems:
         raise ConfigError(problems)
     prune = config.student.prune if student is None else None
-    job = _fit(config, data, folders["student"], folders["teacher"], prune)
+    job = _fit(config, data, folders, prune)
     if prune is None:
         return job
     from gkd_dist.models.pruning import pruned_student
@@ -141,21 +177,33 @@ def preflight(config: RunConfig) -> tuple[Data, Job | None, list[str]]:
     problems: list[str] = []
     folders: dict[str, Path] = {}
     left = []
-    for role, reference in _references(config, None).items():
+    for part, reference in _references(config, None).items():
         find = already_here if reference.startswith(PACKAGE_PREFIX) else materialise
-        folder = _collect(problems, partial(find, reference, default_cache_dir()))
+        look = partial(find, reference, default_cache_dir(), weights=_needs_weights(config, part))
+        folder = _collect(problems, look, f"{part}.model: ")
         if folder is not None:
-            folders[role] = folder
+            folders[part] = folder
         else:
-            left.append(f"{role}: {reference} is not converted yet; tokenizer checks are made when the run starts")
+            left.append(f"{part}: {reference} is not converted yet; tokenizer checks are made when the run starts")
     if problems:
         raise ConfigError(problems)
-    job = None if left else _fit(config, data, folders["student"], folders["teacher"], config.student.prune)
+    job = None if left else _fit(config, data, folders, config.student.prune)
     return data, job, left
 
 
 def _references(config: RunConfig, student: str | None) -> dict[str, str]:
-    return {"teacher": config.teacher.model, "student": student or config.student.model}
+    """Model references by the section that names them: `teacher` or `teachers.NAME`, `student`, perhaps `reward`."""
+    models = {config.key_of(name): teacher.model for name, teacher in config.named_teachers.items()}
+    models["student"] = student or config.student.model
+    if config.reward is not None and config.reward.model is not None:
+        models["reward"] = config.reward.model
+    return models
+
+
+def _needs_weights(config: RunConfig, part: str) -> bool:
+    """A teacher behind a server is here for its tokenizer alone."""
+    elsewhere = {config.key_of(name) for name, each in config.named_teachers.items() if each.engine == "server"}
+    return part not in elsewhere
 
 
 def _check_data(config: RunConfig, student: str | None, writes: bool) -> Data:
@@ -165,14 +213,32 @@ def _check_data(config: RunConfig, student: str | None, writes: bool) -> Data:
     problems: list[str] = []
     rows = _collect(problems, lambda: read_rows(config.data))
     mixture = _collect(problems, lambda: _mixture(config, rows))
+    if rows is not None and config.objective.combine_teachers == "route":
+        problems += route_problems(config.named_teachers, rows)
     limit = _collect(problems, lambda: _prompt_limit(config))
+    _collect(problems, lambda: _check_reward(config, rows))
     if writes:
         _collect(problems, lambda: check_output_dir(config.output_dir))
-    for reference in dict.fromkeys(_references(config, student).values()):
-        _collect(problems, partial(already_here, reference, default_cache_dir()))
+    for part, reference in _references(config, student).items():
+        look = partial(already_here, reference, default_cache_dir(), weights=_needs_weights(config, part))
+        _collect(problems, look, f"{part}.model: ")
     if problems or rows is None or mixture is None or limit is None:
         raise ConfigError(problems)
     return Data(rows, mixture, limit)
+
+
+def _check_reward(config: RunConfig, rows: Rows | None) -> None:
+    """Whether the reward can be computed, as far as that needs no model."""
+    if config.reward is None:
+        return
+    if config.reward.type == "answer" and rows is not None:
+        from gkd_dist.rewards.answer import check_references
+
+        check_references(rows.rows, rows.source, config.reward.match)
+    if config.reward.function is not None:
+        from gkd_dist.rewards.function import load_function
+
+        load_function(config.reward.function)
 
 
 def _prompt_limit(config: RunConfig) -> int:
@@ -184,31 +250,45 @@ def _prompt_limit(config: RunConfig) -> int:
     )
 
 
-def _fit(config: RunConfig, data: Data, student: Path, teacher: Path, prune: PruneConfig | None) -> Job:
+def _fit(config: RunConfig, data: Data, folders: Mapping[str, Path], prune: PruneConfig | None) -> Job:
     """The last stage: models, tokenizers and data together.
 
     Args:
-        student: not yet pruned: a pruned model has the tokenizer and the context of its source.
+        folders: by section, as `_references`; the student's is not yet pruned: a pruned model has the tokenizer and
+            the context of its source.
     """
     from gkd_dist.models.pruning import check_request
     from gkd_dist.models.suitability import check_suitable, check_vocabulary
+    from gkd_dist.teachers.prompt_log_probs import check_top_k
 
     problems: list[str] = []
-    lengths = {
-        "student": ("sampler", config.sampler.max_model_len),
-        "teacher": ("teacher", config.teacher.max_model_len),
-    }
-    folders = {"student": student, "teacher": teacher}
-    for role, (engine, max_model_len) in lengths.items():
-        _collect(problems, partial(check_suitable, folders[role], role, max_model_len=max_model_len, engine=engine))
+    student = folders["student"]
+    teachers = {name: folders[config.key_of(name)] for name in config.named_teachers}
+    lengths = {"student": ("sampler", config.sampler.max_model_len)}
+    for name, teacher in config.named_teachers.items():
+        lengths[config.key_of(name)] = (config.key_of(name), teacher.num_positions)
+    for part, (engine, max_model_len) in lengths.items():
+        _collect(problems, partial(check_suitable, folders[part], part, max_model_len=max_model_len, engine=engine))
     if prune is not None and not problems:
         _collect(problems, partial(check_request, student, prune.num_layers, prune.drop_layers))
-    num_ids = _collect(problems, lambda: check_same_tokenizer(str(student), str(teacher)))
+    reward_model = folders.get("reward")
+    if reward_model is not None:
+        from gkd_dist.rewards.entailment import check_classifier
+
+        _collect(problems, partial(check_classifier, reward_model))
+    shared = [
+        _collect(problems, partial(check_same_tokenizer, str(student), str(folder)), f"{config.key_of(name)}.model: ")
+        for name, folder in teachers.items()
+    ]
     renderer = _collect(problems, lambda: _renderer(config, student))
-    if problems or num_ids is None or renderer is None:
+    if problems or renderer is None:
         raise ConfigError(problems)
-    for role, folder in folders.items():
-        _collect(problems, partial(check_vocabulary, folder, role, num_ids))
+    num_ids = min(num for num in shared if num is not None)
+    for part in lengths:
+        _collect(problems, partial(check_vocabulary, folders[part], part, num_ids))
+    for name, teacher in config.named_teachers.items():
+        if teacher.transport == "topk":
+            _collect(problems, partial(check_top_k, teacher.top_k, num_ids, config.key_of(name)))
     rendered = _collect(
         problems,
         lambda: render_prompts(data.rows.rows, renderer, config.data, max_prompt_tokens=data.max_prompt_tokens),
@@ -218,10 +298,11 @@ def _fit(config: RunConfig, data: Data, student: Path, teacher: Path, prune: Pru
     blueprint = Blueprint(
         config=config,
         student=student,
-        teachers={"teacher": teacher},
+        teachers=teachers,
         pad_token_id=renderer.pad_token_id,
         num_ids=num_ids,
         run_epoch=uuid.uuid4().hex,
+        reward_model=reward_model,
     )
     return Job(blueprint, data.rows, rendered, renderer, data.mixture)
 
@@ -232,14 +313,14 @@ def _renderer(config: RunConfig, student: Path) -> Renderer:
     )
 
 
-def _collect(problems: list[str], check: Callable[[], T]) -> T | None:
-    """The result of `check`, or None with its problems noted."""
+def _collect(problems: list[str], check: Callable[[], T], prefix: str = "") -> T | None:
+    """The result of `check`, or None with its problems noted, behind `prefix` where they do not name a key."""
     try:
         return check()
     except ConfigError as error:
         problems.extend(error.problems)
     except UserError as error:
-        problems.append(str(error))
+        problems.append(f"{prefix}{error}")
     return None
 
 
@@ -252,6 +333,7 @@ def _mixture(config: RunConfig, rows: Rows | None) -> Mixture:
         batch_size=config.learner.batch_size,
         seed=config.seed,
         max_steps=config.learner.max_steps,
+        num_generations=config.sampling.num_generations,
     )
     if rows is not None and mixture.needs_fixed and not rows.has_completions:
         raise DataError(

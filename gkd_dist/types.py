@@ -79,12 +79,16 @@ class SamplingParams:
     stop_token_ids: tuple[int, ...] = ()
     """A completion ends with (and keeps) the first of these."""
     seed: int = 0
+    teacher_mix: float = 0.0
+    """Weight of the teacher in the mixture that each token is drawn from; 0: the student alone."""
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
             raise ValueError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
         if self.temperature < 0:
             raise ValueError(f"temperature must not be negative, got {self.temperature}")
+        if not 0 <= self.teacher_mix < 1:
+            raise ValueError(f"teacher_mix must be at least 0 and below 1, got {self.teacher_mix}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +145,18 @@ class Trajectory:
     @property
     def num_tokens(self) -> int:
         return int(self.prompt_ids.size + self.completion_ids.size)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A completion as a reward sees it: text."""
+
+    prompt: str
+    """The prompt as the data has it, or its last message; no chat template."""
+    completion: str
+    """Without special tokens."""
+    reference: str | None
+    """The completion of the data; None where it has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,7 +285,11 @@ class StepReport:
 
 @dataclass(frozen=True, slots=True)
 class DivergenceReport:
-    """Held-out divergences between teacher and student, nats per completion token (token mean)."""
+    """Held-out divergences between teacher and student, nats per completion token (token mean).
+
+    Under top-K targets they are those of the coarser distributions, lower bounds. Not a number where the targets
+    cannot tell: sampled log-probs know of the reverse KL alone, and only on the student's own completions.
+    """
 
     forward_kl: float
     reverse_kl: float

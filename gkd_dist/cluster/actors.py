@@ -13,9 +13,10 @@ from pathlib import Path
 
 import ray
 
-from gkd_dist.interfaces import Learner, Sampler, Teacher
+from gkd_dist.interfaces import Learner, Reward, Sampler, Teacher
 from gkd_dist.targets import TeacherTargets
 from gkd_dist.types import (
+    Answer,
     ByteArray,
     Prompt,
     SamplingParams,
@@ -70,6 +71,23 @@ class TeacherActor:
 
     async def close(self) -> None:
         await self._teacher.close()
+
+
+class RewardActor:
+    """A reward in its own process. Answers are short texts and travel by value."""
+
+    def __init__(self, make: Callable[[], Reward]) -> None:
+        self._make = make
+
+    async def ready(self) -> None:
+        """Build the reward; call once, before anything else."""
+        self._reward = await asyncio.to_thread(self._make)
+
+    async def judge(self, answers: list[Answer]) -> list[float]:
+        return await self._reward.judge(answers)
+
+    async def close(self) -> None:
+        await self._reward.close()
 
 
 class LearnerActor:

@@ -10,11 +10,11 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayError
 
-from gkd_dist.cluster.actors import LearnerActor, SamplerActor, TeacherActor
-from gkd_dist.cluster.proxies import LearnerProxy, SamplerProxy, TeacherProxy, failure_of
+from gkd_dist.cluster.actors import LearnerActor, RewardActor, SamplerActor, TeacherActor
+from gkd_dist.cluster.proxies import LearnerProxy, RewardProxy, SamplerProxy, TeacherProxy, failure_of
 from gkd_dist.config.ring import ClusterConfig
 from gkd_dist.errors import DeadlineError, ResourceError
-from gkd_dist.interfaces import Fleet, Learner, Sampler, Teacher
+from gkd_dist.interfaces import Fleet, Learner, Reward, Sampler, Teacher
 from gkd_dist.process import actor_environment
 
 
@@ -26,6 +26,12 @@ class FleetPlan:
     teachers: Mapping[str, list[Callable[[], Teacher]]]
     """By name; one factory per replica."""
     learner: Callable[[], Learner]
+    reward: Callable[[], Reward] | None = None
+    """None where there is none, or none that needs a process of its own."""
+
+    @property
+    def num_rewards(self) -> int:
+        return 0 if self.reward is None else 1
 
     @property
     def num_teachers(self) -> int:
@@ -41,10 +47,12 @@ def check_resources(plan: FleetPlan, config: ClusterConfig) -> None:
     wanted = {
         "CPU": len(plan.samplers) * config.num_cpus_per_sampler
         + plan.num_teachers * config.num_cpus_per_teacher
-        + config.num_cpus_learner,
+        + config.num_cpus_learner
+        + plan.num_rewards * config.num_cpus_reward,
         "GPU": len(plan.samplers) * config.num_gpus_per_sampler
         + plan.num_teachers * config.num_gpus_per_teacher
-        + config.num_gpus_learner,
+        + config.num_gpus_learner
+        + plan.num_rewards * config.num_gpus_reward,
     }
     there = ray.available_resources()
     missing = [
@@ -54,9 +62,9 @@ def check_resources(plan: FleetPlan, config: ClusterConfig) -> None:
     ]
     if missing:
         raise ResourceError(
-            f"the cluster has too little for {len(plan.samplers)} sampler(s), {plan.num_teachers} teacher(s) and "
-            f"a learner ({'; '.join(missing)}); lower sampler.num_replicas, teacher.num_replicas or "
-            "cluster.num_cpus_per_*, or add nodes"
+            f"the cluster has too little for {len(plan.samplers)} sampler(s), {plan.num_teachers} teacher(s), "
+            f"{'a reward ' if plan.reward else ''}and a learner ({'; '.join(missing)}); lower sampler.num_replicas, "
+            "the num_replicas of a teacher or cluster.num_cpus_* and num_gpus_*, or add nodes"
         )
 
 
@@ -81,10 +89,14 @@ async def start_fleet(plan: FleetPlan, config: ClusterConfig) -> Fleet:
         for name, makes in plan.teachers.items()
     }
     learner = _start(LearnerActor, plan.learner, config.num_cpus_learner, config.num_gpus_learner, environment)
+    reward = plan.reward and _start(
+        RewardActor, plan.reward, config.num_cpus_reward, config.num_gpus_reward, environment
+    )
     named = [
         *((f"sampler {slot}", actor) for slot, actor in enumerate(samplers)),
         *((_teacher_name(name, slot), actor) for name, actors in teachers.items() for slot, actor in enumerate(actors)),
         ("learner", learner),
+        *([("reward", reward)] if reward else []),
     ]
     try:
         await _wait_until_ready(named, config.startup_timeout_s)
@@ -100,6 +112,7 @@ async def start_fleet(plan: FleetPlan, config: ClusterConfig) -> Fleet:
             for name, actors in teachers.items()
         },
         learner=LearnerProxy(learner, "learner", timeout_s),
+        reward=RewardProxy(reward, "reward", timeout_s) if reward else None,
     )
 
 

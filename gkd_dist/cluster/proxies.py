@@ -1,4 +1,4 @@
-"""Sampler, Teacher and Learner over actor handles: the F1 interfaces as the controller sees them.
+"""Sampler, Teacher, Reward and Learner over actor handles: the F1 interfaces as the controller sees them.
 
 Every call has a deadline. An actor's death is EngineError, silence is DeadlineError, and an error that the part
 raised itself arrives as it was raised.
@@ -18,6 +18,7 @@ from gkd_dist.cluster.actors import BatchHeader
 from gkd_dist.errors import DeadlineError, EngineError, GkdError
 from gkd_dist.targets import TargetsHandle, TeacherTargets
 from gkd_dist.types import (
+    Answer,
     DivergenceReport,
     Prompt,
     SamplingParams,
@@ -110,6 +111,13 @@ class TeacherProxy(Proxy):
             TargetsHandle(frame_ref, index, num_tokens, num_bytes)
             for index, (num_tokens, num_bytes) in enumerate(facts)
         ]
+
+
+class RewardProxy(Proxy):
+    """Implements `interfaces.Reward`."""
+
+    async def judge(self, answers: Sequence[Answer]) -> list[float]:
+        return await self._await(self._actor.judge.remote(list(answers)), "judge")
 
 
 class LearnerProxy(Proxy):

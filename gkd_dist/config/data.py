@@ -13,6 +13,9 @@ class DataFields(Strict):
     prompt: str | None = None
     completion: str | None = None
     messages: str | None = None
+    source: str | None = None
+    """Text that says where a row comes from (`gsm8k`, `mbpp`); read only when it is named here. Several teachers are
+    routed by it."""
 
 
 class DataConfig(Strict):

@@ -13,6 +13,9 @@ class LearnerConfig(Strict):
     """Sequences per train step."""
     max_micro_batch_tokens: int = Field(default=2048, ge=1)
     """Padded tokens per forward; changes memory, never the gradient."""
+    loss_memory_bytes: int | None = Field(default=None, ge=1)
+    """For the logits of one chunk of the loss; changes its speed, never the gradient. By default 512 MiB on a CPU and
+    6 GiB on a GPU."""
     learning_rate: float = Field(default=1e-4, gt=0)
     optimizer: Literal["adamw", "adafactor"] = "adamw"
     weight_decay: float = Field(default=0.0, ge=0)

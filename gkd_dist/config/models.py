@@ -50,27 +50,103 @@ class SamplerConfig(Strict):
         return self
 
 
+TRANSPORTS_OF = {
+    "vllm": ("hidden", "topk", "sampled"),
+    "hf": ("hidden", "topk", "full", "sampled"),
+    "server": ("topk", "sampled"),
+}
+"""What each engine of a teacher can send."""
+
+TEACHER_KEYS_OF = {
+    ("engine", "vllm"): ("dtype", "engine_args"),
+    ("engine", "hf"): ("dtype",),
+    ("engine", "server"): (
+        "base_url",
+        "served_model_name",
+        "api_key_env",
+        "max_concurrent_requests",
+        "request_timeout_s",
+        "max_retries",
+    ),
+    ("transport", "topk"): ("top_k",),
+}
+"""What some engines and transports of a teacher alone read."""
+
+
 class TeacherConfig(Strict):
     model: str
-    """A local folder, a hub name, or `package:NAME`."""
-    engine: Literal["vllm", "hf"] = "vllm"
+    """A local folder, a hub name, or `package:NAME`. With engine=server it is read for its tokenizer and config.json
+    alone: weights are not needed."""
+    weight: float = Field(default=1.0, gt=0)
+    """Share in a mixture of several teachers, relative to the others'; see `objective.combine_teachers`."""
+    sources: tuple[str, ...] = ()
+    """Data sources that this teacher scores under `objective.combine_teachers=route`; see `data.fields.source`."""
+    engine: Literal["vllm", "hf", "server"] = "vllm"
+    """`vllm` and `hf` load the model; `server` asks a running `vllm serve`."""
     transport: Literal["hidden", "topk", "full", "sampled"] = "hidden"
     """What it says about a token: hidden states (exact), its `top_k` most probable ids, all of the vocabulary (exact),
-    or the log-prob of that token alone."""
+    or the log-prob of that token alone. vllm: hidden, topk, sampled; hf: all; server: topk, sampled."""
     top_k: int = Field(default=64, ge=1)
     """Of `topk`."""
     temperature: float = Field(default=1.0, gt=0)
-    """Softmax temperature of the teacher in the loss; the student's is 1 (paper, section 4)."""
+    """Softmax temperature of the teacher in the loss, each teacher its own; the student's is 1 (paper, section 4)."""
     num_replicas: int = Field(default=1, ge=1)
     dtype: Dtype = "bfloat16"
+    """Of the model that vllm or hf loads; a server has its own."""
     max_model_len: int = Field(default=1024, ge=2)
+    """Longest prompt plus completion, tokens. vLLM, here or as a server, needs a model with one position more for topk
+    and sampled."""
     engine_args: dict[str, Any] = Field(default_factory=dict)
+    """Passed to the vllm engine untouched."""
+    base_url: str | None = Field(
+        default=None,
+        pattern=r"^https?://[^/\s]+(/\S*)?$",
+        description="an address such as http://host:8000/v1, or null",
+    )
+    """Of the server: what OpenAI clients call base_url, usually ending in /v1."""
+    served_model_name: str | None = None
+    """The name the server gives its model; None takes the only one it serves."""
+    api_key_env: str | None = None
+    """Environment variable that holds the server's API key, where teachers run; None sends none."""
+    max_concurrent_requests: int = Field(default=32, ge=1)
+    """Of one replica; the server queues what it cannot batch."""
+    request_timeout_s: float = Field(default=120.0, gt=0)
+    """Of one attempt, answer included."""
+    max_retries: int = Field(default=12, ge=0)
+    """After timeouts, lost or refused connections, 408, 409, 429 and 5xx; waits double from 0.5 s up to 8 s, so that
+    12 outlast a restart of about a minute."""
 
     @model_validator(mode="after")
     def _fits_engine(self) -> "TeacherConfig":
-        _check_engine_args(self.engine, self.engine_args)
-        if self.engine == "vllm" and self.transport == "full":
-            raise ValueError(
-                "the vllm engine has no `full` transport; use teacher.transport=hidden (exact) or engine=hf"
+        problems = []
+        if self.transport not in TRANSPORTS_OF[self.engine]:
+            problems.append(
+                f"the {self.engine} engine has no `{self.transport}` transport; use teacher.transport="
+                f"{' or '.join(TRANSPORTS_OF[self.engine])}, or engine=hf"
             )
+        # A dtype stays when a recipe is pointed at a server: it says what a local engine would use.
+        idle = sorted((self.idle_keys - {"dtype"}) & self.model_fields_set)
+        problems += [self._no_effect(key) for key in idle if getattr(self, key) != {}]
+        if self.engine == "server" and self.base_url is None:
+            problems.append("the server engine needs base_url; give it, as in teacher.base_url=http://host:8000/v1")
+        if problems:
+            raise ValueError("\n".join(problems))
         return self
+
+    def _no_effect(self, key: str) -> str:
+        setting, value = next(owner for owner, keys in TEACHER_KEYS_OF.items() if key in keys)
+        if key == "engine_args":
+            return f"the {self.engine} engine takes no engine_args; use engine=vllm, or set engine_args={{}}"
+        return f"{setting}={getattr(self, setting)} does not use {key}; set {setting}={value}, or remove {key}"
+
+    @property
+    def idle_keys(self) -> set[str]:
+        """Keys that nothing reads under this engine and transport."""
+        used = {*TEACHER_KEYS_OF["engine", self.engine], *TEACHER_KEYS_OF.get(("transport", self.transport), ())}
+        return {key for keys in TEACHER_KEYS_OF.values() for key in keys} - used
+
+    @property
+    def num_positions(self) -> int:
+        """How many the model has to have: vLLM ends a request for log-probs with a generated token."""
+        generates = self.engine != "hf" and self.transport in ("topk", "sampled")
+        return self.max_model_len + (1 if generates else 0)

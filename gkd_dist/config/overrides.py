@@ -6,9 +6,20 @@ so that one pass finds them all.
 
 from typing import Any
 
+from pydantic.fields import FieldInfo
+
 from gkd_dist.config.base import Strict
 from gkd_dist.config.run import RunConfig
-from gkd_dist.config.schema import expected, field_at, field_name, is_table, section_of, show, unknown_key
+from gkd_dist.config.schema import (
+    entry_of,
+    expected,
+    field_at,
+    field_name,
+    is_table,
+    section_of,
+    show,
+    unknown_key,
+)
 from gkd_dist.config.yaml_text import YamlTextError, parse_yaml
 
 Tree = dict[str, Any]
@@ -26,10 +37,7 @@ def canonical_keys(tree: Tree, model: type[Strict], path: Path, problems: list[s
         if name in result:
             problems.append(f"{_dotted(*path, key)}: the same key as {name}, which is given too; keep one")
             continue
-        section = section_of(model.model_fields[name])
-        if section is not None and isinstance(value, dict):
-            value = canonical_keys(value, section, (*path, name), problems)
-        result[name] = value
+        result[name] = _canonical_value(value, model.model_fields[name], (*path, name), problems)
     return {name: value for name, value in result.items() if not _is_empty_section(model, name, value)}
 
 
@@ -56,17 +64,37 @@ def apply_override(tree: Tree, override: str, problems: list[str]) -> None:
         problems.append(problem)
         return
     field = field_at(RunConfig, path)
-    section = section_of(field) if field is not None else None
-    if section is not None and isinstance(value, dict):
-        value = canonical_keys(value, section, path, problems)
+    if field is not None:
+        value = _canonical_value(value, field, path, problems)
     _place(tree, path, value, problems)
+
+
+def _canonical_value(value: Any, field: FieldInfo, path: Path, problems: list[str]) -> Any:
+    """`value` of the field at `path`, with canonical keys where it is a section or a mapping of sections."""
+    section, entry = section_of(field), entry_of(field)
+    if not isinstance(value, dict):
+        return value
+    if section is not None:
+        return canonical_keys(value, section, path, problems)
+    if entry is not None:  # an entry with nothing below it is told which of its keys are required
+        return {
+            name: canonical_keys(below or {}, entry, (*path, name), problems)
+            if below is None or isinstance(below, dict)
+            else below
+            for name, below in value.items()
+        }
+    return value
 
 
 def _resolve(keys: Path) -> tuple[Path, str | None]:
     """(the field names that `keys` mean, what is wrong with them or None)."""
     model: type[Strict] | None = RunConfig
+    entry: type[Strict] | None = None
     path: Path = ()
     for position, key in enumerate(keys):
+        if entry is not None:  # any name will do here
+            path, model, entry = (*path, key), entry, None
+            continue
         if model is None:  # inside a table every key is allowed
             return (*path, *keys[position:]), None
         name = field_name(model, key)
@@ -74,8 +102,8 @@ def _resolve(keys: Path) -> tuple[Path, str | None]:
             return path, f"{_dotted(*path, key)}: {unknown_key(RunConfig, model, key)}"
         path = (*path, name)
         field = model.model_fields[name]
-        model = section_of(field)
-        if model is None and position < len(keys) - 1 and not is_table(field):
+        model, entry = section_of(field), entry_of(field)
+        if model is None and entry is None and position < len(keys) - 1 and not is_table(field):
             return path, f"{_dotted(*keys)}: {_dotted(*path)} holds {expected(field)}; it has no keys below it"
     return path, None
 

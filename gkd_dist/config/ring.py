@@ -11,12 +11,18 @@ class SamplingConfig(Strict):
     """Sampling in training; every field is sent explicitly."""
 
     max_new_tokens: int = Field(default=128, ge=1)
+    num_generations: int = Field(default=1, ge=1)
+    """Samples of each prompt, within one step; the name is that of TRL's GRPO."""
     temperature: float = Field(default=1.0, gt=0)
     """Its own knob: neither the teacher's temperature nor the student's in the loss."""
     top_p: float = Field(default=1.0, gt=0, le=1)
     top_k: int = Field(default=0, ge=0)
     """0 means no limit."""
     min_p: float = Field(default=0.0, ge=0, le=1)
+    teacher_mix: float = Field(default=0.0, ge=0, lt=1)
+    """Weight of the teacher in the distribution that training samples are drawn from, token by token: alpha of MiniLLM
+    (section 2.2), which uses 0.2. The hf sampler alone can mix two models; it mixes their softmaxes at temperature 1,
+    and what is above acts on the mixture. Evaluation samples from the student."""
 
 
 class ReplayConfig(Strict):
@@ -41,9 +47,13 @@ class ClusterConfig(Strict):
     num_cpus_per_sampler: float = Field(default=0.5, ge=0)
     num_cpus_per_teacher: float = Field(default=0.5, ge=0)
     num_cpus_learner: float = Field(default=1, ge=0)
+    num_cpus_reward: float = Field(default=0, ge=0)
+    """Of a reward that is a model, other rewards are computed beside the controller. It works while the teacher does,
+    once a step: reserve something where answers are long or the model is large."""
     num_gpus_per_sampler: float = Field(default=0, ge=0)
     num_gpus_per_teacher: float = Field(default=0, ge=0)
     num_gpus_learner: float = Field(default=0, ge=0)
+    num_gpus_reward: float = Field(default=0, ge=0)
     startup_timeout_s: float = Field(default=600, gt=0)
     request_timeout_s: float = Field(default=600, gt=0)
     object_store_bytes: int | None = Field(default=None, ge=80_000_000)

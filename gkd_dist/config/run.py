@@ -6,10 +6,12 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from gkd_dist.config.base import Strict
+from gkd_dist.config.combination import combination_problems
 from gkd_dist.config.data import DataConfig
 from gkd_dist.config.learner import LearnerConfig
 from gkd_dist.config.models import SamplerConfig, StudentConfig, TeacherConfig
 from gkd_dist.config.objective import ObjectiveConfig
+from gkd_dist.config.reward import RewardConfig
 from gkd_dist.config.ring import (
     ClusterConfig,
     EvaluationConfig,
@@ -18,6 +20,7 @@ from gkd_dist.config.ring import (
     SamplingConfig,
     WeightsConfig,
 )
+from gkd_dist.config.transports import transport_problems
 
 
 class RunConfig(Strict):
@@ -35,10 +38,15 @@ class RunConfig(Strict):
     """`sync` is Algorithm 1 exactly: staleness 0. A seed repeats bit for bit with the `hf` engines; vLLM rounds by what
     happens to share a batch, so its samples may differ from run to run."""
     student: StudentConfig
-    teacher: TeacherConfig
+    teacher: TeacherConfig | None = None
+    """The teacher; or, where there are several:"""
+    teachers: dict[str, TeacherConfig] | None = None
+    """Teachers by name, combined by `objective.combine_teachers`; instead of `teacher`."""
     sampler: SamplerConfig = SamplerConfig()
     sampling: SamplingConfig = SamplingConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
+    reward: RewardConfig | None = None
+    """What answers are worth; exactly where objective.alpha is below 1."""
     data: DataConfig = DataConfig()
     replay: ReplayConfig = ReplayConfig()
     learner: LearnerConfig = LearnerConfig()
@@ -48,9 +56,18 @@ class RunConfig(Strict):
     metrics: MetricsConfig = MetricsConfig()
 
     @property
-    def teachers(self) -> dict[str, TeacherConfig]:
-        """Every teacher by its name; a single one is called `teacher`."""
-        return {"teacher": self.teacher}
+    def named_teachers(self) -> dict[str, TeacherConfig]:
+        """Every teacher by its name; the one under `teacher` is called that."""
+        return dict(self.teachers or {}) if self.teacher is None else {"teacher": self.teacher}
+
+    def key_of(self, teacher: str) -> str:
+        """Where the settings of a teacher stand: `teacher`, or `teachers.NAME`."""
+        return f"teachers.{teacher}" if self.teacher is None else "teacher"
+
+    @property
+    def samples_off_policy(self) -> bool:
+        """Whether training samples are drawn from something else than the student's own softmax."""
+        return self.sampling.temperature != 1 or self.sampling.teacher_mix > 0
 
     @model_validator(mode="after")
     def _between_components(self) -> "RunConfig":
@@ -65,17 +82,67 @@ class RunConfig(Strict):
                 f"evaluation.max_new_tokens ({self.evaluation.max_new_tokens}) leaves no room for a prompt in "
                 f"sampler.max_model_len ({self.sampler.max_model_len}); lower the first or raise the second"
             )
-        if self.teacher.max_model_len < self.sampler.max_model_len:
-            problems.append(
-                f"teacher.max_model_len ({self.teacher.max_model_len}) is below sampler.max_model_len "
-                f"({self.sampler.max_model_len}): the teacher could not score the longest samples; raise it"
-            )
+        by_key = {self.key_of(name): teacher for name, teacher in self.named_teachers.items()}
+        for key, teacher in by_key.items():
+            if teacher.max_model_len < self.sampler.max_model_len:
+                problems.append(
+                    f"{key}.max_model_len ({teacher.max_model_len}) is below sampler.max_model_len "
+                    f"({self.sampler.max_model_len}): the teacher could not score the longest samples; raise it"
+                )
+        problems += combination_problems(self.teacher, self.teachers, self.objective.combine_teachers)
         capacity = self.replay.capacity
         if capacity is not None and capacity < self.learner.batch_size:
             problems.append(
                 f"replay.capacity ({capacity}) is below learner.batch_size ({self.learner.batch_size}): "
                 "no batch would ever be complete; raise it"
             )
+        problems += transport_problems(self.objective, by_key, self.sampling, self.evaluation)
+        if self.sampling.teacher_mix > 0 and (self.sampler.engine != "hf" or len(self.named_teachers) > 1):
+            problems.append(
+                f"sampling.teacher_mix ({self.sampling.teacher_mix:g}) draws from two models at once, which only the "
+                "hf sampler can, with a single teacher; set sampler.engine=hf, or teacher_mix=0"
+            )
+        problems += self._reinforcement()
         if problems:
             raise ValueError("\n".join(problems))
         return self
+
+    @property
+    def _bent_sampling(self) -> list[str]:
+        """Keys that make training samples something else than draws from the student's own softmax."""
+        defaults, sampling = SamplingConfig(), self.sampling
+        keys = ("temperature", "top_p", "top_k", "min_p", "teacher_mix")
+        return [f"sampling.{key}" for key in keys if getattr(sampling, key) != getattr(defaults, key)]
+
+    def _reinforcement(self) -> list[str]:
+        """What is wrong between the objective, the reward and the number of samples per prompt."""
+        objective, num_generations, problems = self.objective, self.sampling.num_generations, []
+        if objective.alpha < 1 and self.reward is None:
+            problems.append(
+                f"objective.alpha: {objective.alpha:g} needs a reward; set reward.type to answer, entailment or "
+                "python, or objective.alpha=1"
+            )
+        if objective.alpha == 1 and self.reward is not None:
+            problems.append("reward: not used with objective.alpha=1; set objective.alpha below 1, or remove reward")
+        if objective.alpha < 1 and not objective.may_use_student:
+            problems.append(
+                f"objective.alpha: {objective.alpha:g} rewards what the student writes, but "
+                "objective.student_fraction is 0; raise it, or set objective.alpha=1"
+            )
+        if objective.alpha < 1 and self._bent_sampling:
+            problems.append(
+                f"{' and '.join(self._bent_sampling)} must be left alone with objective.alpha below 1: the policy "
+                "gradient holds for answers drawn from the student itself; remove what bends the distribution "
+                "(defaults: temperature=1, top_p=1, top_k=0, min_p=0, teacher_mix=0)"
+            )
+        if objective.alpha < 1 and objective.baseline == "leave_one_out" and num_generations < 2:
+            problems.append(
+                "objective.baseline: leave_one_out compares samples of one prompt; set sampling.num_generations to 2 "
+                "or more, or objective.baseline=moving_average"
+            )
+        if self.learner.batch_size % num_generations:
+            problems.append(
+                f"learner.batch_size: {self.learner.batch_size} sequences are no whole number of prompts with "
+                f"sampling.num_generations={num_generations}; choose a multiple of it"
+            )
+        return problems

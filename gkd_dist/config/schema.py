@@ -45,9 +45,15 @@ def section_of(field: FieldInfo) -> type[Strict] | None:
     return next((kind for kind in _alternatives(field.annotation) if _is_section(kind)), None)
 
 
+def entry_of(field: FieldInfo) -> type[Strict] | None:
+    """The model of each entry of a field that maps names of the user's choosing to sections (`teachers`), else None."""
+    values = (get_args(kind)[1] for kind in _alternatives(field.annotation) if get_origin(kind) is dict)
+    return next((value for value in values if _is_section(value)), None)
+
+
 def is_table(field: FieldInfo) -> bool:
-    """Whether the field holds a mapping with keys of the user's choosing (`engine_args`)."""
-    return any(get_origin(kind) is dict for kind in _alternatives(field.annotation))
+    """Whether the field holds a mapping of which we know neither keys nor values (`engine_args`)."""
+    return entry_of(field) is None and any(get_origin(kind) is dict for kind in _alternatives(field.annotation))
 
 
 def allows_null(field: FieldInfo) -> bool:
@@ -55,14 +61,21 @@ def allows_null(field: FieldInfo) -> bool:
 
 
 def field_at(model: type[Strict], path: tuple[str, ...]) -> FieldInfo | None:
-    """The field at a path of field names; None when the path leads out of the models (into a table, say)."""
+    """The field at a path of field names; None when the path leads out of the models (into a table, say).
+
+    An entry of a mapping of sections (`teachers.math`) counts as a required field.
+    """
     field: FieldInfo | None = None
     section: type[Strict] | None = model
+    entry: type[Strict] | None = None
     for name in path:
-        if section is None or name not in section.model_fields:
+        if entry is not None:
+            field = FieldInfo.from_annotation(entry)
+        elif section is not None and name in section.model_fields:
+            field = section.model_fields[name]
+        else:
             return None
-        field = section.model_fields[name]
-        section = section_of(field)
+        section, entry = section_of(field), entry_of(field)
     return field
 
 

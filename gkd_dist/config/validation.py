@@ -7,13 +7,13 @@ values are taken out and the rest is validated again.
 import copy
 import json
 import re
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from gkd_dist.config.run import RunConfig
-from gkd_dist.config.schema import allows_null, expected, expected_range, field_at, show
+from gkd_dist.config.schema import allows_null, entry_of, expected, expected_range, field_at, show
 
 _RANGE_ERRORS = {"greater_than", "greater_than_equal", "less_than", "less_than_equal"}
 _STAND_INS: dict[Any, Any] = {str: "?", int: 1}
@@ -35,8 +35,9 @@ def validate(tree: Tree) -> tuple[RunConfig | None, list[str]]:
     problems: list[str] = []
     removed: set[Path] = set()
     for _ in range(_MAX_ROUNDS):
-        for section in ("student", "teacher"):
-            tree.setdefault(section, {})
+        tree.setdefault("student", {})
+        if tree.get("teachers") is None and ("teachers",) not in removed:
+            tree.setdefault("teacher", {})
         try:
             config = RunConfig.model_validate_json(json.dumps(tree), strict=True)
         except ValidationError as error:
@@ -99,8 +100,15 @@ def _mend(tree: Tree, path: Path, details: ErrorDetails) -> None:
     *above, name = path
     for part in above:
         tree = tree[part]
-    field = field_at(RunConfig, path)
+    field, parent = field_at(RunConfig, path), field_at(RunConfig, tuple(above))
     if details["type"] == "missing" and field is not None:
-        tree[name] = _STAND_INS.get(field.annotation)
+        tree[name] = _stand_in(field.annotation)
+    elif parent is not None and entry_of(parent) is not None:
+        tree[name] = {}  # the rules count the entries: it stays, and what it lacks follows from what was taken out
     else:
         tree.pop(name, None)
+
+
+def _stand_in(kind: Any) -> Any:
+    """A value for a required key that was not given, by its type."""
+    return get_args(kind)[0] if get_origin(kind) is Literal else _STAND_INS.get(kind)

@@ -9,7 +9,7 @@ A wrong type is an error that names the place; an empty cell makes the row unusa
 
 import difflib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from gkd_dist.config.data import DataFields
@@ -30,6 +30,8 @@ class Columns:
     prompt: str = "prompt"
     completion: str = "completion"
     messages: str = "messages"
+    source: str | None = None
+    """None where no source is read."""
 
     def row(self, record: Record, place: str) -> Row:
         """The row of one record.
@@ -38,6 +40,13 @@ class Columns:
             DataError: a column is missing or has the wrong type.
             UnusableRowError: a cell is empty, or a conversation has no answer.
         """
+        row = self._content(record, place)
+        if self.source is None:
+            return row
+        source = _text(_cell(record, self.source, place), f"{place}: {self.source}", "empty source", "text")
+        return replace(row, source=source)
+
+    def _content(self, record: Record, place: str) -> Row:
         if self.format == "messages":
             return _conversation(_cell(record, self.messages, place), f"{place}: {self.messages}")
         prompt_place = f"{place}: {self.prompt}"
@@ -48,6 +57,19 @@ class Columns:
 
 
 def detect_columns(fields: DataFields, record: Record, place: str) -> Columns:
+    """The columns of a data set: those of its format, and that of the source where the user names one.
+
+    Raises:
+        DataError: as `_content_columns`, or no column of the source's name.
+    """
+    columns = _content_columns(fields, record, place)
+    if fields.source is None:
+        return columns
+    _cell(record, fields.source, place)
+    return replace(columns, source=fields.source)
+
+
+def _content_columns(fields: DataFields, record: Record, place: str) -> Columns:
     """The format of a data set, from the names the user gave and the columns of its first record.
 
     Without names, a record with `prompt` and `completion` is that pair, one with `messages` a conversation, and

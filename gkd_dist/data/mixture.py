@@ -24,6 +24,9 @@ class Mixture:
         schedule: `constant`; `linear` from student_fraction at step 0 to `final` at `at_step` (None: max_steps);
             `step` jumps to `final` at `at_step`.
         batch_size: sequences per step.
+        num_generations: samples of each prompt that the student answers, a divisor of batch_size: the quota is then
+            one of prompts, batch_size / num_generations of them a step, and off by half of one at most. A fixed pair
+            is one sequence, whatever the number.
         seed: of the coin.
         max_steps: length of the run, in train steps.
 
@@ -40,11 +43,14 @@ class Mixture:
         batch_size: int,
         seed: int,
         max_steps: int,
+        num_generations: int = 1,
     ) -> None:
         if not 0 <= student_fraction <= 1:
             raise ValueError(f"student_fraction must lie in [0, 1], got {student_fraction}")
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        if num_generations < 1 or batch_size % num_generations:
+            raise ValueError(f"num_generations must divide batch_size {batch_size}, got {num_generations}")
         _check_schedule(schedule)
         self._mix = mix
         self._type = schedule.type
@@ -53,7 +59,10 @@ class Mixture:
         self._final = self._first if schedule.final is None else Fraction(str(schedule.final))
         self._at_step = schedule.at_step or max(max_steps, 1)
         self._batch_size = batch_size
+        self._num_generations = num_generations
         self._seed = seed
+        self._tossed = [0]
+        """Under `per_batch`: prompts answered in the first 0, 1, 2, ... steps."""
 
     @property
     def needs_fixed(self) -> bool:
@@ -66,22 +75,48 @@ class Mixture:
             return float(self._first + (self._final - self._first) * Fraction(min(step, self._at_step), self._at_step))
         return float(self._first if step < self._at_step else self._final)
 
+    @property
+    def num_generations(self) -> int:
+        """Samples of each prompt that the student answers."""
+        return self._num_generations
+
     def num_student(self, step: int) -> int:
         """How many of the `batch_size` sequences of `step` the student writes; the rest are fixed pairs."""
+        return self.num_prompts(step) * self._num_generations
+
+    def num_prompts(self, step: int) -> int:
+        """How many prompts the student answers in `step`, `num_generations` times each."""
         if step < 0:
             raise ValueError(f"a step counts from 0, got {step}")
         if self._mix == "per_sequence":
             return self._quota(step + 1) - self._quota(step)
         coin = random.Random(f"mixture/{self._seed}/{step}").random()
-        return self._batch_size if coin < self.student_fraction(step) else 0
+        return self._most_prompts if coin < self.student_fraction(step) else 0
+
+    def first_position(self, step: int) -> int:
+        """Rows of the stream that the steps before `step` use: one per prompt answered, one per fixed pair."""
+        if self._num_generations == 1:
+            return step * self._batch_size
+        return step * self._batch_size - self._num_prompts_before(step) * (self._num_generations - 1)
+
+    @property
+    def _most_prompts(self) -> int:
+        return self._batch_size // self._num_generations
+
+    def _num_prompts_before(self, step: int) -> int:
+        if self._mix == "per_sequence":
+            return self._quota(step)
+        while len(self._tossed) <= step:  # the sums are kept; what was asked for before changes none of them
+            self._tossed.append(self._tossed[-1] + self.num_prompts(len(self._tossed) - 1))
+        return self._tossed[step]
 
     def _quota(self, num_steps: int) -> int:
-        """Student sequences in the first `num_steps` steps."""
+        """Prompts that the student answers in the first `num_steps` steps."""
         moving = min(num_steps, self._at_step)
         total = moving * self._first + (num_steps - moving) * self._final
         if self._type == "linear":
             total += (self._final - self._first) * Fraction(moving * (moving - 1), 2 * self._at_step)
-        return floor(self._batch_size * total + Fraction(1, 2))
+        return floor(self._most_prompts * total + Fraction(1, 2))
 
 
 def _check_schedule(schedule: ScheduleConfig) -> None:

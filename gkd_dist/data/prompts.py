@@ -31,6 +31,10 @@ class RenderedRow:
     """[L] int32, ends with a stop token; None where the row has no completion."""
     text: str = ""
     """The question as a person reads it: the prompt, or its last message."""
+    reference: str | None = None
+    """The completion as text; None where the row has none."""
+    source: str | None = None
+    """Of the row; see `rows.Row`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,11 +119,11 @@ class _Split:
             self.dropped["no_tokens"] += 1
         elif len(self.held_out) < self._config.num_held_out:
             self._held_out_prompts.add(ids.tobytes())
-            self.held_out.append(RenderedRow(ids, renderer.completion_ids(row), _text(row)))
+            self.held_out.append(_rendered(row, ids, renderer))
         elif ids.tobytes() in self._held_out_prompts:
             self.dropped["same_as_held_out"] += 1
         else:
-            self.train.append(RenderedRow(ids, renderer.completion_ids(row), _text(row)))
+            self.train.append(_rendered(row, ids, renderer))
 
     def _fitting(self, ids: IntArray) -> IntArray | None:
         """`ids` within the limit, by the overlong policy; None means drop."""
@@ -140,8 +144,9 @@ class _Split:
                 )
 
 
-def _text(row: Row) -> str:
-    return row.prompt if isinstance(row.prompt, str) else row.prompt[-1].content
+def _rendered(row: Row, prompt_ids: IntArray, renderer: RowRenderer) -> RenderedRow:
+    text = row.prompt if isinstance(row.prompt, str) else row.prompt[-1].content
+    return RenderedRow(prompt_ids, renderer.completion_ids(row), text, row.completion, row.source)
 
 
 def _check(rendered: RenderedPrompts, config: DataConfig, num_seen: int, limit: int) -> None:
@@ -199,9 +204,9 @@ class PromptStream:
     def row(self, index: int) -> RenderedRow:
         return self._rows[self.row_index(index)]
 
-    def prompt(self, index: int) -> Prompt:
+    def prompt(self, index: int, repeat_index: int = 0) -> Prompt:
         """The prompt at stream position `index`, under its stable id."""
-        return Prompt(SampleId(self._run, index), self.row(index).prompt_ids)
+        return Prompt(SampleId(self._run, index, repeat_index), self.row(index).prompt_ids)
 
     def _order(self, epoch: int) -> list[int]:
         if epoch not in self._orders:

@@ -1,5 +1,6 @@
 """Rows of a data set as text, before any tokenizer (floor F2)."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -22,6 +23,8 @@ class Row:
 
     prompt: str | tuple[Message, ...]
     completion: str | None = None
+    source: str | None = None
+    """Where the row comes from, for routing between teachers; None where no column says it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,12 @@ class Rows:
     """Where they come from, for people: a file, a hub name and split, or the embedded problems."""
     num_skipped: Mapping[str, int] = field(default_factory=dict)
     """Rows left out, by reason (`empty prompt`, ...)."""
+
+    @property
+    def sources(self) -> dict[str, int]:
+        """How many rows each named source has, by name."""
+        counts = Counter(row.source for row in self.rows if row.source is not None)
+        return dict(sorted(counts.items()))
 
     @property
     def has_completions(self) -> bool:

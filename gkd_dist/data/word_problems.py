@@ -12,13 +12,20 @@ from gkd_dist.data.problems.language import Draw, Problem, Template
 from gkd_dist.data.rows import Row
 from gkd_dist.errors import DataError
 
-TEMPLATES: tuple[Template, ...] = money.TEMPLATES + counting.TEMPLATES + rates.TEMPLATES + shares.TEMPLATES
+KINDS: dict[str, tuple[Template, ...]] = {
+    "money": money.TEMPLATES,
+    "counting": counting.TEMPLATES,
+    "rates": rates.TEMPLATES,
+    "shares": shares.TEMPLATES,
+}
+TEMPLATES: tuple[Template, ...] = tuple(template for templates in KINDS.values() for template in templates)
+_KIND_OF = {template: kind for kind, templates in KINDS.items() for template in templates}
 MAX_TRIES = 20
 """Draws of one template before it counts as used up."""
 
 
 def word_problems(num_rows: int, seed: int) -> list[Row]:
-    """`num_rows` problems, no two questions equal.
+    """`num_rows` problems, no two questions equal; the source of each is its kind, a key of `KINDS`.
 
     Every round of `len(TEMPLATES)` rows uses each template once, in a drawn order.
 
@@ -37,7 +44,7 @@ def word_problems(num_rows: int, seed: int) -> list[Row]:
             problem = _new_problem(template, draw, seen)
             if problem is not None:
                 seen.add(problem.question)
-                rows.append(Row(problem.question, solution(problem)))
+                rows.append(Row(problem.question, solution(problem), _KIND_OF.get(template)))
         if len(rows) == num_before:
             raise DataError(f"the embedded word problems end after {num_before} rows; ask for fewer than {num_rows}")
     return rows[:num_rows]

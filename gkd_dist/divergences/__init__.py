@@ -12,6 +12,7 @@ from gkd_dist.divergences.alignment import predicting_positions
 from gkd_dist.divergences.chunked import ChunkedResult, chunked_divergence, chunked_loss
 from gkd_dist.divergences.dense import DenseTerm, TeacherLogits, full_teacher, hidden_teacher
 from gkd_dist.divergences.kinds import Divergence, DivergenceKind, ForwardKl, ReverseKl, make_divergence
+from gkd_dist.divergences.mixture import MixedTeacher, MixtureKind, mixed_teacher
 from gkd_dist.divergences.pointwise import (
     forward_kl,
     jsd,
@@ -22,7 +23,10 @@ from gkd_dist.divergences.pointwise import (
 )
 from gkd_dist.divergences.readout import Readout
 from gkd_dist.divergences.reduction import Reduction, token_weights
-from gkd_dist.divergences.terms import LikelihoodTerm, Term, TermChunk
+from gkd_dist.divergences.sampled import SampledTerm, importance_weights
+from gkd_dist.divergences.selected import selected_log_probs
+from gkd_dist.divergences.terms import LikelihoodTerm, Measuring, Term, TermChunk
+from gkd_dist.divergences.topk import Tail, TopKTeacher, TopKTerm, topk_teacher
 
 __all__ = [
     "forward_kl",
@@ -40,10 +44,21 @@ __all__ = [
     "TeacherLogits",
     "hidden_teacher",
     "full_teacher",
+    "MixedTeacher",
+    "MixtureKind",
+    "mixed_teacher",
     "Term",
     "TermChunk",
+    "Measuring",
     "DenseTerm",
+    "TopKTerm",
+    "TopKTeacher",
+    "topk_teacher",
+    "Tail",
+    "SampledTerm",
+    "importance_weights",
     "LikelihoodTerm",
+    "selected_log_probs",
     "ChunkedResult",
     "chunked_loss",
     "chunked_divergence",

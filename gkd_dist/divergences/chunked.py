@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from gkd_dist.divergences import budget
 from gkd_dist.divergences.dense import DenseTerm, TeacherLogits
 from gkd_dist.divergences.kinds import Divergence
 from gkd_dist.divergences.product import accumulate_, check_compute_dtype, multiply, operand
@@ -49,7 +50,8 @@ def chunked_divergence(
     divergence: Divergence,
     *,
     teacher_temperature: float = 1.0,
-    chunk_tokens: int = 256,
+    chunk_tokens: int | None = None,
+    memory_bytes: int | None = None,
     compute_dtype: torch.dtype = torch.float32,
 ) -> ChunkedResult:
     """Weighted sum over N tokens of the divergence between teacher and student, over the full vocabulary.
@@ -57,7 +59,14 @@ def chunked_divergence(
     The same as `chunked_loss` of one `DenseTerm`.
     """
     term = DenseTerm(teacher_logits, divergence, token_weights, teacher_temperature)
-    return chunked_loss(student_hidden, student_readout, [term], chunk_tokens=chunk_tokens, compute_dtype=compute_dtype)
+    return chunked_loss(
+        student_hidden,
+        student_readout,
+        [term],
+        chunk_tokens=chunk_tokens,
+        memory_bytes=memory_bytes,
+        compute_dtype=compute_dtype,
+    )
 
 
 def chunked_loss(
@@ -65,7 +74,8 @@ def chunked_loss(
     student_readout: Readout,
     terms: Sequence[Term],
     *,
-    chunk_tokens: int = 256,
+    chunk_tokens: int | None = None,
+    memory_bytes: int | None = None,
     compute_dtype: torch.dtype = torch.float32,
 ) -> ChunkedResult:
     """Sum of `terms` over N tokens, given the student's hidden states.
@@ -77,7 +87,9 @@ def chunked_loss(
         student_hidden: [N, H] float32, bfloat16 or float64, after the final norm; row n predicts token n.
         student_readout: the student's LM head.
         terms: at least one, each over the same N tokens and the readout's ids.
-        chunk_tokens: tokens per chunk. It bounds the memory and does not change the result.
+        chunk_tokens: tokens per chunk. It bounds the memory and does not change the result. None: as many as
+            `memory_bytes` allows, see `budget.chunk_tokens`.
+        memory_bytes: for the logits of one chunk; None means the device's default.
         compute_dtype: float32, or bfloat16 to round the inputs of every product while results stay float32.
 
     Returns:
@@ -97,12 +109,21 @@ def chunked_loss(
                 f"token_weights {list(term.weights.shape)} does not fit student_hidden "
                 f"{list(student_hidden.shape)} [N, H]"
             )
+    dtype = torch.promote_types(student_hidden.dtype, torch.float32)
+    if chunk_tokens is None:
+        chunk_tokens = budget.chunk_tokens(
+            student_readout.vocabulary_size,
+            dtype,
+            student_hidden.device.type,
+            num_tiles=2 + (len(terms) > 1 or student_readout.soft_cap is not None),
+            memory_bytes=memory_bytes,
+        )
     if chunk_tokens < 1:
         raise ValueError(f"chunk_tokens must be at least 1, got {chunk_tokens}")
     loop = _Loop(
         readout=student_readout.frozen(compute_dtype),
         terms=tuple(terms),
-        dtype=torch.promote_types(student_hidden.dtype, torch.float32),
+        dtype=dtype,
         chunk_tokens=chunk_tokens,
         compute_dtype=compute_dtype,
     )
@@ -158,16 +179,19 @@ class _Loop:
     def _chunk(self, rows: Tensor, span: slice, per_term: list[Tensor], gradients: _Gradients) -> None:
         """One chunk of hidden states [n, H]: values into `per_term`, gradients into their accumulators."""
         logits = self.readout.finish(multiply(rows, self.readout.weight.T, self.compute_dtype))
-        bent = logits.clone() if gradients.any_wanted and self.readout.soft_cap is not None else None
+        # The way back through a soft cap needs the logits again.
+        keeps_logits = gradients.any_wanted and self.readout.soft_cap is not None
         total: Tensor | None = None
-        for term, nats in zip(self.terms, per_term, strict=True):
-            last = term is self.terms[-1]
-            part = term.chunk(logits, span, wants_slope=gradients.any_wanted, owns_logits=last)
+        for index, (term, nats) in enumerate(zip(self.terms, per_term, strict=True), start=1):
+            owns_logits = index == len(self.terms) and not keeps_logits
+            part = term.chunk(logits, span, wants_slope=gradients.any_wanted, owns_logits=owns_logits)
             nats[span] = part.nats
             if part.slope is not None:
                 total = part.slope if total is None else total.add_(part.slope)
         if total is not None:
-            self._accumulate(self.readout.finish_backward(bent, total), rows, span, gradients)
+            slope = self.readout.finish_backward(logits if keeps_logits else None, total)
+            del logits, part, total
+            self._accumulate(slope, rows, span, gradients)
 
     def _accumulate(self, slope: Tensor, rows: Tensor, span: slice, gradients: _Gradients) -> None:
         """Take `slope` [n, V], the loss's derivative with respect to the product h W^T, back through it."""
@@ -194,7 +218,8 @@ class _Chunked(torch.autograd.Function):
             for tensor, wanted in zip((hidden, weight, bias), ctx.needs_input_grad[:3], strict=True)
         ]
         loss, per_term = loop.run(hidden, _Gradients(*accumulators))
-        ctx.save_for_backward(*accumulators)
+        # Not saved by autograd, which would keep a reference and so force a copy of what is handed out.
+        ctx.gradients = accumulators
         ctx.dtypes = [None if tensor is None else tensor.dtype for tensor in (hidden, weight, bias)]
         ctx.mark_non_differentiable(*per_term)
         return loss, *per_term
@@ -202,12 +227,21 @@ class _Chunked(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_loss: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        # Written straight into the wanted dtype: no second float32 tensor of the head's size.
-        scaled = (
-            None if gradient is None else torch.mul(gradient, grad_loss, out=torch.empty_like(gradient, dtype=dtype))
-            for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
-        )
-        return (*scaled, None)
+        gradients, ctx.gradients = ctx.gradients, None
+        if gradients is None:
+            raise RuntimeError(
+                "this loss was backpropagated before and has handed its gradients out; compute the loss again"
+            )
+        # The usual upstream gradient is 1; where looking at it would wait for a GPU, multiply.
+        factor = grad_loss if grad_loss.is_cuda or bool(grad_loss != 1) else None
+        return (*(_scaled(*pair, factor) for pair in zip(gradients, ctx.dtypes, strict=True)), None)
+
+
+def _scaled(gradient: Tensor | None, dtype: torch.dtype, factor: Tensor | None) -> Tensor | None:
+    """gradient * factor in `dtype`, in place where that is its dtype."""
+    if gradient is None:
+        return None
+    return (gradient if factor is None else gradient.mul_(factor)).to(dtype)
 
 
 def _check_rows(name: str, hidden: Tensor, readout: Readout) -> None:

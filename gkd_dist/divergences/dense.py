@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gkd_dist.divergences.fused import Comparison, compare
 from gkd_dist.divergences.kinds import Divergence
 from gkd_dist.divergences.product import check_compute_dtype
 from gkd_dist.divergences.readout import Readout
@@ -66,7 +67,7 @@ class DenseTerm:
         if not 0 < self.teacher_temperature < float("inf"):
             raise ValueError(f"teacher_temperature must be positive and finite, got {self.teacher_temperature}")
 
-    def chunk(self, logits: Tensor, span: slice, *, wants_slope: bool, owns_logits: bool) -> TermChunk:  # noqa: ARG002
+    def chunk(self, logits: Tensor, span: slice, *, wants_slope: bool, owns_logits: bool) -> TermChunk:
         """See `terms.Term.chunk`."""
         teacher_logits = self.teacher_logits(span).to(logits)
         if teacher_logits.shape != logits.shape:
@@ -74,12 +75,7 @@ class DenseTerm:
                 f"teacher logits {list(teacher_logits.shape)} and student logits {list(logits.shape)} "
                 "of a chunk differ; set num_ids of both readouts to the number of shared real ids"
             )
-        if self.teacher_temperature != 1.0:
-            teacher_logits = teacher_logits / self.teacher_temperature
-        log_p, log_q = torch.log_softmax(teacher_logits, dim=-1), torch.log_softmax(logits, dim=-1)
-        entries, slope = self.divergence.entries(log_p, log_q)
-        nats = entries.sum(-1)
-        if not wants_slope:
-            return TermChunk(nats, None)
-        slope = slope - log_q.exp() * slope.sum(-1, keepdim=True)
-        return TermChunk(nats, slope * self.weights[span].to(slope).unsqueeze(1))
+        comparison = Comparison(self.divergence, self.teacher_temperature, wants_slope)
+        tile = logits if owns_logits or not wants_slope else logits.clone()
+        nats = compare(comparison, teacher_logits, tile, self.weights[span].to(logits))
+        return TermChunk(nats, tile if wants_slope else None)

@@ -6,7 +6,6 @@ An entry is a function of (log p, log q) and comes with its derivative with resp
 form value and gradient in one pass, over the vocabulary or over a coarser partition of it.
 """
 
-import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, Literal, cast, get_args
@@ -98,11 +97,12 @@ class Jsd(Divergence):
 
     def entries(self, log_p: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
         beta = self.beta
-        log_m = torch.logaddexp(log_p + math.log(beta), log_q + math.log1p(-beta))
+        p, q = log_p.exp(), log_q.exp()
+        log_m = (beta * p + (1 - beta) * q).log()
         scale = 1.0 / (beta * (1 - beta)) if self.normalized else 1.0
         # The derivative by way of M cancels the one by way of the leading q: the second term is its own derivative.
-        student = (scale * (1 - beta)) * _weigh(log_q - log_m, log_q.exp())
-        return (scale * beta) * _weigh(log_p - log_m, log_p.exp()) + student, student
+        student = (scale * (1 - beta)) * _weigh(log_q - log_m, q)
+        return (scale * beta) * _weigh(log_p - log_m, p) + student, student
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,9 +137,9 @@ class SkewedForwardKl(Divergence):
         return 1.0 - self.skew
 
     def entries(self, log_p: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
-        log_m = torch.logaddexp(log_p + math.log(self.skew), log_q + math.log1p(-self.skew))
-        p = log_p.exp()
-        return _weigh(log_p - log_m, p), -(1 - self.skew) * _weigh((log_q - log_m).exp(), p)
+        p, q = log_p.exp(), log_q.exp()
+        m = self.skew * p + (1 - self.skew) * q
+        return _weigh(log_p - m.log(), p), -(1 - self.skew) * _weigh(q / m, p)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,10 +160,10 @@ class SkewedReverseKl(Divergence):
         return -(1.0 - self.skew)
 
     def entries(self, log_p: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
-        log_m = torch.logaddexp(log_p + math.log1p(-self.skew), log_q + math.log(self.skew))
-        q = log_q.exp()
-        terms = _weigh(log_q - log_m, q)
-        return terms, terms + q - self.skew * _weigh((log_q - log_m).exp(), q)
+        p, q = log_p.exp(), log_q.exp()
+        m = (1 - self.skew) * p + self.skew * q
+        terms = _weigh(log_q - m.log(), q)
+        return terms, terms + q - self.skew * _weigh(q / m, q)
 
 
 def make_divergence(

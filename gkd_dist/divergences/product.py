@@ -44,7 +44,7 @@ def accumulate_(total: Tensor, left: Tensor, right: Tensor, compute_dtype: torch
         torch.addmm(total, left, right, out_dtype=torch.float32, out=total)
         return
     with _cpu_precision(compute_dtype):
-        total.addmm_(left, right)
+        torch.addmm(total, left, right, out=total)
 
 
 @contextmanager

@@ -97,27 +97,31 @@ class Readout:
         return logits.reshape(*hidden.shape[:-1], self.vocabulary_size)
 
     def finish(self, product: Tensor) -> Tensor:
-        """[n, vocabulary_size] logits from `product` = h W^T of that shape: bias, scale and soft cap."""
-        logits = product
+        """[n, vocabulary_size] logits from `product` = h W^T of that shape: bias, scale and soft cap.
+
+        Without gradient mode they are made in place of `product`.
+        """
+        logits, out = product, None if torch.is_grad_enabled() else product
         if self.bias is not None:
-            logits = logits + self.bias[: self.vocabulary_size]
+            logits = torch.add(logits, self.bias[: self.vocabulary_size], out=out)
         if self.logit_scale != 1.0:
-            logits = logits * self.logit_scale
+            logits = torch.mul(logits, self.logit_scale, out=out)
         if self.soft_cap is not None:
-            logits = self.soft_cap * torch.tanh(logits / self.soft_cap)
+            bent = torch.tanh(torch.div(logits, self.soft_cap, out=out), out=out)
+            logits = torch.mul(bent, self.soft_cap, out=out)
         return logits
 
     def finish_backward(self, logits: Tensor | None, slope: Tensor) -> Tensor:
         """A derivative with respect to logits, taken back through `finish` in place of `slope`.
 
         Args:
-            logits: [n, vocabulary_size] from `finish`; needed with a soft cap alone.
+            logits: [n, vocabulary_size] from `finish`; needed with a soft cap alone, and overwritten.
             slope: [n, vocabulary_size].
         """
         if self.soft_cap is not None:
             if logits is None:
                 raise ValueError("a soft cap needs the logits that finish gave")
-            slope = slope.mul_(1.0 - (logits / self.soft_cap).square())
+            slope = slope.mul_(logits.div_(self.soft_cap).square_().neg_().add_(1.0))
         return slope.mul_(self.logit_scale) if self.logit_scale != 1.0 else slope
 
     def frozen(self, compute_dtype: torch.dtype) -> "Readout":

@@ -4,8 +4,9 @@ A term sees the student's logits of a few tokens at a time and answers with its 
 loop that makes the logits (`chunked.chunked_loss`) knows nothing of teachers; a term knows nothing of hidden states.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -40,6 +41,16 @@ class Term(Protocol):
         Raises:
             ValueError: the term covers another number of ids than `logits`.
         """
+        ...
+
+
+@runtime_checkable
+class Measuring(Protocol):
+    """A term that knows more about its tokens than their nats."""
+
+    @property
+    def measured(self) -> Mapping[str, Tensor]:
+        """[N] each, by name; their means over the tokens of a step are reported."""
         ...
 
 

@@ -71,7 +71,8 @@ class GkdLearner:
         if batch.step != self._step:
             raise EngineError(f"the learner is at step {self._step}, the batch is for step {batch.step}")
         start = time.perf_counter()
-        loss = accumulate_gradient(self._student, batch, self._settings)
+        quantities: dict[str, float] = {}
+        loss = accumulate_gradient(self._student, batch, self._settings, quantities)
         backward_end = time.perf_counter()
         grad_norm = torch.nn.utils.clip_grad_norm_(self._student.model.parameters(), self._config.max_grad_norm).item()
         learning_rate = self._schedule.get_last_lr()[0]
@@ -92,6 +93,7 @@ class GkdLearner:
             num_trained_tokens=sum(item.trajectory.num_completion_tokens for item in batch.scored),
             num_skipped=0 if finite else 1,
             seconds={"gradient": backward_end - start, "optimizer": time.perf_counter() - backward_end},
+            quantities=quantities,
         )
 
     def _count_nonfinite(self, finite: bool) -> None:

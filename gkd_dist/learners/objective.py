@@ -4,11 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from gkd_dist.divergences import Divergence, Readout, Term
-from gkd_dist.learners.targets import TeacherView, divergence_term
+from gkd_dist.learners.targets import TargetRules, TeacherView, divergence_term
 from gkd_dist.types import ScoredTrajectory
 
 
@@ -52,22 +51,10 @@ class Distillation:
 
     divergence: Divergence
     teachers: Mapping[str, TeacherView]
-    num_ids: int
-    """Real ids that student and teachers share."""
-    bf16: bool
-    """Round the inputs of the teacher's projection to bfloat16."""
+    rules: TargetRules
 
     def terms(self, batch: MicroBatch) -> list[Term]:
-        return [
-            divergence_term(
-                batch.scored,
-                self.divergence,
-                batch.weights,
-                self.teachers,
-                num_ids=self.num_ids,
-                compute_dtype=torch.bfloat16 if self.bf16 else torch.float32,
-            )
-        ]
+        return [divergence_term(batch.scored, self.divergence, batch.weights, self.teachers, self.rules)]
 
     def measuring(self, divergence: Divergence) -> "Distillation":
         return replace(self, divergence=divergence)

@@ -4,16 +4,27 @@ The gradient does not depend on how the batch is split, because every token carr
 denominator as a weight.
 """
 
+import math
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from gkd_dist.data.collate import PaddedBatch, collate, micro_batches
-from gkd_dist.divergences import Divergence, chunked_loss, predicting_positions, token_weights
+from gkd_dist.divergences import (
+    Divergence,
+    Measuring,
+    ReverseKl,
+    Term,
+    chunked_loss,
+    predicting_positions,
+    token_weights,
+)
 from gkd_dist.errors import EngineError
 from gkd_dist.learners.model import StudentModel
 from gkd_dist.learners.objective import MicroBatch, Objective
+from gkd_dist.learners.targets import measurable
 from gkd_dist.types import ScoredTrajectory, TrainBatch
 
 
@@ -28,20 +39,28 @@ class LossSettings:
     pad_token_id: int
     num_ids: int
     """Real ids that student and teachers share; all are cut to them before any softmax."""
+    loss_memory_bytes: int | None = None
+    """For the logits of one chunk of the loss; None means the device's default."""
 
     @property
     def compute_dtype(self) -> torch.dtype:
         return torch.bfloat16 if self.bf16 else torch.float32
 
 
-def accumulate_gradient(student: StudentModel, batch: TrainBatch, settings: LossSettings) -> float:
-    """Add the gradient of the batch's loss to the parameters' .grad; returns the loss in nats.
+def accumulate_gradient(
+    student: StudentModel, batch: TrainBatch, settings: LossSettings, quantities: dict[str, float] | None = None
+) -> float:
+    """Add the gradient of the batch's loss to the parameters' .grad; returns its divergence in nats.
+
+    Args:
+        quantities: receives what the terms measured, by name, as means over the tokens that have it.
 
     Raises:
         EngineError: a completion with an id that is not shared, or targets that do not fit.
     """
     _check_ids(batch.scored, settings.num_ids)
     loss = 0.0
+    measured: dict[str, tuple[float, int]] = {}
     for indices in _micro_batches(batch.scored, settings):
         group = [batch.scored[index] for index in indices]
         hidden = completion_hidden(student, group, settings)
@@ -63,9 +82,20 @@ def accumulate_gradient(student: StudentModel, batch: TrainBatch, settings: Loss
             else torch.from_numpy(batch.advantages[indices]).to(hidden.device),
         )
         terms = settings.objective.terms(micro)
-        result = chunked_loss(hidden, readout, terms, compute_dtype=settings.compute_dtype)
+        result = chunked_loss(
+            hidden,
+            readout,
+            terms,
+            memory_bytes=settings.loss_memory_bytes,
+            compute_dtype=settings.compute_dtype,
+        )
         result.loss.backward()
-        loss += result.loss.item()
+        # What is not the divergence (a policy gradient's surrogate, say) has a gradient but no value worth reading.
+        loss += torch.dot(micro.weights.to(result.per_token), result.per_token).item()
+        if quantities is not None:
+            _measure(terms, measured)
+    if quantities is not None:
+        quantities.update({name: total / number for name, (total, number) in measured.items()})
     return loss
 
 
@@ -80,6 +110,9 @@ def token_divergences(
 
     Args:
         divergences: None stands for the configured objective's first term.
+
+    Returns:
+        Not a number where the targets cannot tell.
     """
     _check_ids(scored, settings.num_ids)
     objectives = [settings.objective.measuring(each) if each else settings.objective for each in divergences]
@@ -90,10 +123,21 @@ def token_divergences(
             hidden = completion_hidden(student, group, settings)
         readout = student.readout(settings.num_ids)
         weights = torch.ones(hidden.shape[0], device=hidden.device)
-        micro = MicroBatch(group, hidden, readout, weights, num_sequences=len(scored), advantages=None)
+        nothing_rewarded = torch.zeros(len(group), device=hidden.device)
+        micro = MicroBatch(group, hidden, readout, weights, len(scored), advantages=nothing_rewarded)
         for index, objective in enumerate(objectives):
+            if not measurable(group, divergences[index] or ReverseKl()):
+                sums[index] = math.nan
+                continue
             first = objective.terms(micro)[:1]
-            sums[index] += chunked_loss(hidden, readout, first, compute_dtype=settings.compute_dtype).loss.item()
+            result = chunked_loss(
+                hidden,
+                readout,
+                first,
+                memory_bytes=settings.loss_memory_bytes,
+                compute_dtype=settings.compute_dtype,
+            )
+            sums[index] += result.per_token.sum().item()
     return sums
 
 
@@ -109,6 +153,15 @@ def completion_hidden(student: StudentModel, group: Sequence[ScoredTrajectory], 
     return hidden.flatten(0, 1).index_select(0, positions.to(device))
 
 
+def _measure(terms: Sequence[Term], measured: dict[str, tuple[float, int]]) -> None:
+    """Add sums and numbers of this micro-batch's tokens; those of a routed teacher may not be all of a step's."""
+    for term in terms:
+        if isinstance(term, Measuring):
+            for name, values in term.measured.items():
+                total, number = measured.get(name, (0.0, 0))
+                measured[name] = total + values.sum().item(), number + values.numel()
+
+
 def _check_ids(scored: Sequence[ScoredTrajectory], num_ids: int) -> None:
     """Both softmaxes are cut to `num_ids`: a token beyond them would be trained on as if it could not occur."""
     for item in scored:
@@ -121,5 +174,11 @@ def _check_ids(scored: Sequence[ScoredTrajectory], num_ids: int) -> None:
 
 
 def _micro_batches(scored: Sequence[ScoredTrajectory], settings: LossSettings) -> Iterator[list[int]]:
-    """Indices of `scored`, group by group."""
-    yield from micro_batches([item.trajectory.num_tokens for item in scored], settings.max_micro_batch_tokens)
+    """Indices of `scored`, group by group; the trajectories of a group have the same teachers."""
+    panels: dict[tuple[str, ...], list[int]] = defaultdict(list)
+    for index, item in enumerate(scored):
+        panels[tuple(score.teacher for score in item.scores)].append(index)
+    for indices in panels.values():
+        lengths = [scored[index].trajectory.num_tokens for index in indices]
+        for group in micro_batches(lengths, settings.max_micro_batch_tokens):
+            yield [indices[position] for position in group]

@@ -81,10 +81,17 @@ DEFINITIONS: tuple[Definition, ...] = (
         buckets=_WORK_SECONDS,
     ),
     # teachers
-    Definition("gkd_teacher_scored_tokens_total", _C, "Tokens the teacher read: prompts and completions.", "tokens"),
+    Definition("gkd_teacher_scored_tokens_total", _C, "Prompt and completion tokens read, by each teacher.", "tokens"),
     Definition(
         "gkd_teacher_score_seconds", _H, "Wall time of one scoring request (many sequences).", "seconds",
         buckets=_WORK_SECONDS,
+    ),
+    Definition("gkd_teacher_mass", _G, "Teacher's probability in its top K: mean over the last train step's tokens."),
+    # reward
+    Definition("gkd_reward_mean", _G, "Mean reward of the student's answers in the last train step that had some."),
+    Definition(
+        "gkd_held_out_reward_mean", _G, "Mean reward of the student's answers to held-out prompts.",
+        labels={"when": EVALUATION_TIMES},
     ),
     # learner
     Definition("gkd_learner_steps_total", _C, "Train steps done.", "steps"),

@@ -108,6 +108,8 @@ class StepSummary:
         parts = [f"step {done}" if last is None else f"step {done}/{last}"]
         if "loss" in record:
             parts.append(f"loss {_short(record['loss'])}")
+        if "reward_mean" in record:
+            parts.append(f"reward {_short(record['reward_mean'])}")
         rates = [
             f"{role} {_rate(record[key])}"
             for role, key in (

@@ -1,5 +1,6 @@
 """Model card of a distilled student, as markdown (floor F3; writes nothing, asks no network)."""
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,6 +23,10 @@ class DistillationFacts:
     """lambda of the paper."""
     num_steps: int
     num_trained_tokens: int
+    alpha: float = 1.0
+    """Share of the divergence in the objective; the rest is the reward's."""
+    reward: str = ""
+    """Where alpha is below 1."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     """Final numbers by name, units in the name (`held_out/forward_kl_nats`)."""
 
@@ -47,6 +52,7 @@ def model_card(facts: DistillationFacts, *, license: str | None = None, tags: tu
         ("teacher", facts.teacher),
         ("divergence", facts.divergence),
         ("student fraction (lambda)", f"{facts.student_fraction:g}"),
+        *([("reward", facts.reward), ("share of the divergence (alpha)", f"{facts.alpha:g}")] if facts.reward else []),
         ("train steps", f"{facts.num_steps:,}"),
         ("trained tokens", f"{facts.num_trained_tokens:,}"),
     ]
@@ -63,7 +69,7 @@ def model_card(facts: DistillationFacts, *, license: str | None = None, tags: tu
         *_table("training", "value", rows),
     ]
     if facts.metrics:
-        numbers = [(name, f"{value:.4g}") for name, value in facts.metrics.items()]
+        numbers = [(name, "n/a" if math.isnan(value) else f"{value:.4g}") for name, value in facts.metrics.items()]
         lines += ["", *_table("metric", "value", numbers)]
     return "\n".join(lines) + "\n"
 

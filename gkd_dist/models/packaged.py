@@ -30,17 +30,19 @@ from gkd_dist.models.folders import cache_key, cached, default_cache_dir, is_who
 __all__ = ["materialise", "already_here", "default_cache_dir", "check_model_folder"]
 
 PACKAGE_PREFIX = "package:"
-HUB_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
+_HUB_WEIGHTS = "*.safetensors"
+HUB_FILES = ("*.json", _HUB_WEIGHTS, "*.model", "*.txt", "*.jinja")
 _HUB_NAME = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?")
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
-def materialise(reference: str, cache_dir: Path) -> Path:
+def materialise(reference: str, cache_dir: Path, *, weights: bool = True) -> Path:
     """A local folder with config.json, weights and tokenizer that transformers and vLLM load.
 
     Args:
         reference: a local folder, a hub name, or `package:NAME`.
         cache_dir: where converted packages are kept; see `default_cache_dir`. Hub snapshots stay in the hub's cache.
+        weights: False where config.json and tokenizer will do; none are downloaded then.
 
     Raises:
         ModelError: nothing there, something missing in it, or it cannot be fetched; the message says what to do.
@@ -49,17 +51,17 @@ def materialise(reference: str, cache_dir: Path) -> Path:
         return _from_package(reference.removeprefix(PACKAGE_PREFIX), cache_dir)
     folder = Path(reference).expanduser()
     if folder.exists():
-        check_model_folder(folder)
+        check_model_folder(folder, weights=weights)
         return folder
     if _HUB_NAME.fullmatch(reference) is None:
         raise ModelError(
             f"{reference!r} is no folder here and cannot be a hub name; "
             "give an existing folder, a hub name such as owner/model, or package:NAME"
         )
-    return _from_hub(reference)
+    return _from_hub(reference, weights)
 
 
-def already_here(reference: str, cache_dir: Path) -> Path | None:
+def already_here(reference: str, cache_dir: Path, *, weights: bool = True) -> Path | None:
     """What `materialise` would return, where that takes neither a conversion nor a look at the hub; else None.
 
     Raises:
@@ -68,7 +70,7 @@ def already_here(reference: str, cache_dir: Path) -> Path | None:
     if reference.startswith(PACKAGE_PREFIX):
         target = _target(_packaged_file(reference.removeprefix(PACKAGE_PREFIX)), cache_dir)
         return target if is_whole(target) else None
-    return materialise(reference, cache_dir) if is_local(reference) else None
+    return materialise(reference, cache_dir, weights=weights) if is_local(reference) else None
 
 
 def is_local(reference: str) -> bool:
@@ -76,13 +78,13 @@ def is_local(reference: str) -> bool:
     return Path(reference).expanduser().exists() or _HUB_NAME.fullmatch(reference) is None
 
 
-def check_model_folder(folder: Path) -> None:
-    """Raise ModelError saying what `folder` lacks to be a Hugging Face model."""
+def check_model_folder(folder: Path, *, weights: bool = True) -> None:
+    """Raise ModelError saying what `folder` lacks to be a Hugging Face model, with or without its weights."""
     if not folder.is_dir():
         raise ModelError(f"{folder} is not a folder; give the folder that holds config.json and the weights")
     if not (folder / "config.json").is_file():
         raise ModelError(f"{folder} has no config.json; give a folder written by save_pretrained")
-    if any((folder / name).is_file() for name in WEIGHT_FILES):
+    if not weights or any((folder / name).is_file() for name in WEIGHT_FILES):
         return
     for name in WEIGHT_FILES:
         index = folder / f"{name}.index.json"
@@ -95,16 +97,17 @@ def check_model_folder(folder: Path) -> None:
     raise ModelError(f"{folder} has a config.json but no weights (model.safetensors); copy or download them there")
 
 
-def _from_hub(name: str) -> Path:
+def _from_hub(name: str, weights: bool) -> Path:
+    patterns = [pattern for pattern in HUB_FILES if weights or pattern != _HUB_WEIGHTS]
     try:
-        folder = Path(snapshot_download(name, allow_patterns=list(HUB_FILES)))
+        folder = Path(snapshot_download(name, allow_patterns=patterns))
     except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(
             f"there is no folder {name!r} here, and the hub did not give a model of that name ({reason}); "
             "check the name, go online or log in with `hf auth login`, or download it elsewhere and give its folder"
         ) from error
-    check_model_folder(folder)
+    check_model_folder(folder, weights=weights)
     return folder
 
 

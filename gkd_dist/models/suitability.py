@@ -19,7 +19,7 @@ def check_suitable(folder: Path, role: str, *, max_model_len: int, engine: str) 
 
     Args:
         role: `student` or `teacher`, for messages.
-        max_model_len: longest prompt plus completion, tokens.
+        max_model_len: positions the engine needs: longest prompt plus completion, or one more.
         engine: section of the configuration whose max_model_len that is: `sampler` or `teacher`.
     """
     problems = [f"{role}.model: {problem}" for problem in _unreadable_weights(folder)]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from gkd_dist.interfaces import Metrics, RecordSink
-from gkd_dist.types import ScoredTrajectory, Source, StepReport, Trajectory, WeightManifest
+from gkd_dist.types import FloatArray, ScoredTrajectory, Source, StepReport, Trajectory, WeightManifest
 
 Clock = Callable[[], float]
 
@@ -50,8 +50,9 @@ class StepAccounts:
             self._metrics.count("gkd_sampler_completions_total", finish_reason=trajectory.finish_reason.value)
         self._metrics.observe("gkd_sampler_generation_seconds", self._open[step]["sample_s"])
 
-    def scored(self, step: int, trajectories: Sequence[Trajectory]) -> None:
-        tokens = sum(trajectory.num_tokens for trajectory in trajectories)
+    def scored(self, step: int, scored: Sequence[ScoredTrajectory]) -> None:
+        """A sequence that several teachers read counts once for each."""
+        tokens = sum(item.trajectory.num_tokens * len(item.scores) for item in scored)
         self._open[step]["scored_tokens"] += tokens
         self._metrics.count("gkd_teacher_scored_tokens_total", tokens)
         self._metrics.observe("gkd_teacher_score_seconds", self._open[step]["score_s"])
@@ -76,6 +77,7 @@ class StepAccounts:
             skipped=report.num_skipped,
             staleness=max(staleness, default=0),
             queue_depth=queue_depth,
+            **report.quantities,
         )
         self.queued(queue_depth)
         for value in staleness:
@@ -83,6 +85,15 @@ class StepAccounts:
         for item in drawn:
             self._metrics.count("gkd_trained_sequences_total", source=item.trajectory.source.value)
         self._learner_metrics(report, record["learn_s"])
+
+    def rewarded(self, step: int, drawn: Sequence[ScoredTrajectory], advantages: FloatArray) -> None:
+        """What the student's sequences of `step` earned, if there are any."""
+        judged = [index for index, item in enumerate(drawn) if item.reward is not None]
+        if not judged:
+            return
+        mean = sum(drawn[index].reward or 0.0 for index in judged) / len(judged)
+        self._open[step].update(reward_mean=mean, advantage_std=float(advantages[judged].std()))
+        self._metrics.gauge("gkd_reward_mean", mean)
 
     def _learner_metrics(self, report: StepReport, seconds: float) -> None:
         self._metrics.count("gkd_learner_steps_total")
@@ -92,6 +103,8 @@ class StepAccounts:
         self._metrics.gauge("gkd_learner_loss", report.loss)
         self._metrics.gauge("gkd_learner_grad_norm", report.grad_norm)
         self._metrics.gauge("gkd_learner_learning_rate", report.learning_rate)
+        if "teacher_mass" in report.quantities:
+            self._metrics.gauge("gkd_teacher_mass", report.quantities["teacher_mass"])
         self._metrics.gauge("gkd_learner_last_step_timestamp_seconds", time.time())
 
     def published(self, step: int, manifest: WeightManifest) -> None:

@@ -4,7 +4,7 @@
 
 sampling    consumes prompts and fixed pairs by lambda; produces trajectories
             waits for: the gate (weights of version step - max_staleness live)   unblocked by: publishing
-scoring     consumes trajectories; produces scored trajectories in the replay
+scoring     consumes trajectories; produces scored (and, with a reward, judged) trajectories in the replay
             waits for: the trajectory queue; room in the replay                  unblocked by: sampling; learning
 learning    consumes a batch drawn from the replay; produces step reports
             waits for: a full batch; room for one report                         unblocked by: scoring; publishing
@@ -42,6 +42,7 @@ async def run_ring(plan: Plan, fleet: Fleet, accounts: StepAccounts) -> None:
         replay=ReplayBuffer(plan.replay_capacity, plan.max_staleness, batch_size=plan.batch_size),
         trajectories=asyncio.Queue(maxsize=1),
         reports=asyncio.Queue(maxsize=1),
+        baseline=plan.reinforcement.make_baseline() if plan.reinforcement else None,
     )
     accounts.begin(len(Kind) * plan.replay_capacity)  # of both kinds, as the depth is
     try:

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from gkd_dist.interfaces import Fleet
+from gkd_dist.pipeline.judging import AnswerOf, judge
 from gkd_dist.pipeline.learning import train_batch
-from gkd_dist.pipeline.routing import spread
+from gkd_dist.pipeline.routing import TeachersOf, spread
 from gkd_dist.pipeline.scoring import score
 from gkd_dist.types import DivergenceReport, FinishReason, Prompt, SamplingParams, Trajectory
 
@@ -20,6 +21,10 @@ class HeldOut:
     sampling: SamplingParams
     num_shown: int
     """So many prompts are also answered greedily, to be read side by side."""
+    answer_of: AnswerOf | None = None
+    """The text of a sample with its prompt and reference; None where the objective asks for no reward."""
+    teachers_of: TeachersOf | None = None
+    """Who scores a sample; None: every teacher scores every sample."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,8 @@ class Evaluation:
     """One per prompt, under the evaluation's sampling; the divergence is measured on these."""
     shown: tuple[Trajectory, ...]
     """Greedy answers to the first prompts."""
+    reward_mean: float | None = None
+    """Of the samples; None where the objective asks for no reward."""
 
     @property
     def mean_completion_tokens(self) -> float:
@@ -54,8 +61,9 @@ async def evaluate(fleet: Fleet, held_out: HeldOut, version: int) -> Evaluation:
     greedy = replace(held_out.sampling, temperature=0.0)
     samples = await _sample(fleet, held_out.prompts, held_out.sampling)
     return Evaluation(
-        on_policy=await _divergence(fleet, samples, version),
-        reference=await _divergence(fleet, held_out.pairs, version) if held_out.pairs else None,
+        reward_mean=await _reward_mean(fleet, samples, held_out.answer_of),
+        on_policy=await _divergence(fleet, samples, held_out.teachers_of, version),
+        reference=await _divergence(fleet, held_out.pairs, held_out.teachers_of, version) if held_out.pairs else None,
         samples=tuple(samples),
         shown=tuple(await _sample(fleet, held_out.prompts[: held_out.num_shown], greedy)),
     )
@@ -65,6 +73,15 @@ async def _sample(fleet: Fleet, prompts: Sequence[Prompt], params: SamplingParam
     return await spread(fleet.samplers, prompts, lambda sampler, share: sampler.sample(share, params))
 
 
-async def _divergence(fleet: Fleet, trajectories: Sequence[Trajectory], version: int) -> DivergenceReport:
-    scored = await score(fleet, trajectories)
+async def _divergence(
+    fleet: Fleet, trajectories: Sequence[Trajectory], teachers_of: TeachersOf | None, version: int
+) -> DivergenceReport:
+    scored = await score(fleet, trajectories, teachers_of)
     return await fleet.learner.evaluate(train_batch(version, scored))
+
+
+async def _reward_mean(fleet: Fleet, samples: Sequence[Trajectory], answer_of: AnswerOf | None) -> float | None:
+    if fleet.reward is None or answer_of is None:
+        return None
+    rewards = await judge(fleet.reward, samples, answer_of)
+    return sum(reward for reward in rewards if reward is not None) / len(samples)

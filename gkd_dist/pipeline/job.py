@@ -1,5 +1,6 @@
 """One distillation job from end to end: evaluate, train, save, evaluate."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,5 +57,9 @@ async def _evaluate(
     for text, report in (("on_policy", evaluation.on_policy), ("reference", evaluation.reference)):
         if report is not None:
             for kind in ("forward_kl", "reverse_kl", "objective"):
-                metrics.gauge("gkd_held_out_divergence_nats", getattr(report, kind), text=text, kind=kind, when=when)
+                nats = getattr(report, kind)
+                if not math.isnan(nats):  # some targets cannot tell it
+                    metrics.gauge("gkd_held_out_divergence_nats", nats, text=text, kind=kind, when=when)
+    if evaluation.reward_mean is not None:
+        metrics.gauge("gkd_held_out_reward_mean", evaluation.reward_mean, when=when)
     return evaluation

@@ -1,9 +1,14 @@
-"""Sharing a group of requests between the replicas of one role."""
+"""Who serves which request: teachers by sample, and the replicas of one role by equal shares."""
 
 import asyncio
 import itertools
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import TypeVar
+
+from gkd_dist.types import SampleId
+
+TeachersOf = Callable[[SampleId], Collection[str]]
+"""Names of the teachers that score a sample, at least one; a pure function."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -10,16 +10,17 @@ from gkd_dist.types import Prompt, Trajectory
 async def sampling_loop(ring: Ring) -> None:
     """For every step: wait until its weights are live, then hand on its trajectories.
 
-    Step s uses the prompts s * B to (s + 1) * B - 1 of the stream; the mixture says how many of them the student
-    answers, the rest bring their own completion.
+    Step s uses the rows of the stream from `mixture.first_position(s)` to that of step s + 1: first the prompts that
+    the student answers, `num_generations` times each, then those that bring their own completion.
     """
     plan = ring.plan
     for step in range(plan.max_steps):
         await ring.gate.wait_for(step - plan.max_staleness)
-        first = step * plan.batch_size
-        num_student = plan.mixture.num_student(step)
-        prompts = [plan.stream.prompt(first + offset) for offset in range(num_student)]
-        fixed = [_pair(plan, first + offset) for offset in range(num_student, plan.batch_size)]
+        first = plan.mixture.first_position(step)
+        fixed_from = first + plan.mixture.num_prompts(step)
+        repeats = range(plan.mixture.num_generations)
+        prompts = [plan.stream.prompt(index, repeat) for index in range(first, fixed_from) for repeat in repeats]
+        fixed = [_pair(plan, index) for index in range(fixed_from, plan.mixture.first_position(step + 1))]
         sampled = await _sample(ring, step, prompts) if prompts else []
         await ring.trajectories.put((step, [*sampled, *fixed]))
 

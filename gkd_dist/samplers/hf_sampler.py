@@ -14,8 +14,10 @@ from transformers import (
     PreTrainedModel,
 )
 
+from gkd_dist.errors import EngineError, ModelError
 from gkd_dist.samplers.gumbel import GumbelProcessor
 from gkd_dist.samplers.seeds import sample_seed
+from gkd_dist.samplers.teacher_mix import TeacherMix
 from gkd_dist.serial import SerialThread
 from gkd_dist.types import (
     FinishReason,
@@ -40,10 +42,22 @@ class HfSampler:
         pad_token_id: fills the shorter prompts; never attended to.
         num_ids: ids the tokenizer knows; rows of the head beyond them are padding and never sampled. None: all rows.
         policy_version: version of the weights in `model`.
+        teacher: local folder of the model that `SamplingParams.teacher_mix` draws from beside the student, in the same
+            dtype; None: there is none to mix in.
+
+    Raises:
+        ModelError: a teacher beside an encoder-decoder student.
     """
 
     def __init__(
-        self, model: str | Path, *, dtype: str, pad_token_id: int, num_ids: int | None, policy_version: int = 0
+        self,
+        model: str | Path,
+        *,
+        dtype: str,
+        pad_token_id: int,
+        num_ids: int | None,
+        policy_version: int = 0,
+        teacher: str | Path | None = None,
     ) -> None:
         self._encoder_decoder = AutoConfig.from_pretrained(model).is_encoder_decoder
         family = AutoModelForSeq2SeqLM if self._encoder_decoder else AutoModelForCausalLM
@@ -51,6 +65,7 @@ class HfSampler:
         self._decoder_start = _decoder_start(self._model)
         # `generate` fills every field we leave open from here: penalties, n-gram bans and stop ids of the folder.
         self._model.generation_config = GenerationConfig()
+        self._teacher = None if teacher is None else self._load_teacher(teacher, dtype)
         self._pad_token_id = pad_token_id
         self._num_ids = num_ids
         shapes = {name: tuple(parameter.shape) for name, parameter in self._model.named_parameters()}
@@ -79,16 +94,29 @@ class HfSampler:
         input_ids, attention_mask = self._left_padded(prompts)
         seeds = [sample_seed(params.seed, prompt.sample_id) for prompt in prompts]
         gumbel = GumbelProcessor(params, seeds, self._num_ids)
+        mix = self._mix(params, attention_mask)
         sequences = self._model.generate(
             input_ids=input_ids,
             attention_mask=attention_mask,
             generation_config=self._generation_config(params),
-            logits_processor=LogitsProcessorList([gumbel]),
+            logits_processor=LogitsProcessorList([*mix, gumbel]),
         )
         log_probs = gumbel.chosen_log_probs(sequences).numpy()
         completions = sequences[:, -log_probs.shape[1] :].numpy().astype(np.int32)
         rows = zip(prompts, completions, log_probs, strict=True)
         return [self._trajectory(prompt, ids, row, params) for prompt, ids, row in rows]
+
+    def _load_teacher(self, teacher: str | Path, dtype: str) -> PreTrainedModel:
+        if self._encoder_decoder:
+            raise ModelError("a teacher can be mixed into the sampling of causal students only; set teacher_mix=0")
+        return AutoModelForCausalLM.from_pretrained(teacher, dtype=getattr(torch, dtype)).eval()
+
+    def _mix(self, params: SamplingParams, attention_mask: torch.Tensor) -> list[TeacherMix]:
+        if params.teacher_mix == 0:
+            return []
+        if self._teacher is None:
+            raise EngineError("this sampler was started without a teacher; it cannot sample with teacher_mix above 0")
+        return [TeacherMix(self._teacher, params.teacher_mix, attention_mask, self._num_ids)]
 
     def _left_padded(self, prompts: list[Prompt]) -> tuple[torch.Tensor, torch.Tensor]:
         width = max(prompt.token_ids.size for prompt in prompts)

@@ -1,47 +1,46 @@
-"""The teacher on transformers: hidden states or full log-probs of a causal model."""
+"""The teacher on transformers: every transport, of a causal model."""
 
-import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from gkd_dist.data.collate import PaddedBatch, collate, micro_batches
+from gkd_dist.data.collate import collate, micro_batches
 from gkd_dist.divergences import predicting_positions
 from gkd_dist.divergences.readout import readout_error
 from gkd_dist.errors import ModelError
 from gkd_dist.serial import SerialThread
-from gkd_dist.targets import FullTargets, HiddenTargets, TeacherTargets
+from gkd_dist.targets import TeacherTargets
 from gkd_dist.teachers.readout import load_readout
+from gkd_dist.teachers.rows import row_transport
 from gkd_dist.types import Trajectory
-
-_MAX_MICRO_BATCH_TOKENS = {"hidden": 4096, "full": 1024}
-"""Padded tokens per forward; the logits of 1024 tokens are 0.6 GB at a vocabulary of 152 000."""
 
 _PROBE_TOLERANCE = 1e-3
 """Largest difference allowed between a logit of the readout and the model's own."""
 
 
 class HfTeacher:
-    """Implements `interfaces.Teacher` with the `hidden` and `full` transports; calls run one after the other.
+    """Implements `interfaces.Teacher` with every transport; calls run one after the other.
 
-    `full` sends what the model's own forward says. `hidden` is refused for a model whose logits the learner would not
-    get back from its hidden states.
+    Logits are those of the model's own forward, at the positions that predict completion tokens and nowhere else.
+    `hidden` is refused for a model whose logits the learner would not get back from its hidden states.
 
     Args:
         model: local folder in Hugging Face format.
         dtype: `float32` or `bfloat16`; hidden states are shipped in the same type, log-probs in float32.
-        transport: `hidden` or `full`.
+        transport: what becomes of the rows; see `teachers/rows.py`.
         pad_token_id: fills the shorter rows; never attended to.
-        num_ids: real vocabulary; `full` log-probs are normalised over these ids alone. None means all.
+        num_ids: real vocabulary; log-probs are normalised over these ids alone. None means all.
+        top_k: K of `topk`.
         device: where the model runs. CPU; CUDA untested.
 
     Raises:
+        ConfigError: `topk`, and K is more than there are ids.
         ModelError: `hidden`, and the readout of the folder does not give the model's own logits.
     """
 
@@ -50,17 +49,17 @@ class HfTeacher:
         model: str | Path,
         *,
         dtype: str,
-        transport: Literal["hidden", "full"],
+        transport: Literal["hidden", "topk", "full", "sampled"],
         pad_token_id: int,
         num_ids: int | None = None,
+        top_k: int | None = None,
         device: str = "cpu",
     ) -> None:
+        self._transport = row_transport(transport, num_ids=num_ids, top_k=top_k)
         self._model = _load(model, dtype, device)
-        if transport == "hidden":
+        if not self._transport.from_logits:
             _check_readout(self._model, Path(model), dtype, device)
-        self._transport = transport
         self._pad_token_id = pad_token_id
-        self._num_ids = num_ids
         self._thread = SerialThread("hf-teacher")
 
     async def score(self, trajectories: Sequence[Trajectory]) -> list[TeacherTargets]:
@@ -74,41 +73,30 @@ class HfTeacher:
     def _score(self, trajectories: list[Trajectory]) -> list[TeacherTargets]:
         targets: dict[int, TeacherTargets] = {}
         lengths = [trajectory.num_tokens for trajectory in trajectories]
-        for indices in micro_batches(lengths, _MAX_MICRO_BATCH_TOKENS[self._transport]):
-            rows = self._rows([trajectories[index] for index in indices])
-            targets.update(zip(indices, map(self._pack, rows), strict=True))
+        for indices in micro_batches(lengths, self._transport.max_micro_batch_tokens):
+            group = [trajectories[index] for index in indices]
+            rows = self._rows(group).split([trajectory.num_completion_tokens for trajectory in group])
+            for index, trajectory, own in zip(indices, group, rows, strict=True):
+                targets[index] = self._transport.targets(own, trajectory.completion_ids)
         return [targets[index] for index in range(len(trajectories))]
 
-    def _rows(self, group: list[Trajectory]) -> tuple[torch.Tensor, ...]:
-        """Per trajectory: hidden states [L, H], or logits [L, V], at the positions that predict its completion."""
+    def _rows(self, group: list[Trajectory]) -> torch.Tensor:
+        """[N, H] states after the final norm, or [N, V] logits, at the positions that predict the completions."""
         padded = collate(group, self._pad_token_id)
-        input_ids = torch.from_numpy(padded.input_ids).to(self._model.device, torch.int64)
-        attention_mask = torch.from_numpy(padded.attention_mask).to(self._model.device)
-        columns = self._hidden if self._transport == "hidden" else self._logits
-        kept = columns(input_ids, attention_mask, int(padded.prompt_lengths.min()) - 1)
-        return _select(kept, padded).split([trajectory.num_completion_tokens for trajectory in group])
-
-    def _hidden(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, first: int) -> torch.Tensor:
-        """[B, T - first, H] after the final norm."""
-        output = self._model.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
-        return output.last_hidden_state[:, first:]
-
-    def _logits(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, first: int) -> torch.Tensor:
-        """[B, T - first, V] by the model's own forward, which is spared the earlier columns where it lets us."""
-        num_columns = input_ids.shape[1] - first
-        spared = "logits_to_keep" in inspect.signature(self._model.forward).parameters
-        output = self._model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            use_cache=False,
-            **({"logits_to_keep": num_columns} if spared else {}),
-        )
-        return output.logits[:, -num_columns:]
-
-    def _pack(self, rows: torch.Tensor) -> TeacherTargets:
-        if self._transport == "hidden":
-            return HiddenTargets(_array(rows))
-        return FullTargets(torch.log_softmax(rows[:, : self._num_ids].float(), dim=-1).cpu().numpy())
+        width = padded.input_ids.shape[1]
+        positions = predicting_positions(padded.prompt_lengths, padded.completion_lengths, width)
+        positions = positions.to(self._model.device)
+        inputs = {
+            "input_ids": torch.from_numpy(padded.input_ids).to(self._model.device, torch.int64),
+            "attention_mask": torch.from_numpy(padded.attention_mask).to(self._model.device),
+            "use_cache": False,
+        }
+        if not self._transport.from_logits:
+            return _select(self._model.base_model(**inputs).last_hidden_state, positions)
+        with _projecting_only(self._model, positions):
+            logits = self._model(**inputs).logits
+        # A forward that uses the head's weight without calling the head has projected every position.
+        return logits[0] if logits.shape[:2] == (1, positions.numel()) else _select(logits, positions)
 
 
 class _Float32Head(nn.Module):
@@ -142,15 +130,20 @@ def _check_readout(model: PreTrainedModel, path: Path, dtype: str, device: str) 
         )
 
 
-def _select(columns: torch.Tensor, padded: PaddedBatch) -> torch.Tensor:
-    """[N, X] at the predicting positions, of the last columns [B, C, X] of the batch."""
-    skipped = padded.input_ids.shape[1] - columns.shape[1]
-    positions = predicting_positions(padded.prompt_lengths - skipped, padded.completion_lengths, columns.shape[1])
-    return columns.flatten(0, 1).index_select(0, positions.to(columns.device))
+@contextmanager
+def _projecting_only(model: PreTrainedModel, positions: torch.Tensor) -> Iterator[None]:
+    """Inside, the LM head sees the hidden states at the flat `positions` [N] alone, as [1, N, H]."""
+    head = model.get_output_embeddings()
+    if head is None:
+        yield
+        return
+    handle = head.register_forward_pre_hook(lambda _, inputs: (_select(inputs[0], positions)[None],))
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
-def _array(hidden: torch.Tensor) -> np.ndarray:
-    """[L, H] as float32, or as the bits of bfloat16."""
-    if hidden.dtype == torch.bfloat16:
-        return hidden.contiguous().cpu().view(torch.uint16).numpy()
-    return hidden.float().contiguous().cpu().numpy()
+def _select(columns: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    """[N, X] at the flat `positions` of [B, T, X]."""
+    return columns.flatten(0, 1).index_select(0, positions)

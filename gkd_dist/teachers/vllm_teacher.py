@@ -1,30 +1,18 @@
-"""The teacher on vLLM: the pooling runner gives exact hidden states after the final norm, without the LM head."""
+"""The teacher on vLLM's pooling runner: exact hidden states after the final norm, without the LM head."""
 
 import asyncio
-import os
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from typing import Any
 
 import numpy as np
 import torch
 from vllm import PoolingParams, TokensPrompt
 from vllm.config import PoolerConfig
-from vllm.engine.arg_utils import AsyncEngineArgs
-from vllm.platforms import current_platform
-from vllm.v1.engine.async_llm import AsyncLLM
-from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
-from gkd_dist.errors import ConfigError, EngineError
+from gkd_dist.errors import EngineError
 from gkd_dist.targets import HiddenTargets, TeacherTargets
+from gkd_dist.teachers.vllm_engine import start_engine
 from gkd_dist.types import Trajectory
-
-_CPU_ARGS: Mapping[str, Any] = {
-    "enforce_eager": True,
-    "kv_cache_memory_bytes": 1 << 30,
-    # In the engine's own process: the default, a worker process beside it, burns a core waiting for its answers.
-    "distributed_executor_backend": UniProcExecutor,
-}
 
 
 class VllmTeacher:
@@ -41,26 +29,14 @@ class VllmTeacher:
     """
 
     def __init__(self, model: str, *, dtype: str, max_model_len: int, engine_args: Mapping[str, Any]) -> None:
-        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
-        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-        defaults = _CPU_ARGS if current_platform.is_cpu() else {}
         args = {
             "dtype": dtype,
             "max_model_len": max_model_len,
             "runner": "pooling",
             "convert": "embed",
             "pooler_config": PoolerConfig(task="token_embed", use_activation=False),
-            "skip_tokenizer_init": True,
-            # A cached prefix would come back without its hidden states.
-            "enable_prefix_caching": False,
-            "disable_log_stats": True,
-            **defaults,
-            **engine_args,
         }
-        unknown = sorted(args.keys() - {field.name for field in fields(AsyncEngineArgs)})
-        if unknown:
-            raise ConfigError([f"teacher.engine_args.{name}: vLLM has no such engine argument" for name in unknown])
-        self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(model=model, **args))
+        self._engine = start_engine(model, args, engine_args)
         self._params = PoolingParams(task="token_embed", use_activation=False)
         self._bfloat16 = dtype == "bfloat16"
         self._num_requests = 0

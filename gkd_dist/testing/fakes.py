@@ -9,8 +9,16 @@ from pathlib import Path
 import numpy as np
 
 from gkd_dist.errors import EngineError, WeightsError
-from gkd_dist.targets import HiddenTargets, TargetsHandle, TeacherTargets
+from gkd_dist.targets import (
+    FullTargets,
+    HiddenTargets,
+    SampledTargets,
+    TargetsHandle,
+    TeacherTargets,
+    TopKTargets,
+)
 from gkd_dist.types import (
+    Answer,
     DivergenceReport,
     FinishReason,
     Prompt,
@@ -75,12 +83,19 @@ class FakeSampler:
 
 
 class FakeTeacher:
-    """Implements `interfaces.Teacher`: the hidden state at every position is that token's id, repeated."""
+    """Implements `interfaces.Teacher` with every transport.
 
-    def __init__(self, hidden_size: int = 4) -> None:
+    `hidden`: the state at every position is that token's id, repeated. The others: half of the probability is on the
+    token itself, half of the rest on the next id, and so on through `num_ids` ids.
+    """
+
+    def __init__(self, hidden_size: int = 4, transport: str = "hidden", num_ids: int = 128, top_k: int = 6) -> None:
         self.calls: list[list[Trajectory]] = []
         self.closed = False
         self._hidden_size = hidden_size
+        self._transport = transport
+        self._num_ids = num_ids
+        self._top_k = top_k
 
     async def score(self, trajectories: Sequence[Trajectory]) -> list[TeacherTargets | TargetsHandle]:
         self.calls.append(list(trajectories))
@@ -89,13 +104,39 @@ class FakeTeacher:
     async def close(self) -> None:
         self.closed = True
 
-    def _targets(self, trajectory: Trajectory) -> HiddenTargets:
-        column = trajectory.completion_ids.astype(np.float32)[:, None]
-        return HiddenTargets(np.repeat(column, self._hidden_size, axis=1))
+    def _targets(self, trajectory: Trajectory) -> TeacherTargets:
+        ids = trajectory.completion_ids
+        if self._transport == "hidden":
+            return HiddenTargets(np.repeat(ids.astype(np.float32)[:, None], self._hidden_size, axis=1))
+        falling = -np.log(2.0) * np.arange(1, self._num_ids + 1) - np.log1p(-(0.5**self._num_ids))
+        if self._transport == "sampled":
+            return SampledTargets(np.full(ids.size, falling[0], dtype=np.float32))
+        by_rank = (ids[:, None] + np.arange(self._num_ids, dtype=np.int32)) % self._num_ids
+        log_probs = np.broadcast_to(falling.astype(np.float32), by_rank.shape)
+        if self._transport == "topk":
+            return TopKTargets(by_rank[:, : self._top_k], log_probs[:, : self._top_k].copy())
+        dense = np.empty_like(log_probs)
+        np.put_along_axis(dense, by_rank.astype(np.int64), log_probs, axis=1)
+        return FullTargets(dense)
+
+
+class FakeReward:
+    """Implements `interfaces.Reward`: the number of words of the completion."""
+
+    def __init__(self) -> None:
+        self.calls: list[list[Answer]] = []
+        self.closed = False
+
+    async def judge(self, answers: Sequence[Answer]) -> list[float]:
+        self.calls.append(list(answers))
+        return [float(len(answer.completion.split())) for answer in answers]
+
+    async def close(self) -> None:
+        self.closed = True
 
 
 class FakeLearner:
-    """Implements `interfaces.Learner`: one weight that counts steps; the loss is 1 / (1 + step)."""
+    """Implements `interfaces.Learner`: one weight that counts steps; the loss is 1 / (1 + step), the mass 0.75."""
 
     def __init__(self, run_epoch: str = "fake") -> None:
         self.batches: list[TrainBatch] = []
@@ -119,6 +160,7 @@ class FakeLearner:
             learning_rate=1e-4,
             num_sequences=len(batch.scored),
             num_trained_tokens=sum(item.trajectory.num_completion_tokens for item in batch.scored),
+            quantities={"teacher_mass": 0.75},
         )
 
     async def evaluate(self, batch: TrainBatch) -> DivergenceReport:

@@ -58,6 +58,12 @@ OUTSIDE: dict[str, frozenset[str]] = {
 OUTSIDE_OF_FILE = {
     "data/rendering.py": frozenset({"transformers", "jinja2"}),
     "samplers/vllm_sampler.py": frozenset({"vllm"}),
+    "teachers/answers.py": frozenset({"msgspec"}),
+    "teachers/endpoint.py": frozenset({"openai"}),
+    "teachers/server_check.py": frozenset({"openai"}),
+    "teachers/server_teacher.py": frozenset({"openai"}),
+    "teachers/vllm_engine.py": frozenset({"vllm"}),
+    "teachers/vllm_log_prob_teacher.py": frozenset({"vllm"}),
     "teachers/vllm_teacher.py": frozenset({"vllm"}),
     "weights/vllm_receiver.py": frozenset({"vllm"}),
 }

@@ -21,7 +21,7 @@ def test_what_a_part_raises_while_it_is_built_arrives_as_it_was_raised() -> None
 
     plans = [
         (FleetPlan([FakeSampler], {"teacher": [FakeTeacher]}, refused), ModelError),
-        (FleetPlan([broken], [FakeTeacher], FakeLearner), EngineError),
+        (FleetPlan([broken], {"teacher": [FakeTeacher]}, FakeLearner), EngineError),
     ]
     config = ClusterConfig(num_cpus_per_sampler=0, num_cpus_per_teacher=0, num_cpus_learner=0)
     with ray_session(config):

@@ -1,5 +1,6 @@
 """What is checked before models are touched: `gkd validate`, and the order of a run's checks."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -112,3 +113,39 @@ def test_runs_with_two_seeds_are_evaluated_on_the_same_rows(
     assert texts[0] == texts[1]
     shuffled: list[Callable[[int], int]] = [job.plan("run", tmp_path).stream.row_index for job in jobs]
     assert [shuffled[0](index) for index in range(20)] != [shuffled[1](index) for index in range(20)]
+
+
+SERVER = ("teacher.engine=server", "teacher.base_url=http://127.0.0.1:9/v1", "teacher.transport=topk")
+
+
+def test_the_teacher_of_a_server_needs_no_weights(
+    model: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bare = tmp_path / "bare"
+    shutil.copytree(model, bare, ignore=shutil.ignore_patterns("*.safetensors"))
+    models = [f"student.model={model}", f"teacher.model={bare}", f"data.path={data}"]
+    assert main(["validate", "tiny", *models, *SERVER]) == 0
+    capsys.readouterr()
+    assert main(["validate", "tiny", *models]) == 2
+    assert "no weights" in capsys.readouterr().err
+    assert (
+        main(["validate", "tiny", f"student.model={bare}", f"teacher.model={bare}", f"data.path={data}", *SERVER]) == 2
+    )
+
+
+@pytest.mark.parametrize(
+    ("overrides", "problem"),
+    [
+        (["teacher.transport=topk", "teacher.top_k=129"], "teacher.top_k: 129 is more than the 128 ids"),
+        (
+            ["teacher.engine=vllm", "teacher.transport=topk", "teacher.max_model_len=512"],
+            "teacher.max_model_len: 513 is more than the 512 positions",
+        ),
+    ],
+)
+def test_what_a_transport_needs_of_the_model_is_checked(
+    model: Path, data: Path, overrides: list[str], problem: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    models = [f"student.model={model}", f"teacher.model={model}", f"data.path={data}"]
+    assert main(["validate", "tiny", *models, *overrides]) == 2
+    assert problem in capsys.readouterr().err

@@ -103,6 +103,15 @@ def test_full_targets_train_like_hidden_states(models: dict[str, Path], data: Pa
     assert losses(tmp_path / "hidden") == pytest.approx(losses(tmp_path / "full"), rel=1e-4)
 
 
+def test_sequences_train_with_a_teacher_mixed_into_sampling(
+    models: dict[str, Path], data: Path, tmp_path: Path
+) -> None:
+    extra = ("objective.divergence=sequence_reverse_kl", "objective.student_fraction=1", "sampling.teacher_mix=0.2")
+    assert main(["run", *overrides(models, data, tmp_path, *extra, "evaluation.enabled=false")]) == 0
+    assert all(0 < loss < 20 for loss in losses(tmp_path))
+    assert all(record["skipped"] == record["fixed_sequences"] == 0 for record in records(tmp_path))
+
+
 @pytest.mark.ray
 def test_ray_gives_the_losses_of_one_process(models: dict[str, Path], data: Path, tmp_path: Path) -> None:
     """To 1e-5, and bit for bit from one Ray run to the next."""

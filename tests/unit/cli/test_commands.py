@@ -1,17 +1,31 @@
 """Small rules of the doors."""
 
 import logging
+import math
 
 import pytest
 
-from gkd_dist.commands import _closing, _fall
+from gkd_dist.commands import _closing, _fall, _known, _text
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "text"), [(2.0, 1.0, "50%"), (2.0, 3.0, "-50%"), (0.0, 0.0, "-"), (9e-5, 1.0, "-")]
+    ("before", "after", "text"),
+    [
+        (2.0, 1.0, "50%"),
+        (2.0, 3.0, "-50%"),
+        (0.0, 0.0, "-"),
+        (9e-5, 1.0, "-"),
+        (math.nan, 1.0, "-"),
+        (1.0, math.nan, "-"),
+    ],
 )
 def test_the_fall_is_a_share_of_what_is_large_enough_to_divide_by(before: float, after: float, text: str) -> None:
     assert _fall(before, after) == text
+
+
+def test_what_the_transport_cannot_tell_is_not_available() -> None:
+    assert (_text(math.nan), _text(0.12345)) == ("n/a", "0.123")
+    assert _known({"a": math.nan, "b": 0.5}) == {"a": None, "b": 0.5}
 
 
 class Stuck:

@@ -75,6 +75,21 @@ def test_fields_map_columns(file):
     assert read(path, fields={"messages": "chat"}).rows == (Row((Message("user", "Hi"),), "Hello"),)
 
 
+def test_source_is_read_only_where_a_column_is_named(file):
+    path = write(file, PAIR | {"source": "a"}, PAIR | {"source": "b"}, PAIR | {"source": "a"}, PAIR | {"source": None})
+    assert read(path).sources == {}
+    rows = read(path, fields={"source": "source"})
+    assert [row.source for row in rows.rows] == ["a", "b", "a"]
+    assert (rows.format, rows.sources, rows.num_skipped) == ("prompt+completion", {"a": 2, "b": 1}, {"empty source": 1})
+    talk = write(file, {"messages": TURNS, "from": "chats"})
+    assert read(talk, fields={"source": "from"}).sources == {"chats": 1}
+
+
+def test_a_source_that_is_no_text_is_named(file):
+    with pytest.raises(DataError, match=r"train\.jsonl:1: source: must be text, found int"):
+        read(write(file, PAIR | {"source": 3}), fields={"source": "source"})
+
+
 def test_gzip_blank_lines_and_byte_order_mark_are_read(tmp_path):
     path = tmp_path / "train.jsonl.gz"
     path.write_bytes(gzip.compress(b"\xef\xbb\xbf" + json.dumps(PAIR).encode() + b"\n\n" + json.dumps(PAIR).encode()))
@@ -151,6 +166,7 @@ def test_bad_rows_are_named_with_file_and_line(file, lines, message):
         ({"completion": "answer"}, r"no column 'prompt'"),
         ({"messages": "chat"}, r"no column 'chat'"),
         ({"messages": "chat", "prompt": "question"}, r"either messages, or prompt"),
+        ({"prompt": "question", "source": "questions"}, r"no column 'questions', .*; did you mean question\?"),
     ],
 )
 def test_wrong_fields_name_the_columns_there_are(file, fields, message):

@@ -1,9 +1,10 @@
 import re
+from collections import Counter
 from fractions import Fraction
 
 import pytest
 
-from gkd_dist.data.word_problems import TEMPLATES, word_problems
+from gkd_dist.data.word_problems import KINDS, TEMPLATES, word_problems
 from gkd_dist.errors import DataError
 
 NUMBER = r"\$?(\d+)"
@@ -98,6 +99,13 @@ def test_every_round_uses_every_template_once(monkeypatch):
     word_problems(2 * len(TEMPLATES), seed=5)
     assert len(TEMPLATES) >= 25
     assert set(used[: len(TEMPLATES)]) == set(used[len(TEMPLATES) :]) == set(TEMPLATES)
+
+
+def test_the_source_of_a_problem_is_its_kind(problems):
+    counts = Counter(row.source for row in problems)
+    assert counts.keys() == KINDS.keys()
+    for kind, number in counts.items():  # every round uses every template once
+        assert number == pytest.approx(len(problems) * len(KINDS[kind]) / len(TEMPLATES), rel=0.1)
 
 
 def test_rows_depend_on_the_seed_alone():

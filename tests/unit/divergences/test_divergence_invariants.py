@@ -19,7 +19,7 @@ from gkd_dist.divergences import (
 
 SOME = settings(max_examples=20, deadline=None, derandomize=True)
 FEW = settings(SOME, max_examples=10)
-KINDS = st.sampled_from(["forward_kl", "reverse_kl", "jsd", "tvd"])
+KINDS = st.sampled_from(["forward_kl", "reverse_kl", "jsd", "tvd", "skewed_forward_kl", "skewed_reverse_kl"])
 BETAS = st.floats(0.05, 0.95)
 IDS = st.shared(st.integers(2, 9), key="ids")
 
@@ -35,7 +35,7 @@ def _log_probs(logits):
 @SOME
 @given(_rows(30), _rows(30), KINDS, BETAS)
 def test_never_negative(teacher, student, kind, beta):
-    nats = make_divergence(kind, beta=beta)(_log_probs(teacher), _log_probs(student))
+    nats = make_divergence(kind, beta=beta, skew=beta)(_log_probs(teacher), _log_probs(student))
     # A sum of nine terms of either sign that nearly cancel leaves a few 1e-15.
     assert (nats >= -1e-13).all()
     if kind == "jsd":
@@ -43,13 +43,16 @@ def test_never_negative(teacher, student, kind, beta):
         assert (nats <= -(beta * np.log(beta) + (1 - beta) * np.log(1 - beta)) + 1e-13).all()
     if kind == "tvd":
         assert (nats <= 1 + 1e-13).all()
+    if kind.startswith("skewed"):
+        # The mixture holds at least the share `skew` of what is compared with it.
+        assert (nats <= -np.log(beta) + 1e-13).all()
 
 
 @SOME
 @given(_rows(30), KINDS, BETAS, st.floats(-50, 50))
 def test_zero_with_zero_gradient_for_equal_distributions(logits, kind, beta, shift):
     student = torch.tensor(logits + shift, requires_grad=True)
-    nats = make_divergence(kind, beta=beta)(_log_probs(logits), torch.log_softmax(student, -1))
+    nats = make_divergence(kind, beta=beta, skew=beta)(_log_probs(logits), torch.log_softmax(student, -1))
     nats.sum().backward()
     # Log-probs of size 100 carry 1e-14; the TVD's gradient is a sign and may be that of a rounding error.
     torch.testing.assert_close(nats, torch.zeros(2, dtype=torch.float64), rtol=0, atol=1e-12)
@@ -62,16 +65,23 @@ def test_zero_with_zero_gradient_for_equal_distributions(logits, kind, beta, shi
 def test_positive_for_different_distributions(teacher, student, kind, beta):
     p, q = _log_probs(teacher), _log_probs(student)
     distance = 0.5 * (p.exp() - q.exp()).abs().sum(-1)
-    nats = make_divergence(kind, beta=beta)(p, q)
-    # Pinsker: KL >= 2 tvd^2. M lies (1 - beta) tvd from P and beta tvd from Q: JSD >= 2 beta (1 - beta) tvd^2.
-    bound = {"tvd": distance, "jsd": 2 * beta * (1 - beta) * distance**2}.get(kind, 2 * distance**2)
+    nats = make_divergence(kind, beta=beta, skew=beta)(p, q)
+    # Pinsker: KL >= 2 tvd^2. M lies (1 - beta) tvd from P and beta tvd from Q: JSD >= 2 beta (1 - beta) tvd^2. The
+    # mixture of a skewed KL lies (1 - skew) tvd away.
+    skewed = 2 * ((1 - beta) * distance) ** 2
+    bound = {
+        "tvd": distance,
+        "jsd": 2 * beta * (1 - beta) * distance**2,
+        "skewed_forward_kl": skewed,
+        "skewed_reverse_kl": skewed,
+    }.get(kind, 2 * distance**2)
     assert (nats >= bound - 1e-13).all()
 
 
 @SOME
 @given(_rows(20), _rows(20), KINDS, BETAS, st.floats(-30, 30))
 def test_shifting_all_logits_changes_nothing(teacher, student, kind, beta, shift):
-    divergence = make_divergence(kind, beta=beta)
+    divergence = make_divergence(kind, beta=beta, skew=beta)
     results = []
     for t, s in ((teacher, student), (teacher - shift, student + shift)):
         z = torch.tensor(s, requires_grad=True)

@@ -5,11 +5,24 @@ import numpy as np
 import pytest
 import torch
 
-from gkd_dist.divergences import forward_kl, jsd, make_divergence, reverse_kl, tvd
+from gkd_dist.divergences import (
+    forward_kl,
+    jsd,
+    make_divergence,
+    reverse_kl,
+    skewed_forward_kl,
+    skewed_reverse_kl,
+    tvd,
+)
 
-KINDS = ("forward_kl", "reverse_kl", "jsd", "tvd")
+KINDS = ("forward_kl", "reverse_kl", "jsd", "tvd", "skewed_forward_kl", "skewed_reverse_kl")
 BETAS = (0.1, 0.25, 0.5, 0.9)
-CASES = [("forward_kl", 0.5), ("reverse_kl", 0.5), ("tvd", 0.5), *(("jsd", beta) for beta in BETAS)]
+CASES = [
+    ("forward_kl", 0.5),
+    ("reverse_kl", 0.5),
+    ("tvd", 0.5),
+    *((kind, beta) for kind in KINDS[2:] if kind != "tvd" for beta in BETAS),
+]
 # float64 on both sides and the same formulas up to rearrangement: errors are a few 1e-16 times the vocabulary.
 TIGHT = {"rtol": 1e-6, "atol": 1e-13}
 
@@ -24,7 +37,7 @@ def test_values_and_logit_gradients_match_the_reference(kind, beta, temperature)
     teacher, student = _logits(1, 5, 11), _logits(2, 5, 11)
     z = torch.tensor(student, requires_grad=True)
     teacher_log_probs = torch.log_softmax(torch.tensor(teacher) / temperature, -1)
-    nats = make_divergence(kind, beta=beta)(teacher_log_probs, torch.log_softmax(z, -1))
+    nats = make_divergence(kind, beta=beta, skew=beta)(teacher_log_probs, torch.log_softmax(z, -1))
     upstream = torch.linspace(-1, 2, 5, dtype=torch.float64)
     nats.backward(upstream)
 
@@ -40,7 +53,7 @@ def test_gradient_with_respect_to_free_log_probs_is_exact(kind, beta):
     """Also off the simplex, where nothing sums to 1 and no term may be left out as constant."""
     teacher = torch.tensor(_logits(3, 2, 4))
     student = torch.tensor(_logits(4, 2, 4), requires_grad=True)
-    divergence = make_divergence(kind, beta=beta)
+    divergence = make_divergence(kind, beta=beta, skew=beta)
     assert torch.autograd.gradcheck(lambda s: divergence(teacher, s), (student,))
 
 
@@ -56,6 +69,32 @@ def test_the_two_kl_have_their_directions():
     assert forward_kl(p.log(), q.log()).item() == pytest.approx(0.9 * np.log(1.8) + 0.1 * np.log(0.2), rel=1e-5)
     assert reverse_kl(p.log(), q.log()).item() == pytest.approx(0.5 * np.log(5 / 9) + 0.5 * np.log(5), rel=1e-5)
     assert tvd(p.log(), q.log()).item() == pytest.approx(0.4, rel=1e-6)
+
+
+@pytest.mark.parametrize(("kind", "limit"), [("skewed_forward_kl", forward_kl), ("skewed_reverse_kl", reverse_kl)])
+def test_skewed_kl_tend_to_the_plain_ones(kind, limit):
+    teacher, student = (torch.log_softmax(torch.tensor(_logits(seed, 3, 6)), -1) for seed in (5, 6))
+    one, other = (teacher, student) if limit is forward_kl else (student, teacher)
+    # Towards skew = 0 the derivative is -chi squared: -sum a * (a - b) / b.
+    chi_squared = (one.exp() * (one - other).exp()).sum(-1) - 1
+    lost = limit(teacher, student) - make_divergence(kind, skew=1e-8)(teacher, student)
+    torch.testing.assert_close(lost, 1e-8 * chi_squared, rtol=1e-4, atol=1e-14)
+
+
+def test_skewed_kl_follow_distillm_in_which_side_is_mixed():
+    p, q = torch.tensor([0.7, 0.2, 0.1], dtype=torch.float64), torch.tensor([0.2, 0.3, 0.5], dtype=torch.float64)
+    # M = 0.25 * P + 0.75 * Q = (0.325, 0.275, 0.4) in the forward one; (0.575, 0.225, 0.2) in the reverse one.
+    forward = 0.7 * np.log(0.7 / 0.325) + 0.2 * np.log(0.2 / 0.275) + 0.1 * np.log(0.1 / 0.4)
+    reverse = 0.2 * np.log(0.2 / 0.575) + 0.3 * np.log(0.3 / 0.225) + 0.5 * np.log(0.5 / 0.2)
+    assert skewed_forward_kl(p.log(), q.log(), skew=0.25).item() == pytest.approx(forward, rel=1e-12)
+    assert skewed_reverse_kl(p.log(), q.log(), skew=0.25).item() == pytest.approx(reverse, rel=1e-12)
+
+
+@pytest.mark.parametrize("skew", [0.0, 1.0, -0.1])
+def test_the_ends_of_the_skew_are_refused(skew):
+    for kind in ("skewed_forward_kl", "skewed_reverse_kl"):
+        with pytest.raises(ValueError, match="0 < skew < 1"):
+            make_divergence(kind, skew=skew)
 
 
 @pytest.mark.parametrize(("beta", "limit"), [(1e-6, forward_kl), (1 - 1e-6, reverse_kl)])
@@ -124,7 +163,14 @@ def test_teacher_without_mass_where_the_student_has_some(kind):
     student = torch.tensor(q).log().requires_grad_()
     nats = make_divergence(kind)(torch.tensor(p).log(), student)
     nats.backward()
-    expected = {"forward_kl": np.log(2), "reverse_kl": float("inf"), "jsd": reference.jsd(p, q, 0.5), "tvd": 0.5}
+    expected = {
+        "forward_kl": np.log(2),
+        "reverse_kl": float("inf"),
+        "jsd": reference.jsd(p, q, 0.5),
+        "tvd": 0.5,
+        "skewed_forward_kl": reference.value("skewed_forward_kl", p, q, 0.1),
+        "skewed_reverse_kl": reference.value("skewed_reverse_kl", p, q, 0.1),
+    }
     assert nats.item() == pytest.approx(expected[kind], rel=1e-12)
     assert not student.grad.isnan().any()
 
@@ -135,12 +181,14 @@ def test_student_without_mass_where_the_teacher_has_some(kind):
     logits = torch.tensor([0.0, 0.0, -float("inf"), -float("inf")], dtype=torch.float64, requires_grad=True)
     nats = make_divergence(kind)(teacher, torch.log_softmax(logits, -1))
     nats.backward()
-    q = np.array([0.5, 0.5, 0, 0])
+    p, q = np.full(4, 0.25), np.array([0.5, 0.5, 0, 0])
     expected = {
         "forward_kl": float("inf"),
         "reverse_kl": np.log(2),
-        "jsd": reference.jsd(np.full(4, 0.25), q, 0.5),
+        "jsd": reference.jsd(p, q, 0.5),
         "tvd": 0.5,
+        "skewed_forward_kl": reference.value("skewed_forward_kl", p, q, 0.1),
+        "skewed_reverse_kl": reference.value("skewed_reverse_kl", p, q, 0.1),
     }
     assert nats.item() == pytest.approx(expected[kind], rel=1e-12)
     assert logits.grad.isfinite().all()
@@ -172,7 +220,9 @@ def test_far_apart_distributions_stay_finite_in_float32(kind):
     logits = torch.tensor([-80.0, 80.0, 0.0], requires_grad=True)
     nats = make_divergence(kind)(teacher, torch.log_softmax(logits, -1))
     nats.backward()
+    skewed = -np.log(0.1)
     expected = {"forward_kl": 160.0, "reverse_kl": 160.0, "jsd": np.log(2), "tvd": 1.0}
+    expected |= {"skewed_forward_kl": skewed, "skewed_reverse_kl": skewed}
     assert nats.item() == pytest.approx(expected[kind], rel=1e-5)
     assert logits.grad.isfinite().all()
 

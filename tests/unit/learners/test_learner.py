@@ -19,7 +19,7 @@ from gkd_dist.learners.load import load_student
 from gkd_dist.learners.model import StudentModel
 from gkd_dist.learners.objective import Distillation
 from gkd_dist.learners.step import LossSettings, accumulate_gradient, token_divergences
-from gkd_dist.learners.targets import TeacherView
+from gkd_dist.learners.targets import TargetRules, TeacherView
 from gkd_dist.targets import FullTargets, HiddenTargets
 from gkd_dist.teachers.hf_teacher import HfTeacher
 from gkd_dist.teachers.readout import load_readout
@@ -67,13 +67,11 @@ def make_settings(teacher_path: Path, **changes: object) -> LossSettings:
         "readout": changes.pop("teacher_readout", load_readout(teacher_path, dtype="float32", num_ids=tiny.VOCABULARY)),
         "temperature": changes.pop("teacher_temperature", 1.0),
     }
-    bf16 = bool(changes.get("bf16", False))
     defaults = {
         "objective": Distillation(
             divergence=changes.pop("divergence", ForwardKl()),
             teachers={"teacher": TeacherView(**view)},
-            num_ids=changes.get("num_ids", tiny.VOCABULARY),
-            bf16=bf16,
+            rules=TargetRules(changes.get("num_ids", tiny.VOCABULARY), bool(changes.get("bf16"))),
         ),
         "reduction": "sequence_mean",
         "bf16": False,

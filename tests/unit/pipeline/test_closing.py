@@ -31,7 +31,9 @@ class Blueprint:
     def __init__(self, *parts: Any) -> None:
         self._parts = list(parts)
         replicas = SimpleNamespace(num_replicas=1)
-        self.config = SimpleNamespace(sampler=SimpleNamespace(num_replicas=2), teachers={"teacher": replicas})
+        self.config = SimpleNamespace(
+            sampler=SimpleNamespace(num_replicas=2), named_teachers={"teacher": replicas}, reward=None
+        )
 
     def make(self, name: str = "") -> Any:
         part = self._parts.pop(0)

@@ -9,8 +9,8 @@ from gkd_dist.interfaces import Fleet
 from gkd_dist.pipeline.accounting import StepAccounts
 from gkd_dist.pipeline.evaluation import HeldOut, evaluate
 from gkd_dist.pipeline.job import distil
-from gkd_dist.testing.fakes import FakeLearner, FakeMetrics, FakeSampler, FakeSink, FakeTeacher
-from gkd_dist.types import FinishReason, SamplingParams
+from gkd_dist.testing.fakes import FakeLearner, FakeMetrics, FakeReward, FakeSampler, FakeSink, FakeTeacher
+from gkd_dist.types import Answer, FinishReason, SamplingParams
 from tests import tiny
 from tests.unit.pipeline.test_ring import make_plan
 
@@ -35,6 +35,15 @@ def test_student_text_and_reference_text_are_both_measured() -> None:
 def test_without_references_only_student_text_is_measured() -> None:
     fleet = Fleet([FakeSampler()], {"teacher": [FakeTeacher()]}, FakeLearner())
     assert asyncio.run(evaluate(fleet, replace(HELD_OUT, pairs=[]), 0)).reference is None
+
+
+def test_the_student_text_is_judged_where_there_is_a_reward() -> None:
+    reward = FakeReward()
+    fleet = Fleet([FakeSampler()], {"teacher": [FakeTeacher()]}, FakeLearner(), reward)
+    assert asyncio.run(evaluate(fleet, HELD_OUT, 0)).reward_mean is None
+    held_out = replace(HELD_OUT, answer_of=lambda item: Answer("", "w " * item.sample_id.prompt_index, None))
+    assert asyncio.run(evaluate(fleet, held_out, 0)).reward_mean == (0 + 1 + 2) / 3
+    assert len(reward.calls) == 1  # neither the references nor the greedy answers
 
 
 def test_a_job_evaluates_trains_evaluates_and_saves() -> None:

@@ -15,11 +15,12 @@ from gkd_dist.data.prompts import PromptStream, RenderedRow
 from gkd_dist.interfaces import Fleet
 from gkd_dist.metrics.catalogue import DEFINITIONS
 from gkd_dist.pipeline.accounting import StepAccounts
+from gkd_dist.pipeline.baselines import MovingAverage
 from gkd_dist.pipeline.evaluation import HeldOut
 from gkd_dist.pipeline.job import distil
-from gkd_dist.pipeline.ring import Plan
-from gkd_dist.testing.fakes import FakeLearner, FakeMetrics, FakeSampler, FakeTeacher
-from gkd_dist.types import Prompt, SampleId, SamplingParams
+from gkd_dist.pipeline.ring import Plan, Reinforcement
+from gkd_dist.testing.fakes import FakeLearner, FakeMetrics, FakeReward, FakeSampler, FakeTeacher
+from gkd_dist.types import Answer, Prompt, SampleId, SamplingParams
 
 OF_THE_EXPORTER = {"gkd_build_info"}
 """Set by the exporter itself."""
@@ -39,15 +40,16 @@ def a_run(metrics: FakeMetrics) -> None:
         replay_capacity=4,
         save_steps=0,
         checkpoints=Path("checkpoints"),
+        reinforcement=Reinforcement(lambda _: Answer("", "a word", None), lambda: MovingAverage(0.9)),
     )
     prompt = Prompt(SampleId("test:held-out", 0), rows[0].prompt_ids)
     pair = fixed_trajectory(prompt.sample_id, prompt.token_ids, np.asarray([7, 9], np.int32), 3)
     accounts = StepAccounts(max_steps=2, metrics=metrics, sinks=[])
     work = distil(
         plan,
-        Fleet([FakeSampler()], {"teacher": [FakeTeacher()]}, FakeLearner()),
+        Fleet([FakeSampler()], {"teacher": [FakeTeacher()]}, FakeLearner(), FakeReward()),
         accounts,
-        held_out=HeldOut([prompt], [pair], sampling, num_shown=0),
+        held_out=HeldOut([prompt], [pair], sampling, num_shown=0, answer_of=lambda _: Answer("", "a word", None)),
         metrics=metrics,
         final=Path("final"),
         narrate=lambda _: None,

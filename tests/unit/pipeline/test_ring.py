@@ -121,6 +121,7 @@ def test_one_record_per_step_accounts_for_everything() -> None:
         assert record["trained_tokens"] == 2 * 5 + 2 * 3
         assert record["scored_tokens"] == record["trained_tokens"] + 4 * 2
         assert record["staleness"] == 0
+        assert record["teacher_mass"] == 0.75
         parts = sum(record[f"{part}_s"] for part in ("sample", "score", "learn", "publish"))
         assert 0 < parts <= record["step_s"]
     counted = sum(value for kind, name, value, _ in metrics.calls if name == "gkd_learner_trained_tokens_total")

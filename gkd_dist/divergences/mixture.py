@@ -1,0 +1,102 @@
+"""Several teachers as one: mixtures of their distributions over the whole vocabulary (floor F0).
+
+With weights w_i that sum to 1 and P_i = softmax(l_i / T_i):
+
+    arithmetic  P = sum_i w_i * P_i               any teacher may propose a token
+    geometric   P = prod_i P_i ** w_i / Z         all teachers must agree to it; Z makes the sum 1
+
+Both are the barycentre of the teachers under a KL: the arithmetic mixture minimises sum_i w_i * KL(P_i || P), the
+geometric one sum_i w_i * KL(P || P_i).
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from gkd_dist.divergences.dense import TeacherLogits
+
+MixtureKind = Literal["arithmetic", "geometric"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MixedTeacher:
+    """One teacher of a mixture.
+
+    Raises:
+        ValueError: weight or temperature is not positive and finite.
+    """
+
+    logits: TeacherLogits
+    weight: float = 1.0
+    """Relative to the others'."""
+    temperature: float = 1.0
+    """Of its softmax, before it is mixed."""
+
+    def __post_init__(self) -> None:
+        if not (0 < self.weight < math.inf and 0 < self.temperature < math.inf):
+            raise ValueError(
+                f"weight and temperature must be positive and finite, got {self.weight} and {self.temperature}"
+            )
+
+
+def mixed_teacher(teachers: Sequence[MixedTeacher], kind: MixtureKind) -> TeacherLogits:
+    """Logits whose softmax at temperature 1 is the mixture; computed slice by slice.
+
+    Only the running result and one teacher's tiles [n, V] exist at a time, in float32 at least.
+
+    Args:
+        teachers: at least one; their weights are divided by the sum.
+
+    Raises:
+        ValueError: no teacher, an unknown kind, or (of the returned function) teachers that differ in their ids.
+    """
+    if not teachers:
+        raise ValueError("a mixture needs at least one teacher")
+    if kind not in get_args(MixtureKind):
+        raise ValueError(f"unknown mixture {kind!r}; choose one of {', '.join(get_args(MixtureKind))}")
+    total = math.fsum(teacher.weight for teacher in teachers)
+    shares = [(teacher, share) for teacher in teachers if (share := teacher.weight / total) > 0]  # not underflown
+
+    @torch.no_grad()
+    def mixed(span: slice) -> Tensor:
+        result: Tensor | None = None
+        for teacher, share in shares:
+            # No name holds the teacher's logits: they are gone before the next teacher makes its own.
+            result = _ADDERS[kind](result, _fitting(teacher.logits(span), result), teacher.temperature, share)
+        assert result is not None
+        return result
+
+    return mixed
+
+
+def _add_probs(total: Tensor | None, logits: Tensor, temperature: float, share: float) -> Tensor:
+    """log(exp(total) + share * P), in place of `total`."""
+    tile = logits / temperature
+    tile.sub_(torch.logsumexp(tile, dim=-1, keepdim=True) - math.log(share))
+    return tile if total is None else torch.logaddexp(total, tile, out=total)
+
+
+def _add_log_probs(total: Tensor | None, logits: Tensor, temperature: float, share: float) -> Tensor:
+    """total + share * log P, in place of `total`, but for a number per row: the mixture's softmax takes that out."""
+    factor = share / temperature
+    return logits * factor if total is None else total.add_(logits, alpha=factor)
+
+
+_ADDERS: dict[MixtureKind, Callable[[Tensor | None, Tensor, float, float], Tensor]] = {
+    "arithmetic": _add_probs,
+    "geometric": _add_log_probs,
+}
+
+
+def _fitting(logits: Tensor, total: Tensor | None) -> Tensor:
+    """`logits` in float32 at least."""
+    if total is not None and logits.shape != total.shape:
+        raise ValueError(
+            f"teachers of a mixture must cover the same ids, got logits {list(total.shape)} and {list(logits.shape)}; "
+            "cut all to the number of shared real ids"
+        )
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -1,0 +1,85 @@
+"""A vLLM server's answer to /v1/completions with prompt_logprobs, read at msgspec's speed.
+
+It carries one JSON object per candidate per token. Typed decoding builds one small struct for each, numpy does the
+rest: about four times as fast as `json.loads` and loops.
+"""
+
+from itertools import chain
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from gkd_dist.errors import EngineError
+from gkd_dist.teachers.prompt_log_probs import PromptLogProbs
+
+
+class _Entry(msgspec.Struct, gc=False):
+    logprob: float
+    rank: int
+
+
+class _Choice(msgspec.Struct):
+    prompt_logprobs: list[dict[int, _Entry] | None] | None = None
+    prompt_token_ids: list[int] | None = None
+
+
+class _Answer(msgspec.Struct):
+    choices: list[_Choice]
+
+
+_decoder = msgspec.json.Decoder(_Answer)
+
+
+def read_answer(
+    content: bytes, token_ids: npt.NDArray[np.int32], *, num_completion_tokens: int, num_candidates: int
+) -> PromptLogProbs:
+    """What the server says about the last tokens of its prompt.
+
+    Args:
+        content: the body, JSON in UTF-8.
+        token_ids: [T] int32, the prompt that was sent.
+        num_completion_tokens: L < T, how many of its last tokens count.
+        num_candidates: K that was asked for.
+
+    Raises:
+        EngineError: it is no such answer, or one to other tokens.
+    """
+    try:
+        (choice,) = _decoder.decode(content).choices
+    except (msgspec.DecodeError, ValueError) as error:
+        raise EngineError(f"the teacher's server did not answer as vLLM does: {error}") from error
+    if choice.prompt_logprobs is None or len(choice.prompt_logprobs) != token_ids.size:
+        raise EngineError(
+            f"the teacher's server sent {len(choice.prompt_logprobs or ())} prompt_logprobs for {token_ids.size} "
+            "tokens; it has to be `vllm serve`"
+        )
+    if choice.prompt_token_ids is not None and choice.prompt_token_ids != token_ids.tolist():
+        raise EngineError("the teacher's server scored other tokens than it was sent; it must not change prompts")
+    rows = [row or {} for row in choice.prompt_logprobs[-num_completion_tokens:]]
+    completion = token_ids[-num_completion_tokens:].tolist()
+    try:
+        chosen = [row[token_id].logprob for row, token_id in zip(rows, completion, strict=True)]
+    except KeyError as error:
+        raise EngineError(f"the teacher's server left out the log-prob of its own prompt token {error}") from error
+    return PromptLogProbs(np.array(chosen, dtype=np.float32), *_candidates(rows, num_candidates))
+
+
+def _candidates(
+    rows: list[dict[int, _Entry]], num_candidates: int
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
+    """Ids and log-probs [L, K], the most probable first.
+
+    A row holds the token itself too; where that is not among the candidates, its rank is above K.
+    """
+    shape = (len(rows), num_candidates)
+    entries = list(chain.from_iterable(row.values() for row in rows))
+    ranks = np.array([entry.rank for entry in entries], dtype=np.int64)
+    kept = ranks <= num_candidates
+    of_row = np.repeat(np.arange(len(rows)), [len(row) for row in rows])[kept]
+    if not np.array_equal(np.bincount(of_row, minlength=len(rows)), np.full(len(rows), num_candidates)):
+        raise EngineError(f"the teacher's server did not send {num_candidates} candidates for every token")
+    order = np.lexsort((ranks[kept], of_row))
+    token_ids = np.array(list(chain.from_iterable(rows)), dtype=np.int32)[kept][order]
+    log_probs = np.array([entry.logprob for entry in entries], dtype=np.float32)[kept][order]
+    return token_ids.reshape(shape), log_probs.reshape(shape)

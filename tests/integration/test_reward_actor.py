@@ -1,0 +1,51 @@
+"""A reward in an actor of its own: what it says and what it raises arrive as they were."""
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from gkd_dist.cluster.placement import FleetPlan, start_fleet
+from gkd_dist.cluster.session import ray_session
+from gkd_dist.config.ring import ClusterConfig
+from gkd_dist.errors import DeadlineError, EngineError, ModelError
+from gkd_dist.testing.fakes import FakeLearner, FakeReward, FakeSampler, FakeTeacher
+from gkd_dist.types import Answer
+
+ANSWERS = [Answer("q", "three words here", None), Answer("q", "one", "one")]
+
+
+@pytest.mark.ray
+def test_a_reward_actor_judges_fails_and_ends_like_the_reward_itself() -> None:
+    class Broken(FakeReward):  # local classes travel by value: actors cannot import this module
+        async def judge(self, answers: list[Answer]) -> list[float]:
+            raise EngineError("probabilities that are not finite")
+
+    class Slow(FakeReward):
+        async def judge(self, answers: list[Answer]) -> list[float]:
+            await asyncio.sleep(60)
+            return []
+
+    def refused() -> FakeReward:
+        raise ModelError("no label `entailment`")
+
+    config = ClusterConfig(num_cpus_per_sampler=0, num_cpus_per_teacher=0, num_cpus_learner=0, request_timeout_s=2)
+    plan = FleetPlan([FakeSampler], {"teacher": [FakeTeacher]}, FakeLearner, FakeReward)
+
+    async def judged(plan: FleetPlan) -> list[float]:
+        fleet = await start_fleet(plan, config)
+        try:
+            assert fleet.reward is not None
+            return await fleet.reward.judge(ANSWERS)
+        finally:
+            await fleet.close()
+
+    with ray_session(config):
+        assert asyncio.run(judged(plan)) == [3.0, 1.0]
+        with pytest.raises(EngineError, match=r"^probabilities that are not finite$"):
+            asyncio.run(judged(replace(plan, reward=Broken)))
+        with pytest.raises(DeadlineError, match="reward did not judge within 2 s"):
+            asyncio.run(judged(replace(plan, reward=Slow)))
+        with pytest.raises(ModelError, match="no label"):
+            asyncio.run(judged(replace(plan, reward=refused)))
+        assert asyncio.run(start_fleet(replace(plan, reward=None), config)).reward is None

@@ -1,0 +1,161 @@
+"""A reward function of the user's own: TRL's convention, and everything that can be wrong with one."""
+
+import asyncio
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from gkd_dist.errors import ConfigError, DeadlineError, EngineError
+from gkd_dist.rewards.function import FunctionReward, load_function
+from gkd_dist.types import Answer
+
+ANSWERS = [Answer("q1", "a b", "a"), Answer("q2", "c", None)]
+
+
+@pytest.fixture
+def module() -> Iterator[ModuleType]:
+    """An importable module to put functions into."""
+    module = ModuleType("my_rewards")
+    sys.modules["my_rewards"] = module
+    yield module
+    del sys.modules["my_rewards"]
+
+
+def judge(module: ModuleType, function: Callable[..., Any], *, timeout_s: float = 20, times: int = 1) -> list[float]:
+    module.function = function  # type: ignore[attr-defined]
+
+    async def run() -> list[float]:
+        reward = FunctionReward("my_rewards:function", timeout_s=timeout_s)
+        try:
+            return [await reward.judge(ANSWERS) for _ in range(times)][-1]
+        finally:
+            await reward.close()
+
+    return asyncio.run(run())
+
+
+def test_lists_are_given_by_keyword_and_in_order(module: ModuleType) -> None:
+    seen = {}
+
+    def function(prompts: list[str], completions: list[str], **kwargs: Any) -> list[float]:
+        seen.update(prompts=prompts, completions=completions, **kwargs)
+        return [1, 2]
+
+    assert judge(module, function) == [1.0, 2.0]
+    assert seen == {"prompts": ["q1", "q2"], "completions": ["a b", "c"], "references": ["a", None]}
+
+
+def test_a_function_takes_what_it_names(module: ModuleType) -> None:
+    def function(completions: list[str], scale: float = 2.0) -> list[float]:
+        return [scale * len(text) for text in completions]
+
+    assert judge(module, function) == [6.0, 2.0]
+
+
+def test_coroutines_of_all_calls_share_a_loop(module: ModuleType) -> None:
+    loops = []
+
+    async def function(completions: list[str], **kwargs: Any) -> list[float]:
+        loops.append(asyncio.get_running_loop())
+        await asyncio.sleep(0)
+        return [0.5] * len(completions)
+
+    assert judge(module, function, times=3) == [0.5, 0.5]
+    assert len(set(loops)) == 1
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [np.asarray([1, 0], np.float32), torch.tensor([1.0, 0.0]), (True, False), [np.float64(1), torch.tensor(0)]],
+)
+def test_whatever_is_a_number_counts(module: ModuleType, numbers: Any) -> None:
+    assert judge(module, lambda **kwargs: numbers) == [1.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("result", "message"),
+    [
+        (["1", "2"], "returned '1' for completion 0; every reward must be a finite number"),
+        ([1.0, None], "returned None for completion 1"),
+        ([1.0, float("nan")], "returned nan for completion 1"),
+        ([float("inf"), 1.0], "returned inf for completion 0"),
+        ([1.0, [2.0]], r"returned \[2.0\] for completion 1"),
+        ([1.0, 10**400], "returned 1000.* for completion 1"),
+        ([1.0], "returned 1 numbers for 2 completions"),
+        ([], "returned 0 numbers for 2 completions"),
+        (None, "returned None; it must return a list of numbers"),
+        (0.5, "returned 0.5; it must return a list of numbers"),
+        (torch.tensor(0.5), r"returned tensor\(0.5000\); it must return a list of numbers"),
+        ("12", "returned '12'; it must return a list of numbers"),
+        ({"a": 1.0, "b": 2.0}, "returned {'a': 1.0, 'b': 2.0}; it must return a list of numbers"),
+    ],
+)
+def test_a_wrong_result_is_named(module: ModuleType, result: Any, message: str) -> None:
+    with pytest.raises(EngineError, match=f"the reward function my_rewards:function {message}"):
+        judge(module, lambda **kwargs: result)
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_what_a_function_raises_is_told_in_one_line(module: ModuleType, is_async: bool) -> None:
+    def fails(**kwargs: Any) -> list[float]:
+        raise ZeroDivisionError("by zero\nin detail")
+
+    async def fails_later(**kwargs: Any) -> list[float]:
+        return fails()
+
+    with pytest.raises(EngineError) as caught:
+        judge(module, fails_later if is_async else fails)
+    assert str(caught.value) == "the reward function my_rewards:function failed: ZeroDivisionError: by zero"
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+
+
+def test_a_function_that_does_not_return_has_a_deadline(module: ModuleType) -> None:
+    async def sleeps(**kwargs: Any) -> list[float]:
+        await asyncio.sleep(0.3)
+        return [0.0, 0.0]
+
+    with pytest.raises(DeadlineError, match="did not return within 0 s"):
+        judge(module, sleeps, timeout_s=0.01)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("no_such_module:f", "no module named no_such_module"),
+        ("json.no_such:f", "no module named json.no_such"),
+        ("json:no_such", "no_such in json .* has no such name"),
+        ("json:decoder", "decoder in json .* is not a function"),
+        ("my_rewards:solution", "it requires solution, but is called by keyword with prompts, completions, references"),
+        ("my_rewards:positional", "it requires completions"),
+    ],
+)
+def test_a_function_that_cannot_be_called_is_refused_at_start(module: ModuleType, spec: str, message: str) -> None:
+    def solution(completions: list[str], solution: list[str], **kwargs: Any) -> list[float]:
+        return []
+
+    def positional(completions: list[str], /) -> list[float]:
+        return []
+
+    module.solution, module.positional = solution, positional  # type: ignore[attr-defined]
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_function(spec)
+    assert str(caught.value).startswith("reward.function: ")
+
+
+def test_a_module_in_the_current_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "local_rewards.py").write_text("def f(completions):\n    return [1.0 for _ in completions]\n")
+    (tmp_path / "broken_rewards.py").write_text("def f(:\n")
+    (tmp_path / "failing_rewards.py").write_text("raise RuntimeError('no key\\nset')\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    assert load_function("local_rewards:f")(completions=["a"]) == [1.0]
+    with pytest.raises(ConfigError, match="importing broken_rewards failed: SyntaxError"):
+        load_function("broken_rewards:f")
+    with pytest.raises(ConfigError, match=r"importing failing_rewards failed: RuntimeError: no key$"):
+        load_function("failing_rewards:f")
