@@ -16,7 +16,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -27,9 +27,9 @@ import torch
 from gkd_dist.build import Blueprint
 from gkd_dist.config.load import load_run_config
 from gkd_dist.learners.load import load_student
-from gkd_dist.learners.step import accumulate_gradient
+from gkd_dist.learners.step import LossSettings, accumulate_gradient
 from gkd_dist.preparation import Job, prepare
-from gkd_dist.process import configure_process
+from gkd_dist.process import prepare_this_process
 from gkd_dist.targets import TeacherTargets
 from gkd_dist.types import SamplingParams, ScoredTrajectory, TeacherScore, TrainBatch, Trajectory
 from gkd_dist.wire.codec import decode_targets, encode
@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("--engines", nargs="+", default=["hf", "vllm"], choices=["hf", "vllm"])
     parser.add_argument("--rounds", type=int, default=3, help="timed scorings of each teacher, after one to warm up")
     arguments = parser.parse_args()
-    configure_process()
+    prepare_this_process()
     job = make_job([])
     trajectories = asyncio.run(student_completions(job))
     result = {
@@ -96,17 +96,15 @@ def main() -> None:
 
 def make_job(overrides: Sequence[str]) -> Job:
     # Gradients to full precision: the rounding of the learner's products is not what is compared here.
-    fixed = ["learner.bf16=false", "cluster.mode=local", "objective.student_fraction=1"]
+    fixed = ["learner.bf16=false", "cluster.mode=local", "objective.student_fraction=1", "sampler.engine=hf"]
     return prepare(load_run_config("quickstart", (*fixed, *overrides)), lambda _: None, writes=False)
 
 
 async def student_completions(job: Job) -> list[Trajectory]:
     """Completions of the first held-out prompts by the student at temperature 1."""
-    config = job.blueprint.config
-    hf = replace(job.blueprint, config=config.model_copy(update={"sampler": config.sampler.model_copy(update={"engine": "hf", "engine_args": {}})}))
     held_out = job.held_out("transports")
     params = SamplingParams(MAX_NEW_TOKENS, stop_token_ids=held_out.sampling.stop_token_ids, seed=0)
-    sampler = hf.make_sampler()
+    sampler = job.blueprint.make_sampler()
     try:
         return await sampler.sample(held_out.prompts[:NUM_SEQUENCES], params)
     finally:
@@ -188,7 +186,15 @@ def gradient_of(
         num_sequences=len(trajectories),
         num_tokens=count(trajectories),
     )
-    loss = accumulate_gradient(student, batch, blueprint.loss_settings())
+    settings = LossSettings(
+        objective=blueprint.objective(),
+        reduction=blueprint.config.objective.reduction,
+        bf16=False,
+        max_micro_batch_tokens=blueprint.config.learner.max_micro_batch_tokens,
+        pad_token_id=blueprint.pad_token_id,
+        num_ids=blueprint.num_ids,
+    )
+    loss = accumulate_gradient(student, batch, settings)
     value = loss if isinstance(loss, float) else loss.loss
     return value, torch.cat([p.grad.flatten() for p in student.model.parameters() if p.grad is not None])
 
