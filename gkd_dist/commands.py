@@ -20,6 +20,7 @@ from gkd_dist.pipeline.accounting import StepAccounts
 from gkd_dist.pipeline.evaluation import Evaluation
 from gkd_dist.pipeline.evaluation import evaluate as evaluate_fleet
 from gkd_dist.pipeline.job import Outcome, distil
+from gkd_dist.pipeline.sentinel import check_at_start
 from gkd_dist.preparation import Job, prepare
 from gkd_dist.preparation import preflight as check_without_models
 
@@ -154,6 +155,7 @@ async def _evaluate(job: Job, narrate: Narrator) -> Evaluation:
     held_out = job.held_out("eval")
     narrate("starting engines")
     async with job.blueprint.fleet() as fleet:
+        await check_at_start(fleet)
         narrate(f"evaluating on {len(held_out.prompts)} held-out prompts")
         return await evaluate_fleet(fleet, held_out, 0)
 
@@ -309,6 +311,7 @@ def _card(job: Job, outcome: Outcome, num_trained_tokens: int) -> str:
     from gkd_dist.models.cards import DistillationFacts, model_card
 
     config = job.blueprint.config
+    lora = config.student.lora
     return model_card(
         DistillationFacts(
             name=config.name,
@@ -318,6 +321,7 @@ def _card(job: Job, outcome: Outcome, num_trained_tokens: int) -> str:
             student_fraction=config.objective.student_fraction,
             num_steps=config.learner.max_steps,
             num_trained_tokens=num_trained_tokens,
+            adapter_of=job.blueprint.base_name() if lora is not None and lora.save == "adapter" else None,
             alpha=config.objective.alpha,
             reward=config.reward.source if config.reward else "",
             metrics={} if outcome.after is None else _figures(outcome.after),

@@ -25,6 +25,7 @@ from gkd_dist.types import (
     Prompt,
     SamplingParams,
     StepReport,
+    TeacherCheck,
     TrainBatch,
     Trajectory,
     WeightPublication,
@@ -60,14 +61,22 @@ class Sampler(Protocol):
     async def close(self) -> None: ...
 
 
-class Teacher(Protocol):
-    """Scores trajectories with a frozen model."""
+class Scorer(Protocol):
+    """Scores trajectories with a frozen model: what every teacher engine does."""
 
     async def score(self, trajectories: Sequence[Trajectory]) -> list[TeacherTargets | TargetsHandle]:
         """What this teacher says about the completion tokens of each trajectory."""
         ...
 
     async def close(self) -> None: ...
+
+
+class Teacher(Scorer, Protocol):
+    """A scorer that can be asked whether it still answers as it should."""
+
+    async def verify(self) -> TeacherCheck:
+        """Score golden sequences and compare with what this teacher should say; a check that fails is not raised."""
+        ...
 
 
 class Reward(Protocol):

@@ -10,6 +10,7 @@ from typing import TypeVar
 from gkd_dist.build import Blueprint
 from gkd_dist.config.models import PruneConfig
 from gkd_dist.config.run import RunConfig
+from gkd_dist.data.golden import golden_sequences
 from gkd_dist.data.mixture import Mixture
 from gkd_dist.data.pairs import fixed_trajectory
 from gkd_dist.data.prompts import PromptStream, RenderedPrompts, prompt_limit, render_prompts
@@ -67,6 +68,7 @@ class Job:
             max_staleness=config.replay.max_staleness,
             replay_capacity=config.replay.capacity or 2 * batch_size,
             save_steps=config.learner.save_steps,
+            sentinel_steps={name: teacher.sentinel_steps for name, teacher in config.named_teachers.items()},
             checkpoints=checkpoints,
             reinforcement=self._reinforcement(stream) if config.reward else None,
         )
@@ -171,14 +173,14 @@ def preflight(config: RunConfig) -> tuple[Data, Job | None, list[str]]:
     Raises:
         ConfigError: as `prepare`.
     """
-    from gkd_dist.models.packaged import PACKAGE_PREFIX, already_here, default_cache_dir, materialise
+    from gkd_dist.models.packaged import already_here, default_cache_dir, is_converted, materialise
 
     data = _check_data(config, None, writes=True)
     problems: list[str] = []
     folders: dict[str, Path] = {}
     left = []
     for part, reference in _references(config, None).items():
-        find = already_here if reference.startswith(PACKAGE_PREFIX) else materialise
+        find = already_here if is_converted(reference) else materialise
         look = partial(find, reference, default_cache_dir(), weights=_needs_weights(config, part))
         folder = _collect(problems, look, f"{part}.model: ")
         if folder is not None:
@@ -302,6 +304,7 @@ def _fit(config: RunConfig, data: Data, folders: Mapping[str, Path], prune: Prun
         pad_token_id=renderer.pad_token_id,
         num_ids=num_ids,
         run_epoch=uuid.uuid4().hex,
+        golden=golden_sequences(renderer, num_ids, min(each.max_model_len for each in config.named_teachers.values())),
         reward_model=reward_model,
     )
     return Job(blueprint, data.rows, rendered, renderer, data.mixture)

@@ -21,6 +21,7 @@ from gkd_dist.types import (
     Prompt,
     SamplingParams,
     ScoredTrajectory,
+    TeacherCheck,
     TeacherScore,
     TrainBatch,
     Trajectory,
@@ -68,6 +69,9 @@ class TeacherActor:
         """Control facts (num_tokens, num_bytes) per trajectory, and the targets as one frame."""
         targets = await self._teacher.score(decode(trajectories, Trajectory))
         return [(item.num_tokens, item.num_bytes) for item in targets], encode(targets)
+
+    async def verify(self) -> TeacherCheck:
+        return await self._teacher.verify()
 
     async def close(self) -> None:
         await self._teacher.close()

@@ -23,6 +23,7 @@ from gkd_dist.types import (
     Prompt,
     SamplingParams,
     StepReport,
+    TeacherCheck,
     TrainBatch,
     Trajectory,
     WeightManifest,
@@ -111,6 +112,9 @@ class TeacherProxy(Proxy):
             TargetsHandle(frame_ref, index, num_tokens, num_bytes)
             for index, (num_tokens, num_bytes) in enumerate(facts)
         ]
+
+    async def verify(self) -> TeacherCheck:
+        return await self._await(self._actor.verify.remote(), "verify its answers")
 
 
 class RewardProxy(Proxy):

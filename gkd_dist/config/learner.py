@@ -12,7 +12,10 @@ class LearnerConfig(Strict):
     batch_size: int = Field(default=8, ge=1, validation_alias=AliasChoices("batch_size", "per_device_train_batch_size"))
     """Sequences per train step."""
     max_micro_batch_tokens: int = Field(default=2048, ge=1)
-    """Padded tokens per forward; changes memory, never the gradient."""
+    """Tokens per forward, padding included where there is any; changes memory, never the gradient."""
+    packing: bool | None = None
+    """Sequences one after the other in one row, without padding and without seeing each other. None packs wherever the
+    student allows it (tried when it is loaded), true insists, false pads."""
     loss_memory_bytes: int | None = Field(default=None, ge=1)
     """For the logits of one chunk of the loss; changes its speed, never the gradient. By default 512 MiB on a CPU and
     6 GiB on a GPU."""

@@ -5,6 +5,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from gkd_dist.config.base import Strict
+from gkd_dist.config.lora import LoraConfig
 
 Dtype = Literal["float32", "bfloat16"]
 
@@ -31,8 +32,11 @@ class PruneConfig(Strict):
 
 class StudentConfig(Strict):
     model: str
-    """A local folder, a hub name, or `package:NAME` for a GGUF model inside an installed Python package."""
+    """A local folder (of a model, or of a saved adapter), a hub name, or `package:NAME` for a GGUF model inside an
+    installed Python package."""
     prune: PruneConfig | None = None
+    lora: LoraConfig | None = None
+    """Train low-rank adapters alone; None trains every parameter."""
 
 
 class SamplerConfig(Strict):
@@ -69,6 +73,7 @@ TEACHER_KEYS_OF = {
         "max_retries",
     ),
     ("transport", "topk"): ("top_k",),
+    ("transport", "hidden"): ("verify_readout",),
 }
 """What some engines and transports of a teacher alone read."""
 
@@ -90,6 +95,12 @@ class TeacherConfig(Strict):
     """Of `topk`."""
     temperature: float = Field(default=1.0, gt=0)
     """Softmax temperature of the teacher in the loss, each teacher its own; the student's is 1 (paper, section 4)."""
+    verify_readout: bool = True
+    """With `hidden`: before the run, compare the log-probs that the learner rebuilds with the engine's own. The vllm
+    engine that gives hidden states has no LM head, so another one answers first, once for each model (the answers are
+    kept in the cache folder); false spares that start, and compares the teacher with its own first answers only."""
+    sentinel_steps: int = Field(default=50, ge=0)
+    """Every so many steps the teacher's answers about golden sequences are compared again; 0 is never."""
     num_replicas: int = Field(default=1, ge=1)
     dtype: Dtype = "bfloat16"
     """Of the model that vllm or hf loads; a server has its own."""
@@ -121,14 +132,14 @@ class TeacherConfig(Strict):
         problems = []
         if self.transport not in TRANSPORTS_OF[self.engine]:
             problems.append(
-                f"the {self.engine} engine has no `{self.transport}` transport; use teacher.transport="
+                f"the {self.engine} engine has no `{self.transport}` transport; use transport="
                 f"{' or '.join(TRANSPORTS_OF[self.engine])}, or engine=hf"
             )
         # A dtype stays when a recipe is pointed at a server: it says what a local engine would use.
         idle = sorted((self.idle_keys - {"dtype"}) & self.model_fields_set)
         problems += [self._no_effect(key) for key in idle if getattr(self, key) != {}]
         if self.engine == "server" and self.base_url is None:
-            problems.append("the server engine needs base_url; give it, as in teacher.base_url=http://host:8000/v1")
+            problems.append("the server engine needs base_url; give it, as in base_url=http://host:8000/v1")
         if problems:
             raise ValueError("\n".join(problems))
         return self

@@ -84,8 +84,16 @@ def _lines(path: Path, details: ErrorDetails, value: Any) -> list[str]:
 
 
 def _follows_from(line: str, removed: set[Path]) -> bool:
-    """Whether a problem of a later round may come from what an earlier one took out."""
-    return any(path and re.search(rf"(?<![\w.]){re.escape('.'.join(path))}(?!\w)", line) for path in removed)
+    """Whether a problem of a later round may come from what an earlier one took out: it names that key.
+
+    A problem of a section (`teacher: ...`) names the keys in it without the section.
+    """
+    for path in removed:
+        section = ".".join(path[:-1])
+        names = [".".join(path), *([path[-1]] if section and line.startswith(f"{section}: ") else [])]
+        if any(re.search(rf"(?<![\w.]){re.escape(name)}(?!\w)", line) for name in names):
+            return True
+    return False
 
 
 def _value_at(tree: Tree, path: Path) -> Any:

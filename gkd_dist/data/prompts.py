@@ -31,10 +31,10 @@ class RenderedRow:
     """[L] int32, ends with a stop token; None where the row has no completion."""
     text: str = ""
     """The question as a person reads it: the prompt, or its last message."""
-    reference: str | None = None
-    """The completion as text; None where the row has none."""
     source: str | None = None
     """Of the row; see `rows.Row`."""
+    reference: str | None = None
+    """The completion as text; None where the row has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +146,7 @@ class _Split:
 
 def _rendered(row: Row, prompt_ids: IntArray, renderer: RowRenderer) -> RenderedRow:
     text = row.prompt if isinstance(row.prompt, str) else row.prompt[-1].content
-    return RenderedRow(prompt_ids, renderer.completion_ids(row), text, row.completion, row.source)
+    return RenderedRow(prompt_ids, renderer.completion_ids(row), text, row.source, row.completion)
 
 
 def _check(rendered: RenderedPrompts, config: DataConfig, num_seen: int, limit: int) -> None:

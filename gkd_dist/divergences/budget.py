@@ -3,7 +3,7 @@
 import torch
 
 DEFAULT_BYTES = {"cpu": 512 << 20, "cuda": 6 << 30}
-"""For the tiles of one chunk: 384 tokens of 151,936 ids on a CPU, 3,520 on a GPU."""
+"""For the tiles of one chunk: 416 tokens of 151,936 ids on a CPU, 3,520 on a GPU."""
 
 MAX_TOKENS = {"cpu": 1024, "cuda": 4096}
 """From here on the products run no faster; GPUs need long chunks, because each chunk reads and writes the head's

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -144,12 +145,12 @@ def _compiled(comparison: Comparison) -> Backend:
         return comparison(teacher, student, weights)
 
     # One thread compiles: a pool of processes would hold as much memory as the learner's body.
-    options: dict[str, str | int | bool | Callable[..., object]] = {"compile_threads": 1}
-    return torch.compile(step, fullgraph=True, isolate_recompiles=True, options=options)
+    arguments: dict[str, Any] = {"isolate_recompiles": True, "options": {"compile_threads": 1}}
+    return cast(Backend, torch.compile(step, fullgraph=True, **arguments))
 
 
 def _triton(comparison: Comparison) -> Backend | None:
-    from gkd_dist.divergences.triton_rows import triton_backend
+    from gkd_dist.divergences.triton_rows import triton_backend  # Triton is there with CUDA alone
 
     return triton_backend(comparison)
 

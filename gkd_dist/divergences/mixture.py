@@ -21,6 +21,9 @@ from gkd_dist.divergences.dense import TeacherLogits
 
 MixtureKind = Literal["arithmetic", "geometric"]
 
+_BLOCK_ROWS = 16
+"""Rows whose temporaries exist at a time."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MixedTeacher:
@@ -46,7 +49,8 @@ class MixedTeacher:
 def mixed_teacher(teachers: Sequence[MixedTeacher], kind: MixtureKind) -> TeacherLogits:
     """Logits whose softmax at temperature 1 is the mixture; computed slice by slice.
 
-    Only the running result and one teacher's tiles [n, V] exist at a time, in float32 at least.
+    Only the running result and one teacher's logits [n, V] exist at a time, in float32 at least: one tile more than
+    for a single teacher, however many there are.
 
     Args:
         teachers: at least one; their weights are divided by the sum.
@@ -75,9 +79,13 @@ def mixed_teacher(teachers: Sequence[MixedTeacher], kind: MixtureKind) -> Teache
 
 def _add_probs(total: Tensor | None, logits: Tensor, temperature: float, share: float) -> Tensor:
     """log(exp(total) + share * P), in place of `total`."""
-    tile = logits / temperature
-    tile.sub_(torch.logsumexp(tile, dim=-1, keepdim=True) - math.log(share))
-    return tile if total is None else torch.logaddexp(total, tile, out=total)
+    result = torch.empty_like(logits) if total is None else total
+    for start in range(0, len(logits), _BLOCK_ROWS):
+        rows = slice(start, start + _BLOCK_ROWS)
+        log_part = logits[rows] / temperature
+        log_part.sub_(torch.logsumexp(log_part, dim=-1, keepdim=True) - math.log(share))
+        result[rows] = log_part if total is None else torch.logaddexp(result[rows], log_part)
+    return result
 
 
 def _add_log_probs(total: Tensor | None, logits: Tensor, temperature: float, share: float) -> Tensor:

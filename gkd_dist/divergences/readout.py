@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gkd_dist.divergences import scaling
 from gkd_dist.divergences.product import check_compute_dtype, multiply, operand
 
 
@@ -42,23 +43,15 @@ class Readout:
 
     @classmethod
     def of(cls, weight: Tensor, bias: Tensor | None, config: object, *, num_ids: int | None = None) -> "Readout":
-        """The readout of a model by its transformers configuration: Gemma's soft cap, Cohere's and Granite's scale.
+        """The readout of a model by its transformers configuration; what is read from it: `divergences/scaling.py`.
 
         Args:
             weight: [V, H] of the LM head.
             bias: [V] or None.
-            config: attributes `final_logit_softcapping`, `logit_scale`, `logits_scaling` are read where present.
             num_ids: real ids; None means all V.
         """
-        scale = getattr(config, "logit_scale", None)
-        scaling = getattr(config, "logits_scaling", None)
-        return cls(
-            weight=weight,
-            bias=bias,
-            logit_scale=float(scale) if scale is not None else 1.0 / float(scaling) if scaling is not None else 1.0,
-            soft_cap=getattr(config, "final_logit_softcapping", None),
-            num_ids=num_ids,
-        )
+        scale, cap = scaling.logit_scale(config), scaling.soft_cap(config)
+        return cls(weight=weight, bias=bias, logit_scale=scale, soft_cap=cap, num_ids=num_ids)
 
     @property
     def hidden_size(self) -> int:
@@ -134,20 +127,31 @@ class Readout:
 
 @torch.no_grad()
 def readout_error(model: Any, readout: Readout) -> float:
-    """Largest difference of a logit, on eight tokens, between the model's own and `readout` of its hidden states.
+    """Largest difference of a logit, on eight tokens, between the model's own and `readout` of its last hidden states.
 
     Not a number where one of them is not. Infinite where sizes do not fit.
 
     Args:
-        model: a transformers causal language model, in evaluation mode.
+        model: a causal or encoder-decoder language model of transformers, in evaluation mode.
         readout: over all V ids.
     """
     ids = probe_ids(model)
-    own = model(input_ids=ids, use_cache=False).logits.float()
-    hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+    if getattr(model.config, "is_encoder_decoder", False):
+        own, hidden = _decoder_probe(model, ids)
+    else:
+        own = model(input_ids=ids, use_cache=False).logits
+        hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
     if hidden.shape[-1] != readout.hidden_size or own.shape[-1] != readout.vocabulary_size:
         return float("inf")
-    return float((own - readout.logits(hidden)).abs().max())
+    return float((own.float() - readout.logits(hidden)).abs().max())
+
+
+def _decoder_probe(model: Any, ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits [1, 8, V] and the decoder's hidden states [1, 8, H], encoder and decoder both reading `ids`."""
+    encoded = model.get_encoder()(input_ids=ids).last_hidden_state
+    decoded = model.get_decoder()(input_ids=ids, encoder_hidden_states=encoded, use_cache=False)
+    own = model(encoder_outputs=(encoded,), decoder_input_ids=ids, use_cache=False).logits
+    return own, decoded.last_hidden_state
 
 
 def probe_ids(model: Any) -> Tensor:

@@ -6,12 +6,12 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import AutoTokenizer, GenerationConfig
 
 from gkd_dist.errors import ModelError
+from gkd_dist.learners.adapters import merged_state_dict, save_adapters
 from gkd_dist.learners.dropout import no_dropout, set_dropout
 from gkd_dist.learners.model import StudentModel
 
@@ -19,7 +19,7 @@ _GENERATION = "generation_config.json"
 
 
 def save_student(student: StudentModel, path: Path, *, source: Path) -> None:
-    """Write weights, config, generation config and tokenizer to `path`.
+    """Write weights, config, generation config and tokenizer to `path`, or adapters and tokenizer.
 
     Everything is written to a sibling folder, flushed to disk, and renamed.
 
@@ -57,9 +57,17 @@ def check_saves(student: StudentModel, source: Path) -> None:
             raise ModelError(f"student {source} could be trained but not saved: {error}") from error
 
 
-def _write(student: StudentModel, folder: Path, source: Path, **save_arguments: Any) -> None:
-    with _as_loaded(student):
-        student.model.save_pretrained(folder, **save_arguments)
+def _write(
+    student: StudentModel, folder: Path, source: Path, state_dict: dict[str, torch.Tensor] | None = None
+) -> None:
+    adapters = student.adapters
+    if adapters is not None and adapters.config.save == "adapter":
+        save_adapters(student.model, adapters, folder)
+    else:
+        if adapters is not None and state_dict is None:
+            state_dict = merged_state_dict(student.model)
+        with _as_loaded(student):
+            student.model.save_pretrained(folder, state_dict=state_dict)
     AutoTokenizer.from_pretrained(source).save_pretrained(folder)
     # Byte for byte, or not at all: transformers loads files that it refuses to write, such as a temperature without
     # do_sample. Where the source has none, none is saved, and transformers derives one from the config as before.

@@ -59,7 +59,7 @@ class GkdLearner:
         return await self._thread.run(lambda: self._evaluate(batch))
 
     async def publish(self) -> WeightPublication:
-        return await self._thread.run(lambda: self._publisher.publish(self._student.named_parameters(), self._step))
+        return await self._thread.run(lambda: self._publisher.publish(self._student.published(), self._step))
 
     async def save(self, path: Path) -> None:
         await self._thread.run(lambda: save_student(self._student, path, source=self._source))

@@ -5,17 +5,29 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+from gkd_dist.config.lora import LoraConfig
 from gkd_dist.divergences.readout import probe_ids, readout_error
 from gkd_dist.errors import ModelError
+from gkd_dist.learners.adapters import Adapters
+from gkd_dist.learners.attention import attend_by_sequence
 from gkd_dist.learners.checkpoint import check_saves
 from gkd_dist.learners.dropout import DropoutValues, dropout_values, no_dropout, set_dropout
 from gkd_dist.learners.model import StudentModel
+from gkd_dist.weights.adapters import attach
 
 _PROBE_TOLERANCE = 1e-3
 """Largest logit difference allowed between our readout and the model's own head, float32."""
 
 
-def load_student(path: Path, *, gradient_checkpointing: bool, device: str = "cpu") -> StudentModel:
+def load_student(
+    path: Path,
+    *,
+    gradient_checkpointing: bool,
+    device: str = "cpu",
+    lora: LoraConfig | None = None,
+    base_name: str | None = None,
+    seed: int = 0,
+) -> StudentModel:
     """Load a student for training: float32 parameters, no dropout, readout checked against the model's own logits.
 
     The model stays in evaluation mode, where nothing is dropped whatever the configuration says; only gradient
@@ -23,14 +35,21 @@ def load_student(path: Path, *, gradient_checkpointing: bool, device: str = "cpu
 
     Args:
         device: where it trains. CPU; CUDA untested.
+        lora: train these adapters alone.
+        base_name: what saved adapters call their base model; None means `path`.
+        seed: decides the adapters' initial values.
 
     Raises:
-        ModelError: not a causal language model, a head that `Readout` does not reproduce, a forward that is random,
-            or a folder whose student could not be saved again.
+        ModelError: not a causal language model, modules that cannot have adapters, a head that `Readout` does not
+            reproduce, a forward that is random, or a folder whose student could not be saved again.
     """
     model, dropout = _load(path, device)
     model.config.use_cache = False
-    student = StudentModel(model, dropout)
+    adapters = None
+    if lora is not None:
+        adapters = Adapters(lora, attach(model, lora, seed=seed))
+        adapters.peft.base_model_name_or_path = base_name or str(Path(path).resolve())
+    student = StudentModel(model, dropout, adapters)
     _check_readout(student, path)
     if gradient_checkpointing:
         model.gradient_checkpointing_enable()
@@ -52,6 +71,8 @@ def _load(path: Path, device: str) -> tuple[PreTrainedModel, DropoutValues]:
         raise ModelError(f"student {path} does not load as a causal language model: {error}") from error
     if type(original) is not type(model.config):  # a text model out of a larger one
         original = original.get_text_config()
+    if device == "cpu":
+        attend_by_sequence(model)
     return model.to(device).eval(), dropout_values(original)
 
 

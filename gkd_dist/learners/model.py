@@ -9,7 +9,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from gkd_dist.divergences import Readout
+from gkd_dist.learners.adapters import Adapters, published
 from gkd_dist.learners.dropout import DropoutValues
+from gkd_dist.weights.publisher import Publishable
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,8 @@ class StudentModel:
     model: PreTrainedModel
     dropout: DropoutValues = field(default_factory=dict)
     """What its source drops; nothing is dropped here, but the student saved gets these values back."""
+    adapters: Adapters | None = None
+    """Where only low-rank adapters are trained."""
 
     @property
     def body(self) -> nn.Module:
@@ -34,8 +38,12 @@ class StudentModel:
         head = self.model.get_output_embeddings()
         return Readout.of(head.weight, getattr(head, "bias", None), self.model.config, num_ids=num_ids)
 
+    def published(self) -> list[tuple[str, Publishable]]:
+        """What samplers load, by name."""
+        return list(published(self.model, self.adapters))
+
     def named_parameters(self) -> list[tuple[str, torch.Tensor]]:
-        """Checkpoint names and tensors, tied ones once."""
+        """Names inside the model and tensors, tied ones once."""
         return list(self.model.named_parameters())
 
     @contextmanager

@@ -11,17 +11,17 @@ from dataclasses import dataclass
 
 import torch
 
-from gkd_dist.data.collate import PaddedBatch, collate, micro_batches
 from gkd_dist.divergences import (
     Divergence,
     Measuring,
     ReverseKl,
     Term,
     chunked_loss,
-    predicting_positions,
     token_weights,
 )
 from gkd_dist.errors import EngineError
+from gkd_dist.learners.behaviour import behaviour_gap
+from gkd_dist.learners.layouts import Layout, PaddedLayout
 from gkd_dist.learners.model import StudentModel
 from gkd_dist.learners.objective import MicroBatch, Objective
 from gkd_dist.learners.targets import measurable
@@ -39,8 +39,12 @@ class LossSettings:
     pad_token_id: int
     num_ids: int
     """Real ids that student and teachers share; all are cut to them before any softmax."""
+    layout: Layout = PaddedLayout()  # noqa: RUF009 - immutable
+    """How the sequences of a forward lie beside each other."""
     loss_memory_bytes: int | None = None
     """For the logits of one chunk of the loss; None means the device's default."""
+    behaviour_temperature: float | None = None
+    """Of the samplers' log-probs, which are compared with the learner's own; None where they cannot be."""
 
     @property
     def compute_dtype(self) -> torch.dtype:
@@ -81,6 +85,9 @@ def accumulate_gradient(
             if batch.advantages is None
             else torch.from_numpy(batch.advantages[indices]).to(hidden.device),
         )
+        if quantities is not None and settings.behaviour_temperature and "behaviour_gap_mean_nats" not in quantities:
+            temperature = settings.behaviour_temperature
+            quantities |= behaviour_gap(group, micro.hidden, readout, version=batch.step, temperature=temperature)
         terms = settings.objective.terms(micro)
         result = chunked_loss(
             hidden,
@@ -143,14 +150,8 @@ def token_divergences(
 
 def completion_hidden(student: StudentModel, group: Sequence[ScoredTrajectory], settings: LossSettings) -> torch.Tensor:
     """Student hidden states [N, H] at the positions that predict completion tokens, trajectory after trajectory."""
-    padded: PaddedBatch = collate([item.trajectory for item in group], settings.pad_token_id)
-    device = student.device
-    input_ids = torch.from_numpy(padded.input_ids).to(device, torch.int64)
-    attention_mask = torch.from_numpy(padded.attention_mask).to(device)
-    with torch.autocast(device.type, torch.bfloat16, enabled=settings.bf16):
-        hidden = student.body(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
-    positions = predicting_positions(padded.prompt_lengths, padded.completion_lengths, input_ids.shape[1])
-    return hidden.flatten(0, 1).index_select(0, positions.to(device))
+    with torch.autocast(student.device.type, torch.bfloat16, enabled=settings.bf16):
+        return settings.layout.completion_hidden(student, [item.trajectory for item in group], settings.pad_token_id)
 
 
 def _measure(terms: Sequence[Term], measured: dict[str, tuple[float, int]]) -> None:
@@ -180,5 +181,5 @@ def _micro_batches(scored: Sequence[ScoredTrajectory], settings: LossSettings) -
         panels[tuple(score.teacher for score in item.scores)].append(index)
     for indices in panels.values():
         lengths = [scored[index].trajectory.num_tokens for index in indices]
-        for group in micro_batches(lengths, settings.max_micro_batch_tokens):
+        for group in settings.layout.groups(lengths, settings.max_micro_batch_tokens):
             yield [indices[position] for position in group]

@@ -86,6 +86,11 @@ DEFINITIONS: tuple[Definition, ...] = (
         "gkd_teacher_score_seconds", _H, "Wall time of one scoring request (many sequences).", "seconds",
         buckets=_WORK_SECONDS,
     ),
+    Definition("gkd_teacher_checks_total", _C, "Times a teacher was asked golden sequences.", "checks"),
+    Definition(
+        "gkd_teacher_golden_gap_nats", _G,
+        "Largest difference of a log-prob from what it should be, in the last check of the teachers.", "nats",
+    ),
     Definition("gkd_teacher_mass", _G, "Teacher's probability in its top K: mean over the last train step's tokens."),
     # reward
     Definition("gkd_reward_mean", _G, "Mean reward of the student's answers in the last train step that had some."),
@@ -106,6 +111,11 @@ DEFINITIONS: tuple[Definition, ...] = (
     Definition("gkd_learner_learning_rate", _G, "Learning rate of the last train step."),
     Definition("gkd_learner_nonfinite_steps_total", _C, "Steps skipped: loss or gradient was not finite.", "steps"),
     Definition("gkd_learner_last_step_timestamp_seconds", _G, "Unix time when the last train step ended.", "seconds"),
+    Definition(
+        "gkd_behaviour_gap_mean_nats", _G,
+        "Between sampler and learner, log-prob of a sampled token: mean over some tokens of the last step.", "nats",
+    ),
+    Definition("gkd_behaviour_gap_max_nats", _G, "The same, at the token where they differ most.", "nats"),
     # flow
     Definition(
         "gkd_step_seconds", _H, "Wall time of one whole step: sample, score, learn and publish.", "seconds",

@@ -23,6 +23,8 @@ class DistillationFacts:
     """lambda of the paper."""
     num_steps: int
     num_trained_tokens: int
+    adapter_of: str | None = None
+    """Base model of a saved low-rank adapter; None for a whole model."""
     alpha: float = 1.0
     """Share of the divergence in the objective; the rest is the reward's."""
     reward: str = ""
@@ -40,12 +42,13 @@ def model_card(facts: DistillationFacts, *, license: str | None = None, tags: tu
         tags: further tags.
     """
     on_hub = re.fullmatch(r"[\w.-]+/[\w.-]+", facts.student) is not None
+    adapter = facts.adapter_of is not None
     head = ModelCardData(
         base_model=facts.student if on_hub else None,  # the hub rejects folders and package names here
-        library_name="transformers",
+        library_name="peft" if adapter else "transformers",
         pipeline_tag="text-generation",
         license=license,
-        tags=[*BASE_TAGS, *tags],
+        tags=[*BASE_TAGS, *(["lora"] if adapter else []), *tags],
     )
     rows = [
         ("student", facts.student),
@@ -66,12 +69,22 @@ def model_card(facts: DistillationFacts, *, license: str | None = None, tags: tu
         "A student distilled with Generalized Knowledge Distillation "
         "([arXiv 2306.13649](https://arxiv.org/abs/2306.13649)).",
         "",
+        *(_adapter_note(facts.adapter_of) if facts.adapter_of is not None else []),
         *_table("training", "value", rows),
     ]
     if facts.metrics:
         numbers = [(name, "n/a" if math.isnan(value) else f"{value:.4g}") for name, value in facts.metrics.items()]
         lines += ["", *_table("metric", "value", numbers)]
     return "\n".join(lines) + "\n"
+
+
+def _adapter_note(base: str) -> list[str]:
+    return [
+        f"This folder holds a low-rank adapter, not a whole model. Its base model is `{base}`. With peft installed, "
+        "`AutoModelForCausalLM.from_pretrained` of this folder loads both where that base is found; elsewhere use "
+        "`PeftModel.from_pretrained(base_model, folder)`.",
+        "",
+    ]
 
 
 def _table(left: str, right: str, rows: list[tuple[str, str]]) -> list[str]:

@@ -3,6 +3,7 @@
 | reference | becomes |
 | --- | --- |
 | a local folder | itself, after a look inside |
+| a local folder with a peft adapter | the base model that it names with the adapter added, merged once into the cache |
 | `package:NAME` | the GGUF file of the installed Python distribution NAME, converted once into the cache |
 | a hub name | the snapshot that huggingface_hub downloads or has downloaded |
 """
@@ -16,6 +17,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from gkd_dist.errors import ModelError
+from gkd_dist.models.adapters import base_of, is_adapter, merge, merged_name
 from gkd_dist.models.folders import cache_key, cached, default_cache_dir, is_whole
 
 __all__ = ["materialise", "already_here", "default_cache_dir", "check_model_folder"]
@@ -40,7 +43,7 @@ def materialise(reference: str, cache_dir: Path, *, weights: bool = True) -> Pat
     """A local folder with config.json, weights and tokenizer that transformers and vLLM load.
 
     Args:
-        reference: a local folder, a hub name, or `package:NAME`.
+        reference: a local folder of a model or an adapter, a hub name, or `package:NAME`.
         cache_dir: where converted packages are kept; see `default_cache_dir`. Hub snapshots stay in the hub's cache.
         weights: False where config.json and tokenizer will do; none are downloaded then.
 
@@ -50,6 +53,8 @@ def materialise(reference: str, cache_dir: Path, *, weights: bool = True) -> Pat
     if reference.startswith(PACKAGE_PREFIX):
         return _from_package(reference.removeprefix(PACKAGE_PREFIX), cache_dir)
     folder = Path(reference).expanduser()
+    if is_adapter(folder):
+        return _from_adapter(folder, cache_dir)
     if folder.exists():
         check_model_folder(folder, weights=weights)
         return folder
@@ -70,7 +75,16 @@ def already_here(reference: str, cache_dir: Path, *, weights: bool = True) -> Pa
     if reference.startswith(PACKAGE_PREFIX):
         target = _target(_packaged_file(reference.removeprefix(PACKAGE_PREFIX)), cache_dir)
         return target if is_whole(target) else None
+    if is_adapter(folder := Path(reference).expanduser()):
+        base = already_here(base_of(folder), cache_dir)
+        target = None if base is None else _merged(folder, base, cache_dir)
+        return target if target is not None and is_whole(target) else None
     return materialise(reference, cache_dir, weights=weights) if is_local(reference) else None
+
+
+def is_converted(reference: str) -> bool:
+    """Whether `materialise` has to write something of its own for it."""
+    return reference.startswith(PACKAGE_PREFIX) or is_adapter(Path(reference).expanduser())
 
 
 def is_local(reference: str) -> bool:
@@ -109,6 +123,15 @@ def _from_hub(name: str, weights: bool) -> Path:
         ) from error
     check_model_folder(folder, weights=weights)
     return folder
+
+
+def _from_adapter(folder: Path, cache_dir: Path) -> Path:
+    base = materialise(base_of(folder), cache_dir)
+    return cached(_merged(folder, base, cache_dir), partial(merge, folder, base))
+
+
+def _merged(folder: Path, base: Path, cache_dir: Path) -> Path:
+    return cache_dir / "models" / merged_name(folder, base)
 
 
 def _from_package(name: str, cache_dir: Path) -> Path:

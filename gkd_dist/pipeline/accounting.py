@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from gkd_dist.interfaces import Metrics, RecordSink
-from gkd_dist.types import FloatArray, ScoredTrajectory, Source, StepReport, Trajectory, WeightManifest
+from gkd_dist.types import FloatArray, ScoredTrajectory, Source, StepReport, TeacherCheck, Trajectory, WeightManifest
 
 Clock = Callable[[], float]
 
@@ -57,6 +57,14 @@ class StepAccounts:
         self._metrics.count("gkd_teacher_scored_tokens_total", tokens)
         self._metrics.observe("gkd_teacher_score_seconds", self._open[step]["score_s"])
 
+    def checked(self, step: int, checks: Sequence[TeacherCheck]) -> None:
+        """What the sentinel found at `step`; -1 is before the first."""
+        gap = max(check.max_gap_nats for check in checks)
+        self._metrics.gauge("gkd_teacher_golden_gap_nats", gap)
+        self._metrics.count("gkd_teacher_checks_total", len(checks))
+        if step >= 0:
+            self._open[step]["teacher_golden_gap_nats"] = gap
+
     def queued(self, depth: int) -> None:
         """`depth` scored sequences wait in the replay."""
         self._metrics.gauge("gkd_queue_depth", depth, queue="replay")
@@ -103,8 +111,9 @@ class StepAccounts:
         self._metrics.gauge("gkd_learner_loss", report.loss)
         self._metrics.gauge("gkd_learner_grad_norm", report.grad_norm)
         self._metrics.gauge("gkd_learner_learning_rate", report.learning_rate)
-        if "teacher_mass" in report.quantities:
-            self._metrics.gauge("gkd_teacher_mass", report.quantities["teacher_mass"])
+        for name in ("teacher_mass", "behaviour_gap_mean_nats", "behaviour_gap_max_nats"):
+            if name in report.quantities:
+                self._metrics.gauge(f"gkd_{name}", report.quantities[name])
         self._metrics.gauge("gkd_learner_last_step_timestamp_seconds", time.time())
 
     def published(self, step: int, manifest: WeightManifest) -> None:

@@ -10,6 +10,7 @@ from gkd_dist.pipeline.accounting import StepAccounts
 from gkd_dist.pipeline.controller import run_ring
 from gkd_dist.pipeline.evaluation import Evaluation, HeldOut, evaluate
 from gkd_dist.pipeline.ring import Plan
+from gkd_dist.pipeline.sentinel import check_at_start
 
 Narrate = Callable[[str], None]
 
@@ -38,6 +39,7 @@ async def distil(
         held_out: None skips both evaluations.
         narrate: told in one line what happens next.
     """
+    await _check_teachers(fleet, accounts, narrate)
     before = await _evaluate(fleet, held_out, 0, "before", metrics, narrate)
     narrate(f"training for {plan.max_steps} steps of {plan.batch_size} sequences")
     await run_ring(plan, fleet, accounts)
@@ -45,6 +47,13 @@ async def distil(
     await fleet.learner.save(final)
     after = await _evaluate(fleet, held_out, plan.max_steps, "after", metrics, narrate)
     return Outcome(before, after)
+
+
+async def _check_teachers(fleet: Fleet, accounts: StepAccounts, narrate: Narrate) -> None:
+    checks = await check_at_start(fleet)
+    accounts.checked(-1, checks)
+    for check in {str(check): check for check in checks}.values():
+        narrate(f"teacher checked: {check}")
 
 
 async def _evaluate(

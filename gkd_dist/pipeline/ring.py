@@ -1,7 +1,7 @@
 """What the loops of the ring share, and what they are to do."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +39,8 @@ class Plan:
     replay_capacity: int
     save_steps: int
     """0 saves no checkpoints."""
+    sentinel_steps: Mapping[str, int]
+    """Each teacher's golden sequences are scored again after so many steps; 0 is never."""
     checkpoints: Path
     """Folder that receives `step-N`."""
     reinforcement: Reinforcement | None = None

@@ -9,6 +9,7 @@ from gkd_dist.interfaces import Fleet, Teacher
 from gkd_dist.pipeline.judging import judge
 from gkd_dist.pipeline.ring import Ring
 from gkd_dist.pipeline.routing import TeachersOf, spread
+from gkd_dist.pipeline.sentinel import check_again, due
 from gkd_dist.replay.buffer import Admission
 from gkd_dist.types import ScoredTrajectory, TeacherScore, Trajectory
 
@@ -19,6 +20,7 @@ async def scoring_loop(ring: Ring) -> None:
         step, trajectories = await ring.trajectories.get()
         scored, rewards = await asyncio.gather(_scored(ring, step, trajectories), _rewards(ring, step, trajectories))
         ring.accounts.scored(step, scored)
+        await _check(ring, step)
         scored = [replace(item, reward=reward) for item, reward in zip(scored, rewards, strict=True)]
         for item in scored:
             verdict = await ring.replay.admit(item, ring.gate.version)
@@ -26,6 +28,15 @@ async def scoring_loop(ring: Ring) -> None:
                 # The gate lets nothing begin that could be refused here; waiting for the batch would last for ever.
                 raise EngineError(f"the replay refused {item.trajectory.sample_id}: {verdict.value}")
             ring.accounts.queued(ring.replay.depth)
+
+
+async def _check(ring: Ring, step: int) -> None:
+    """Ask the sentinel, where it is due, before anything that was just scored can be trained on."""
+    names = due(step, ring.plan.sentinel_steps)
+    if names:
+        with ring.accounts.timed(step, "sentinel"):
+            checks = await check_again(ring.fleet, names)
+        ring.accounts.checked(step, checks)
 
 
 async def _scored(ring: Ring, step: int, trajectories: Sequence[Trajectory]) -> list[ScoredTrajectory]:

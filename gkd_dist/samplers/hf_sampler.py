@@ -14,6 +14,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from gkd_dist.config.lora import LoraConfig
 from gkd_dist.errors import EngineError, ModelError
 from gkd_dist.samplers.gumbel import GumbelProcessor
 from gkd_dist.samplers.seeds import sample_seed
@@ -28,6 +29,7 @@ from gkd_dist.types import (
     VersionRange,
     WeightPublication,
 )
+from gkd_dist.weights.adapters import adapter_tensors, attach
 from gkd_dist.weights.manifest import verify
 from gkd_dist.weights.subscription import Subscription
 from gkd_dist.weights.tensors import read_tensors
@@ -41,6 +43,7 @@ class HfSampler:
         dtype: `float32` or `bfloat16`.
         pad_token_id: fills the shorter prompts; never attended to.
         num_ids: ids the tokenizer knows; rows of the head beyond them are padding and never sampled. None: all rows.
+        adapter: what is published is this low-rank adapter of `model`; None means whole weights.
         policy_version: version of the weights in `model`.
         teacher: local folder of the model that `SamplingParams.teacher_mix` draws from beside the student, in the same
             dtype; None: there is none to mix in.
@@ -56,6 +59,7 @@ class HfSampler:
         dtype: str,
         pad_token_id: int,
         num_ids: int | None,
+        adapter: LoraConfig | None = None,
         policy_version: int = 0,
         teacher: str | Path | None = None,
     ) -> None:
@@ -68,7 +72,10 @@ class HfSampler:
         self._teacher = None if teacher is None else self._load_teacher(teacher, dtype)
         self._pad_token_id = pad_token_id
         self._num_ids = num_ids
-        shapes = {name: tuple(parameter.shape) for name, parameter in self._model.named_parameters()}
+        if adapter is not None:
+            attach(self._model, adapter)
+        self._published = dict(self._model.named_parameters()) if adapter is None else adapter_tensors(self._model)
+        shapes = {name: tuple(parameter.shape) for name, parameter in self._published.items()}
         self._subscription = Subscription(shapes, policy_version)
         self._thread = SerialThread("hf-sampler")
 
@@ -159,9 +166,8 @@ class HfSampler:
         self._subscription.check(manifest)
         buckets = [np.array(bucket, dtype=np.uint8) for bucket in publication.buckets]
         verify(manifest, buckets)
-        parameters = dict(self._model.named_parameters())
         for name, tensor in read_tensors(buckets, manifest.tensors):
-            parameters[name].copy_(tensor)
+            self._published[name].copy_(tensor)
         self._subscription.accept(manifest)
         return manifest.version
 

@@ -19,6 +19,7 @@ from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
+from gkd_dist.config.lora import LoraConfig
 from gkd_dist.errors import ConfigError, EngineError
 from gkd_dist.samplers.seeds import sample_seed
 from gkd_dist.samplers.weight_updates import WeightUpdates
@@ -35,6 +36,7 @@ from gkd_dist.types import (
 from gkd_dist.weights import vllm_receiver
 from gkd_dist.weights.shared_memory import SharedSegment, sweep
 from gkd_dist.weights.subscription import Subscription
+from gkd_dist.weights.vllm_adapters import EngineAdapter
 
 _CPU_ARGS: dict[str, Any] = {
     "enforce_eager": True,
@@ -58,6 +60,7 @@ class VllmSampler:
         max_model_len: longest prompt plus completion, tokens.
         engine_args: passed to vLLM untouched, over the defaults here.
         num_ids: ids the tokenizer knows; rows of the head beyond them are padding and never sampled. None: all rows.
+        adapter: what is published is this low-rank adapter of `model`; None means whole weights.
         policy_version: version of the weights in `model`.
     """
 
@@ -69,6 +72,7 @@ class VllmSampler:
         max_model_len: int,
         engine_args: Mapping[str, Any],
         num_ids: int | None,
+        adapter: LoraConfig | None = None,
         policy_version: int = 0,
     ) -> None:
         # Raw engine threads, not a core each: on small machines the roles take turns on all cores.
@@ -76,6 +80,7 @@ class VllmSampler:
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         vllm_receiver.register()
         sweep()
+        self._adapter = EngineAdapter(model, adapter) if adapter is not None else None
         whole_prompts = {"max_num_batched_tokens": max(max_model_len, _MIN_BATCHED_TOKENS)}
         defaults = _CPU_ARGS | whole_prompts if current_platform.is_cpu() else {}
         args = {
@@ -86,6 +91,7 @@ class VllmSampler:
             "logprobs_mode": "processed_logprobs",
             "disable_log_stats": True,
             "weight_transfer_config": WeightTransferConfig(backend=vllm_receiver.BACKEND),
+            **(self._adapter.engine_args if self._adapter is not None else {}),
             **defaults,
             **engine_args,
         }
@@ -93,7 +99,8 @@ class VllmSampler:
         if unknown:
             raise ConfigError([f"sampler.engine_args.{name}: vLLM has no such engine argument" for name in unknown])
         self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(model=model, **args))
-        self._subscription = Subscription(_published_shapes(model), policy_version)
+        shapes = self._adapter.shapes if self._adapter is not None else _published_shapes(model)
+        self._subscription = Subscription(shapes, policy_version)
         self._updates = WeightUpdates(self._engine, self._subscription, self._swap)
         self._padding_bias = _padding_bias(model, num_ids)
         self._num_requests = 0
@@ -113,6 +120,7 @@ class VllmSampler:
             TokensPrompt(prompt_token_ids=prompt.token_ids.tolist()),
             _engine_params(params, sample_seed(params.seed, prompt.sample_id), self._padding_bias),
             request_id,
+            lora_request=self._adapter.request if self._adapter is not None else None,
         )
         outputs = [output async for output in stream]
         if not outputs:
@@ -140,6 +148,13 @@ class VllmSampler:
         return publication.manifest.version
 
     async def _swap(self, manifest: WeightManifest, segment: SharedSegment) -> None:
+        if self._adapter is not None:
+            await self._adapter.load(self._engine, manifest, segment)
+        else:
+            await self._swap_weights(manifest, segment)
+        await self._engine.reset_prefix_cache()
+
+    async def _swap_weights(self, manifest: WeightManifest, segment: SharedSegment) -> None:
         if not self._transfer_ready:
             await self._engine.init_weight_transfer_engine(WeightTransferInitRequest(init_info={}))
             self._transfer_ready = True
@@ -147,10 +162,11 @@ class VllmSampler:
         await self._engine.start_weight_update()
         await self._engine.update_weights(WeightTransferUpdateRequest(update_info=info))
         await self._engine.finish_weight_update()
-        await self._engine.reset_prefix_cache()
 
     async def close(self) -> None:
         self._engine.shutdown()
+        if self._adapter is not None:
+            self._adapter.close()
 
 
 def _engine_params(params: SamplingParams, seed: int, logit_bias: dict[int, float] | None) -> EngineParams:

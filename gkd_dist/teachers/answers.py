@@ -1,7 +1,7 @@
-"""A vLLM server's answer to /v1/completions with prompt_logprobs, read at msgspec's speed.
+"""What a vLLM server answers, read at msgspec's speed.
 
-It carries one JSON object per candidate per token. Typed decoding builds one small struct for each, numpy does the
-rest: about four times as fast as `json.loads` and loops.
+To /v1/completions with prompt_logprobs it sends one JSON object per candidate per token. Typed decoding builds one
+small struct for each, numpy does the rest: about four times as fast as `json.loads` and loops.
 """
 
 from itertools import chain
@@ -28,7 +28,29 @@ class _Answer(msgspec.Struct):
     choices: list[_Choice]
 
 
-_decoder = msgspec.json.Decoder(_Answer)
+class _Card(msgspec.Struct):
+    id: str
+    max_model_len: int | None = None
+
+
+class _Models(msgspec.Struct):
+    data: list[_Card]
+
+
+_answers = msgspec.json.Decoder(_Answer)
+_models = msgspec.json.Decoder(_Models)
+
+
+def read_models(content: bytes) -> dict[str, int | None]:
+    """Name of each served model -> its longest sequence, prompt and completion; None where the server does not say.
+
+    Raises:
+        EngineError: it is no list of models.
+    """
+    try:
+        return {card.id: card.max_model_len for card in _models.decode(content).data}
+    except (msgspec.DecodeError, ValueError) as error:
+        raise EngineError(f"it did not answer as vLLM does: {error}") from error
 
 
 def read_answer(
@@ -46,7 +68,7 @@ def read_answer(
         EngineError: it is no such answer, or one to other tokens.
     """
     try:
-        (choice,) = _decoder.decode(content).choices
+        (choice,) = _answers.decode(content).choices
     except (msgspec.DecodeError, ValueError) as error:
         raise EngineError(f"the teacher's server did not answer as vLLM does: {error}") from error
     if choice.prompt_logprobs is None or len(choice.prompt_logprobs) != token_ids.size:

@@ -17,7 +17,7 @@ from gkd_dist.errors import ModelError
 from gkd_dist.serial import SerialThread
 from gkd_dist.targets import TeacherTargets
 from gkd_dist.teachers.readout import load_readout
-from gkd_dist.teachers.rows import row_transport
+from gkd_dist.teachers.rows import FullRows, RowTransport, row_transport
 from gkd_dist.types import Trajectory
 
 _PROBE_TOLERANCE = 1e-3
@@ -25,7 +25,7 @@ _PROBE_TOLERANCE = 1e-3
 
 
 class HfTeacher:
-    """Implements `interfaces.Teacher` with every transport; calls run one after the other.
+    """Implements `interfaces.Scorer` with every transport; calls run one after the other.
 
     Logits are those of the model's own forward, at the positions that predict completion tokens and nowhere else.
     `hidden` is refused for a model whose logits the learner would not get back from its hidden states.
@@ -60,27 +60,32 @@ class HfTeacher:
         if not self._transport.from_logits:
             _check_readout(self._model, Path(model), dtype, device)
         self._pad_token_id = pad_token_id
+        self._num_ids = num_ids
         self._thread = SerialThread("hf-teacher")
 
     async def score(self, trajectories: Sequence[Trajectory]) -> list[TeacherTargets]:
-        """See `interfaces.Teacher.score`."""
-        return await self._thread.run(lambda: self._score(list(trajectories)))
+        """See `interfaces.Scorer.score`."""
+        return await self._thread.run(lambda: self._score(list(trajectories), self._transport))
+
+    async def own_log_probs(self, trajectories: Sequence[Trajectory]) -> list[TeacherTargets]:
+        """FullTargets by the model's own forward, whatever the transport is."""
+        return await self._thread.run(lambda: self._score(list(trajectories), FullRows(self._num_ids)))
 
     async def close(self) -> None:
         self._thread.close()
 
     @torch.no_grad()
-    def _score(self, trajectories: list[Trajectory]) -> list[TeacherTargets]:
+    def _score(self, trajectories: list[Trajectory], transport: RowTransport) -> list[TeacherTargets]:
         targets: dict[int, TeacherTargets] = {}
         lengths = [trajectory.num_tokens for trajectory in trajectories]
-        for indices in micro_batches(lengths, self._transport.max_micro_batch_tokens):
+        for indices in micro_batches(lengths, transport.max_micro_batch_tokens):
             group = [trajectories[index] for index in indices]
-            rows = self._rows(group).split([trajectory.num_completion_tokens for trajectory in group])
+            rows = self._rows(group, transport).split([trajectory.num_completion_tokens for trajectory in group])
             for index, trajectory, own in zip(indices, group, rows, strict=True):
-                targets[index] = self._transport.targets(own, trajectory.completion_ids)
+                targets[index] = transport.targets(own, trajectory.completion_ids)
         return [targets[index] for index in range(len(trajectories))]
 
-    def _rows(self, group: list[Trajectory]) -> torch.Tensor:
+    def _rows(self, group: list[Trajectory], transport: RowTransport) -> torch.Tensor:
         """[N, H] states after the final norm, or [N, V] logits, at the positions that predict the completions."""
         padded = collate(group, self._pad_token_id)
         width = padded.input_ids.shape[1]
@@ -91,7 +96,7 @@ class HfTeacher:
             "attention_mask": torch.from_numpy(padded.attention_mask).to(self._model.device),
             "use_cache": False,
         }
-        if not self._transport.from_logits:
+        if not transport.from_logits:
             return _select(self._model.base_model(**inputs).last_hidden_state, positions)
         with _projecting_only(self._model, positions):
             logits = self._model(**inputs).logits

@@ -8,7 +8,7 @@ from openai import APIConnectionError, APIError, APIStatusError, NotFoundError, 
 from transformers import AutoTokenizer
 
 from gkd_dist.errors import ConfigError, EngineError
-from gkd_dist.teachers.answers import read_answer
+from gkd_dist.teachers.answers import read_answer, read_models
 from gkd_dist.teachers.endpoint import Endpoint, scoring_request
 from gkd_dist.teachers.prompt_log_probs import PromptScoring
 
@@ -52,10 +52,12 @@ def check_server(
 def _served(client: OpenAI, endpoint: Endpoint, wanted: str | None) -> tuple[str, int | None]:
     """(name, longest sequence or None where the server does not say) of the model to use."""
     try:
-        cards = list(client.with_options(max_retries=_MAX_RETRIES).models.list())
+        answer = client.with_options(max_retries=_MAX_RETRIES).models.with_raw_response.list()
+        lengths = read_models(answer.content)
     except APIError as error:
         raise ConfigError([f"teacher.base_url: {endpoint.explain(error)}"]) from error
-    lengths = {card.id: (card.model_extra or {}).get("max_model_len") for card in cards}
+    except EngineError as error:
+        raise ConfigError([f"teacher.base_url: {endpoint.base_url}: {error}"]) from error
     names = ", ".join(lengths) or "none"
     if wanted is None and len(lengths) != 1:
         raise ConfigError([f"teacher.served_model_name: needed, because the server has several models; it has {names}"])

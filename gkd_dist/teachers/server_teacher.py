@@ -17,7 +17,7 @@ from gkd_dist.types import Trajectory
 
 
 class ServerTeacher:
-    """Implements `interfaces.Teacher` with the `topk` and `sampled` transports; overlapping calls share the server.
+    """Implements `interfaces.Scorer` with the `topk` and `sampled` transports; overlapping calls share the server.
 
     One request per trajectory. Those that a restart of the server cuts off are sent again; see `Endpoint.max_retries`.
 
@@ -56,7 +56,7 @@ class ServerTeacher:
         self._room = asyncio.Semaphore(max_concurrent_requests)
 
     async def score(self, trajectories: Sequence[Trajectory]) -> list[TeacherTargets]:
-        """TopKTargets or SampledTargets; see `interfaces.Teacher.score`.
+        """TopKTargets or SampledTargets; see `interfaces.Scorer.score`.
 
         Raises:
             EngineError: the server refused a request, or stayed away for longer than the retries last.

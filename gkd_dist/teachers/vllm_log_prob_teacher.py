@@ -25,7 +25,7 @@ _MIN_STEP_TOKENS, _MAX_STEP_TOKENS = 256, 4096
 
 
 class VllmLogProbTeacher:
-    """Implements `interfaces.Teacher` with the `topk` and `sampled` transports; overlapping calls share a batch.
+    """Implements `interfaces.Scorer` with the `topk` and `sampled` transports; overlapping calls share a batch.
 
     vLLM projects the positions of the prompt as well as those of the completion; only the latter are shipped. Logits
     are computed in float32 and normalised over the real ids alone.
@@ -79,7 +79,7 @@ class VllmLogProbTeacher:
         self._cutting = asyncio.Lock()
 
     async def score(self, trajectories: Sequence[Trajectory]) -> list[TeacherTargets]:
-        """TopKTargets or SampledTargets; see `interfaces.Teacher.score`."""
+        """TopKTargets or SampledTargets; see `interfaces.Scorer.score`."""
         async with self._cutting:
             if not self._is_cut:
                 await self._engine.collective_rpc(METHOD, args=(self._num_ids,))

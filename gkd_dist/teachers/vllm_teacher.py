@@ -16,7 +16,7 @@ from gkd_dist.types import Trajectory
 
 
 class VllmTeacher:
-    """Implements `interfaces.Teacher` with the `hidden` transport.
+    """Implements `interfaces.Scorer` with the `hidden` transport.
 
     Only the positions that predict completion tokens are kept; the last token is never fed, since nothing needs
     its prediction. Overlapping calls share the engine's batch.
@@ -42,7 +42,7 @@ class VllmTeacher:
         self._num_requests = 0
 
     async def score(self, trajectories: Sequence[Trajectory]) -> list[TeacherTargets]:
-        """HiddenTargets; see `interfaces.Teacher.score`."""
+        """HiddenTargets; see `interfaces.Scorer.score`."""
         return list(await asyncio.gather(*(self._score_one(trajectory) for trajectory in trajectories)))
 
     async def _score_one(self, trajectory: Trajectory) -> HiddenTargets:

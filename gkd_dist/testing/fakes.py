@@ -25,7 +25,9 @@ from gkd_dist.types import (
     SamplingParams,
     Source,
     StepReport,
+    TeacherCheck,
     TensorEntry,
+    Tolerance,
     TrainBatch,
     Trajectory,
     VersionRange,
@@ -87,9 +89,21 @@ class FakeTeacher:
 
     `hidden`: the state at every position is that token's id, repeated. The others: half of the probability is on the
     token itself, half of the rest on the next id, and so on through `num_ids` ids.
+
+    Args:
+        gaps_nats: what its checks find, one after the other; 0 afterwards.
     """
 
-    def __init__(self, hidden_size: int = 4, transport: str = "hidden", num_ids: int = 128, top_k: int = 6) -> None:
+    def __init__(
+        self,
+        hidden_size: int = 4,
+        transport: str = "hidden",
+        num_ids: int = 128,
+        top_k: int = 6,
+        gaps_nats: Sequence[float] = (),
+    ) -> None:
+        self._gaps_nats = list(gaps_nats)
+        self.num_checks = 0
         self.calls: list[list[Trajectory]] = []
         self.closed = False
         self._hidden_size = hidden_size
@@ -100,6 +114,11 @@ class FakeTeacher:
     async def score(self, trajectories: Sequence[Trajectory]) -> list[TeacherTargets | TargetsHandle]:
         self.calls.append(list(trajectories))
         return [self._targets(trajectory) for trajectory in trajectories]
+
+    async def verify(self) -> TeacherCheck:
+        self.num_checks += 1
+        gap = self._gaps_nats.pop(0) if self._gaps_nats else 0.0
+        return TeacherCheck("its first answers", 1, 1.0, gap, gap, Tolerance(1e-3, 1e-3))
 
     async def close(self) -> None:
         self.closed = True
@@ -160,7 +179,7 @@ class FakeLearner:
             learning_rate=1e-4,
             num_sequences=len(batch.scored),
             num_trained_tokens=sum(item.trajectory.num_completion_tokens for item in batch.scored),
-            quantities={"teacher_mass": 0.75},
+            quantities={"teacher_mass": 0.75, "behaviour_gap_mean_nats": 0.01, "behaviour_gap_max_nats": 0.1},
         )
 
     async def evaluate(self, batch: TrainBatch) -> DivergenceReport:

@@ -1,12 +1,22 @@
 """The learner's end of weight publication: parameters become one verified, versioned publication."""
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 
 from gkd_dist.types import WeightManifest, WeightPublication
 from gkd_dist.weights.manifest import digest, plan_buckets
 from gkd_dist.weights.tensors import fill_buckets
+
+
+class Publishable(Protocol):
+    """A tensor, or what becomes one when its turn comes."""
+
+    @property
+    def shape(self) -> torch.Size: ...
+
+    def detach(self) -> torch.Tensor: ...
 
 
 class WeightPublisher:
@@ -23,7 +33,7 @@ class WeightPublisher:
         self._bucket_bytes = bucket_bytes
         self._dtype = dtype
 
-    def publish(self, parameters: Sequence[tuple[str, torch.Tensor]], version: int) -> WeightPublication:
+    def publish(self, parameters: Sequence[tuple[str, Publishable]], version: int) -> WeightPublication:
         """A publication of `parameters` as `version`, in buckets of bytes owned by the publication."""
         shapes = [(name, self._dtype, tuple(tensor.shape)) for name, tensor in parameters]
         plan = plan_buckets(shapes, self._bucket_bytes)

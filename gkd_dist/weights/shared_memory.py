@@ -28,7 +28,7 @@ class SharedSegment:
     """
 
     def __init__(self) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=_base()))
+        self.folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=_base()))
         self._writing = threading.Lock()
         self.paths: tuple[Path, ...] = ()
 
@@ -39,7 +39,7 @@ class SharedSegment:
             OSError: shared memory is full, or the segment is closed.
         """
         with self._writing:
-            paths = [self._folder / f"bucket-{index}" for index in range(len(buckets))]
+            paths = [self.folder / f"bucket-{index}" for index in range(len(buckets))]
             for path, bucket in zip(paths, buckets, strict=True):
                 with path.open("wb") as file:
                     file.write(memoryview(np.ascontiguousarray(bucket)))
@@ -48,7 +48,7 @@ class SharedSegment:
     def close(self) -> None:
         """Remove the files; a reader that has mapped them keeps its view."""
         with self._writing:  # a file written behind the removal would stay
-            shutil.rmtree(self._folder, ignore_errors=True)
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     def __enter__(self) -> "SharedSegment":
         return self

@@ -27,6 +27,8 @@ from gkd_dist.weights.tensors import read_tensors
 
 BACKEND = "gkd_shared_memory"
 _ORPHAN_CHECK_S = 1.0
+_LORA_PRODUCTS = "gkd_dist.weights.vllm_lone_adapter.LoneAdapterWrapper"
+"""vLLM imports it when an engine starts with adapters."""
 
 
 def register() -> None:
@@ -35,6 +37,7 @@ def register() -> None:
         # vLLM's bfloat16 attention uses AMX tiles without asking the kernel for them. A large model's first product
         # asks on the way; a small one dies of an illegal instruction.
         torch.cpu._init_amx()
+        type(current_platform).get_punica_wrapper = classmethod(lambda cls: _LORA_PRODUCTS)  # noqa: ARG005
     if BACKEND not in WeightTransferEngineFactory._registry:
         WeightTransferEngineFactory.register_engine(BACKEND, SharedMemoryTransferEngine)
         _end_with_parent()

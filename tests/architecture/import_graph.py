@@ -30,7 +30,9 @@ DOORS = 5
 """The doors open into each other: `cli` starts `local` and `distributed`, which both ask `build`."""
 
 _F2 = frozenset({"numpy", "pydantic", "yaml"})
-_F3 = frozenset({"numpy", "torch", "transformers", "safetensors", "gguf", "datasets", "huggingface_hub", "xxhash"})
+_F3 = frozenset(
+    {"numpy", "torch", "transformers", "peft", "safetensors", "gguf", "datasets", "huggingface_hub", "xxhash"}
+)
 _DOOR = frozenset({"numpy", "pydantic", "yaml", "typer", "click", "rich", "transformers", "datasets"})
 
 OUTSIDE: dict[str, frozenset[str]] = {
@@ -57,6 +59,7 @@ OUTSIDE: dict[str, frozenset[str]] = {
 
 OUTSIDE_OF_FILE = {
     "data/rendering.py": frozenset({"transformers", "jinja2"}),
+    "divergences/triton_rows.py": frozenset({"triton"}),
     "samplers/vllm_sampler.py": frozenset({"vllm"}),
     "teachers/answers.py": frozenset({"msgspec"}),
     "teachers/endpoint.py": frozenset({"openai"}),
@@ -65,6 +68,8 @@ OUTSIDE_OF_FILE = {
     "teachers/vllm_engine.py": frozenset({"vllm"}),
     "teachers/vllm_log_prob_teacher.py": frozenset({"vllm"}),
     "teachers/vllm_teacher.py": frozenset({"vllm"}),
+    "weights/vllm_adapters.py": frozenset({"vllm"}),
+    "weights/vllm_lone_adapter.py": frozenset({"vllm"}),
     "weights/vllm_receiver.py": frozenset({"vllm"}),
 }
 """What single modules may import on top of their unit."""

@@ -12,7 +12,9 @@ from gkd_dist.learners.targets import TargetRules
 
 def chosen(*overrides: str) -> Objective:
     config = load_run_config("tiny", ("student.model=s", "teacher.model=t", "teacher.transport=topk", *overrides))
-    return Blueprint(config, Path("s"), {"teacher": Path("t")}, pad_token_id=0, num_ids=9, run_epoch="e").objective()
+    return Blueprint(
+        config, Path("s"), {"teacher": Path("t")}, pad_token_id=0, num_ids=9, run_epoch="e", golden=()
+    ).objective()
 
 
 def test_a_divergence_gets_its_numbers() -> None:

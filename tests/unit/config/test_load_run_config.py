@@ -168,7 +168,7 @@ def test_an_empty_section_means_the_defaults(write: Any) -> None:
         ("objective.lamda=1", "objective.lamda: unknown key; did you mean lambda?"),
         ("techer.model=x", "techer: unknown key; did you mean teacher?"),
         ("batch-size=1", "batch-size: unknown key here; did you mean learner.batch_size?"),
-        ("student.zzz=1", "student.zzz: unknown key; valid keys: model, prune"),
+        ("student.zzz=1", "student.zzz: unknown key; valid keys: model, prune, lora"),
         ("learner={max_step: 3}", "learner.max_step: unknown key; did you mean max_steps?"),
         ("sampler.engine_args.a=1", "sampler: the hf engine takes no engine_args; use engine=vllm, or set engine_args={}"),  # noqa: E501
         ("teacher.engine_args={a: 1}", "teacher: the hf engine takes no engine_args; use engine=vllm, or set engine_args={}"),  # noqa: E501

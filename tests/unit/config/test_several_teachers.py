@@ -95,6 +95,7 @@ def test_a_recipe_with_one_teacher_takes_several_by_overrides_and_the_other_way_
         ("teachers.math={sources: [a]}", "teachers.math.model: required, but not given; set it in the file or with teachers.math.model=VALUE"),  # noqa: E501
         ("teachers.math.engine=hf", None),
         ("teachers.math={model: x, engine: hf, engine_args: {a: 1}}", "teachers.math: the hf engine takes no engine_args; use engine=vllm, or set engine_args={}"),  # noqa: E501
+        ("teachers.math={model: x, sources: [gsm8k], engine: server, transport: topk, base_url: host}", 'teachers.math.base_url: must be an address such as http://host:8000/v1, or null, got "host"'),  # noqa: E501
         ("teachers.a b={model: x, sources: [y]}", "teachers.a b: a teacher's name must be 1 to 32 letters, digits, dashes and underscores that begin with a letter or digit"),  # noqa: E501
         ("objective.combine_teachers=mean", 'objective.combine_teachers: must be one of route, arithmetic, geometric, or null, got "mean"'),  # noqa: E501
         ("objective.combine_teachers=null", "objective.combine_teachers: required with several teachers; route lets each score the data of its own sources, arithmetic and geometric mix what all of them say"),  # noqa: E501

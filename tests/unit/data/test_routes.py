@@ -19,7 +19,7 @@ def rows(*sources: str | None) -> Rows:
 
 
 def test_every_sample_goes_to_the_teacher_of_its_row_in_every_epoch() -> None:
-    rendered = [RenderedRow(np.asarray([index], np.int32), None, "", "abc"[index % 3]) for index in range(10)]
+    rendered = [RenderedRow(np.asarray([index], np.int32), None, source="abc"[index % 3]) for index in range(10)]
     stream = PromptStream(rendered, run="r", seed=3, shuffle=True)
     route = SourceRoute(stream, teacher_by_source(teachers(one=("a", "c"), two=("b",))))
     for index in range(40):

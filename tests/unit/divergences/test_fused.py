@@ -206,3 +206,14 @@ def test_small_problems_and_float64_never_reach_a_compiler(monkeypatch):
     compare(comparison, *_tiles(rows=1))
     with pytest.raises(AssertionError, match="asked for a backend"):
         compare(comparison, *_tiles())
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("maker", ["_triton", "_compiled"])
+def test_backends_of_a_gpu_agree(kind, maker):
+    device = torch.device("cuda")
+    comparison = Comparison(_divergence(kind), 0.7, wants_slope=True)
+    backend = getattr(fused, maker)(comparison)
+    assert disagreement(backend, comparison, 32_003, device) < fused.RELATIVE_TOLERANCE

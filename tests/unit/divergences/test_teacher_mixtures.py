@@ -24,7 +24,7 @@ from gkd_dist.divergences import (
     mixed_teacher,
 )
 
-N, V, H = 7, 23, 5
+N, V, H = 41, 23, 5  # more tokens than one block of rows
 KINDS: tuple[MixtureKind, ...] = ("arithmetic", "geometric")
 WEIGHTS, TEMPERATURES = (2.0, 0.5, 1.3), (0.7, 1.0, 2.5)
 
@@ -71,7 +71,7 @@ def test_value_and_gradient_of_the_loss_are_those_of_the_definition(kind: Mixtur
     )
     student_hidden.requires_grad_()
     result = chunked_divergence(
-        student_hidden, Readout(head), mixed, weights, make_divergence(divergence, beta=0.25), chunk_tokens=3
+        student_hidden, Readout(head), mixed, weights, make_divergence(divergence, beta=0.25), chunk_tokens=19
     )
     result.loss.backward()
 
@@ -195,5 +195,5 @@ def test_wrong_arguments_are_refused() -> None:
         with pytest.raises(ValueError, match="positive and finite"):
             MixedTeacher(teacher.logits, *numbers)
     narrow = MixedTeacher(full_teacher(logits(0)[:, :-1]))
-    with pytest.raises(ValueError, match=r"same ids, got logits \[7, 23\] and \[7, 22\]"):
+    with pytest.raises(ValueError, match=r"same ids, got logits \[41, 23\] and \[41, 22\]"):
         mixed_teacher([teacher, narrow], "arithmetic")(slice(0, N))

@@ -39,6 +39,7 @@ def a_run(metrics: FakeMetrics) -> None:
         max_staleness=0,
         replay_capacity=4,
         save_steps=0,
+        sentinel_steps={},
         checkpoints=Path("checkpoints"),
         reinforcement=Reinforcement(lambda _: Answer("", "a word", None), lambda: MovingAverage(0.9)),
     )

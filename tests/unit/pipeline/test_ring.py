@@ -1,7 +1,7 @@
 """The four loops over fakes: order, staleness, mixture, failure."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,7 +31,13 @@ from gkd_dist.types import (
 BATCH = 4
 
 
-def make_plan(max_steps: int, student_fraction: float, mix: str = "per_sequence", save_steps: int = 0) -> Plan:
+def make_plan(
+    max_steps: int,
+    student_fraction: float,
+    mix: str = "per_sequence",
+    save_steps: int = 0,
+    sentinel_steps: Mapping[str, int] | None = None,
+) -> Plan:
     rows = [
         RenderedRow(np.asarray([number + 3, number + 4], np.int32), np.asarray([7, 8, 1], np.int32))
         for number in range(10)
@@ -46,6 +52,7 @@ def make_plan(max_steps: int, student_fraction: float, mix: str = "per_sequence"
         max_staleness=0,
         replay_capacity=BATCH,
         save_steps=save_steps,
+        sentinel_steps=sentinel_steps or {},
         checkpoints=Path("checkpoints"),
     )
 

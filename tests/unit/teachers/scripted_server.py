@@ -28,6 +28,7 @@ class Script:
     """Status of the next completions, one each; 0 hangs up without an answer, -1 stays silent for a second."""
     delay_s: float = 0.0
     key: str | None = None
+    is_a_web_page: bool = False
     requests: list[dict[str, Any]] = field(default_factory=list)
     in_flight: int = 0
     most_in_flight: int = 0
@@ -59,6 +60,8 @@ def serving(script: Script, port: int = 0) -> Iterator[str]:
         def do_GET(self) -> None:
             if script.key is not None and self.headers["Authorization"] != f"Bearer {script.key}":
                 return self.refuse(401, "Unauthorized")
+            if script.is_a_web_page:
+                return self.reply(200, "<html>")
             if self.path != "/v1/models":
                 return self.refuse(404, "Not Found")
             cards = [{"id": name, "object": "model", "max_model_len": script.max_model_len} for name in script.models]

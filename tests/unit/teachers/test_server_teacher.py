@@ -175,6 +175,7 @@ def test_nobody_there(folder: Path) -> None:
 def test_another_kind_of_server(folder: Path) -> None:
     with serving(Script()) as url, pytest.raises(ConfigError, match=r"teacher.base_url: .*/v2 answered 404"):
         connect(url.replace("/v1", "/v2"), folder)
+    assert "/v1: it did not answer as vLLM does" in problem_of(folder, Script(is_a_web_page=True))
 
 
 def test_a_model_that_is_not_served(folder: Path) -> None:

@@ -1,0 +1,116 @@
+"""How sequences lie in a forward pass: padded rows, or one packed row. The hidden states are the same."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gkd_dist.data.collate import collate, micro_batches
+from gkd_dist.data.packing import pack, pack_trajectories
+from gkd_dist.divergences import predicting_positions
+from gkd_dist.errors import ModelError
+from gkd_dist.learners.model import StudentModel
+from gkd_dist.types import Trajectory
+
+logger = logging.getLogger(__name__)
+
+_PROBE_LENGTHS = [7, 12, 5]
+_TOLERANCE = 1e-4
+"""Largest difference of hidden states, packed against alone, in units of the largest of them; float32."""
+
+
+class Layout(Protocol):
+    """Groups sequences into forward passes, and runs one."""
+
+    def groups(self, lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
+        """Indices of `lengths`, group by group; a forward takes at most `max_tokens` tokens, or a single sequence."""
+        ...
+
+    def completion_hidden(self, student: StudentModel, trajectories: Sequence[Trajectory], pad_token_id: int) -> Tensor:
+        """[N, H] at the positions that predict completion tokens, trajectory after trajectory."""
+        ...
+
+
+@dataclass(frozen=True)
+class PaddedLayout:
+    """A row for each sequence, padded to the longest of its group."""
+
+    def groups(self, lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
+        return micro_batches(lengths, max_tokens)
+
+    def completion_hidden(self, student: StudentModel, trajectories: Sequence[Trajectory], pad_token_id: int) -> Tensor:
+        padded = collate(trajectories, pad_token_id)
+        input_ids = torch.from_numpy(padded.input_ids).to(student.device, torch.int64)
+        attention_mask = torch.from_numpy(padded.attention_mask).to(student.device)
+        hidden = student.body(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
+        positions = predicting_positions(padded.prompt_lengths, padded.completion_lengths, input_ids.shape[1])
+        return hidden.flatten(0, 1).index_select(0, positions.to(student.device))
+
+
+@dataclass(frozen=True)
+class PackedLayout:
+    """All sequences of a group in one row without padding; none attends to another."""
+
+    def groups(self, lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
+        return pack(lengths, max_tokens)
+
+    def completion_hidden(self, student: StudentModel, trajectories: Sequence[Trajectory], pad_token_id: int) -> Tensor:
+        del pad_token_id
+        batch = pack_trajectories(trajectories)
+        hidden = _packed_hidden(student, batch.input_ids, batch.position_ids, batch.ends)
+        return hidden.index_select(0, torch.from_numpy(batch.predicting).to(student.device))
+
+
+def choose_layout(student: StudentModel, packing: bool | None) -> Layout:
+    """The layout asked for; None packs wherever the student keeps packed sequences apart.
+
+    Raises:
+        ModelError: packing was asked for, and would let sequences see each other.
+    """
+    if packing is False:
+        return PaddedLayout()
+    problem = packing_problem(student)
+    if problem is None:
+        return PackedLayout()
+    if packing:
+        raise ModelError(
+            f"student {type(student.model).__name__} cannot be packed: {problem}; set learner.packing=false"
+        )
+    logger.warning("sequences are padded, not packed: %s", problem)
+    return PaddedLayout()
+
+
+@torch.no_grad()
+def packing_problem(student: StudentModel) -> str | None:
+    """What keeps this student from packed training, found by trying three sequences; None if nothing."""
+    num_rows = int(student.model.get_input_embeddings().weight.shape[0])
+    ids = torch.arange(1, 1 + sum(_PROBE_LENGTHS), device=student.device) % num_rows
+    parts = ids.split(_PROBE_LENGTHS)
+    ends = np.cumsum([0, *_PROBE_LENGTHS])
+    positions = np.concatenate([np.arange(length) for length in _PROBE_LENGTHS])
+    with student.evaluating():
+        alone = [student.body(input_ids=part[None], use_cache=False).last_hidden_state[0] for part in parts]
+        try:
+            packed = _packed_hidden(student, ids.cpu().numpy(), positions, ends)
+        except (TypeError, ValueError, RuntimeError) as error:
+            return f"its forward refuses packed sequences ({error})"
+    expected = torch.cat(alone)
+    difference = ((packed - expected).abs().max() / expected.abs().max()).item()
+    if not difference <= _TOLERANCE:
+        return f"packed sequences have other hidden states than each alone, by {difference:.3g} of the largest"
+    return None
+
+
+def _packed_hidden(student: StudentModel, input_ids: np.ndarray, position_ids: np.ndarray, ends: np.ndarray) -> Tensor:
+    """[T, H] of the packed sequences. transformers separates them where positions restart, if there is no mask."""
+    row = torch.from_numpy(input_ids)[None].to(student.device)
+    positions = torch.from_numpy(position_ids)[None].to(student.device)
+    boundaries = torch.from_numpy(ends).to(student.device, torch.int32)
+    hidden: Tensor = student.body(
+        input_ids=row, position_ids=positions, cu_seq_lens_q=boundaries, use_cache=False
+    ).last_hidden_state
+    return hidden[0]

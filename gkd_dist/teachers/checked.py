@@ -1,0 +1,56 @@
+"""A teacher that can be asked whether it still answers as it should, around any engine that scores."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from gkd_dist.divergences import Readout
+from gkd_dist.interfaces import Scorer
+from gkd_dist.targets import TargetsHandle, TeacherTargets
+from gkd_dist.teachers.golden import Golden, ask, compare, top_answers
+from gkd_dist.types import TeacherCheck, Tolerance, Trajectory
+
+
+class CheckedTeacher:
+    """Implements `interfaces.Teacher`: `score` and `close` are the engine's, `verify` compares golden answers.
+
+    Args:
+        engine: what scores, in this process.
+        sequences: the golden ones.
+        golden: what the engine's log-probs at them should be; None: what it says when it is first verified.
+        load_readout: what the learner makes log-probs of hidden states with; loaded for each check, since the head of a
+            large teacher takes gigabytes. None for other transports.
+        tolerance: what counts as the same answer.
+    """
+
+    def __init__(
+        self,
+        engine: Scorer,
+        *,
+        sequences: Sequence[Trajectory],
+        golden: Golden | None,
+        load_readout: Callable[[], Readout] | None,
+        tolerance: Tolerance,
+    ) -> None:
+        self._engine = engine
+        self._sequences = tuple(sequences)
+        self._golden = golden
+        self._load_readout = load_readout
+        self._tolerance = tolerance
+
+    async def score(self, trajectories: Sequence[Trajectory]) -> list[TeacherTargets | TargetsHandle]:
+        """See `interfaces.Teacher.score`."""
+        return await self._engine.score(trajectories)
+
+    async def verify(self) -> TeacherCheck:
+        """See `interfaces.Teacher.verify`."""
+        targets = await ask(self._engine.score, self._sequences)
+        return await asyncio.to_thread(self._compare, targets)
+
+    async def close(self) -> None:
+        await self._engine.close()
+
+    def _compare(self, targets: list[TeacherTargets]) -> TeacherCheck:
+        readout = self._load_readout() if self._load_readout is not None else None
+        if self._golden is None:
+            self._golden = Golden(top_answers(self._sequences, targets, readout), "its first answers")
+        return compare(self._golden, self._sequences, targets, readout, self._tolerance)
