@@ -5,6 +5,7 @@ student's hidden states and head on the tensors.
 """
 
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -158,6 +159,7 @@ def materialised(case: Case) -> Tensor:
         p, q = functional.softmax(teacher_logits, -1), functional.softmax(logits, -1)
         loss = 0.5 * (p - q).abs().sum() / case.num_tokens
     else:
+        os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
         from trl.experimental.gkd.gkd_trainer import GKDTrainer
 
         loss = GKDTrainer.generalized_jsd_loss(logits, teacher_logits, beta=BETAS[case.kind], reduction="sum")

@@ -10,6 +10,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from gkd_dist.build import Blueprint
+from gkd_dist.build.teacher import kept_answers
 from gkd_dist.config.run import RunConfig
 from gkd_dist.data.golden import golden_sequences
 from gkd_dist.data.rendering import Renderer
@@ -93,7 +94,7 @@ def test_the_answers_of_vllm_are_kept_and_asked_again_only_for_another_model(tmp
     """The second blueprint must not need the engine for log-probs: building one fails."""
     model = tiny.save_causal(tmp_path / "teacher", seed=3)
     blueprint = blueprint_of(model, "vllm", "hidden")
-    answers = blueprint._kept_answers(blueprint.config.teacher, model)
+    answers = kept_answers(blueprint, blueprint.config.teacher, model)
     assert len(list(own_cache.glob("golden/*.safetensors"))) == 1
 
     class NoEngine(Blueprint):

@@ -149,7 +149,13 @@ def test_a_saved_adapter_is_served_by_vllm_itself(base: Path, runner: asyncio.Ru
     student = student_of(base, LoraConfig(r=4, use_rslora=True), seed=1)
     save_student(student, tmp_path / "final", source=base)
     engine = LLM(
-        str(base), dtype="float32", enforce_eager=True, enable_lora=True, max_model_len=64, skip_tokenizer_init=True
+        str(base),
+        dtype="float32",
+        enforce_eager=True,
+        enable_lora=True,
+        max_model_len=64,
+        kv_cache_memory_bytes=1 << 28,
+        skip_tokenizer_init=True,
     )
     ids = PROMPTS[0].token_ids.tolist()
     (output,) = engine.generate(

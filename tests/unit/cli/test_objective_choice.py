@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from gkd_dist.build import Blueprint
+from gkd_dist.build.learner import objective_of
 from gkd_dist.config.load import load_run_config
 from gkd_dist.divergences import make_divergence
 from gkd_dist.learners.objective import Distillation, Objective
@@ -12,9 +13,10 @@ from gkd_dist.learners.targets import TargetRules
 
 def chosen(*overrides: str) -> Objective:
     config = load_run_config("tiny", ("student.model=s", "teacher.model=t", "teacher.transport=topk", *overrides))
-    return Blueprint(
+    blueprint = Blueprint(
         config, Path("s"), {"teacher": Path("t")}, pad_token_id=0, num_ids=9, run_epoch="e", golden=()
-    ).objective()
+    )
+    return objective_of(blueprint)
 
 
 def test_a_divergence_gets_its_numbers() -> None:

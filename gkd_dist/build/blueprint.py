@@ -1,0 +1,69 @@
+"""Everything the parts of a run are made from (floor F5)."""
+
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+from gkd_dist.build.learner import make_learner
+from gkd_dist.build.reward import make_reward
+from gkd_dist.build.sampler import make_sampler
+from gkd_dist.build.teacher import make_teacher
+from gkd_dist.config.run import RunConfig
+from gkd_dist.interfaces import Fleet, Learner, Reward, Sampler, Teacher
+from gkd_dist.types import Trajectory
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """Everything the engines are made from; pickles, so that an actor can build its part itself."""
+
+    config: RunConfig
+    student: Path
+    teachers: Mapping[str, Path]
+    """Folder of each teacher, by its name in the configuration."""
+    pad_token_id: int
+    num_ids: int
+    """Real ids that student and teacher share."""
+    run_epoch: str
+    golden: tuple[Trajectory, ...]
+    """What teachers are checked with, from `data.golden`."""
+    reward_model: Path | None = None
+    """Folder of the reward's classifier, where it has one."""
+
+    def make_sampler(self) -> Sampler:
+        return make_sampler(self)
+
+    def make_teacher(self, name: str) -> Teacher:
+        """The teacher of that name in the configuration."""
+        return make_teacher(self, name)
+
+    def make_learner(self) -> Learner:
+        return make_learner(self)
+
+    def make_reward(self) -> Reward:
+        """Only where the configuration has a reward."""
+        return make_reward(self)
+
+    def base_name(self) -> str:
+        """What saved adapters call their base model: its hub name, or the folder here."""
+        from gkd_dist.models.packaged import is_local
+
+        student = self.config.student
+        on_hub = not is_local(student.model) and student.prune is None
+        return student.model if on_hub else str(self.student.resolve())
+
+    @property
+    def reward_is_model(self) -> bool:
+        """Whether the reward is heavy enough for a process of its own."""
+        return self.reward_model is not None
+
+    def fleet(self) -> AbstractAsyncContextManager[Fleet]:
+        """All parts, in this process or as Ray actors, closed with the block."""
+        if self.config.cluster.mode == "local":
+            from gkd_dist.local import local_fleet
+
+            return local_fleet(self)
+        from gkd_dist.distributed import ray_fleet
+
+        return ray_fleet(self)

