@@ -7,8 +7,8 @@ r"""Time, memory and products of the loss, forward and backward, beside liger-ke
 (`--no-deps` because both ask for more than their losses need; `.[benchmarks]` installs them whole.)
 
 Every provider runs in one process, in turn; the first round, in which compilers work, is thrown away. Each is judged
-by the median over the rounds of its speed relative to the four matrix products alone in the same round, which a busy
-machine disturbs least; the fastest rounds are kept as well.
+by its fastest round, as a fraction of the fastest round of the four matrix products alone; the median over the rounds
+of the ratio within a round is kept as well.
 Values and gradients are checked against a float64 reference before anything counts. Memory is the peak over the
 inputs, in a process of its own per provider. The environment is that of a learner actor (`gkd_dist.process`).
 
@@ -135,8 +135,8 @@ def timing(kind: str, dimensions: tuple[int, int, int, int], arguments: argparse
             name: {
                 "min_ms": round(1e3 * min(values), 2),
                 "median_ms": round(1e3 * median(values), 2),
-                "of_floor": round(median(map(truediv, seconds["floor"], values)), 3),
-                "of_floor_fastest": round(fastest / min(values), 3),
+                "of_floor": round(fastest / min(values), 3),
+                "of_floor_median": round(median(map(truediv, seconds["floor"], values)), 3),
                 "error": errors.get(name),
             }
             for name, values in seconds.items()
