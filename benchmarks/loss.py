@@ -48,6 +48,9 @@ MEMORY_TOKENS = {"cpu": (512, 1024, 4096), "cuda": (4096, 8192, 32768)}
 SWEEP = {"cpu": (32, 64, 128, 256, 512), "cuda": (256, 512, 1024, 2048, 4096, 8192)}
 TOLERANCE = {"cpu": 1e-5, "cuda": 1e-2}
 """Relative, of loss and gradients (as norms) against float64; bfloat16 gradients have 8 bits."""
+TVD_TOLERANCE = 3e-3
+"""The gradient of TVD jumps where p = q: of 16 million entries about one in a million lies within float32 rounding of
+that and gets the other sign, in every implementation; sqrt(1e-6) of the norm."""
 
 
 def main() -> int:
@@ -120,7 +123,8 @@ def timing(kind: str, dimensions: tuple[int, int, int, int], arguments: argparse
                 errors[name] = max(errors.get(name, 0.0), *(relative(*pair) for pair in zip(found, exact, strict=True)))
             if index:
                 seconds.setdefault(name, []).append(elapsed)
-    wrong = {name: error for name, error in errors.items() if not error <= TOLERANCE[arguments.device]}
+    tolerance = max(TOLERANCE[arguments.device], TVD_TOLERANCE if kind == "tvd" else 0)
+    wrong = {name: error for name, error in errors.items() if not error <= tolerance}
     if "ours" in wrong:
         sys.exit(f"our {kind} at {dimensions} differs from float64 by {wrong['ours']:.1e}")
     for name in wrong:

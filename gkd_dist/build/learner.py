@@ -107,9 +107,11 @@ def _teacher_readout(blueprint: "Blueprint", name: str) -> "Readout | None":
         return None
     from gkd_dist.teachers.readout import load_readout
 
-    return load_readout(
+    readout = load_readout(
         blueprint.teachers[name],
         dtype=teacher.dtype,
         num_ids=blueprint.num_ids,
         device=device_of(blueprint.config.cluster.num_gpus_learner),
     )
+    # Converted for products once, not in every micro-batch.
+    return readout.frozen(_target_rules(blueprint).compute_dtype)

@@ -1,8 +1,9 @@
-"""Attention over packed sequences, one after the other: its cost grows with the squares of their lengths alone.
+"""Attention over packed sequences, one after the other: products grow with the squares of their lengths alone.
 
 transformers keeps packed sequences apart by a mask over the whole row, and then multiplies what the mask hides. Here
 the model's own eager attention sees each sequence alone, with its part of that mask (causal, sliding, whatever it
-is). Used where the fused attention is no gain: on CPU.
+is). The mask itself is still made, T * T * 4 bytes for a row of T tokens (16 MiB for 2048).
+Used where the fused attention is no gain: on CPU.
 """
 
 import sys

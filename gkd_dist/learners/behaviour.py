@@ -16,30 +16,22 @@ NUM_TOKENS = 64
 
 
 @torch.no_grad()
-def behaviour_gap(
-    scored: Sequence[ScoredTrajectory], hidden: torch.Tensor, readout: Readout, *, version: int, temperature: float
-) -> dict[str, float]:
-    """Mean and largest absolute difference, nats, over the first tokens that version `version` alone has sampled.
+def behaviour_gaps(
+    scored: Sequence[ScoredTrajectory],
+    hidden: torch.Tensor,
+    readout: Readout,
+    *,
+    version: int,
+    temperature: float,
+    tokens_each: int,
+) -> list[float]:
+    """Absolute differences, nats, at the first `tokens_each` tokens of what version `version` alone has written.
 
     Args:
         hidden: [N, H] of the student at the completion tokens of `scored`, trajectory after trajectory.
         readout: the student's.
         temperature: under which behaviour log-probs were taken, over the whole vocabulary.
-
-    Returns:
-        `behaviour_gap_mean_nats` and `behaviour_gap_max_nats`; nothing where no such token is among them.
     """
-    rows, ids, behaviour = _sampled_tokens(scored, version)
-    if not rows:
-        return {}
-    logits = readout.logits(hidden[rows].to(readout.weight.dtype)).float() / temperature
-    chosen = logits.gather(1, torch.tensor(ids, device=logits.device)[:, None])[:, 0]
-    gap = (chosen - torch.logsumexp(logits, dim=1)).cpu() - torch.tensor(behaviour)
-    return {"behaviour_gap_mean_nats": gap.abs().mean().item(), "behaviour_gap_max_nats": gap.abs().max().item()}
-
-
-def _sampled_tokens(scored: Sequence[ScoredTrajectory], version: int) -> tuple[list[int], list[int], list[float]]:
-    """Row of `hidden`, id and behaviour log-prob of at most NUM_TOKENS tokens."""
     rows: list[int] = []
     ids: list[int] = []
     behaviour: list[float] = []
@@ -48,9 +40,14 @@ def _sampled_tokens(scored: Sequence[ScoredTrajectory], version: int) -> tuple[l
         trajectory = item.trajectory
         versions, log_probs = trajectory.versions, trajectory.behaviour_log_probs
         if versions is not None and log_probs is not None and versions.oldest == versions.newest == version:
-            taken = min(trajectory.num_completion_tokens, NUM_TOKENS - len(rows))
+            taken = min(trajectory.num_completion_tokens, tokens_each)
             rows.extend(range(start, start + taken))
             ids.extend(trajectory.completion_ids[:taken].tolist())
             behaviour.extend(log_probs[:taken].tolist())
         start += trajectory.num_completion_tokens
-    return rows, ids, behaviour
+    if not rows:
+        return []
+    logits = readout.logits(hidden[rows].to(readout.weight.dtype)).float() / temperature
+    chosen = logits.gather(1, torch.tensor(ids, device=logits.device)[:, None])[:, 0]
+    gaps: list[float] = ((chosen - torch.logsumexp(logits, dim=1)).cpu() - torch.tensor(behaviour)).abs().tolist()
+    return gaps

@@ -96,7 +96,7 @@ def packing_problem(student: StudentModel) -> str | None:
         alone = [student.body(input_ids=part[None], use_cache=False).last_hidden_state[0] for part in parts]
         try:
             packed = _packed_hidden(student, ids.cpu().numpy(), positions, ends)
-        except (TypeError, ValueError, RuntimeError) as error:
+        except Exception as error:  # whatever a model's forward may raise: this is a probe
             return f"its forward refuses packed sequences ({error})"
     expected = torch.cat(alone)
     difference = ((packed - expected).abs().max() / expected.abs().max()).item()

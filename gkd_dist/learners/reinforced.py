@@ -7,6 +7,7 @@ import torch
 from gkd_dist.divergences import Divergence, LikelihoodTerm, Term
 from gkd_dist.errors import EngineError
 from gkd_dist.learners.objective import MicroBatch, Objective
+from gkd_dist.learners.targets import completion_ids
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,7 @@ class Reinforced:
             return scaled
         lengths = torch.tensor(batch.lengths, device=batch.advantages.device)
         weights = (batch.advantages * ((1 - self.alpha) / batch.num_sequences)).repeat_interleave(lengths)
-        ids = torch.cat([torch.from_numpy(item.trajectory.completion_ids.astype("int64")) for item in batch.scored])
-        return [*scaled, LikelihoodTerm(ids.to(weights.device), weights)]
+        return [*scaled, LikelihoodTerm(completion_ids(batch.scored, weights.device), weights)]
 
     def measuring(self, divergence: Divergence) -> Objective:
         """The inner objective's teachers; rewards are not compared."""

@@ -44,8 +44,8 @@ class SequenceReverseKl:
     gradient of the KL of sequences; a reduction weighs both by token. Under `topk` the log-ratios are those of the
     set's ids and of the bucket: the same objective for the coarser distributions.
 
-    log q and log p of the written tokens are taken in a pass of its own before the loss, under the current student:
-    exact under staleness, at the price of projecting everything twice. With tokens of another policy
+    log q and log p of the written tokens are taken in a pass of its own before the loss, under the current student,
+    at the price of projecting everything twice. With tokens of another policy
     (`rules.off_policy`) the long part is weighed by the capped q / behaviour of its token, as in the paper. The exact
     single-step part is not: given its prefix it does not depend on the token drawn, and the weight's mean is 1.
 

@@ -20,7 +20,7 @@ from gkd_dist.divergences import (
     token_weights,
 )
 from gkd_dist.errors import EngineError
-from gkd_dist.learners.behaviour import behaviour_gap
+from gkd_dist.learners.behaviour import NUM_TOKENS, behaviour_gaps
 from gkd_dist.learners.layouts import Layout, PaddedLayout
 from gkd_dist.learners.model import StudentModel
 from gkd_dist.learners.objective import MicroBatch, Objective
@@ -65,6 +65,7 @@ def accumulate_gradient(
     _check_ids(batch.scored, settings.num_ids)
     loss = 0.0
     measured: dict[str, tuple[float, int]] = {}
+    gaps: list[float] = []
     for indices in _micro_batches(batch.scored, settings):
         group = [batch.scored[index] for index in indices]
         hidden = completion_hidden(student, group, settings)
@@ -85,9 +86,15 @@ def accumulate_gradient(
             if batch.advantages is None
             else torch.from_numpy(batch.advantages[indices]).to(hidden.device),
         )
-        if quantities is not None and settings.behaviour_temperature and "behaviour_gap_mean_nats" not in quantities:
-            temperature = settings.behaviour_temperature
-            quantities |= behaviour_gap(group, micro.hidden, readout, version=batch.step, temperature=temperature)
+        if quantities is not None and settings.behaviour_temperature:
+            gaps += behaviour_gaps(
+                group,
+                micro.hidden,
+                readout,
+                version=batch.step,
+                temperature=settings.behaviour_temperature,
+                tokens_each=max(1, NUM_TOKENS // len(batch.scored)),
+            )
         terms = settings.objective.terms(micro)
         result = chunked_loss(
             hidden,
@@ -103,6 +110,8 @@ def accumulate_gradient(
             _measure(terms, measured)
     if quantities is not None:
         quantities.update({name: total / number for name, (total, number) in measured.items()})
+        if gaps:
+            quantities |= {"behaviour_gap_mean_nats": sum(gaps) / len(gaps), "behaviour_gap_max_nats": max(gaps)}
     return loss
 
 
@@ -132,19 +141,15 @@ def token_divergences(
         weights = torch.ones(hidden.shape[0], device=hidden.device)
         nothing_rewarded = torch.zeros(len(group), device=hidden.device)
         micro = MicroBatch(group, hidden, readout, weights, len(scored), advantages=nothing_rewarded)
-        for index, objective in enumerate(objectives):
-            if not measurable(group, divergences[index] or ReverseKl()):
-                sums[index] = math.nan
-                continue
-            first = objective.terms(micro)[:1]
+        told = [measurable(group, divergence or ReverseKl()) for divergence in divergences]
+        firsts = [objective.terms(micro)[0] for objective, known in zip(objectives, told, strict=True) if known]
+        values = iter(())
+        if firsts:  # together: the student is projected once
             result = chunked_loss(
-                hidden,
-                readout,
-                first,
-                memory_bytes=settings.loss_memory_bytes,
-                compute_dtype=settings.compute_dtype,
+                hidden, readout, firsts, memory_bytes=settings.loss_memory_bytes, compute_dtype=settings.compute_dtype
             )
-            sums[index] += result.per_token.sum().item()
+            values = (nats.sum().item() for nats in result.per_term)
+        sums = [total + next(values) if known else math.nan for total, known in zip(sums, told, strict=True)]
     return sums
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from gkd_dist.divergences import Readout
-from gkd_dist.learners.behaviour import NUM_TOKENS, behaviour_gap
+from gkd_dist.learners.behaviour import behaviour_gaps
 from gkd_dist.targets import SampledTargets
 from gkd_dist.types import ScoredTrajectory, VersionRange
 from tests import tiny
@@ -37,26 +37,25 @@ def shifted(item: ScoredTrajectory, shift: np.ndarray) -> ScoredTrajectory:
     return replace(item, trajectory=replace(item.trajectory, behaviour_log_probs=moved))
 
 
-def gap(scored, hidden, *, version: int = 3, temperature: float = 0.7) -> dict[str, float]:
-    return behaviour_gap(scored, hidden, READOUT, version=version, temperature=temperature)
+def gaps(scored, hidden, *, version: int = 3, temperature: float = 0.7, tokens_each: int = 99) -> list[float]:
+    return behaviour_gaps(scored, hidden, READOUT, version=version, temperature=temperature, tokens_each=tokens_each)
 
 
 def test_the_same_policy_has_no_gap() -> None:
     """To 1e-5: float32 against float64."""
-    found = gap(*sampled([(3, 4), (2, 5)]))
-    assert max(found.values()) < 1e-5
+    found = gaps(*sampled([(3, 4), (2, 5)]))
+    assert len(found) == 9
+    assert max(found) < 1e-5
 
 
-def test_mean_and_largest_difference_whatever_their_sign() -> None:
+def test_differences_whatever_their_sign() -> None:
     scored, hidden = sampled([(3, 2), (2, 3)])
     scored[1] = shifted(scored[1], np.array([0.0, -0.3, 0.2]))
-    found = gap(scored, hidden)
-    assert found["behaviour_gap_mean_nats"] == pytest.approx(0.5 / 5, abs=1e-5)
-    assert found["behaviour_gap_max_nats"] == pytest.approx(0.3, abs=1e-5)
+    assert gaps(scored, hidden) == pytest.approx([0, 0, 0, 0.3, 0.2], abs=1e-5)
 
 
 def test_log_probs_of_another_temperature_are_seen() -> None:
-    assert gap(*sampled([(3, 8)]), temperature=1.0)["behaviour_gap_mean_nats"] > 0.1
+    assert np.mean(gaps(*sampled([(3, 8)]), temperature=1.0)) > 0.1
 
 
 def test_only_tokens_of_this_version_are_compared() -> None:
@@ -65,11 +64,11 @@ def test_only_tokens_of_this_version_are_compared() -> None:
     scored[0] = shifted(scored[0], np.array([5.0, 5.0]))
     for versions in (VersionRange(2, 2), VersionRange(2, 3)):
         scored[0] = replace(scored[0], trajectory=replace(scored[0].trajectory, versions=versions))
-        assert gap(scored, hidden)["behaviour_gap_max_nats"] < 1e-5
-    assert gap(scored, hidden, version=9) == {}
+        assert max(gaps(scored, hidden)) < 1e-5
+    assert gaps(scored, hidden, version=9) == []
 
 
-def test_no_more_tokens_are_projected_than_promised() -> None:
-    scored, hidden = sampled([(2, NUM_TOKENS - 4), (2, 9)])
-    scored[1] = shifted(scored[1], np.array([0, 0, 0, 0, 9, 9, 9, 9, 9.0]))
-    assert gap(scored, hidden)["behaviour_gap_max_nats"] < 1e-5
+def test_every_trajectory_is_looked_at_with_its_first_tokens() -> None:
+    scored, hidden = sampled([(2, 8), (2, 5)])
+    scored[1] = shifted(scored[1], np.array([0, 0.5, 9, 9, 9.0]))
+    assert gaps(scored, hidden, tokens_each=2) == pytest.approx([0, 0, 0, 0.5], abs=1e-5)

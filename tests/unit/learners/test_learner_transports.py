@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -101,9 +102,15 @@ def test_any_split_gives_one_loss_one_gradient_and_one_report(
 ) -> None:
     """To 1e-5 of the largest entry: float32 sums in another order."""
     items = scored(full, transport)
-    whole = gradient_of(student_path, items, make_settings(objective, 10_000))
+
+    def split(max_tokens: int) -> tuple[float, dict[str, float], torch.Tensor]:
+        settings = replace(make_settings(objective, max_tokens), behaviour_temperature=1.0)
+        return gradient_of(student_path, items, settings)
+
+    whole = split(10_000)
+    assert whole[1]["behaviour_gap_max_nats"] > 0
     for max_tokens in (1, 24):
-        loss, quantities, gradient = gradient_of(student_path, items, make_settings(objective, max_tokens))
+        loss, quantities, gradient = split(max_tokens)
         assert loss == pytest.approx(whole[0], rel=1e-5)
         assert quantities == pytest.approx(whole[1], rel=1e-6)
         torch.testing.assert_close(gradient, whole[2], rtol=0, atol=1e-5 * whole[2].abs().max().item())
