@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import math
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -12,7 +11,7 @@ from typing import Protocol, TypeVar
 from gkd_dist.config.load import dump_run_config
 from gkd_dist.config.run import RunConfig
 from gkd_dist.interfaces import Metrics, RecordSink
-from gkd_dist.metrics.console import Narrator, print_side_by_side, print_table
+from gkd_dist.metrics.console import Narrator, print_table
 from gkd_dist.metrics.exporter import Exporter
 from gkd_dist.metrics.run_directory import RunDirectory
 from gkd_dist.metrics.sinks import JsonlSink, terminal_sink
@@ -23,11 +22,9 @@ from gkd_dist.pipeline.job import Outcome, distil
 from gkd_dist.pipeline.sentinel import check_at_start
 from gkd_dist.preparation import Job, prepare
 from gkd_dist.preparation import preflight as check_without_models
+from gkd_dist.reporting import card_of, figures, report, teacher_counts, teacher_name, text_of
 
 logger = logging.getLogger(__name__)
-
-SMALLEST_NATS = 1e-4
-"""A divergence below this is noise; a share of it says nothing."""
 
 
 def run(config: RunConfig) -> int:
@@ -54,7 +51,7 @@ def run(config: RunConfig) -> int:
         ]
         outcome = asyncio.run(_distil(job, directory, exporter, sinks, narrate))
     narrate(f"done; student in {directory.final}")
-    _report(job, outcome, directory, narrate.elapsed_s)
+    report(job, outcome, directory, narrate.elapsed_s)
     return 0
 
 
@@ -69,8 +66,8 @@ def evaluate(config: RunConfig, model: str | None) -> int:
     for line in describe(job):
         narrate(line)
     evaluation = asyncio.run(_evaluate(job, narrate))
-    rows = [[name, _text(value)] for name, value in _figures(evaluation).items()]
-    print_table(sys.stdout, f"{model or config.student.model} against {_teacher_name(config)}", ["held out", ""], rows)
+    rows = [[name, text_of(value)] for name, value in figures(evaluation).items()]
+    print_table(sys.stdout, f"{model or config.student.model} against {teacher_name(config)}", ["held out", ""], rows)
     return 0
 
 
@@ -134,7 +131,7 @@ async def _distil(
 ) -> Outcome:
     config = job.blueprint.config
     accounts = StepAccounts(max_steps=config.learner.max_steps, metrics=metrics, sinks=sinks)
-    narrate(f"starting {config.sampler.num_replicas} sampler(s), {_teacher_counts(config)}, 1 learner")
+    narrate(f"starting {config.sampler.num_replicas} sampler(s), {teacher_counts(config)}, 1 learner")
     async with job.blueprint.fleet() as fleet:
         narrate("all engines are up")
         metrics.set_ready()
@@ -147,7 +144,7 @@ async def _distil(
             final=directory.final,
             narrate=narrate,
         )
-    directory.write_card(_card(job, outcome, accounts.num_trained_tokens))
+    directory.write_card(card_of(job, outcome, accounts.num_trained_tokens))
     return outcome
 
 
@@ -174,7 +171,7 @@ def _name_run(metrics: Metrics, config: RunConfig, directory: RunDirectory) -> N
         1,
         run=directory.name,
         student=config.student.model,
-        teacher=_teacher_name(config),
+        teacher=teacher_name(config),
         divergence=config.objective.divergence,
     )
 
@@ -198,132 +195,3 @@ def _closing(held: _Held) -> Iterator[_Held]:
             logger.warning("closing after a failure failed too: %r", closing)
         raise
     held.close()
-
-
-def _figures(evaluation: Evaluation) -> dict[str, float]:
-    """Held-out numbers by name, with units in the name."""
-    figures = {
-        "on_policy/objective_nats": evaluation.on_policy.objective,
-        "on_policy/forward_kl_nats": evaluation.on_policy.forward_kl,
-        "on_policy/reverse_kl_nats": evaluation.on_policy.reverse_kl,
-        "on_policy/mean_length_tokens": evaluation.mean_completion_tokens,
-        "on_policy/truncated_share": evaluation.truncated_share,
-    }
-    if evaluation.reward_mean is not None:
-        figures["on_policy/reward_mean"] = evaluation.reward_mean
-    if evaluation.reference is not None:
-        figures["reference/forward_kl_nats"] = evaluation.reference.forward_kl
-    return figures
-
-
-def _report(job: Job, outcome: Outcome, directory: RunDirectory, elapsed_s: float) -> None:
-    """The table, the samples, and their files."""
-    before, after = outcome.before, outcome.after
-    if before is None or after is None:
-        return
-    samples = _sample_rows(job, before, after)
-    directory.write_samples(samples)
-    directory.write_summary(_summary(job, before, after, elapsed_s))
-    for row in samples:
-        if "before_greedy" in row:
-            answers = {"before (greedy)": row["before_greedy"], "after (greedy)": row["after_greedy"]}
-            print_side_by_side(sys.stdout, row["prompt"], answers)
-    new = _figures(after)
-    rows = [[name, _text(value), _text(new[name])] for name, value in _figures(before).items()]
-    rows.append(["on-policy divergence falls by", "", _fall(before.on_policy.objective, after.on_policy.objective)])
-    print_table(sys.stdout, f"{directory.name}, {elapsed_s:.0f} s", ["held out", "before", "after"], rows)
-
-
-def _known(figures: dict[str, float]) -> dict[str, float | None]:
-    """None for what is not a number, which JSON cannot hold."""
-    return {name: None if math.isnan(value) else value for name, value in figures.items()}
-
-
-def _text(value: float) -> str:
-    """A figure to read; `n/a` where the teacher's transport cannot tell it."""
-    return "n/a" if math.isnan(value) else f"{value:.3f}"
-
-
-def _fall(before: float, after: float) -> str:
-    """By which share `after` is below `before`; `-` where there is nothing, or too little, to divide by."""
-    return f"{1 - after / before:.0%}" if before >= SMALLEST_NATS and not math.isnan(after) else "-"
-
-
-def _sample_rows(job: Job, before: Evaluation, after: Evaluation) -> list[dict[str, str]]:
-    """One row per held-out prompt: what was sampled, and for the first ones the greedy answers."""
-    decode = job.renderer.decode
-    rows = []
-    for index, held_out in enumerate(job.rendered.held_out):
-        reference = held_out.completion_ids
-        row = {
-            "prompt": held_out.text,
-            "before": decode(before.samples[index].completion_ids),
-            "after": decode(after.samples[index].completion_ids),
-            "reference": "" if reference is None else decode(reference),
-        }
-        if index < len(before.shown):
-            row["before_greedy"] = decode(before.shown[index].completion_ids)
-            row["after_greedy"] = decode(after.shown[index].completion_ids)
-        rows.append(row)
-    return rows
-
-
-def _summary(job: Job, before: Evaluation, after: Evaluation, elapsed_s: float) -> dict[str, object]:
-    config = job.blueprint.config
-    return {
-        "student": _student_name(config),
-        "teacher": _teacher_name(config),
-        "divergence": config.objective.divergence,
-        "student_fraction": config.objective.student_fraction,
-        "steps": config.learner.max_steps,
-        "elapsed_s": round(elapsed_s, 1),
-        "before": _known(_figures(before)),
-        "after": _known(_figures(after)),
-    }
-
-
-def _student_name(config: RunConfig) -> str:
-    prune = config.student.prune
-    return config.student.model + (f", pruned to {prune.num_layers} layers" if prune else "")
-
-
-def _teacher_name(config: RunConfig) -> str:
-    """The teacher's model; of several, each with its part in the whole."""
-    teachers, combine = config.named_teachers, config.objective.combine_teachers
-    if combine is None:
-        return ", ".join(teacher.model for teacher in teachers.values())
-    if combine == "route":
-        parts = [f"{name}: {teacher.model} for {', '.join(teacher.sources)}" for name, teacher in teachers.items()]
-        return "; ".join(parts)
-    total = sum(teacher.weight for teacher in teachers.values())
-    parts = [f"{name}: {teacher.weight / total:.3g} of {teacher.model}" for name, teacher in teachers.items()]
-    return f"{combine} mixture ({'; '.join(parts)})"
-
-
-def _teacher_counts(config: RunConfig) -> str:
-    """`1 teacher(s)`, or how many of each."""
-    counts = {name: teacher.num_replicas for name, teacher in config.named_teachers.items()}
-    each = f" ({', '.join(f'{number} {name}' for name, number in counts.items())})" if len(counts) > 1 else ""
-    return f"{sum(counts.values())} teacher(s){each}"
-
-
-def _card(job: Job, outcome: Outcome, num_trained_tokens: int) -> str:
-    from gkd_dist.models.cards import DistillationFacts, model_card
-
-    config = job.blueprint.config
-    lora = config.student.lora
-    return model_card(
-        DistillationFacts(
-            name=config.name,
-            teacher=_teacher_name(config),
-            student=_student_name(config),
-            divergence=config.objective.divergence,
-            student_fraction=config.objective.student_fraction,
-            num_steps=config.learner.max_steps,
-            num_trained_tokens=num_trained_tokens,
-            adapter_of=job.blueprint.base_name() if lora is not None and lora.save == "adapter" else None,
-            alpha=config.objective.alpha,
-            reward=config.reward.source if config.reward else "",
-            metrics={} if outcome.after is None else _figures(outcome.after),
-        )
-    )

@@ -33,7 +33,12 @@ class RunDirectory:
     @classmethod
     def create(cls, output_dir: Path, name: str) -> "RunDirectory":
         """Make `output_dir/name-N` with the first free N from 1 on; two runs never share one."""
-        output_dir.mkdir(parents=True, exist_ok=True)
+        try:
+            output_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:  # a file system that looks writable and is not
+            raise ConfigError(
+                [f"output_dir: {output_dir} cannot be made ({error.strerror}); choose another one"]
+            ) from error
         number = 1
         while True:
             path = output_dir / f"{name}-{number}"

@@ -25,6 +25,8 @@ class DistillationFacts:
     num_trained_tokens: int
     adapter_of: str | None = None
     """Base model of a saved low-rank adapter; None for a whole model."""
+    transport: str = ""
+    """What the teacher sent, and what that means for the metrics; left out where empty."""
     alpha: float = 1.0
     """Share of the divergence in the objective; the rest is the reward's."""
     reward: str = ""
@@ -53,6 +55,7 @@ def model_card(facts: DistillationFacts, *, license: str | None = None, tags: tu
     rows = [
         ("student", facts.student),
         ("teacher", facts.teacher),
+        *([("teacher transport", facts.transport)] if facts.transport else []),
         ("divergence", facts.divergence),
         ("student fraction (lambda)", f"{facts.student_fraction:g}"),
         *([("reward", facts.reward), ("share of the divergence (alpha)", f"{facts.alpha:g}")] if facts.reward else []),

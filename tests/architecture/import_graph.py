@@ -20,7 +20,9 @@ FLOORS = {
     **dict.fromkeys(("data", "replay", "wire", "metrics", "testing"), 2),
     **dict.fromkeys(("learners", "samplers", "teachers", "weights", "evaluation", "rewards", "models"), 3),
     **dict.fromkeys(("pipeline", "cluster"), 4),
-    **dict.fromkeys(("cli", "commands", "preparation", "build", "local", "distributed", "recipes", "__main__"), 5),
+    **dict.fromkeys(
+        ("cli", "commands", "reporting", "preparation", "build", "local", "distributed", "recipes", "__main__"), 5
+    ),
 }
 
 SHARED = frozenset({"types", "targets", "array_faults", "errors", ROOT, "weights"})

@@ -5,7 +5,9 @@ import math
 
 import pytest
 
-from gkd_dist.commands import _closing, _fall, _known, _text
+from gkd_dist.commands import _closing
+from gkd_dist.config.load import load_run_config
+from gkd_dist.reporting import _fall, _known, text_of, transport_name
 
 
 @pytest.mark.parametrize(
@@ -24,7 +26,7 @@ def test_the_fall_is_a_share_of_what_is_large_enough_to_divide_by(before: float,
 
 
 def test_what_the_transport_cannot_tell_is_not_available() -> None:
-    assert (_text(math.nan), _text(0.12345)) == ("n/a", "0.123")
+    assert (text_of(math.nan), text_of(0.12345)) == ("n/a", "0.123")
     assert _known({"a": math.nan, "b": 0.5}) == {"a": None, "b": 0.5}
 
 
@@ -40,3 +42,10 @@ def test_closing_never_hides_what_went_wrong(caplog: pytest.LogCaptureFixture) -
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
     with pytest.raises(OSError, match="the disk is full"), _closing(Stuck()):
         pass
+
+
+def test_figures_of_partial_transports_say_what_they_are() -> None:
+    models = ("student.model=s", "teacher.model=t")
+    assert transport_name(load_run_config("tiny", models)) == "hidden"
+    topk = load_run_config("tiny", (*models, "teacher.transport=topk", "teacher.top_k=8"))
+    assert transport_name(topk) == "topk 8 (bucket tail: divergences are lower bounds)"

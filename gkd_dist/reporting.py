@@ -1,0 +1,159 @@
+"""What a finished run is told as: the table, the samples, the summary and the model card (floor F5)."""
+
+import math
+import sys
+
+from gkd_dist.config.run import RunConfig
+from gkd_dist.metrics.console import print_side_by_side, print_table
+from gkd_dist.metrics.run_directory import RunDirectory
+from gkd_dist.pipeline.evaluation import Evaluation
+from gkd_dist.pipeline.job import Outcome
+from gkd_dist.preparation import Job
+
+SMALLEST_NATS = 1e-4
+"""A divergence below this is noise; a share of it says nothing."""
+
+
+def figures(evaluation: Evaluation) -> dict[str, float]:
+    """Held-out numbers by name, with units in the name."""
+    figures = {
+        "on_policy/objective_nats": evaluation.on_policy.objective,
+        "on_policy/forward_kl_nats": evaluation.on_policy.forward_kl,
+        "on_policy/reverse_kl_nats": evaluation.on_policy.reverse_kl,
+        "on_policy/mean_length_tokens": evaluation.mean_completion_tokens,
+        "on_policy/truncated_share": evaluation.truncated_share,
+    }
+    if evaluation.reward_mean is not None:
+        figures["on_policy/reward_mean"] = evaluation.reward_mean
+    if evaluation.reference is not None:
+        figures["reference/forward_kl_nats"] = evaluation.reference.forward_kl
+    return figures
+
+
+def report(job: Job, outcome: Outcome, directory: RunDirectory, elapsed_s: float) -> None:
+    """The table, the samples, and their files."""
+    before, after = outcome.before, outcome.after
+    if before is None or after is None:
+        return
+    samples = _sample_rows(job, before, after)
+    directory.write_samples(samples)
+    directory.write_summary(_summary(job, before, after, elapsed_s))
+    for row in samples:
+        if "before_greedy" in row:
+            answers = {"before (greedy)": row["before_greedy"], "after (greedy)": row["after_greedy"]}
+            print_side_by_side(sys.stdout, row["prompt"], answers)
+    new = figures(after)
+    rows = [[name, text_of(value), text_of(new[name])] for name, value in figures(before).items()]
+    rows.append(["on-policy divergence falls by", "", _fall(before.on_policy.objective, after.on_policy.objective)])
+    print_table(sys.stdout, f"{directory.name}, {elapsed_s:.0f} s", ["held out", "before", "after"], rows)
+    if any(teacher.transport in ("topk", "sampled") for teacher in job.blueprint.config.named_teachers.values()):
+        print(f"measured through {transport_name(job.blueprint.config)}", flush=True)
+
+
+def _known(figures: dict[str, float]) -> dict[str, float | None]:
+    """None for what is not a number, which JSON cannot hold."""
+    return {name: None if math.isnan(value) else value for name, value in figures.items()}
+
+
+def text_of(value: float) -> str:
+    """A figure to read; `n/a` where the teacher's transport cannot tell it."""
+    return "n/a" if math.isnan(value) else f"{value:.3f}"
+
+
+def _fall(before: float, after: float) -> str:
+    """By which share `after` is below `before`; `-` where there is nothing, or too little, to divide by."""
+    return f"{1 - after / before:.0%}" if before >= SMALLEST_NATS and not math.isnan(after) else "-"
+
+
+def _sample_rows(job: Job, before: Evaluation, after: Evaluation) -> list[dict[str, str]]:
+    """One row per held-out prompt: what was sampled, and for the first ones the greedy answers."""
+    decode = job.renderer.decode
+    rows = []
+    for index, held_out in enumerate(job.rendered.held_out):
+        reference = held_out.completion_ids
+        row = {
+            "prompt": held_out.text,
+            "before": decode(before.samples[index].completion_ids),
+            "after": decode(after.samples[index].completion_ids),
+            "reference": "" if reference is None else decode(reference),
+        }
+        if index < len(before.shown):
+            row["before_greedy"] = decode(before.shown[index].completion_ids)
+            row["after_greedy"] = decode(after.shown[index].completion_ids)
+        rows.append(row)
+    return rows
+
+
+def _summary(job: Job, before: Evaluation, after: Evaluation, elapsed_s: float) -> dict[str, object]:
+    config = job.blueprint.config
+    return {
+        "student": student_name(config),
+        "teacher": teacher_name(config),
+        "transport": transport_name(config),
+        "divergence": config.objective.divergence,
+        "student_fraction": config.objective.student_fraction,
+        "steps": config.learner.max_steps,
+        "elapsed_s": round(elapsed_s, 1),
+        "before": _known(figures(before)),
+        "after": _known(figures(after)),
+    }
+
+
+def student_name(config: RunConfig) -> str:
+    prune = config.student.prune
+    return config.student.model + (f", pruned to {prune.num_layers} layers" if prune else "")
+
+
+def teacher_name(config: RunConfig) -> str:
+    """The teacher's model; of several, each with its part in the whole."""
+    teachers, combine = config.named_teachers, config.objective.combine_teachers
+    if combine is None:
+        return ", ".join(teacher.model for teacher in teachers.values())
+    if combine == "route":
+        parts = [f"{name}: {teacher.model} for {', '.join(teacher.sources)}" for name, teacher in teachers.items()]
+        return "; ".join(parts)
+    total = sum(teacher.weight for teacher in teachers.values())
+    parts = [f"{name}: {teacher.weight / total:.3g} of {teacher.model}" for name, teacher in teachers.items()]
+    return f"{combine} mixture ({'; '.join(parts)})"
+
+
+def transport_name(config: RunConfig) -> str:
+    """What the teachers send, and what that means for the figures."""
+    names = {
+        f"topk {teacher.top_k}" if teacher.transport == "topk" else teacher.transport
+        for teacher in config.named_teachers.values()
+    }
+    kinds = {teacher.transport for teacher in config.named_teachers.values()}
+    notes = [f"{config.objective.topk_tail} tail: divergences are lower bounds"] if "topk" in kinds else []
+    notes += ["reverse KL estimated from one token per position"] if "sampled" in kinds else []
+    return ", ".join(sorted(names)) + (f" ({'; '.join(notes)})" if notes else "")
+
+
+def teacher_counts(config: RunConfig) -> str:
+    """`1 teacher(s)`, or how many of each."""
+    counts = {name: teacher.num_replicas for name, teacher in config.named_teachers.items()}
+    each = f" ({', '.join(f'{number} {name}' for name, number in counts.items())})" if len(counts) > 1 else ""
+    return f"{sum(counts.values())} teacher(s){each}"
+
+
+def card_of(job: Job, outcome: Outcome, num_trained_tokens: int) -> str:
+    from gkd_dist.models.cards import DistillationFacts, model_card
+
+    config = job.blueprint.config
+    lora = config.student.lora
+    return model_card(
+        DistillationFacts(
+            name=config.name,
+            teacher=teacher_name(config),
+            student=student_name(config),
+            transport=transport_name(config),
+            divergence=config.objective.divergence,
+            student_fraction=config.objective.student_fraction,
+            num_steps=config.learner.max_steps,
+            num_trained_tokens=num_trained_tokens,
+            adapter_of=job.blueprint.base_name() if lora is not None and lora.save == "adapter" else None,
+            alpha=config.objective.alpha,
+            reward=config.reward.source if config.reward else "",
+            metrics={} if outcome.after is None else figures(outcome.after),
+        )
+    )
