@@ -76,7 +76,10 @@ def connect(transport: str, server: VllmServe, model: Path) -> Teacher:
         served_model_name=None,
         max_model_len=MAX_MODEL_LEN,
         scoring=scoring(transport),
+        num_rows=tiny.VOCABULARY,
+        num_ids=tiny.VOCABULARY,
         max_concurrent_requests=4,
+        deadline_s=120,
     )
 
 

@@ -51,7 +51,10 @@ def connect(
         served_model_name=name,
         max_model_len=max_model_len,
         scoring=TopKScoring(top_k, tiny.VOCABULARY),
+        num_rows=tiny.VOCABULARY,
+        num_ids=tiny.VOCABULARY,
         max_concurrent_requests=4,
+        deadline_s=280,
     )
 
 
