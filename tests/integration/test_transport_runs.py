@@ -69,12 +69,17 @@ def server(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.mark.vllm
 def test_a_server(models: dict[str, Path], tmp_path: Path, server: VllmServe) -> None:
-    """The same losses as with the model on transformers here, to what rounding makes of six steps."""
+    """The losses of two steps, and so the gradient between them, as with the model on transformers here.
+
+    On fixed pairs, since a sample may turn on a rounding. Later steps tell less: where a gradient is nothing but
+    rounding, Adam makes a full step of it.
+    """
     there, here = tmp_path / "there", tmp_path / "here"
     there.mkdir()
     here.mkdir()
-    topk = [*EXACT, "teacher.transport=topk", "teacher.top_k=32"]
+    topk = [*EXACT, "objective.student_fraction=0", "teacher.transport=topk", "teacher.top_k=32"]
     remote = run(models, there, *topk, "teacher.engine=server", f"teacher.base_url={server.url}")
     local = run(models, here, *topk)
-    for one, other in zip(remote, local, strict=True):
-        assert one["loss"] == pytest.approx(other["loss"], rel=1e-3)
+    assert len(remote) == len(local) == 6
+    for one, other in zip(remote[:2], local[:2], strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-5)
