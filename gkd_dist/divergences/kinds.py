@@ -124,7 +124,7 @@ class Tvd(Divergence):
 
 @dataclass(frozen=True, slots=True)
 class SkewedForwardKl(Divergence):
-    """KL(P || skew * P + (1 - skew) * Q) (DistiLLM, arXiv 2402.03898, eq. 4).
+    """KL(P || skew * P + (1 - skew) * Q) (DistiLLM, arXiv 2402.03898).
 
     Args:
         skew: weight of the teacher in the mixture, 0 < skew < 1.
@@ -147,7 +147,7 @@ class SkewedForwardKl(Divergence):
 
 @dataclass(frozen=True, slots=True)
 class SkewedReverseKl(Divergence):
-    """KL(Q || (1 - skew) * P + skew * Q) (DistiLLM, arXiv 2402.03898, section 3.1).
+    """KL(Q || (1 - skew) * P + skew * Q) (DistiLLM, arXiv 2402.03898).
 
     Args:
         skew: weight of the student in the mixture, 0 < skew < 1.

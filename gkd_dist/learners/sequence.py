@@ -40,7 +40,7 @@ class SequenceReverseKl:
     Single-step part: the reverse KL at each position (exact where the transport has distributions, else estimated).
     Long part: - sum over t of R[t + 1] * log q(y_t), with R[t + 1] = sum over t' > t of log p(y_t') - log q(y_t') held
     constant. With length normalisation R[t + 1] is the mean over the tokens that remain, 0 after the last one (the
-    paper's eq. 7 divides by one less). With weights of 1 and no normalisation the two parts are in expectation the
+    paper divides by one less). With weights of 1 and no normalisation the two parts are in expectation the
     gradient of the KL of sequences; a reduction weighs both by token. Under `topk` the log-ratios are those of the
     set's ids and of the bucket: the same objective for the coarser distributions.
 

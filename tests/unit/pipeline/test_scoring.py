@@ -68,7 +68,8 @@ def test_teachers_work_at_the_same_time() -> None:
             await asyncio.wait_for(begun.wait(), timeout=5)
             return await super().score(trajectories)
 
-    asyncio.run(score(fleet(a=[Waiting()], b=[Waiting()]), TRAJECTORIES))
+    scored = asyncio.run(score(fleet(a=[Waiting()], b=[Waiting()]), TRAJECTORIES))
+    assert len(scored) == len(TRAJECTORIES)
 
 
 @pytest.mark.parametrize(("names", "words"), [((), "by nobody"), (("third",), "by third")])
