@@ -8,6 +8,12 @@ GkdError                     exit 70 unless a subclass says otherwise
 |   +-- ResourceError        the cluster lacks what the configuration asks for
 +-- WireError                a frame or message was rejected (reason in `.reason`)
 +-- EngineError              a sampler, teacher or learner failed while working
+|   +-- RejectedError        it refused one request, or answered it wrongly: asking again may not help
+|   +-- LostTargetsError     teacher targets are gone with the node that held them: score again
+|   +-- RoleLostError        no replica of a role is left, or came back in time
+|   +-- LearnerLostError     the learner died; its last checkpoint did not
++-- StoppedError             exit 75: asked to stop, and did so with a good checkpoint
++-- StalledError             no progress for supervision.stall_timeout_s
 +-- WeightsError             published weights do not match their manifest
 +-- DeadlineError            something did not answer in time
 """
@@ -73,6 +79,32 @@ class WireError(GkdError):
 
 class EngineError(GkdError):
     """A sampler, teacher or learner failed while working."""
+
+
+class RejectedError(EngineError):
+    """One request was refused or answered wrongly; others may be fine."""
+
+
+class LostTargetsError(EngineError):
+    """Teacher targets behind a handle are gone; the trajectories have to be scored again."""
+
+
+class RoleLostError(EngineError):
+    """No replica of a role serves any more."""
+
+
+class LearnerLostError(EngineError):
+    """The learner died."""
+
+
+class StoppedError(GkdError):
+    """The run was asked to stop and left a good checkpoint: the same command goes on from there."""
+
+    exit_code = 75
+
+
+class StalledError(GkdError):
+    """Nothing moved for too long; a diagnosis was written."""
 
 
 class WeightsError(GkdError):

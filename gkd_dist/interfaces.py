@@ -58,6 +58,14 @@ class Sampler(Protocol):
         """
         ...
 
+    async def ping(self) -> None:
+        """Cheap sign of life: the engine behind this part, not only its shell, can still work.
+
+        Raises:
+            EngineError: it cannot.
+        """
+        ...
+
     async def close(self) -> None: ...
 
 
@@ -66,6 +74,10 @@ class Scorer(Protocol):
 
     async def score(self, trajectories: Sequence[Trajectory]) -> list[TeacherTargets | TargetsHandle]:
         """What this teacher says about the completion tokens of each trajectory."""
+        ...
+
+    async def ping(self) -> None:
+        """As `Sampler.ping`."""
         ...
 
     async def close(self) -> None: ...
@@ -110,6 +122,30 @@ class Learner(Protocol):
 
     async def save(self, path: Path) -> None:
         """Write the student so that transformers and vLLM load it unchanged. `path` appears whole or not at all."""
+        ...
+
+    async def snapshot(self) -> int:
+        """Keep a copy of everything that the next step depends on (parameters, optimizer, schedule, random state,
+        policy version); returns the version. A later snapshot replaces it."""
+        ...
+
+    async def write_snapshot(self, folder: Path) -> None:
+        """Write the snapshot into `folder`, which exists and is empty; files are flushed to disk when this returns.
+
+        May overlap with every other call, also with `train`, and does not see its effects.
+        """
+        ...
+
+    async def restore(self, folder: Path) -> int:
+        """Go on from what `write_snapshot` wrote; returns its policy version.
+
+        Raises:
+            ModelError: the files are of another student, optimizer or kind of training; says which.
+        """
+        ...
+
+    async def ping(self) -> None:
+        """As `Sampler.ping`; may overlap with every other call."""
         ...
 
     async def close(self) -> None: ...

@@ -65,7 +65,7 @@ class Job:
             ),
             batch_size=batch_size,
             max_steps=config.learner.max_steps,
-            max_staleness=config.replay.max_staleness,
+            max_staleness=config.max_staleness,
             replay_capacity=config.replay.capacity or 2 * batch_size,
             save_steps=config.learner.save_steps,
             sentinel_steps={name: teacher.sentinel_steps for name, teacher in config.named_teachers.items()},

@@ -43,6 +43,12 @@ class StudentConfig(Strict):
 class SamplerConfig(Strict):
     engine: Literal["vllm", "hf"] = "vllm"
     num_replicas: int = Field(default=1, ge=1)
+    """At the start; `gkd scale` changes the number of a running job."""
+    min_replicas: int | None = Field(default=None, ge=1)
+    """Fewest that scaling goes down to; None means 1."""
+    max_replicas: int | None = Field(default=None, ge=1)
+    """Most that scaling goes up to; set it (or min_replicas) to let queue pressure choose the number. None: no limit
+    for `gkd scale`, and no policy."""
     dtype: Dtype = "bfloat16"
     max_model_len: int = Field(default=1024, ge=2)
     """Longest prompt plus completion, tokens."""
@@ -118,6 +124,12 @@ class TeacherConfig(Strict):
     sentinel_steps: int = Field(default=50, ge=0)
     """Every so many steps the teacher's answers about golden sequences are compared again; 0 is never."""
     num_replicas: int = Field(default=1, ge=1)
+    """At the start; `gkd scale` changes the number of a running job."""
+    min_replicas: int | None = Field(default=None, ge=1)
+    """Fewest that scaling goes down to; None means 1."""
+    max_replicas: int | None = Field(default=None, ge=1)
+    """Most that scaling goes up to; set it (or min_replicas) to let queue pressure choose the number. None: no limit
+    for `gkd scale`, and no policy."""
     dtype: Dtype = "bfloat16"
     """Of the model that vllm or hf loads; a server has its own."""
     max_model_len: int = Field(default=1024, ge=2)

@@ -28,14 +28,21 @@ class SamplingConfig(Strict):
 class ReplayConfig(Strict):
     capacity: int | None = Field(default=None, ge=1)
     """Most scored sequences of each kind (student, fixed) that wait; None means twice the batch size."""
-    max_staleness: Literal[0] = 0
-    """Train steps between the oldest version that wrote a sequence and the step that trains on it."""
+    max_staleness: int | None = Field(default=None, ge=0)
+    """Most train steps between the oldest version that wrote a sequence and the step that trains on it. None means 1
+    where mode=async, and 0 where mode=sync, which knows no other."""
+    max_uses: int = Field(default=1, ge=1)
+    """Most train steps that one sequence of the student takes part in; above 1 a learner with nothing fresh takes used
+    ones again instead of waiting, while they are not too stale. Needs mode=async."""
 
 
 class WeightsConfig(Strict):
     bucket_bytes: int = Field(default=64 * 1024 * 1024, ge=1024)
     dtype: Literal["float32", "bfloat16"] | None = None
     """What is published; None means the sampler's dtype."""
+    kv_cache: Literal["keep", "recompute"] = "keep"
+    """Of sequences in flight while weights change: `keep` goes on with keys and values of the former weights,
+    `recompute` computes them anew, which costs one prefill of each."""
 
 
 class ClusterConfig(Strict):

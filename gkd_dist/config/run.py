@@ -11,6 +11,7 @@ from gkd_dist.config.data import DataConfig
 from gkd_dist.config.learner import LearnerConfig
 from gkd_dist.config.models import SamplerConfig, StudentConfig, TeacherConfig
 from gkd_dist.config.objective import ObjectiveConfig
+from gkd_dist.config.pacing import pacing_problems
 from gkd_dist.config.reward import RewardConfig
 from gkd_dist.config.ring import (
     ClusterConfig,
@@ -20,6 +21,7 @@ from gkd_dist.config.ring import (
     SamplingConfig,
     WeightsConfig,
 )
+from gkd_dist.config.supervision import CheckpointConfig, SupervisionConfig
 from gkd_dist.config.transports import is_policy_gradient, transport_problems
 
 
@@ -34,9 +36,10 @@ class RunConfig(Strict):
     output_dir: Path = Path("runs")
     """Run directories are made below it: output_dir/name-NUMBER."""
     seed: int = Field(default=0, ge=0)
-    mode: Literal["sync"] = "sync"
-    """`sync` is Algorithm 1 exactly: staleness 0. A seed repeats bit for bit with the `hf` engines; vLLM rounds by what
-    happens to share a batch, so its samples may differ from run to run."""
+    mode: Literal["sync", "async"] = "sync"
+    """`sync` is Algorithm 1 exactly: staleness 0. `async`: samplers, teachers and learner never wait for each other's
+    batches; replay.max_staleness bounds how old a sequence may be. In sync mode a seed repeats bit for bit with the
+    `hf` engines; vLLM rounds by what happens to share a batch, so its samples may differ from run to run."""
     student: StudentConfig
     teacher: TeacherConfig | None = None
     """The teacher; or, where there are several:"""
@@ -52,6 +55,8 @@ class RunConfig(Strict):
     learner: LearnerConfig = LearnerConfig()
     weights: WeightsConfig = WeightsConfig()
     cluster: ClusterConfig = ClusterConfig()
+    supervision: SupervisionConfig = SupervisionConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     metrics: MetricsConfig = MetricsConfig()
 
@@ -63,6 +68,12 @@ class RunConfig(Strict):
     def key_of(self, teacher: str) -> str:
         """Where the settings of a teacher stand: `teacher`, or `teachers.NAME`."""
         return f"teachers.{teacher}" if self.teacher is None else "teacher"
+
+    @property
+    def max_staleness(self) -> int:
+        """Train steps; see `replay.max_staleness`."""
+        asked = self.replay.max_staleness
+        return asked if asked is not None else int(self.mode == "async")
 
     @property
     def samples_off_policy(self) -> bool:
@@ -109,6 +120,7 @@ class RunConfig(Strict):
                 "hf sampler can, with a single teacher; set sampler.engine=hf, or teacher_mix=0"
             )
         problems += self._reinforcement()
+        problems += pacing_problems(self)
         problems += self._without_effect()
         if problems:
             raise ValueError("\n".join(problems))

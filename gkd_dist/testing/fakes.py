@@ -65,6 +65,9 @@ class FakeSampler:
         self.policy_version = manifest.version
         return self.policy_version
 
+    async def ping(self) -> None:
+        """Alive."""
+
     async def close(self) -> None:
         self.closed = True
 
@@ -120,6 +123,9 @@ class FakeTeacher:
         gap = self._gaps_nats.pop(0) if self._gaps_nats else 0.0
         return TeacherCheck("its first answers", 1, 1.0, gap, gap, Tolerance(1e-3, 1e-3))
 
+    async def ping(self) -> None:
+        """Alive."""
+
     async def close(self) -> None:
         self.closed = True
 
@@ -162,10 +168,12 @@ class FakeLearner:
         self.saved: list[Path] = []
         self.closed = False
         self._run_epoch = run_epoch
+        self._first = 0
+        self._snapshot = 0
 
     @property
     def policy_version(self) -> int:
-        return len(self.batches)
+        return self._first + len(self.batches)
 
     async def train(self, batch: TrainBatch) -> StepReport:
         if batch.step != self.policy_version:
@@ -195,6 +203,21 @@ class FakeLearner:
 
     async def save(self, path: Path) -> None:
         self.saved.append(path)
+
+    async def snapshot(self) -> int:
+        self._snapshot = self.policy_version
+        return self._snapshot
+
+    async def write_snapshot(self, folder: Path) -> None:
+        (folder / "weight.txt").write_text(str(self._snapshot))
+
+    async def restore(self, folder: Path) -> int:
+        self._first = int((folder / "weight.txt").read_text())
+        self.batches = []
+        return self.policy_version
+
+    async def ping(self) -> None:
+        """Alive."""
 
     async def close(self) -> None:
         self.closed = True

@@ -15,9 +15,11 @@ ROOT = "__init__"
 """The unit of the package's own `__init__.py`."""
 
 FLOORS = {
-    **dict.fromkeys((ROOT, "types", "targets", "array_faults", "errors", "serial", "process", "divergences"), 0),
+    **dict.fromkeys(
+        (ROOT, "types", "targets", "array_faults", "errors", "serial", "process", "fault_points", "divergences"), 0
+    ),
     **dict.fromkeys(("config", "interfaces"), 1),
-    **dict.fromkeys(("data", "replay", "wire", "metrics", "testing"), 2),
+    **dict.fromkeys(("data", "replay", "wire", "metrics", "testing", "supervision", "checkpoints"), 2),
     **dict.fromkeys(("learners", "samplers", "teachers", "weights", "evaluation", "rewards", "models"), 3),
     **dict.fromkeys(("pipeline", "cluster"), 4),
     **dict.fromkeys(
@@ -25,9 +27,9 @@ FLOORS = {
     ),
 }
 
-SHARED = frozenset({"types", "targets", "array_faults", "errors", ROOT, "weights"})
-"""Open to neighbours of the same floor: the bottom of the house, and on F3 the transport whose two ends live in the
-learner and in the samplers."""
+SHARED = frozenset({"types", "targets", "array_faults", "errors", ROOT, "wire", "weights"})
+"""Open to neighbours of the same floor: the bottom of the house, on F2 the format of what is sent or kept, and on F3
+the transport whose two ends live in the learner and in the samplers."""
 DOORS = 5
 """The doors open into each other: `cli` starts `local` and `distributed`, which both ask `build`."""
 
@@ -45,6 +47,7 @@ OUTSIDE: dict[str, frozenset[str]] = {
     "errors": frozenset(),
     "serial": frozenset(),
     "process": frozenset(),
+    "fault_points": frozenset(),
     "divergences": frozenset({"numpy", "torch"}),
     "config": frozenset({"pydantic", "pydantic_core", "yaml"}),
     "interfaces": frozenset({"numpy"}),
@@ -53,6 +56,8 @@ OUTSIDE: dict[str, frozenset[str]] = {
     "wire": _F2 | {"msgpack", "xxhash"},
     "metrics": _F2 | {"prometheus_client", "rich"},
     "testing": _F2,
+    "supervision": _F2,
+    "checkpoints": _F2 | {"xxhash"},
     **{unit: _F3 for unit, floor in FLOORS.items() if floor == 3},
     "pipeline": frozenset({"numpy"}),
     "cluster": frozenset({"numpy", "ray", "psutil"}),

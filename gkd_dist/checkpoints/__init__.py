@@ -1,0 +1,1 @@
+"""Checkpoints of a run on disk: whole or not at all, verified before use (floor F2)."""

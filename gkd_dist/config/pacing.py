@@ -1,0 +1,49 @@
+"""Rules between the sections that say how the ring turns: staleness, replicas and deadlines."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gkd_dist.config.models import SamplerConfig, TeacherConfig
+    from gkd_dist.config.run import RunConfig
+
+
+def pacing_problems(config: "RunConfig") -> list[str]:
+    """What is wrong, one line each."""
+    problems = []
+    if config.mode == "sync" and config.max_staleness > 0:
+        problems.append(
+            f"replay.max_staleness: {config.max_staleness} needs mode=async, mode=sync trains on what the current "
+            "weights wrote; set mode=async, or remove it"
+        )
+    if config.mode == "sync" and config.replay.max_uses > 1:
+        problems.append(
+            f"replay.max_uses: {config.replay.max_uses} needs mode=async, mode=sync trains on every sequence once; set "
+            "mode=async, or remove it"
+        )
+    replicas: dict[str, SamplerConfig | TeacherConfig] = {"sampler": config.sampler}
+    replicas |= {config.key_of(name): teacher for name, teacher in config.named_teachers.items()}
+    for key, role in replicas.items():
+        low, high = role.min_replicas or 1, role.max_replicas or role.num_replicas
+        if not low <= role.num_replicas <= high:
+            problems.append(
+                f"{key}.num_replicas: {role.num_replicas} does not lie between min_replicas ({low}) and max_replicas "
+                f"({high}); change one of them"
+            )
+    supervision, timeout_s = config.supervision, config.cluster.request_timeout_s
+    if supervision.stall_timeout_s <= timeout_s:
+        problems.append(
+            f"supervision.stall_timeout_s ({supervision.stall_timeout_s:g}) must be above cluster.request_timeout_s "
+            f"({timeout_s:g}), or a request that may still be answered would end the run; raise the first or lower the "
+            "second"
+        )
+    if supervision.hedge_after_s is not None and supervision.hedge_after_s >= timeout_s:
+        problems.append(
+            f"supervision.hedge_after_s ({supervision.hedge_after_s:g}) must be below cluster.request_timeout_s "
+            f"({timeout_s:g}); lower it, or remove it"
+        )
+    if supervision.probe_timeout_s >= supervision.probe_interval_s:
+        problems.append(
+            f"supervision.probe_timeout_s ({supervision.probe_timeout_s:g}) must be below probe_interval_s "
+            f"({supervision.probe_interval_s:g}); lower it"
+        )
+    return problems

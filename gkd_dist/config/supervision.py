@@ -1,0 +1,55 @@
+"""What happens when a part fails: supervision of replicas, budgets, deadlines, checkpoints."""
+
+from pydantic import Field
+
+from gkd_dist.config.base import Strict
+
+
+class SupervisionConfig(Strict):
+    """Limits within which a run heals itself, and beyond which it stops with a diagnosis."""
+
+    probe_interval_s: float = Field(default=5.0, gt=0)
+    probe_timeout_s: float = Field(default=3.0, gt=0)
+    failures_to_condemn: int = Field(default=3, ge=1)
+    """Failures in a row, of probes or of real requests (counted apart), after which a replica is ended and replaced."""
+    successes_to_clear: int = Field(default=2, ge=1)
+    """Of the kind that failed, in a row, until a suspect replica counts as healthy again."""
+    max_restarts: int = Field(default=5, ge=0)
+    """Per slot and run; a slot that needs more is retired."""
+    restart_backoff_s: float = Field(default=1.0, gt=0)
+    """Before the first restart of a slot; doubles with every further one."""
+    max_restart_backoff_s: float = Field(default=60.0, gt=0)
+    infra_attempts: int = Field(default=5, ge=1)
+    """Of one request, over all replicas, while replicas die or do not answer."""
+    data_attempts: int = Field(default=2, ge=1)
+    """Of one request that replicas refuse or answer wrongly; then its prompt is dropped and counted."""
+    max_dropped: int = Field(default=100, ge=0)
+    """Prompts dropped in a whole run; one more ends it."""
+    hedge_after_s: float | None = Field(default=None, gt=0)
+    """A request without an answer for so long is sent to a second replica too; the first answer counts. None: never."""
+    role_loss_grace_s: float = Field(default=120.0, gt=0)
+    """How long a run waits while no replica of a role serves."""
+    max_learner_restarts: int = Field(default=1, ge=0)
+    """Starts of a new learner from the last checkpoint, within one run."""
+    stall_timeout_s: float = Field(default=900.0, gt=0)
+    """Without any progress for so long, the run writes a diagnosis, tries a checkpoint and ends with exit code 70."""
+    drain_timeout_s: float = Field(default=60.0, gt=0)
+    """What a replica that is scaled away has to finish its requests; they go elsewhere after that."""
+
+
+class CheckpointConfig(Strict):
+    """Checkpoints that a run continues from; names follow transformers' TrainingArguments."""
+
+    save_steps: int = Field(default=20, ge=0)
+    """Train steps between two checkpoints; 0 saves one only when the run is asked to stop."""
+    save_total_limit: int = Field(default=2, ge=1)
+    """So many of the newest are kept."""
+    resume: bool = True
+    """Go on with the newest unfinished run of this name below output_dir, where it has a checkpoint; false starts anew.
+    """
+    timeout_s: float = Field(default=600.0, gt=0)
+    """Until a checkpoint that takes longer counts as failed; the former ones stay."""
+    max_failures: int = Field(default=3, ge=1)
+    """Failed checkpoints in a row after which the run ends."""
+    journal: bool = True
+    """Keep scored sequences on disk until a checkpoint holds the step that trained on them."""

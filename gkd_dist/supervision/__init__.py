@@ -1,0 +1,1 @@
+"""Replicas that fail, heal, move and scale: pure logic and asyncio, no Ray (floor F2)."""
