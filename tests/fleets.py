@@ -1,0 +1,17 @@
+"""Fleets of fixed parts, which nobody restarts or probes."""
+
+from collections.abc import Mapping, Sequence
+
+from gkd_dist.supervision.pool import Pool
+
+from gkd_dist.interfaces import Fleet, Learner, Reward, Sampler, Teacher
+
+
+def fleet_of(
+    samplers: Sequence[Sampler],
+    teachers: Mapping[str, Sequence[Teacher]],
+    learner: Learner,
+    reward: Reward | None = None,
+) -> Fleet:
+    """A fleet of these parts."""
+    return Fleet(Pool.of(samplers), {name: Pool.of(replicas) for name, replicas in teachers.items()}, learner, reward)
