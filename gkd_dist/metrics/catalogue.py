@@ -131,6 +131,10 @@ DEFINITIONS: tuple[Definition, ...] = (
         "gkd_sample_staleness_versions", _H, "Policy versions between a sample's oldest token and its train step.",
         "versions", buckets=_STALENESS_VERSIONS,
     ),
+    Definition(
+        "gkd_samples_dropped_total", _C, "Sequences thrown away: too stale (issued again), or rejected by all.",
+        "sequences", labels=("reason",),
+    ),
     # weights
     Definition("gkd_policy_version", _G, "Newest policy version; 0 is the initial student.", "versions"),
     Definition(
