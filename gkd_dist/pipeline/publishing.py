@@ -1,7 +1,7 @@
 """The publishing loop: new weights reach every sampler, then the gate opens."""
 
 from gkd_dist.pipeline.ring import Ring
-from gkd_dist.pipeline.together import gather_all
+from gkd_dist.supervision.together import gather_all
 
 
 async def publishing_loop(ring: Ring) -> None:

@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from typing import Any, TypeVar
 
-from gkd_dist.pipeline.together import gather_all
+from gkd_dist.supervision.together import gather_all
 from gkd_dist.types import SampleId
 
 TeachersOf = Callable[[SampleId], Collection[str]]
