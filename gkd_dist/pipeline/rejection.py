@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 from gkd_dist.errors import RejectedError, WireError
-from gkd_dist.pipeline.together import gather_all
+from gkd_dist.supervision.together import gather_all
 
 logger = logging.getLogger(__name__)
 

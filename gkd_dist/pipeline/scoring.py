@@ -12,7 +12,7 @@ from gkd_dist.pipeline.judging import judge
 from gkd_dist.pipeline.rejection import in_part
 from gkd_dist.pipeline.ring import Ring
 from gkd_dist.pipeline.routing import TeachersOf
-from gkd_dist.pipeline.together import gather_all
+from gkd_dist.supervision.together import gather_all
 from gkd_dist.replay.buffer import Group
 from gkd_dist.targets import TargetsHandle, TeacherTargets
 from gkd_dist.types import ScoredTrajectory, TeacherScore, Trajectory
