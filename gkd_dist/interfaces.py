@@ -12,7 +12,7 @@ Rules that hold for every one of them:
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Container, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -180,6 +180,11 @@ class Replicas(Protocol[Replica]):
         ...
 
     @property
+    def events(self) -> Sequence[Any]:
+        """Every change of state so far, oldest first: `supervision.health.Event`."""
+        ...
+
+    @property
     def num_outstanding(self) -> int:
         """Requests that wait for an answer."""
         ...
@@ -268,8 +273,8 @@ class Journal(Protocol):
         """On disk when this returns."""
         ...
 
-    async def forget(self, trained: Collection[SampleId]) -> None:
-        """A checkpoint holds what was learned from these."""
+    async def forget(self, finished: Container[SampleId]) -> None:
+        """A checkpoint holds what was learned from these, or they were given up."""
         ...
 
     async def read(self) -> list[ScoredTrajectory]:

@@ -162,6 +162,16 @@ DEFINITIONS: tuple[Definition, ...] = (
         "gkd_requests_hedged_total", _C, "Requests sent to a second replica because the first was late.", "requests",
         labels={"role": REPLICATED_ROLES},
     ),
+    # checkpoints
+    Definition("gkd_checkpoint_last_step", _G, "Train step of the newest good checkpoint.", "steps"),
+    Definition(
+        "gkd_checkpoint_last_success_timestamp_seconds", _G, "When the newest good checkpoint was finished.", "seconds",
+    ),
+    Definition("gkd_checkpoint_failures_total", _C, "Checkpoints that could not be written.", "checkpoints"),
+    Definition(
+        "gkd_checkpoint_save_seconds", _H, "Wall time of writing one checkpoint, beside the training.", "seconds",
+        buckets=_WORK_SECONDS,
+    ),
     # weights
     Definition("gkd_policy_version", _G, "Newest policy version; 0 is the initial student.", "versions"),
     Definition(

@@ -11,7 +11,11 @@ from gkd_dist.types import FloatArray, ScoredTrajectory, Source, StepReport, Tra
 
 Clock = Callable[[], float]
 
-_HISTOGRAMS = {"sample": "gkd_sampler_generation_seconds", "score": "gkd_teacher_score_seconds"}
+_HISTOGRAMS = {
+    "sample": "gkd_sampler_generation_seconds",
+    "score": "gkd_teacher_score_seconds",
+    "checkpoint": "gkd_checkpoint_save_seconds",
+}
 """Of single requests, by part."""
 
 
@@ -41,8 +45,7 @@ class StepAccounts:
         self._busy: dict[str, tuple[int, float]] = {}
         """Parts at work: how many at once, and since when."""
         self._step_began = clock()
-        self.last_progress = clock()
-        """When anything last came to an end, in seconds of the clock."""
+        self._last_progress = clock()
         self.num_trained_tokens = 0
         """Completion tokens trained on so far."""
 
@@ -60,7 +63,11 @@ class StepAccounts:
 
     def progressed(self) -> None:
         """Something came to an end: the run is not stuck."""
-        self.last_progress = self._clock()
+        self._last_progress = self._clock()
+
+    def idle_s(self) -> float:
+        """Seconds since anything last came to an end."""
+        return self._clock() - self._last_progress
 
     def _at_work(self, part: str, change: int) -> float:
         now = self._clock()
@@ -104,6 +111,14 @@ class StepAccounts:
         """Sequences that became too stale in the replay, or before they got there; their prompts are issued again."""
         self._open["evicted"] += number
         self._metrics.count("gkd_samples_dropped_total", number, reason="too_stale")
+
+    def checkpointed(self, step: int | None) -> None:
+        """The checkpoint of `step` is on the disk; None: one failed."""
+        if step is None:
+            self._metrics.count("gkd_checkpoint_failures_total")
+            return
+        self._metrics.gauge("gkd_checkpoint_last_step", step)
+        self._metrics.gauge("gkd_checkpoint_last_success_timestamp_seconds", time.time())
 
     def trained(self, report: StepReport, drawn: Sequence[ScoredTrajectory], queue_depth: int) -> None:
         self.num_trained_tokens += report.num_trained_tokens
@@ -175,4 +190,5 @@ class StepAccounts:
     def begin(self, replay_capacity: int) -> None:
         """The ring starts to turn: time from here on belongs to the first step."""
         self._step_began = self._clock()
+        self.progressed()
         self._metrics.gauge("gkd_queue_capacity", replay_capacity, queue="replay")

@@ -103,10 +103,10 @@ class Intake:
         self._trained[Kind.FIXED] += num_fixed
         self._trained_before[version] = dict(self._trained)
 
-    def adopt(self, index: int, kind: Kind) -> None:
-        """A row that a former start of the run issued, and that is in the replay already."""
-        self._adopted.add(index)
-        self._issued[kind] += 1
+    def adopt(self, row: Row) -> None:
+        """A row that a former start of the run issued, and that goes into the replay by itself; before any `next`."""
+        self._adopted.add(row.index)
+        self._issued[row.kind] += 1
 
     def issue_again(self, row: Row) -> None:
         """A row that was lost or became too old: it goes in next, in its former place."""

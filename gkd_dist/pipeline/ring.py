@@ -19,6 +19,7 @@ from gkd_dist.pipeline.routing import TeachersOf
 from gkd_dist.pipeline.sentinel import Sentinel
 from gkd_dist.replay.buffer import Group, Kind, ReplayBuffer
 from gkd_dist.replay.ledger import Ledger
+from gkd_dist.supervision.failures import Budgets
 from gkd_dist.types import SamplingParams, StepReport, WeightPublication
 
 logger = logging.getLogger(__name__)
@@ -30,7 +31,8 @@ class Reinforcement:
 
     answer_of: AnswerOf
     """The text of a student trajectory of the plan's stream, with its prompt and reference."""
-    make_baseline: Callable[[], Baseline]
+    make_baseline: Callable[[float | None], Baseline]
+    """From the state of a checkpoint; None at the beginning."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,6 @@ class Plan:
     """Each teacher's golden sequences are scored again after so many steps and at the end; 0 is never."""
     students: Path
     """Folder that receives `step-N`."""
-    max_dropped: int = 0
-    """Sequences that may be dropped in the whole run."""
     reinforcement: Reinforcement | None = None
     """None where the objective asks for no reward."""
     teachers_of: TeachersOf | None = None
@@ -71,6 +71,9 @@ class Ring:
     accounts: StepAccounts
     progress: Progress
     ledger: Ledger
+    attempt: int
+    """Of the run: how often it was started before."""
+    budgets: Budgets
     intake: Intake
     replay: ReplayBuffer
     sentinel: Sentinel
@@ -100,4 +103,3 @@ class Ring:
         self.kept.discard(task)
         if not task.cancelled() and task.exception() is not None:
             logger.warning("scored sequences did not get into the journal: %r", task.exception())
-

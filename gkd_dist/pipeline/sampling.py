@@ -4,15 +4,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from gkd_dist.data.pairs import fixed_trajectory
-from gkd_dist.errors import DataError, EngineError
+from gkd_dist.errors import DataError, DeadlineError, EngineError, RejectedError
 from gkd_dist.fault_points import fault_point
 from gkd_dist.interfaces import Sampler
 from gkd_dist.pipeline.intake import Row, row_of
 from gkd_dist.pipeline.rejection import in_part
 from gkd_dist.pipeline.ring import Plan, Ring
+from gkd_dist.pipeline.routing import ask
 from gkd_dist.pipeline.scoring import scored_groups
-from gkd_dist.supervision.together import task_group
 from gkd_dist.replay.buffer import Admission, Group, Kind
+from gkd_dist.replay.ledger import DroppedPrompt
+from gkd_dist.supervision.together import task_group
 from gkd_dist.types import Prompt, Trajectory
 
 
@@ -24,18 +26,39 @@ async def sampling_loop(ring: Ring) -> None:
 
 
 async def _go_round(ring: Ring, rows: Sequence[Row]) -> None:
-    """Rows that were given out together are sampled, scored and admitted together."""
+    """Rows that were given out together are sampled, scored and admitted together.
+
+    Raises:
+        Exception: what the last of too many lost requests raised, or of too many dropped rows.
+    """
+    try:
+        groups = await _scored(ring, rows)
+    except (EngineError, DeadlineError) as error:
+        if ring.plan.whole_steps:
+            raise
+        ring.budgets.spend(error)
+        ring.intake.arrived(rows)
+        for row in rows:
+            ring.intake.issue_again(row)
+        return
+    ring.budgets.succeeded()
+    ring.keep(groups)
+    for group in groups:
+        await admit(ring, group)
+    ring.intake.arrived(rows)
+
+
+async def _scored(ring: Ring, rows: Sequence[Row]) -> list[Group]:
+    """The groups of all rows that can be sampled and scored; the others are dropped."""
     trajectories = await _sample(ring, [row for row in rows if row.kind is Kind.STUDENT])
     trajectories += [_pair(ring.plan, row) for row in rows if row.kind is Kind.FIXED]
     groups = await scored_groups(ring, trajectories)
     arrived = {group[0].trajectory.sample_id.prompt_index for group in groups}
     for row in rows:
         if row.index not in arrived:
+            ring.budgets.spend(RejectedError(f"row {row.index} of the data was rejected by all; see the log"))
             drop(ring, row)
-    ring.keep(groups)
-    for group in groups:
-        await admit(ring, group)
-    ring.intake.arrived(rows)
+    return groups
 
 
 async def admit(ring: Ring, group: Group) -> None:
@@ -48,26 +71,19 @@ async def admit(ring: Ring, group: Group) -> None:
     verdict = await ring.replay.admit(group, ring.intake.version)
     ring.accounts.queued(ring.replay.depth)
     if verdict is Admission.TOO_STALE:
+        ring.accounts.evicted(len(group))
         ring.intake.issue_again(row_of(group))
     elif verdict is Admission.FROM_FUTURE:
         raise EngineError(f"the replay refused {group[0].trajectory.sample_id}: {verdict.value}")
 
 
 def drop(ring: Ring, row: Row) -> None:
-    """Nobody could sample or score this row: another one takes its place.
-
-    Raises:
-        EngineError: more were dropped than supervision.max_dropped.
-    """
-    ids = [ring.plan.stream.prompt(row.index, repeat).sample_id for repeat in ring.repeats(row.kind)]
-    ring.progress.dropped.update(ids)
-    ring.ledger.drop(ids)
-    ring.accounts.dropped(len(ids), "rejected")
-    if len(ring.progress.dropped) > ring.plan.max_dropped:
-        raise EngineError(
-            f"{len(ring.progress.dropped)} sequences could not be sampled or scored, more than "
-            f"supervision.max_dropped ({ring.plan.max_dropped}); see the log for the reasons"
-        )
+    """Nobody could sample or score this row: another one takes its place."""
+    for repeat in ring.repeats(row.kind):
+        sample_id = ring.plan.stream.prompt(row.index, repeat).sample_id
+        ring.progress.dropped.add(sample_id)
+        ring.ledger.append(DroppedPrompt(ring.progress.step, sample_id, "rejected"))
+        ring.accounts.dropped(1, "rejected")
     ring.intake.drop(row)
 
 
@@ -79,6 +95,7 @@ async def _sample(ring: Ring, rows: Sequence[Row]) -> list[Trajectory]:
     prompts = [ring.plan.stream.prompt(row.index, repeat) for row in rows for repeat in repeats]
     attempts = {row.index: row.attempt for row in rows}
     trials: dict[int, int] = {}
+    whole_steps = ring.plan.whole_steps
 
     async def sample(sampler: Sampler, share: Sequence[Prompt]) -> list[Trajectory]:
         numbers = []
@@ -91,7 +108,7 @@ async def _sample(ring: Ring, rows: Sequence[Row]) -> list[Trajectory]:
         return [replace(answer, attempt=number) for answer, number in zip(answers, numbers, strict=True)]
 
     with ring.accounts.timed("sample"):
-        answers = await in_part(prompts, lambda part: ring.fleet.samplers.spread(part, sample))
+        answers = await in_part(prompts, lambda part: ask(ring.fleet.samplers, part, sample, whole_steps=whole_steps))
     whole = _whole(answers, len(repeats))
     ring.accounts.sampled(whole)
     return whole

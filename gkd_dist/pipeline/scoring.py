@@ -11,9 +11,9 @@ from gkd_dist.interfaces import Fleet, Replicas, Teacher
 from gkd_dist.pipeline.judging import judge
 from gkd_dist.pipeline.rejection import in_part
 from gkd_dist.pipeline.ring import Ring
-from gkd_dist.pipeline.routing import TeachersOf
-from gkd_dist.supervision.together import gather_all
+from gkd_dist.pipeline.routing import TeachersOf, ask
 from gkd_dist.replay.buffer import Group
+from gkd_dist.supervision.together import gather_all
 from gkd_dist.targets import TargetsHandle, TeacherTargets
 from gkd_dist.types import ScoredTrajectory, TeacherScore, Trajectory
 
@@ -35,9 +35,13 @@ async def scored_groups(ring: Ring, trajectories: Sequence[Trajectory]) -> list[
 
 async def _scored(ring: Ring, trajectories: Sequence[Trajectory]) -> list[ScoredTrajectory | None]:
     with ring.accounts.timed("score"):
-        scored = await in_part(trajectories, lambda part: score(ring.fleet, part, ring.plan.teachers_of))
+        scored = await in_part(trajectories, lambda part: _score(ring, part))
     ring.accounts.scored([item for item in scored if item is not None])
     return scored
+
+
+async def _score(ring: Ring, trajectories: Sequence[Trajectory]) -> list[ScoredTrajectory]:
+    return await score(ring.fleet, trajectories, ring.plan.teachers_of, whole_steps=ring.plan.whole_steps)
 
 
 async def _rewards(ring: Ring, trajectories: Sequence[Trajectory]) -> list[float | None]:
@@ -50,12 +54,17 @@ async def _rewards(ring: Ring, trajectories: Sequence[Trajectory]) -> list[float
 
 
 async def score(
-    fleet: Fleet, trajectories: Sequence[Trajectory], teachers_of: TeachersOf | None = None
+    fleet: Fleet,
+    trajectories: Sequence[Trajectory],
+    teachers_of: TeachersOf | None = None,
+    *,
+    whole_steps: bool = True,
 ) -> list[ScoredTrajectory]:
     """Every trajectory with the scores of its teachers, both in their order; all teachers work at once.
 
     Args:
         teachers_of: names of the teachers of a sample; None: all of the fleet.
+        whole_steps: see `routing.ask`.
 
     Raises:
         EngineError: a sample has no teacher, or one that is not in the fleet.
@@ -64,13 +73,19 @@ async def score(
     """
     asked = [_names(fleet, trajectory, teachers_of) for trajectory in trajectories]
     columns = await gather_all(
-        _column(name, replicas, [index for index, names in enumerate(asked) if name in names], trajectories)
+        _column(
+            name, replicas, [index for index, names in enumerate(asked) if name in names], trajectories, whole_steps
+        )
         for name, replicas in fleet.teachers.items()
     )
     return [
         ScoredTrajectory(trajectory, tuple(column[index] for column in columns if index in column))
         for index, trajectory in enumerate(trajectories)
     ]
+
+
+def _indices(asked: Sequence[Collection[str]], name: str) -> list[int]:
+    return [index for index, names in enumerate(asked) if name in names]
 
 
 def _names(fleet: Fleet, trajectory: Trajectory, teachers_of: TeachersOf | None) -> Collection[str]:
@@ -85,11 +100,15 @@ def _names(fleet: Fleet, trajectory: Trajectory, teachers_of: TeachersOf | None)
 
 
 async def _column(
-    name: str, replicas: Replicas[Teacher], indices: Sequence[int], trajectories: Sequence[Trajectory]
+    name: str,
+    replicas: Replicas[Teacher],
+    indices: Sequence[int],
+    trajectories: Sequence[Trajectory],
+    whole_steps: bool,
 ) -> dict[int, TeacherScore]:
     """What one teacher says, by index of the trajectory."""
 
-    async def ask(teacher: Teacher, part: Sequence[Trajectory]) -> list[TeacherTargets | TargetsHandle]:
+    async def targets_of(teacher: Teacher, part: Sequence[Trajectory]) -> list[TeacherTargets | TargetsHandle]:
         fault_point("scoring.ask")
         targets = await teacher.score(part)
         for trajectory, each in zip(part, targets, strict=True):
@@ -104,5 +123,8 @@ async def _column(
                 )
         return targets
 
-    targets = await replicas.spread([trajectories[index] for index in indices], ask)
+    if not indices:
+        return {}
+    share = [trajectories[index] for index in indices]
+    targets = await ask(replicas, share, targets_of, whole_steps=whole_steps)
     return {index: TeacherScore(name, each) for index, each in zip(indices, targets, strict=True)}

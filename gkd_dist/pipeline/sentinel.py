@@ -1,7 +1,7 @@
 """The sentinel: before the run, every so many steps and at its end, each teacher answers golden sequences once more.
 
-A teacher that answers as it should costs one small scoring call. It is asked while it scores nothing else, so that the
-batches of the run are what they would be without it.
+A teacher that answers as it should costs one small scoring call. In synchronous runs it is asked while it scores
+nothing else, so that the batches of the run are what they would be without it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -64,15 +64,15 @@ class Sentinel:
         self._accounts = accounts
         self._last_good: dict[str, int] = {}
 
-    async def after_scoring(self, step: int) -> None:
-        """Check who is due at `step`, before anything that was just scored can be trained on.
+    async def before_step(self, step: int) -> None:
+        """Check who is due at `step`, before anything that was just scored is trained on.
 
         Raises:
             EngineError: one does not answer as it did.
         """
         names = due(step, self._steps_between)
         if names:
-            with self._accounts.timed(step, "sentinel"):
+            with self._accounts.timed("sentinel"):
                 checks = await _verify({name: self._fleet.teachers[name] for name in names})
             self._judge(step, checks)
             self._last_good.update(dict.fromkeys(names, step))

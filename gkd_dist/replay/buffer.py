@@ -181,7 +181,9 @@ class ReplayBuffer:
             while True:
                 self._check_open()
                 verdict = self._verdict(group)
-                if verdict is not Admission.ADMITTED or (self._lines[kind][0] is place and self._has_space(kind, len(group))):
+                if verdict is not Admission.ADMITTED or (
+                    self._lines[kind][0] is place and self._has_space(kind, len(group))
+                ):
                     break
                 await self._changed.wait()
         finally:
