@@ -18,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, Protocol, TypeVar
 
+from gkd_dist.checks import TeacherCheck
 from gkd_dist.errors import LearnerLostError
 from gkd_dist.targets import TargetsHandle, TeacherTargets
 from gkd_dist.types import (
@@ -28,7 +29,6 @@ from gkd_dist.types import (
     SamplingParams,
     ScoredTrajectory,
     StepReport,
-    TeacherCheck,
     TrainBatch,
     Trajectory,
     WeightPublication,
