@@ -56,8 +56,7 @@ def check_lengths(name: str, num_tokens: Sequence[int], trajectories: Sequence[T
     for length, trajectory in zip(num_tokens, trajectories, strict=True):
         if length != trajectory.num_completion_tokens:
             raise RejectedError(
-                f"{name} scored {length} tokens of {trajectory.sample_id}, "
-                f"which has {trajectory.num_completion_tokens}"
+                f"{name} scored {length} tokens of {trajectory.sample_id}, which has {trajectory.num_completion_tokens}"
             )
 
 

@@ -73,6 +73,8 @@ class Whereabouts:
 
 def this_host() -> str:
     """Names a table of processes: containers on one machine have one each."""
-    return f"{socket.gethostname()}/{os.stat('/proc/self/ns/pid').st_ino}" if os.path.exists("/proc/self/ns/pid") else (
-        socket.gethostname()
+    return (
+        f"{socket.gethostname()}/{os.stat('/proc/self/ns/pid').st_ino}"
+        if os.path.exists("/proc/self/ns/pid")
+        else (socket.gethostname())
     )

@@ -9,8 +9,8 @@ from gkd_dist.interfaces import Fleet, Replicas, Teacher
 from gkd_dist.pipeline.judging import judge
 from gkd_dist.pipeline.ring import Ring
 from gkd_dist.pipeline.routing import TeachersOf
-from gkd_dist.pipeline.together import gather_all
 from gkd_dist.replay.buffer import Admission
+from gkd_dist.supervision.together import gather_all
 from gkd_dist.targets import TargetsHandle
 from gkd_dist.types import ScoredTrajectory, TeacherScore, Trajectory
 

@@ -7,7 +7,7 @@ import pytest
 
 from gkd_dist.errors import EngineError
 from gkd_dist.pipeline.scoring import score
-from gkd_dist.pipeline.together import gather_all
+from gkd_dist.supervision.together import gather_all
 from gkd_dist.targets import TargetsHandle, TeacherTargets
 from gkd_dist.testing.fakes import FakeLearner, FakeSampler, FakeTeacher
 from gkd_dist.types import Trajectory
