@@ -12,7 +12,7 @@ Rules that hold for every one of them:
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Container, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -206,7 +206,7 @@ class Replicas(Protocol[Replica]):
         ...
 
     async def spread(
-        self, items: Sequence[Item], call: Callable[[Replica, Sequence[Item]], Coroutine[Any, Any, list[Result]]]
+        self, items: Sequence[Item], call: Callable[[Replica, Sequence[Item]], Awaitable[list[Result]]]
     ) -> list[Result]:
         """Results of `call` over all items, in their order; each of those that serve gets an equal, contiguous share.
 
@@ -269,16 +269,25 @@ class Fleet:
 class Journal(Protocol):
     """Keeps scored trajectories until a checkpoint holds the step that trained on them."""
 
+    async def read(self) -> list[ScoredTrajectory]:
+        """All that are kept, the newest attempt of each, in the order of writing; call it before the first append."""
+        ...
+
     async def append(self, scored: Sequence[ScoredTrajectory]) -> None:
-        """On disk when this returns."""
+        """Returns once they are in the file, which outlives every process; `sync` makes it outlive the machine.
+
+        Raises:
+            EngineError: not written (the disk is full, say).
+            LostTargetsError: targets behind a handle are gone.
+        """
+        ...
+
+    async def sync(self) -> None:
+        """Returns once everything appended is on the disk."""
         ...
 
     async def forget(self, finished: Container[SampleId]) -> None:
-        """A checkpoint holds what was learned from these, or they were given up."""
-        ...
-
-    async def read(self) -> list[ScoredTrajectory]:
-        """All that were appended and not forgotten, in their order."""
+        """Let go of samples that a checkpoint holds as trained, or that were given up; others may stay with them."""
         ...
 
     async def close(self) -> None: ...

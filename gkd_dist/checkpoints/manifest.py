@@ -87,12 +87,9 @@ def fault_of(folder: Path, step: int, *, checksums: bool = True) -> str | None:
 
 def _read(folder: Path, step: int) -> dict[str, _File]:
     """Raises OSError and ValueError for everything that `seal` does not write."""
-    if (folder / MANIFEST).stat().st_size > _MAX_MANIFEST_BYTES:
-        raise ValueError(f"{MANIFEST} is larger than {_MAX_MANIFEST_BYTES} bytes")
-    content = (folder / MANIFEST).read_bytes()
-    with (folder / MARKER).open("rb") as file:
-        if file.read(1024) != _digest(content):
-            raise ValueError(f"{MANIFEST} is not the one that {MARKER} stands for")
+    content = _small_file(folder / MANIFEST)
+    if _small_file(folder / MARKER) != _digest(content):
+        raise ValueError(f"{MANIFEST} is not the one that {MARKER} stands for")
     try:
         manifest = json.loads(content)
         version, own_step = manifest["version"], manifest["step"]
@@ -122,6 +119,13 @@ def _file_fault(folder: Path, name: str, expected: _File, checksums: bool) -> st
     if checksums and _measure(path).digest != expected.digest:
         return "does not match its checksum"
     return None
+
+
+def _small_file(path: Path) -> bytes:
+    status = path.lstat()
+    if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_MANIFEST_BYTES:
+        raise ValueError(f"{path.name} is no plain file of at most {_MAX_MANIFEST_BYTES} bytes")
+    return path.read_bytes()
 
 
 def _measure(path: Path) -> _File:

@@ -116,7 +116,7 @@ def test_the_answers_of_vllm_are_kept_and_asked_again_only_for_another_model(
 
 def refusal(make: Callable[[], Teacher]) -> str:
     async def start(teacher: Teacher) -> list[TeacherCheck]:
-        return await check_at_start(fleet_of([], {"teacher": [teacher]}, FakeLearner()))
+        return await check_at_start(fleet_of([FakeSampler()], {"teacher": [teacher]}, FakeLearner()))
 
     with pytest.raises(ModelError) as caught:
         with_teacher(make, start)

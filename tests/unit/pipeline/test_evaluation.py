@@ -12,7 +12,7 @@ from gkd_dist.testing.fakes import FakeLearner, FakeMetrics, FakeReward, FakeSam
 from gkd_dist.types import Answer, FinishReason, SamplingParams
 from tests import tiny
 from tests.fleets import fleet_of
-from tests.unit.pipeline.test_ring import make_plan
+from tests.rings import make_plan
 
 PROMPTS = tiny.prompts([3, 4, 5])
 PAIRS = [fixed_trajectory(prompt.sample_id, prompt.token_ids, prompt.token_ids, 4) for prompt in PROMPTS]

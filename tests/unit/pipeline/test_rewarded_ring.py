@@ -20,7 +20,7 @@ from gkd_dist.testing.fakes import FakeLearner, FakeReward, FakeSampler, FakeTea
 from gkd_dist.types import Answer, Source, Trajectory
 from tests import tiny
 from tests.fleets import fleet_of
-from tests.unit.pipeline.test_ring import make_plan, run
+from tests.rings import make_plan, run
 
 BATCH = 6
 
@@ -36,7 +36,7 @@ def rewarded_plan(
     *,
     mix: str = "per_sequence",
     num_generations: int = 1,
-    make_baseline: Callable[[], Baseline] = lambda: MovingAverage(0.5),
+    make_baseline: Callable[[float | None], Baseline] = lambda mean: MovingAverage(0.5, mean),
 ) -> Plan:
     mixture = Mixture(
         student_fraction,

@@ -4,7 +4,6 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from test_ring import make_plan, run
 
 from gkd_dist.checks import TeacherCheck
 from gkd_dist.errors import EngineError, ModelError
@@ -14,6 +13,7 @@ from gkd_dist.pipeline.job import distil
 from gkd_dist.pipeline.sentinel import check_at_start, due
 from gkd_dist.testing.fakes import FakeLearner, FakeMetrics, FakeSampler, FakeSink, FakeTeacher
 from tests.fleets import fleet_of
+from tests.rings import make_plan, run
 
 
 def test_a_teacher_is_due_every_so_many_steps_but_not_at_the_first() -> None:
@@ -101,13 +101,13 @@ def test_teachers_are_asked_in_turn() -> None:
             under_way -= 1
             return await super().verify()
 
-    fleet = fleet_of([], {"a": [Slow(), Slow()], "b": [Slow()]}, FakeLearner())
+    fleet = fleet_of([FakeSampler()], {"a": [Slow(), Slow()], "b": [Slow()]}, FakeLearner())
     assert len(asyncio.run(check_at_start(fleet))) == 3
     assert most == 1
 
 
 def test_a_refusal_at_start_is_the_users_to_mend() -> None:
-    fleet = fleet_of([], {"teacher": [FakeTeacher(gaps_nats=[0.4])]}, FakeLearner())
+    fleet = fleet_of([FakeSampler()], {"teacher": [FakeTeacher(gaps_nats=[0.4])]}, FakeLearner())
     with pytest.raises(ModelError, match=r"^teacher 0 is refused: .*0.4 nats.*teacher.transport") as caught:
         asyncio.run(check_at_start(fleet))
     assert len(str(caught.value).splitlines()) == 1
@@ -115,7 +115,7 @@ def test_a_refusal_at_start_is_the_users_to_mend() -> None:
 
 def test_a_refusal_at_start_is_recorded() -> None:
     found: list[TeacherCheck] = []
-    fleet = fleet_of([], {"teacher": [FakeTeacher(gaps_nats=[0.4])]}, FakeLearner())
+    fleet = fleet_of([FakeSampler()], {"teacher": [FakeTeacher(gaps_nats=[0.4])]}, FakeLearner())
     with pytest.raises(ModelError):
         asyncio.run(check_at_start(fleet, found.extend))
     assert [check.max_gap_nats for check in found] == [0.4]
