@@ -95,7 +95,9 @@ def test_without_a_reward_there_are_no_advantages() -> None:
 @pytest.mark.parametrize("num_generations", [2, 3])
 def test_several_samples_of_each_prompt_skip_and_repeat_no_row(mix: str, num_generations: int) -> None:
     fleet = make_fleet()
-    make_baseline = partial(LeaveOneOut, num_generations)
+    def make_baseline(_: float | None) -> Baseline:
+        return LeaveOneOut(num_generations)
+
     run(rewarded_plan(9, 0.5, mix=mix, num_generations=num_generations, make_baseline=make_baseline), fleet)
     ids = [item.trajectory.sample_id for batch in fleet.learner.batches for item in batch.scored]
     assert len(set(ids)) == len(ids) == 9 * BATCH

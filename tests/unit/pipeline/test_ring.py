@@ -1,8 +1,6 @@
 """The four loops over fakes: order, staleness, mixture, failure."""
 
-import asyncio
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -132,25 +130,6 @@ def test_the_failure_keeps_its_cause() -> None:
     with pytest.raises(EngineError) as caught:
         run(make_plan(3, 1.0), fleet_of([FakeSampler()], {"teacher": [CausedTeacher()]}, FakeLearner()))
     assert str(caught.value.__cause__) == "the disk is full"
-
-
-class SoreLoserSampler(FakeSampler):
-    """Fails while it is cancelled."""
-
-    async def sample(self, prompts: Sequence[Prompt], params: SamplingParams) -> list[Trajectory]:
-        if not self.calls:
-            return await super().sample(prompts, params)
-        try:
-            await asyncio.sleep(60)
-        finally:
-            raise EngineError("the sampler does not stop")
-
-
-def test_failures_of_other_loops_are_noted_on_the_first() -> None:
-    plan = replace(make_plan(3, 1.0), max_staleness=1)  # the sampler is at step 1 while the learner fails at step 0
-    with pytest.raises(EngineError, match="learner is broken") as caught:
-        run(plan, fleet_of([SoreLoserSampler()], {"teacher": [FakeTeacher()]}, BrokenLearner()))
-    assert "the sampler does not stop" in "\n".join(caught.value.__notes__)
 
 
 def test_depth_and_capacity_of_the_replay_count_the_same_things() -> None:

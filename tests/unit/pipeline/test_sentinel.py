@@ -8,12 +8,13 @@ import pytest
 from gkd_dist.checks import TeacherCheck
 from gkd_dist.errors import EngineError, ModelError
 from gkd_dist.pipeline.accounting import StepAccounts
-from gkd_dist.pipeline.controller import run_ring
+from gkd_dist.pipeline.controller import make_ring, run_ring
 from gkd_dist.pipeline.job import distil
 from gkd_dist.pipeline.sentinel import check_at_start, due
+from gkd_dist.replay.ledger import Ledger
 from gkd_dist.testing.fakes import FakeLearner, FakeMetrics, FakeSampler, FakeSink, FakeTeacher
 from tests.fleets import fleet_of
-from tests.rings import make_plan, run
+from tests.rings import make_job, make_plan, run
 
 
 def test_a_teacher_is_due_every_so_many_steps_but_not_at_the_first() -> None:
@@ -54,27 +55,25 @@ def test_who_has_scored_since_its_last_check_is_checked_at_the_end(max_steps: in
     [([0.4], 1, "before the first step"), ([0.0, 0.4], 4, "at step 2"), ([0.4], 3, "before the first step")],
 )
 def test_a_failed_check_is_recorded_and_names_the_last_good_one(
-    gaps: list[float], max_steps: int, last_good: str
+    gaps: list[float], max_steps: int, last_good: str, tmp_path: Path
 ) -> None:
     plan = make_plan(max_steps, 0.5, sentinel_steps={"teacher": 2})
     metrics, sink = FakeMetrics(), FakeSink()
     accounts = StepAccounts(max_steps=max_steps, metrics=metrics, sinks=[sink])
     parts = fleet_of([FakeSampler()], {"teacher": [FakeTeacher(gaps_nats=gaps)]}, FakeLearner())
     with pytest.raises(EngineError, match=f"its last good check was {last_good}: do not trust"):
-        asyncio.run(asyncio.wait_for(run_ring(plan, parts, accounts), timeout=20))
+        ring = make_ring(plan, parts, accounts, ledger=Ledger(tmp_path / "ledger.jsonl"))
+        asyncio.run(asyncio.wait_for(run_ring(ring), timeout=20))
     assert ("gauge", "gkd_teacher_golden_gap_nats", 0.4, {}) in metrics.calls
     assert metrics.calls.count(("count", "gkd_teacher_checks_total", 1, {})) == len(gaps)
 
 
 def test_no_student_is_saved_where_a_teacher_changed_before_the_end(tmp_path: Path) -> None:
-    metrics, learner = FakeMetrics(), FakeLearner()
-    accounts = StepAccounts(max_steps=3, metrics=metrics, sinks=[])
+    learner = FakeLearner()
     parts = fleet_of([FakeSampler()], {"teacher": [FakeTeacher(gaps_nats=[0.0, 0.4])]}, learner)
     plan = make_plan(3, 0.5, sentinel_steps={"teacher": 50})
     with pytest.raises(EngineError, match="no longer answers"):
-        asyncio.run(
-            distil(plan, parts, accounts, held_out=None, metrics=metrics, final=tmp_path, narrate=lambda _: None)
-        )
+        asyncio.run(distil(make_job(plan, parts, tmp_path)))
     assert len(learner.batches) == 3 and learner.saved == []
 
 
