@@ -19,13 +19,13 @@ from gkd_dist.data.rendering import Renderer, check_same_tokenizer
 from gkd_dist.data.routes import SourceRoute, empty_sources, route_problems, teacher_by_source
 from gkd_dist.data.rows import Rows
 from gkd_dist.errors import ConfigError, DataError, UserError
-from gkd_dist.metrics.run_directory import check_output_dir
 from gkd_dist.pipeline.baselines import LeaveOneOut, MovingAverage
 from gkd_dist.pipeline.evaluation import HeldOut
 from gkd_dist.pipeline.job import Narrate
 from gkd_dist.pipeline.judging import AnswerOf
 from gkd_dist.pipeline.ring import Plan, Reinforcement
 from gkd_dist.pipeline.routing import TeachersOf
+from gkd_dist.runs.run_directory import check_output_dir
 from gkd_dist.types import Answer, Prompt, SamplingParams, Trajectory
 
 T = TypeVar("T")

@@ -16,10 +16,22 @@ ROOT = "__init__"
 
 FLOORS = {
     **dict.fromkeys(
-        (ROOT, "types", "targets", "array_faults", "errors", "serial", "process", "fault_points", "divergences"), 0
+        (
+            ROOT,
+            "types",
+            "targets",
+            "array_faults",
+            "errors",
+            "serial",
+            "process",
+            "fault_points",
+            "stop_signals",
+            "divergences",
+        ),
+        0,
     ),
     **dict.fromkeys(("config", "interfaces"), 1),
-    **dict.fromkeys(("data", "replay", "wire", "metrics", "testing", "supervision", "checkpoints"), 2),
+    **dict.fromkeys(("data", "replay", "wire", "metrics", "testing", "supervision", "checkpoints", "runs"), 2),
     **dict.fromkeys(("learners", "samplers", "teachers", "weights", "evaluation", "rewards", "models"), 3),
     **dict.fromkeys(("pipeline", "cluster"), 4),
     **dict.fromkeys(
@@ -48,6 +60,7 @@ OUTSIDE: dict[str, frozenset[str]] = {
     "serial": frozenset(),
     "process": frozenset(),
     "fault_points": frozenset(),
+    "stop_signals": frozenset(),
     "divergences": frozenset({"numpy", "torch"}),
     "config": frozenset({"pydantic", "pydantic_core", "yaml"}),
     "interfaces": frozenset({"numpy"}),
@@ -57,6 +70,7 @@ OUTSIDE: dict[str, frozenset[str]] = {
     "metrics": _F2 | {"prometheus_client", "rich"},
     "testing": _F2,
     "supervision": _F2,
+    "runs": _F2,
     "checkpoints": _F2 | {"xxhash"},
     **{unit: _F3 for unit, floor in FLOORS.items() if floor == 3},
     "pipeline": frozenset({"numpy"}),
