@@ -35,7 +35,20 @@ FLOORS = {
     **dict.fromkeys(("learners", "samplers", "teachers", "weights", "evaluation", "rewards", "models"), 3),
     **dict.fromkeys(("pipeline", "cluster"), 4),
     **dict.fromkeys(
-        ("cli", "commands", "reporting", "preparation", "build", "local", "distributed", "recipes", "__main__"), 5
+        (
+            "cli",
+            "commands",
+            "scaling",
+            "inspection",
+            "reporting",
+            "preparation",
+            "build",
+            "local",
+            "distributed",
+            "recipes",
+            "__main__",
+        ),
+        5,
     ),
 }
 

@@ -15,7 +15,11 @@ from gkd_dist.checkpoints.manifest import MANIFEST, MARKER
 from gkd_dist.checkpoints.store import CheckpointStore
 from gkd_dist.errors import UserError
 
-FILES = {"learner/parameters.safetensors": b"\x00\x01" * 700, "learner/learner.json": b"{}", "ring.json": b'{"step": 1}'}
+FILES = {
+    "learner/parameters.safetensors": b"\x00\x01" * 700,
+    "learner/learner.json": b"{}",
+    "ring.json": b'{"step": 1}',
+}
 REPOSITORY = Path(__file__).parents[3]
 
 
