@@ -1,7 +1,8 @@
 """The `gkd` command (floor F5): parses, builds, starts; computes nothing.
 
 Heavy modules are imported inside the commands, so that `gkd --help` is instant. Exit codes, all decided in `main`:
-0 done; 2 usage, configuration or anything else the user can mend; 70 internal; 130 interrupted.
+0 done; 2 usage, configuration or anything else the user can mend; 70 internal; 75 stopped with a good checkpoint, the
+same command goes on; 130 (Ctrl-C) and 143 (SIGTERM) stopped at once.
 """
 
 import sys
@@ -38,6 +39,12 @@ Overrides = Annotated[
         metavar="KEY=VALUE", help="Settings, such as learner.max_steps=100; VALUE is YAML.", show_default=False
     ),
 ]
+Run = Annotated[
+    str,
+    typer.Argument(metavar="RUN", help="A run directory, or the name of one below --output-dir, or `latest`."),
+]
+OutputDir = Annotated[Path, typer.Option("--output-dir", metavar="FOLDER", help="Where the run directories are.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -157,6 +164,70 @@ def evaluate(
     from gkd_dist.commands import evaluate as evaluate_student
 
     raise typer.Exit(evaluate_student(config, model))
+
+
+@app.command()
+def scale(
+    run: Run,
+    samplers: Annotated[
+        int | None, typer.Option("--samplers", metavar="N", help="So many samplers.", show_default=False)
+    ] = None,
+    teachers: Annotated[
+        int | None,
+        typer.Option("--teachers", metavar="N", help="So many replicas of each teacher.", show_default=False),
+    ] = None,
+    teacher: Annotated[
+        list[str] | None,
+        typer.Option("--teacher", metavar="NAME=N", help="Of one teacher; may be repeated.", show_default=False),
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until they serve.")] = True,
+    timeout: Annotated[float, typer.Option("--timeout", min=0, metavar="SECONDS", help="Of the waiting.")] = 600,
+    output_dir: OutputDir = Path("runs"),
+) -> None:
+    """Change the number of samplers and teachers of a running job."""
+    by_name = _numbers_by_name(teacher or [])
+    if by_name and teachers is not None:
+        raise typer.BadParameter(
+            "is for each teacher, --teacher for single ones; give one of them", param_hint="--teachers"
+        )
+    from gkd_dist.scaling import scale as scale_run
+
+    number = by_name or teachers
+    raise typer.Exit(
+        scale_run(run, output_dir, samplers=samplers, teachers=number, timeout_s=timeout if wait else None)
+    )
+
+
+@app.command()
+def status(run: Run, as_json: AsJson = False, output_dir: OutputDir = Path("runs")) -> None:
+    """Show how a run is: step, replicas, queue, last checkpoint."""
+    from gkd_dist.inspection import status as show_status
+
+    raise typer.Exit(show_status(run, output_dir, as_json=as_json))
+
+
+@app.command()
+def explain(
+    run: Run,
+    step: Annotated[int, typer.Argument(metavar="STEP", min=0, help="Train step, counted from 0.")],
+    as_json: AsJson = False,
+    output_dir: OutputDir = Path("runs"),
+) -> None:
+    """List what a train step was trained on."""
+    from gkd_dist.inspection import explain as explain_step
+
+    raise typer.Exit(explain_step(run, output_dir, step, as_json=as_json))
+
+
+def _numbers_by_name(texts: Sequence[str]) -> dict[str, int]:
+    """`a=2`, `b=1` as a mapping."""
+    numbers = {}
+    for text in texts:
+        name, _, number = text.rpartition("=")
+        if not name or not number.isdecimal():
+            raise typer.BadParameter(f"{text!r} is not NAME=N, such as math=2", param_hint="--teacher")
+        numbers[name] = int(number)
+    return numbers
 
 
 def _layer_numbers(text: str) -> tuple[int, ...]:

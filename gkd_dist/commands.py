@@ -13,7 +13,6 @@ from gkd_dist.config.run import RunConfig
 from gkd_dist.interfaces import Metrics, RecordSink
 from gkd_dist.metrics.console import Narrator, print_table
 from gkd_dist.metrics.exporter import Exporter
-from gkd_dist.metrics.run_directory import RunDirectory
 from gkd_dist.metrics.sinks import JsonlSink, terminal_sink
 from gkd_dist.pipeline.accounting import StepAccounts
 from gkd_dist.pipeline.evaluation import Evaluation
@@ -24,6 +23,7 @@ from gkd_dist.preparation import preflight as check_without_models
 from gkd_dist.preparation import prepare
 from gkd_dist.prepared import Job
 from gkd_dist.reporting import card_of, figures, report, teacher_counts, teacher_name, text_of
+from gkd_dist.runs.run_directory import RunDirectory
 
 logger = logging.getLogger(__name__)
 

@@ -18,9 +18,9 @@ from gkd_dist.data.rendering import Renderer, check_same_tokenizer
 from gkd_dist.data.routes import empty_sources, route_problems
 from gkd_dist.data.rows import Rows
 from gkd_dist.errors import ConfigError, DataError, UserError
-from gkd_dist.metrics.run_directory import check_output_dir
 from gkd_dist.pipeline.job import Narrate
 from gkd_dist.prepared import Data, Job
+from gkd_dist.runs.run_directory import check_output_dir
 
 T = TypeVar("T")
 

@@ -60,7 +60,7 @@ def test_help_loads_nothing_heavy_and_offers_no_shell_completion() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert "loaded: []" in done.stdout
-    for command in ("run", "validate", "recipes", "prune", "eval"):
+    for command in ("run", "validate", "recipes", "prune", "eval", "scale", "status", "explain"):
         assert f"\n  {command} " in done.stdout
     assert "completion" not in done.stdout
 

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pytest
@@ -95,6 +94,7 @@ def test_without_a_reward_there_are_no_advantages() -> None:
 @pytest.mark.parametrize("num_generations", [2, 3])
 def test_several_samples_of_each_prompt_skip_and_repeat_no_row(mix: str, num_generations: int) -> None:
     fleet = make_fleet()
+
     def make_baseline(_: float | None) -> Baseline:
         return LeaveOneOut(num_generations)
 
