@@ -19,6 +19,7 @@ from gkd_dist.pipeline.controller import make_ring, run_ring
 from gkd_dist.pipeline.job import Job
 from gkd_dist.pipeline.recovery import Durability
 from gkd_dist.pipeline.ring import Plan
+from gkd_dist.pipeline.stage import Stage
 from gkd_dist.replay.ledger import Ledger
 from gkd_dist.testing.fakes import FakeMetrics, FakeSink
 from gkd_dist.types import SamplingParams
@@ -87,6 +88,7 @@ def make_job(plan: Plan, fleet: Fleet, folder: Path, metrics: Metrics | None = N
         "final": folder / "final",
         "diagnosis": folder / "diagnosis.json",
         "stop": asyncio.Event(),
+        "stage": Stage(),
         "narrate": lambda _: None,
     }
     return Job(**fields | more)

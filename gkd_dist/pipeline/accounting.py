@@ -48,6 +48,10 @@ class StepAccounts:
         self._last_progress = clock()
         self.num_trained_tokens = 0
         """Completion tokens trained on so far."""
+        self.staleness = 0
+        """Of the newest step, train steps."""
+        self.tokens_per_s: dict[str, float] = {}
+        """By role, over the newest step."""
 
     @contextmanager
     def timed(self, part: str) -> Iterator[None]:
@@ -126,6 +130,7 @@ class StepAccounts:
         record["learn_s"] = self._open.pop("learn_s", 0.0)
         student = [item.trajectory for item in drawn if item.trajectory.source is Source.STUDENT]
         staleness = [report.step - trajectory.versions.oldest for trajectory in student if trajectory.versions]
+        self.staleness = max(staleness, default=0)
         record.update(
             policy_version=report.policy_version,
             loss=report.loss,
@@ -135,7 +140,7 @@ class StepAccounts:
             fixed_sequences=len(drawn) - len(student),
             trained_tokens=report.num_trained_tokens,
             skipped=report.num_skipped,
-            staleness=max(staleness, default=0),
+            staleness=self.staleness,
             queue_depth=queue_depth,
             **report.quantities,
         )
@@ -182,7 +187,7 @@ class StepAccounts:
         self._metrics.observe("gkd_step_seconds", record["step_s"])
         for role, moved in (("sampler", "sampled"), ("teacher", "scored"), ("learner", "trained")):
             rate = record[f"{moved}_tokens"] / record["step_s"]
-            record[f"{moved}_tokens_per_s"] = rate
+            record[f"{moved}_tokens_per_s"] = self.tokens_per_s[role] = rate
             self._metrics.gauge("gkd_role_tokens_per_second", rate, role=role)
         for sink in self._sinks:
             sink.write({"step": step, "max_steps": self._max_steps, **record})

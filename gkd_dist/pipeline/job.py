@@ -17,6 +17,7 @@ from gkd_dist.pipeline.evaluation import Evaluation, HeldOut, evaluate
 from gkd_dist.pipeline.recovery import Durability, Recovered, recover
 from gkd_dist.pipeline.ring import Plan
 from gkd_dist.pipeline.sentinel import check_at_start
+from gkd_dist.pipeline.stage import Stage
 from gkd_dist.pipeline.watchdog import Watchdog
 from gkd_dist.supervision.together import beside
 
@@ -53,6 +54,8 @@ class Job:
     final: Path
     diagnosis: Path
     stop: asyncio.Event
+    stage: Stage
+    """Told where the job is."""
     narrate: Narrate
     before: Evaluation | None = None
     keep_before: Callable[[Evaluation], None] = lambda _: None
@@ -75,6 +78,7 @@ async def distil(job: Job) -> Outcome:
             if before is not None:
                 job.keep_before(before)
         await _train(job)
+        job.stage.state = "saving"
         job.narrate(f"saving the student to {job.final}")
         await fleet.learner.save(job.final)
         after = await _evaluate(job, job.plan.max_steps, "after")
@@ -115,6 +119,7 @@ async def _turn(job: Job, recovered: Recovered) -> None:
         checkpointer=checkpointer,
         journal=durability.journal,
     )
+    job.stage.state, job.stage.ring = "training", ring
     watchdog = Watchdog(
         job.accounts.idle_s,
         job.rules.stall_timeout_s,
@@ -136,6 +141,7 @@ async def _check_teachers(job: Job) -> None:
 async def _evaluate(job: Job, version: int, when: str) -> Evaluation | None:
     if job.held_out is None:
         return None
+    job.stage.state = "evaluating"
     job.narrate(f"evaluating on {len(job.held_out.prompts)} held-out prompts ({when} training)")
     evaluation = await evaluate(job.fleet, job.held_out, version)
     metrics = job.metrics

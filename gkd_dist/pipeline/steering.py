@@ -2,26 +2,16 @@
 
 import os
 import socket
-from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import Any
 
 from gkd_dist.config.run import RunConfig
 from gkd_dist.errors import ConfigError
 from gkd_dist.interfaces import Fleet, Replicas
 from gkd_dist.pipeline.accounting import StepAccounts
-from gkd_dist.pipeline.ring import Ring
+from gkd_dist.pipeline.stage import Stage
 from gkd_dist.runs.control import Panel, Target, target_problems
 from gkd_dist.runs.run_directory import RunDirectory
-from gkd_dist.runs.status import Role, RunState, Slot, Status
-
-
-@dataclass
-class Stage:
-    """Where a job is."""
-
-    state: RunState = "starting"
-    ring: Ring | None = None
-    """The one that turns, or turned last."""
+from gkd_dist.runs.status import Role, Slot, Status
 
 
 class Steering:
@@ -32,7 +22,13 @@ class Steering:
     """
 
     def __init__(
-        self, config: RunConfig, directory: RunDirectory, fleet: Fleet, accounts: StepAccounts, stage: Stage, attempt: int
+        self,
+        config: RunConfig,
+        directory: RunDirectory,
+        fleet: Fleet,
+        accounts: StepAccounts,
+        stage: Stage,
+        attempt: int,
     ) -> None:
         self._config = config
         self._fleet = fleet
@@ -77,18 +73,17 @@ class Steering:
             self._fleet.teachers[name].set_target(number)
 
 
-def _role[Part](pool: Replicas[Part]) -> Role:
-    facts: Mapping[int, Mapping[str, str | int]] = pool.described
+def _role(pool: Replicas[Any]) -> Role:
     return Role(
         target=pool.target,
         slots=tuple(
             Slot(
-                slot=slot,
-                state=str(state),  # type: ignore[arg-type]  # the names are the same, a test says so
-                pid=_number(facts.get(slot, {}).get("pid")),
-                node=_text(facts.get(slot, {}).get("node")),
-                restarts=pool.restarts.get(slot, 0),
+                slot=each.slot,
+                state=each.state,  # type: ignore[arg-type]  # the same words, a test says so
+                pid=each.place.get("pid"),  # type: ignore[arg-type]
+                node=each.place.get("node"),  # type: ignore[arg-type]
+                restarts=each.num_restarts,
             )
-            for slot, state in pool.states.items()
+            for each in pool.slots
         ),
     )

@@ -7,15 +7,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from gkd_dist.runs.attempts import Attempt
-from gkd_dist.runs.control import Panel, Target
-from gkd_dist.runs.status import Role, Slot, Status
 
 from gkd_dist.cli import main
 from gkd_dist.config.load import dump_run_config, load_run_config
 from gkd_dist.errors import StoppedError
 from gkd_dist.replay.ledger import DroppedPrompt, Ledger, StepEntry, TrainedSequence
+from gkd_dist.runs.attempts import Attempt
+from gkd_dist.runs.control import Panel, Target
 from gkd_dist.runs.run_directory import COMPLETE, RunDirectory
+from gkd_dist.runs.status import Role, Slot, Status
 from gkd_dist.types import SampleId, Source, VersionRange
 
 SETTINGS = ("student.model=s", "teacher.model=t", "cluster.mode=ray", "sampler.max_replicas=4", "learner.max_steps=60")

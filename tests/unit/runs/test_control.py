@@ -54,9 +54,7 @@ class Job:
             self.targets[name.removeprefix("teachers.")] = number
 
     def status(self) -> Status:
-        roles = {
-            name: Role(target=number, slots=slots(*["healthy"] * number)) for name, number in self.targets.items()
-        }
+        roles = {name: Role(target=number, slots=slots(*["healthy"] * number)) for name, number in self.targets.items()}
         if self.samplers is not None:
             roles["samplers"] = Role(target=self.targets["samplers"], slots=self.samplers)
         samplers = roles.pop("samplers")
@@ -73,7 +71,11 @@ def test_a_request_is_applied_once_and_its_answer_seen(directory: RunDirectory) 
         status = await_target(directory, request, timeout_s=10, sleep=lambda _: job.panel.turn())
         job.panel.turn()
     assert job.applied == [{"samplers": 3, "teachers.b": 2}]
-    assert (status.samplers.num_serving, status.teachers["a"].num_serving, status.teachers["b"].num_serving) == (3, 1, 2)
+    assert (status.samplers.num_serving, status.teachers["a"].num_serving, status.teachers["b"].num_serving) == (
+        3,
+        1,
+        2,
+    )
     assert status.request_id == request.request_id
 
 
