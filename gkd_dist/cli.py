@@ -89,7 +89,7 @@ def run(recipe: Recipe, overrides: Overrides = None) -> None:
     from gkd_dist.config.load import load_run_config
 
     config = load_run_config(recipe, overrides or [])
-    from gkd_dist.commands import run as run_ring
+    from gkd_dist.distillation import run as run_ring
 
     raise typer.Exit(run_ring(config))
 

@@ -1,4 +1,4 @@
-"""What a finished run is told as: the table, the samples, the summary and the model card (floor F5)."""
+"""What a run is told as: what it works on, the table, the samples, the summary and the model card (floor F5)."""
 
 import math
 import sys
@@ -157,3 +157,30 @@ def card_of(job: Job, outcome: Outcome, num_trained_tokens: int) -> str:
             metrics={} if outcome.after is None else figures(outcome.after),
         )
     )
+
+
+def describe(job: Job) -> list[str]:
+    """What a run would work on, one line per part."""
+    blueprint, rendered = job.blueprint, job.rendered
+    dropped = ", ".join(f"{number} {reason}" for reason, number in rendered.num_dropped.items()) or "none"
+    teachers = "teacher" if len(blueprint.teachers) == 1 else "teachers"
+    sources = ", ".join(f"{number} {source}" for source, number in job.rows.sources.items())
+    return [
+        f"data: {job.rows}",
+        *([f"sources: {sources}"] if blueprint.config.objective.combine_teachers == "route" else []),
+        f"prompts: {len(rendered.train)} to train on, {len(rendered.held_out)} held out, dropped: {dropped}, "
+        f"longest {rendered.longest_tokens} tokens",
+        f"tokenizer: {blueprint.num_ids} ids shared by student and {teachers}; chat template "
+        f"{'applied' if job.renderer.uses_chat_template else 'not applied'}",
+        *_reward_line(blueprint.config),
+    ]
+
+
+def _reward_line(config: RunConfig) -> list[str]:
+    if config.reward is None:
+        return []
+    objective, num_generations = config.objective, config.sampling.num_generations
+    return [
+        f"reward: {config.reward.source}, {1 - objective.alpha:g} of the objective; baseline {objective.baseline}, "
+        f"{num_generations} sample(s) of each prompt"
+    ]

@@ -32,7 +32,8 @@ class StopSignals:
     def __init__(self, say: Callable[[str], object]) -> None:
         self._say = say
         self._loop = asyncio.get_running_loop()
-        self._event = asyncio.Event()
+        self.event = asyncio.Event()
+        """Set by the first signal."""
         self._former: dict[int, Any] = {}
         self.received: str | None = None
         """Name of the first signal, such as `SIGTERM`; None where there was none."""
@@ -55,7 +56,7 @@ class StopSignals:
 
     async def wait(self) -> None:
         """Until the first signal."""
-        await self._event.wait()
+        await self.event.wait()
 
     def error(self, run: str) -> StoppedError:
         """What to raise once the checkpoint of `run` is written."""
@@ -78,7 +79,7 @@ class StopSignals:
         self._loop.call_soon_threadsafe(self._tell)
 
     def _tell(self) -> None:
-        self._event.set()
+        self.event.set()
         self._say(f"{self.received}: finishing this step, then a checkpoint; the same signal again stops at once")
 
 

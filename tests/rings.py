@@ -72,15 +72,20 @@ def run(plan: Plan, fleet: Fleet, **more: Any) -> tuple[FakeMetrics, FakeSink]:
     return metrics, sink
 
 
-def make_job(plan: Plan, fleet: Fleet, folder: Path, metrics: Metrics | None = None, **more: Any) -> Job:
-    """A job that keeps everything in `folder`; `more` replaces fields."""
+def make_job(
+    plan: Plan, fleet: Fleet, folder: Path, metrics: Metrics | None = None, *, save_steps: int = 0, **more: Any
+) -> Job:
+    """A job that keeps everything in `folder`, with a checkpoint every `save_steps`; `more` replaces fields."""
     metrics = metrics or FakeMetrics()
     fields: dict[str, Any] = {
         "plan": plan,
         "fleet": fleet,
         "accounts": StepAccounts(max_steps=plan.max_steps, metrics=metrics, sinks=[]),
         "durability": Durability(
-            CheckpointStore(folder / "checkpoints", 2), Ledger(folder / "ledger.jsonl"), CheckpointConfig(), attempt=0
+            CheckpointStore(folder / "checkpoints", 2),
+            Ledger(folder / "ledger.jsonl"),
+            CheckpointConfig(save_steps=save_steps),
+            attempt=0,
         ),
         "rules": SupervisionConfig(),
         "held_out": None,

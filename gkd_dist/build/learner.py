@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from gkd_dist.learners.targets import TargetRules, TeacherView
 
 
-def make_learner(blueprint: "Blueprint") -> Learner:
+def make_learner(blueprint: "Blueprint", restart: int) -> Learner:
     from gkd_dist.learners.layouts import choose_layout
     from gkd_dist.learners.learner import GkdLearner
     from gkd_dist.learners.load import load_student
@@ -45,7 +45,10 @@ def make_learner(blueprint: "Blueprint") -> Learner:
         config=config.learner,
         settings=settings,
         publisher=WeightPublisher(
-            blueprint.run_epoch, config.weights.bucket_bytes, config.weights.dtype or config.sampler.dtype
+            # Greater than that of every learner before it: samplers follow the newest.
+            f"{blueprint.run_epoch}-{restart:04d}",
+            config.weights.bucket_bytes,
+            config.weights.dtype or config.sampler.dtype,
         ),
     )
 

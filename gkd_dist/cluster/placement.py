@@ -1,9 +1,11 @@
 """Starting the fleet: what each actor needs, whether the cluster has it, and all of them side by side."""
 
 import asyncio
+import itertools
 import os
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 import ray
@@ -41,7 +43,8 @@ class FleetPlan:
     samplers: Role[Sampler]
     teachers: Mapping[str, Role[Teacher]]
     """By name."""
-    learner: Callable[[], Learner]
+    learner: Callable[[int], Learner]
+    """Given the number of learners before it."""
     num_ids: int
     """Ids that the tokenizer knows: answers with others are refused."""
     reward: Callable[[], Reward] | None = None
@@ -116,9 +119,11 @@ async def start_fleet(
         singles.append((launcher, part))
         return part
 
+    restarts = itertools.count(1)
+
     async def replace_learner(former: Learner) -> Learner:
         await learners.kill(former)  # type: ignore[arg-type]  # it came from there
-        return await learners.start(0)
+        return await launchers.learner(next(restarts)).start(0)
 
     try:
         starts: list[Any] = [samplers.start(), *(pool.start() for pool in teachers.values()), start_one(learners)]
@@ -167,11 +172,15 @@ class Launchers:
             **self._limits,
         )
 
-    def learner(self) -> ActorLauncher[LearnerProxy]:
+    def learner(self, restart: int = 0) -> ActorLauncher[LearnerProxy]:
+        """
+        Args:
+            restart: how many were before it.
+        """
         return ActorLauncher(
             "learner",
             LearnerActor,
-            (self._plan.learner,),
+            (partial(self._plan.learner, restart),),
             self._timed(LearnerProxy),
             needs=Needs(self._config.num_cpus_learner, self._config.num_gpus_learner),
             **self._limits,

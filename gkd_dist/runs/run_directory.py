@@ -1,7 +1,7 @@
 """A run directory: everything needed to know what a run was and what came of it, and to go on with it (floor F2).
 
-config.yaml  versions.json  attempts.jsonl  metrics.jsonl  ledger.jsonl  journal/  checkpoints/  evaluations/
-control/  lock  samples.jsonl  final/  diagnosis.json  summary.json
+config.yaml  versions.json  attempts.jsonl  metrics.jsonl  ledger.jsonl  journal/  checkpoints/  students/
+evaluations/  control/  lock  samples.jsonl  final/  diagnosis.json  summary.json
 
 A run is finished once `summary.json` is there: it is written last.
 """
@@ -110,6 +110,11 @@ class RunDirectory:
     @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
+
+    @property
+    def students(self) -> Path:
+        """Those saved on the way, in Hugging Face format."""
+        return self.path / "students"
 
     @property
     def before(self) -> Path:

@@ -39,6 +39,7 @@ FLOORS = {
         (
             "cli",
             "commands",
+            "distillation",
             "scaling",
             "inspection",
             "reporting",

@@ -5,8 +5,8 @@ import math
 
 import pytest
 
-from gkd_dist.commands import _closing
 from gkd_dist.config.load import load_run_config
+from gkd_dist.distillation import _closing
 from gkd_dist.reporting import _fall, _known, text_of, transport_name
 
 

@@ -6,10 +6,10 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from gkd_dist.commands import _name_run
 from gkd_dist.config.load import load_run_config
 from gkd_dist.data.pairs import fixed_trajectory
 from gkd_dist.data.prompts import PromptStream, RenderedRow
+from gkd_dist.distillation import _name_run
 from gkd_dist.metrics.catalogue import DEFINITIONS
 from gkd_dist.pipeline.baselines import MovingAverage
 from gkd_dist.pipeline.evaluation import HeldOut
@@ -52,9 +52,9 @@ def a_run(metrics: FakeMetrics, folder: Path) -> None:
         fleet_of([FakeSampler()], {"teacher": [FakeTeacher()]}, FakeLearner(), FakeReward()),
         folder,
         metrics,
+        save_steps=1,
         held_out=HeldOut([prompt], [pair], sampling, num_shown=0, answer_of=lambda _: Answer("", "a word", None)),
     )
-    job.durability.config.save_steps = 1
     asyncio.run(asyncio.wait_for(distil(job), timeout=20))
 
 
