@@ -74,7 +74,7 @@ def test_a_run_directory_describes_itself(models: dict[str, Path], data: Path, t
     assert run.resolve().name == "tiny-1"
     found = {path.name for path in run.iterdir()}
     assert found >= {"config.yaml", "versions.json", "metrics.jsonl", "samples.jsonl", "summary.json", "final"}
-    assert {path.name for path in (run / "checkpoints").iterdir()} == {"step-2", "step-4"}
+    assert {path.name for path in (run / "students").iterdir()} == {"step-2", "step-4"}
     summary = json.loads((run / "summary.json").read_text())
     assert summary["after"]["on_policy/forward_kl_nats"] > 0
     sample = json.loads((run / "samples.jsonl").read_text().splitlines()[0])
