@@ -254,6 +254,19 @@ async def test_a_late_request_is_sent_twice_and_the_first_answer_counts() -> Non
 
 
 @in_a_loop
+async def test_a_request_is_never_sent_three_times_at_once() -> None:
+    async with scene(3, hedge_after_s=4.0) as it:
+        (task,) = await it.asked(1)
+        await it.time.advance(30.0)
+        assert it.where(1) == [0, 1]
+        it.launcher.running(0).fail(1, DeadlineError("late"))
+        await it.time.advance(30.0)
+        assert it.where(1) == [1]
+        it.finish(1)
+        assert await task == 1
+
+
+@in_a_loop
 async def test_a_hedged_request_survives_the_failure_of_either_copy() -> None:
     async with scene(2, hedge_after_s=4.0) as it:
         for number, failing in ((1, 0), (2, 1)):
@@ -327,6 +340,15 @@ async def test_a_new_replica_serves_only_when_it_has_done_the_newest_obligation(
         assert it.launcher.running(0).loaded == [2]
         assert it.launcher.running(1).loaded == [1, 2]
         assert it.pool.states[0] is State.HEALTHY
+
+
+@in_a_loop
+async def test_an_obligation_from_before_the_start_is_done_by_the_first_replicas() -> None:
+    it = Scene(2)
+    await it.pool.bring_up(lambda replica: replica.load(5))
+    await it.pool.start()
+    assert [replica.loaded for replica in it.pool.serving] == [[5], [5]]
+    await it.pool.close()
 
 
 @pytest.mark.fault(37)
