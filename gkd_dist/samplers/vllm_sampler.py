@@ -116,8 +116,8 @@ class VllmSampler:
         if kv_cache == "recompute" and current_platform.is_cpu() and args["enable_chunked_prefill"]:
             raise ConfigError(
                 [
-                    "sampler.engine_args.enable_chunked_prefill: on CPU a sequence that is read again in parts ends the "
-                    "engine (its random generator cannot be rewound); remove it, or set weights.kv_cache=keep"
+                    "sampler.engine_args.enable_chunked_prefill: on CPU a sequence that is read again in parts ends "
+                    "the engine (its random generator cannot be rewound); remove it, or set weights.kv_cache=keep"
                 ]
             )
         self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(model=model, **args))

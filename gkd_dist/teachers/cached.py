@@ -12,6 +12,9 @@ from gkd_dist.types import Source, TeacherCheck, Trajectory
 
 logger = logging.getLogger(__name__)
 
+Answers = dict[int, TeacherTargets | TargetsHandle]
+"""By the index of the trajectory."""
+
 
 class CachedTeacher:
     """Implements `interfaces.Teacher` around another: what that says about completions that the student did not write
@@ -83,7 +86,9 @@ class CachedTeacher:
         logger.info("%d of %d fixed pairs were scored before", self.num_hits, num_fixed)
         await self._teacher.close()
 
-    def _look_up(self, fixed: dict[int, Trajectory]) -> tuple[dict[int, str], dict[int, TeacherTargets | TargetsHandle]]:
+    def _look_up(
+        self, fixed: dict[int, Trajectory]
+    ) -> tuple[dict[int, str], dict[int, TeacherTargets | TargetsHandle]]:
         """Keys of all, and the answers that were kept, both by index."""
         if self._fingerprint is None:
             self._fingerprint = self._make_fingerprint()

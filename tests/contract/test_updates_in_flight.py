@@ -1,4 +1,4 @@
-"""Weights that change while sequences are written, on a real vLLM engine: who wrote which token, and with which keys."""
+"""Weights that change while a real vLLM engine writes: which version wrote which token, and with which keys."""
 
 import asyncio
 from pathlib import Path
@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from gkd_dist.errors import ConfigError
 from gkd_dist.interfaces import Sampler
-from gkd_dist.types import Prompt, SamplingParams, Trajectory, VersionRange
+from gkd_dist.types import SamplingParams, Trajectory, VersionRange
 from gkd_dist.weights.publisher import WeightPublisher
 from tests import tiny
 
