@@ -60,9 +60,10 @@ class VllmSampler:
     Versions are exact: the engine labels every token with the weights that computed its probabilities, labels change
     while it is paused and idle, and a trajectory has those of its first and of its last token, whatever it waited for
     in between. A request begun after an update meets no keys and values of former weights. One that was in the
-    engine meanwhile does, under `kv_cache="keep"`: in all that was read before, its prompt too. Under `recompute` the
-    tokens after an update depend on the new weights alone; those before stay as the former weights wrote them, so the
-    range is the same.
+    engine meanwhile does, under `kv_cache="keep"`: in all that was read before. Where that may be a prefix of its
+    prompt, taken from the cache, the range begins with the version at which the request was made. (A prompt that is
+    cut by an update in the middle of its chunks, on GPU, shows only in the log-probs.) Under `recompute` the tokens
+    after an update depend on the new weights alone; those before stay as the former weights wrote them.
 
     Args:
         model: local folder in Hugging Face format.
@@ -136,13 +137,14 @@ class VllmSampler:
         return list(await asyncio.gather(*(self._sample_one(prompt, params) for prompt in prompts)))
 
     async def _sample_one(self, prompt: Prompt, params: SamplingParams) -> Trajectory:
+        made_at = self._subscription.version
         self._num_requests += 1
         request_id = f"{prompt.sample_id}#{self._num_requests}"
         stream = self._engine.generate(
             TokensPrompt(
                 prompt_token_ids=prompt.token_ids.tolist(),
                 # Prefixes that other versions cached are not for this request.
-                cache_salt=str(self._subscription.version),
+                cache_salt=str(made_at),
             ),
             _engine_params(params, sample_seed(params.seed, prompt.sample_id), self._padding_bias),
             request_id,
@@ -159,15 +161,18 @@ class VllmSampler:
             source=Source.STUDENT,
             finish_reason=FinishReason(completion.finish_reason),
             behaviour_log_probs=_chosen_log_probs(completion),
-            versions=self._versions(completion, request_id),
+            versions=self._versions(last, made_at),
         )
 
-    def _versions(self, completion: Any, request_id: str) -> VersionRange:
-        """Of the first and of the last token."""
-        if not completion.weight_versions:
-            raise EngineError(f"the engine does not say which weights wrote {request_id}")
-        labels = (completion.weight_versions[0].version, completion.weight_versions[-1].version)
-        return VersionRange(*(self._first_version if label == _UNLABELLED else int(label) for label in labels))
+    def _versions(self, last: Any, made_at: int) -> VersionRange:
+        """Of the first and of the last token; a cached prefix may be as old as the request."""
+        spans = last.outputs[0].weight_versions
+        if not spans:
+            raise EngineError(f"the engine does not say which weights wrote {last.request_id}")
+        oldest, newest = (
+            self._first_version if span.version == _UNLABELLED else int(span.version) for span in (spans[0], spans[-1])
+        )
+        return VersionRange(min(oldest, made_at) if last.num_cached_tokens else oldest, newest)
 
     async def load_weights(self, publication: WeightPublication) -> int:
         """Pause between two tokens, swap the weights, go on; requests in flight are kept.

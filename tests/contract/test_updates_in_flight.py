@@ -1,6 +1,7 @@
 """Weights that change while a real vLLM engine writes: which version wrote which token, and with which keys."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -11,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from gkd_dist.errors import ConfigError
 from gkd_dist.interfaces import Sampler
-from gkd_dist.types import SamplingParams, Trajectory, VersionRange
+from gkd_dist.types import SampleId, SamplingParams, Trajectory, VersionRange
 from gkd_dist.weights.publisher import WeightPublisher
 from tests import tiny
 
@@ -66,7 +67,8 @@ async def interleave(
     try:
         running = asyncio.create_task(sampler.sample(prompts[:3], LONG))
         await sampler.sample(prompts[3:4], SHORT)
-        waiting = asyncio.create_task(sampler.sample(prompts[4:], LONG))
+        again = replace(prompts[3], sample_id=SampleId("again", 3))
+        waiting = asyncio.create_task(sampler.sample([*prompts[4:], again], LONG))
         assert await sampler.load_weights(publication) == 1
         after = await sampler.sample(prompts[3:4], SHORT)
         return await running, (await waiting)[1:], after
@@ -85,6 +87,10 @@ def test_versions_are_those_of_the_first_and_the_last_token(models: tuple[Path, 
         assert 0 < first_new < item.num_completion_tokens
         # The tokens after the update have seen the new weights alone, or, with the former keys, neither model's.
         assert by_new[first_new:].all() == (kv_cache == "recompute")
+    shared = waiting.pop()
+    # Its prompt lay in the cache, read by the former weights; where keys are kept it was taken from there.
+    assert shared.versions == VersionRange(0 if kv_cache == "keep" else 1, 1)
+    assert (gaps(new, shared) < NEAR).all() == (kv_cache == "recompute")
     for item in waiting:
         assert item.versions == VersionRange(1, 1)
         assert (gaps(new, item) < NEAR).all()
