@@ -4,11 +4,12 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 
+from gkd_dist.checks import TeacherCheck
 from gkd_dist.interfaces import Teacher
 from gkd_dist.targets import TargetsHandle, TeacherTargets
 from gkd_dist.teachers.fingerprint import sequences_key
 from gkd_dist.teachers.score_cache import ScoreCache
-from gkd_dist.types import Source, TeacherCheck, Trajectory
+from gkd_dist.types import Source, Trajectory
 
 logger = logging.getLogger(__name__)
 

@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gkd_dist.checks import TeacherCheck, Tolerance
 from gkd_dist.targets import SampledTargets, TeacherTargets
 from gkd_dist.teachers.cached import CachedTeacher
 from gkd_dist.teachers.fingerprint import code_digest, model_fingerprint, sequences_key
 from gkd_dist.teachers.score_cache import ScoreCache
-from gkd_dist.types import Source, TeacherCheck, Tolerance, Trajectory
+from gkd_dist.types import Source, Trajectory
 from tests import tiny
 
 SHAPES = [(3, 4), (5, 2), (2, 6), (4, 4), (7, 3)]
