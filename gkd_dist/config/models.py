@@ -69,8 +69,8 @@ TRANSPORTS_OF = {
 """What each engine of a teacher can send."""
 
 TEACHER_KEYS_OF = {
-    ("engine", "vllm"): ("dtype", "engine_args"),
-    ("engine", "hf"): ("dtype",),
+    ("engine", "vllm"): ("dtype", "engine_args", "score_cache_bytes"),
+    ("engine", "hf"): ("dtype", "score_cache_bytes"),
     ("engine", "server"): (
         "base_url",
         "served_model_name",
@@ -123,6 +123,10 @@ class TeacherConfig(Strict):
     kept in the cache folder); false spares that start, and compares the teacher with its own first answers only."""
     sentinel_steps: int = Field(default=50, ge=0)
     """Every so many steps the teacher's answers about golden sequences are compared again; 0 is never."""
+    score_cache_bytes: int = Field(default=2 << 30, ge=0)
+    """Of the folder where answers about fixed completions are kept, for later epochs and runs; all teachers share it,
+    and the answers used least recently go first. 0 keeps and looks up none. A server's answers are never kept: nothing
+    here tells which weights it runs."""
     num_replicas: int = Field(default=1, ge=1)
     """At the start; `gkd scale` changes the number of a running job."""
     min_replicas: int | None = Field(default=None, ge=1)

@@ -139,6 +139,9 @@ class RunConfig(Strict):
         teachers = self.named_teachers.values()
         objective: dict[str, str] = {}
         cluster: dict[str, str] = {}
+        weights: dict[str, str] = {}
+        if self.sampler.engine == "hf":
+            weights["kv_cache"] = "the hf sampler takes new weights between two batches alone; remove it"
         if not any(each.transport == "topk" for each in teachers):
             objective["topk_tail"] = "no teacher has transport=topk; set it, or remove topk_tail"
         by_key = {self.key_of(name): each for name, each in self.named_teachers.items()}
@@ -152,7 +155,7 @@ class RunConfig(Strict):
             cluster |= {"num_cpus_reward": why, "num_gpus_reward": why}
         if teachers and all(each.engine == "server" for each in teachers):
             cluster["num_gpus_per_teacher"] = "every teacher is behind a server, and to ask it takes no GPU; remove it"
-        return {"objective": objective, "cluster": cluster}
+        return {"objective": objective, "cluster": cluster, "weights": weights}
 
     def _without_effect(self) -> list[str]:
         return [

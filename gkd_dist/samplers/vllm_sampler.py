@@ -4,7 +4,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import fields
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -49,12 +49,22 @@ _CPU_ARGS: dict[str, Any] = {
     "enable_chunked_prefill": False,
 }
 _MIN_BATCHED_TOKENS = 4096
+_UNLABELLED = "default"
+"""What vLLM calls the weights that it started with."""
 
 
 class VllmSampler:
     """Implements `interfaces.Sampler`; requests of overlapping calls share the engine's batch.
 
     Ordering: results follow the prompts. Cancellation aborts the requests. A dead engine raises EngineError.
+
+    Versions are exact: the engine labels every token with the weights that computed its probabilities, labels change
+    while it is paused and idle, and a trajectory has those of its first and of its last token, whatever it waited for
+    in between. A request begun after an update meets no keys and values of former weights. One that was in the
+    engine meanwhile does, under `kv_cache="keep"`: in all that was read before. Where that may be a prefix of its
+    prompt, taken from the cache, the range begins with the version at which the request was made. (A prompt that is
+    cut by an update in the middle of its chunks, on GPU, shows only in the log-probs.) Under `recompute` the tokens
+    after an update depend on the new weights alone; those before stay as the former weights wrote them.
 
     Args:
         model: local folder in Hugging Face format.
@@ -64,6 +74,10 @@ class VllmSampler:
         num_ids: ids the tokenizer knows; rows of the head beyond them are padding and never sampled. None: all rows.
         adapter: what is published is this low-rank adapter of `model`; None means whole weights.
         policy_version: version of the weights in `model`.
+        kv_cache: of requests in flight while weights change; see `WeightUpdates`.
+
+    Raises:
+        ConfigError: an engine argument that vLLM does not know, or that does not go with `kv_cache`.
     """
 
     def __init__(
@@ -76,6 +90,7 @@ class VllmSampler:
         num_ids: int | None,
         adapter: LoraConfig | None = None,
         policy_version: int = 0,
+        kv_cache: Literal["keep", "recompute"] = "keep",
     ) -> None:
         # Raw engine threads, not a core each: on small machines the roles take turns on all cores.
         os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
@@ -100,10 +115,18 @@ class VllmSampler:
         unknown = sorted(args.keys() - {field.name for field in fields(AsyncEngineArgs)})
         if unknown:
             raise ConfigError([f"sampler.engine_args.{name}: vLLM has no such engine argument" for name in unknown])
+        if kv_cache == "recompute" and current_platform.is_cpu() and args["enable_chunked_prefill"]:
+            raise ConfigError(
+                [
+                    "sampler.engine_args.enable_chunked_prefill: on CPU a sequence that is read again in parts ends "
+                    "the engine (its random generator cannot be rewound); remove it, or set weights.kv_cache=keep"
+                ]
+            )
         self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(model=model, **args))
         shapes = self._adapter.shapes if self._adapter is not None else _published_shapes(model)
         self._subscription = Subscription(shapes, policy_version)
-        self._updates = WeightUpdates(self._engine, self._subscription, self._swap)
+        self._first_version = policy_version
+        self._updates = WeightUpdates(self._engine, self._subscription, self._swap, kv_cache)
         self._padding_bias = _padding_bias(model, num_ids)
         self._num_requests = 0
         self._transfer_ready = False
@@ -115,11 +138,15 @@ class VllmSampler:
         return list(await asyncio.gather(*(self._sample_one(prompt, params) for prompt in prompts)))
 
     async def _sample_one(self, prompt: Prompt, params: SamplingParams) -> Trajectory:
-        oldest = self._subscription.version
+        made_at = self._subscription.version
         self._num_requests += 1
         request_id = f"{prompt.sample_id}#{self._num_requests}"
         stream = self._engine.generate(
-            TokensPrompt(prompt_token_ids=prompt.token_ids.tolist()),
+            TokensPrompt(
+                prompt_token_ids=prompt.token_ids.tolist(),
+                # Prefixes that other versions cached are not for this request.
+                cache_salt=str(made_at),
+            ),
             _engine_params(params, sample_seed(params.seed, prompt.sample_id), self._padding_bias),
             request_id,
             lora_request=self._adapter.request if self._adapter is not None else None,
@@ -135,8 +162,18 @@ class VllmSampler:
             source=Source.STUDENT,
             finish_reason=FinishReason(completion.finish_reason),
             behaviour_log_probs=_chosen_log_probs(completion),
-            versions=VersionRange(oldest, self._subscription.version),
+            versions=self._versions(last, made_at),
         )
+
+    def _versions(self, last: Any, made_at: int) -> VersionRange:
+        """Of the first and of the last token; a cached prefix may be as old as the request."""
+        spans = last.outputs[0].weight_versions
+        if not spans:
+            raise EngineError(f"the engine does not say which weights wrote {last.request_id}")
+        oldest, newest = (
+            self._first_version if span.version == _UNLABELLED else int(span.version) for span in (spans[0], spans[-1])
+        )
+        return VersionRange(min(oldest, made_at) if last.num_cached_tokens else oldest, newest)
 
     async def load_weights(self, publication: WeightPublication) -> int:
         """Pause between two tokens, swap the weights, go on; requests in flight are kept.
@@ -152,7 +189,6 @@ class VllmSampler:
             await self._adapter.load(self._engine, manifest, segment)
         else:
             await self._swap_weights(manifest, segment)
-        await self._engine.reset_prefix_cache()
 
     async def _swap_weights(self, manifest: WeightManifest, segment: SharedSegment) -> None:
         if not self._transfer_ready:

@@ -27,6 +27,7 @@ def load(*overrides: str) -> RunConfig:
             ("objective.alpha=0.5", "reward.type=answer", "cluster.num_cpus_reward=1"),
             "cluster.num_cpus_reward: no model computes the reward",
         ),
+        (("weights.kv_cache=recompute",), "weights.kv_cache: the hf sampler takes new weights between"),
         ((*SERVER, "cluster.num_gpus_per_teacher=1"), "cluster.num_gpus_per_teacher: every teacher is behind a server"),
     ],
 )
@@ -46,6 +47,7 @@ def test_a_key_without_effect_is_refused(overrides: tuple[str, ...], start: str)
         (*ENTAILMENT, "cluster.num_gpus_reward=1", "cluster.num_cpus_reward=2"),
         ("cluster.num_gpus_per_teacher=1",),
         ("teacher.dtype=bfloat16", *SERVER),
+        ("sampler.engine=vllm", "weights.kv_cache=recompute"),
         (),
     ],
 )

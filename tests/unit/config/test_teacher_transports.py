@@ -83,9 +83,9 @@ def test_a_recipes_dtype_may_stay_when_a_server_takes_over() -> None:
 @pytest.mark.parametrize(
     ("overrides", "kept"),
     [
-        ((), {"dtype", "verify_readout"}),
-        (("teacher.transport=topk", "teacher.top_k=8"), {"dtype", "top_k"}),
-        (("teacher.engine=vllm",), {"dtype", "engine_args", "verify_readout"}),
+        ((), {"dtype", "score_cache_bytes", "verify_readout"}),
+        (("teacher.transport=topk", "teacher.top_k=8"), {"dtype", "score_cache_bytes", "top_k"}),
+        (("teacher.engine=vllm",), {"dtype", "engine_args", "score_cache_bytes", "verify_readout"}),
         (SERVER, {"dtype", "top_k", *TEACHER_KEYS_OF["engine", "server"]}),
         ((*SERVER, "teacher.dtype=bfloat16"), {"top_k", *TEACHER_KEYS_OF["engine", "server"]}),
     ],
