@@ -21,7 +21,7 @@ from gkd_dist.interfaces import Closing, Teacher
 from gkd_dist.pipeline.sentinel import check_at_start
 from gkd_dist.teachers import readout as readouts
 from gkd_dist.teachers.hf_teacher import HfTeacher
-from gkd_dist.testing.fakes import FakeLearner, FakeTeacher
+from gkd_dist.testing.fakes import FakeLearner, FakeSampler, FakeTeacher
 from tests import tiny
 from tests.fleets import fleet_of
 
