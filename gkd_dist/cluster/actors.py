@@ -11,7 +11,7 @@ a constructor that fails arrives as the death of the actor.
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import ray
 
@@ -107,7 +107,7 @@ class TeacherActor(Shell[Teacher]):
     async def score(self, trajectories: ByteArray) -> tuple[list[tuple[int, int]], ByteArray]:
         """Control facts (num_tokens, num_bytes) per trajectory, and the targets as one frame."""
         fault_point("teacher.before_score")
-        targets = await self._part.score(decode(trajectories, Trajectory))
+        targets: Any = await self._part.score(decode(trajectories, Trajectory))
         check_candidates(targets, self._num_ids)
         fault_point("teacher.after_score")
         return [(item.num_tokens, item.num_bytes) for item in targets], encode(targets)
@@ -140,7 +140,7 @@ class LearnerActor(Shell[Learner]):
         return encode([await self._part.evaluate(header.batch(frames))])
 
     @ray.method(num_returns="streaming")
-    async def publish(self) -> AsyncIterator[ByteArray]:
+    async def publish(self) -> AsyncIterator[Any]:
         """The buckets, then the manifest. They belong to the caller and outlive this learner."""
         publication = await self._part.publish()
         for bucket in publication.buckets:

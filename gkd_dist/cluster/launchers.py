@@ -36,7 +36,7 @@ class ActorLauncher(Generic[AnyProxy]):
     """Implements `supervision.pool.Launcher` for the actors of one role.
 
     Args:
-        role: such as `sampler`; replicas are called by it and their slot.
+        name_of: what messages call the replica of a slot.
         shell: actor class.
         arguments: of the shell.
         proxy: makes a proxy of an actor and its name.
@@ -48,7 +48,7 @@ class ActorLauncher(Generic[AnyProxy]):
 
     def __init__(
         self,
-        role: str,
+        name_of: Callable[[int], str],
         shell: type[Shell[Any]],
         arguments: tuple[Any, ...],
         proxy: Callable[["ActorHandle[Any]", str], AnyProxy],
@@ -58,7 +58,7 @@ class ActorLauncher(Generic[AnyProxy]):
         startup_timeout_s: float,
         probe_timeout_s: float,
     ) -> None:
-        self._role = role
+        self._name_of = name_of
         self._shell = shell
         self._arguments = arguments
         self._proxy = proxy
@@ -82,7 +82,7 @@ class ActorLauncher(Generic[AnyProxy]):
             concurrency_groups=CONCURRENCY_GROUPS,
             runtime_env={"env_vars": self._environment},
         )(self._shell)
-        proxy = self._proxy(actor_class.remote(*self._arguments), self.name_of(slot))
+        proxy = self._proxy(actor_class.remote(*self._arguments), self._name_of(slot))
         try:
             await asyncio.wait_for(proxy.start(), self._startup_timeout_s)
         except TimeoutError:
@@ -92,9 +92,6 @@ class ActorLauncher(Generic[AnyProxy]):
             proxy.kill()
             raise
         return proxy
-
-    def name_of(self, slot: int) -> str:
-        return f"{self._role} {slot}"
 
     async def probe(self, replica: AnyProxy) -> None:
         """Raises:
@@ -117,13 +114,13 @@ class ActorLauncher(Generic[AnyProxy]):
         limit = f"within cluster.startup_timeout_s ({self._startup_timeout_s:g} s)"
         if proxy.place is not None:
             return DeadlineError(
-                f"{self.name_of(slot)} did not start {limit}; its process {proxy.place.process.pid} on node "
+                f"{self._name_of(slot)} did not start {limit}; its process {proxy.place.process.pid} on node "
                 f"{proxy.place.node} was still at it"
             )
         missing = self._needs.missing(ray.available_resources())
         if missing:
             return ResourceError(
-                f"no node had room for {self.name_of(slot)} {limit} ({'; '.join(missing)}); add nodes, lower the "
+                f"no node had room for {self._name_of(slot)} {limit} ({'; '.join(missing)}); add nodes, lower the "
                 "number of replicas, or lower cluster.num_cpus_* and num_gpus_*"
             )
-        return DeadlineError(f"{self.name_of(slot)} got no process {limit}; look at Ray's logs")
+        return DeadlineError(f"{self._name_of(slot)} got no process {limit}; look at Ray's logs")

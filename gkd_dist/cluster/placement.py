@@ -152,7 +152,7 @@ class Launchers:
     def samplers(self) -> ActorLauncher[SamplerProxy]:
         timeout_s, num_ids = self._config.request_timeout_s, self._plan.num_ids
         return ActorLauncher(
-            "sampler",
+            "sampler {}".format,
             SamplerActor,
             (self._plan.samplers.make,),
             lambda actor, name: SamplerProxy(actor, name, timeout_s, num_ids),
@@ -164,7 +164,7 @@ class Launchers:
         """Of the teacher of that name."""
         num_gpus = 0 if name in self._plan.server_teachers else self._config.num_gpus_per_teacher
         return ActorLauncher(
-            _teacher_role(name),
+            f"{_teacher_role(name)} {{}}".format,
             TeacherActor,
             (self._plan.teachers[name].make, self._plan.num_ids),
             self._timed(TeacherProxy),
@@ -178,7 +178,7 @@ class Launchers:
             restart: how many were before it.
         """
         return ActorLauncher(
-            "learner",
+            lambda _: "learner",
             LearnerActor,
             (partial(self._plan.learner, restart),),
             self._timed(LearnerProxy),
@@ -190,7 +190,7 @@ class Launchers:
         if self._plan.reward is None:
             return None
         return ActorLauncher(
-            "reward",
+            lambda _: "reward",
             RewardActor,
             (self._plan.reward,),
             self._timed(RewardProxy),
