@@ -7,7 +7,7 @@ from gkd_dist.config.run import RunConfig
 from gkd_dist.metrics.console import print_side_by_side, print_table
 from gkd_dist.pipeline.evaluation import Evaluation
 from gkd_dist.pipeline.job import Outcome
-from gkd_dist.preparation import Job
+from gkd_dist.prepared import Job
 from gkd_dist.runs.run_directory import RunDirectory
 
 SMALLEST_NATS = 1e-4

@@ -20,6 +20,7 @@ FLOORS = {
             ROOT,
             "types",
             "targets",
+            "checks",
             "array_faults",
             "errors",
             "serial",
@@ -42,6 +43,7 @@ FLOORS = {
             "inspection",
             "reporting",
             "preparation",
+            "prepared",
             "build",
             "local",
             "distributed",
@@ -52,7 +54,7 @@ FLOORS = {
     ),
 }
 
-SHARED = frozenset({"types", "targets", "array_faults", "errors", ROOT, "wire", "weights"})
+SHARED = frozenset({ROOT, "types", "targets", "checks", "array_faults", "errors", "wire", "weights"})
 """Open to neighbours of the same floor: the bottom of the house, on F2 the format of what is sent or kept, and on F3
 the transport whose two ends live in the learner and in the samplers."""
 DOORS = 5
@@ -69,6 +71,7 @@ OUTSIDE: dict[str, frozenset[str]] = {
     "types": frozenset({"numpy"}),
     "targets": frozenset({"numpy"}),
     "array_faults": frozenset({"numpy"}),
+    "checks": frozenset(),
     "errors": frozenset(),
     "serial": frozenset(),
     "process": frozenset(),
