@@ -77,6 +77,16 @@ def test_a_killed_attempt_has_no_end_and_its_number_is_never_given_again(directo
     assert read_attempts(directory.attempts)[0].how == "done"
 
 
+@pytest.mark.fault(31)
+def test_a_full_disk_does_not_hide_how_a_run_ended(directory: RunDirectory, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(EngineError, match="the learner died"), Attempt(directory):
+        directory.attempts.unlink()
+        directory.attempts.symlink_to("/dev/full")
+        raise EngineError("the learner died")
+    assert "the end of attempt 1 could not be written: [Errno 28]" in caplog.text
+    assert holder_of(directory.lock) is None
+
+
 def test_there_may_be_no_attempts_yet(directory: RunDirectory) -> None:
     assert read_attempts(directory.attempts) == []
 
