@@ -7,7 +7,8 @@
         raise stop.error("runs/quickstart-3")
 
 The first of either is a wish: the event is set, the caller finishes its step, saves a checkpoint and exits with 75.
-The second ends the process at once with 128 + its number (130, 143); the kernel then ends what Ray started.
+The second ends the process at once with 128 + its number (130, 143); the kernel then ends what Ray started, but for
+Ray's two agents, which need up to a minute to notice.
 """
 
 import asyncio

@@ -6,6 +6,7 @@
 `attempts.jsonl` has one line when an attempt starts and one when it ends; an attempt without the second was killed.
 """
 
+import logging
 import os
 import socket
 import uuid
@@ -21,6 +22,8 @@ from gkd_dist.errors import StoppedError
 from gkd_dist.runs.documents import Document
 from gkd_dist.runs.lock import Holder, RunLock
 from gkd_dist.runs.run_directory import RunDirectory
+
+logger = logging.getLogger(__name__)
 
 _MAX_REASON = 500
 
@@ -84,9 +87,12 @@ class Attempt:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            self._append(_Line(attempt=self.number, event="ended", at=_now(), how=_reason(error)))
-        finally:
-            self._lock.close()
+            try:
+                self._append(_Line(attempt=self.number, event="ended", at=_now(), how=_reason(error)))
+            finally:
+                self._lock.close()
+        except OSError as full:  # must not hide how the run ended
+            logger.warning("%s: the end of attempt %d could not be written: %s", self._path, self.number, full)
 
     def _append(self, line: _Line) -> None:
         text = line.model_dump_json(exclude_defaults=True) + "\n"

@@ -162,29 +162,34 @@ class Panel:
     ) -> None:
         """Answer and show, for ever."""
         while True:
-            self.turn()
+            await self.turn()
             await sleep(interval_s)
 
-    def turn(self) -> None:
-        """Answer a new request, if there is one, and show the status. A disk that fails does not end the run."""
+    async def turn(self) -> None:
+        """Answer a new request, if there is one, and show the status.
+
+        Files are read and written in a thread: a slow disk does not hold up the loop, and one that fails does not end
+        the run.
+        """
         trouble = []
         for act in (self._listen, self._show):
             try:
-                act()
+                await act()
             except (OSError, RunError) as error:
                 trouble.append(str(error))
         if trouble and trouble != self._trouble:
             logger.warning("run control: %s", "; ".join(trouble))
         self._trouble = trouble
 
-    def _listen(self) -> None:
-        target = read_document(self._directory.target, Target)
+    async def _listen(self) -> None:
+        target = await asyncio.to_thread(read_document, self._directory.target, Target)
         if target is not None and target.request_id != self._answered:
             self._answer(target)
 
-    def _show(self) -> None:
+    async def _show(self) -> None:
         told = {"request_id": self._answered, "problem": self._problem}
-        write_document(self._directory.status, self._status().model_copy(update=told))
+        status = self._status().model_copy(update=told)
+        await asyncio.to_thread(write_document, self._directory.status, status)
 
     def _answer(self, target: Target) -> None:
         self._problem = None

@@ -22,7 +22,7 @@ class Document(Strict):
 Kind = TypeVar("Kind", bound=Document)
 
 
-def replace_file(path: Path, text: str) -> None:
+def replace_file(path: Path, text: str, *, survives_power_cut: bool = True) -> None:
     """Put `text` into `path`, in folders made where they are missing; a reader sees the old file or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
@@ -30,7 +30,8 @@ def replace_file(path: Path, text: str) -> None:
         with draft.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
-            os.fsync(file.fileno())
+            if survives_power_cut:
+                os.fsync(file.fileno())
         draft.replace(path)
     except BaseException:
         draft.unlink(missing_ok=True)
@@ -38,7 +39,8 @@ def replace_file(path: Path, text: str) -> None:
 
 
 def write_document(path: Path, document: Document) -> None:
-    replace_file(path, document.model_dump_json() + "\n")
+    """As `replace_file`; what processes that live now tell each other need not survive a power cut."""
+    replace_file(path, document.model_dump_json() + "\n", survives_power_cut=False)
 
 
 def read_document(path: Path, kind: type[Kind]) -> Kind | None:

@@ -65,8 +65,10 @@ class RunLock:
     def close(self) -> None:
         """Nobody holds it any more. May be called twice."""
         if not self._file.closed:
-            self._put("")
-            self._file.close()
+            try:
+                self._put("")
+            finally:
+                self._file.close()
 
     def _put(self, text: str) -> None:
         self._file.seek(0)

@@ -1,5 +1,6 @@
 """`gkd scale`, `gkd status` and `gkd explain` on run directories, with and without a job behind them."""
 
+import asyncio
 import json
 import threading
 from collections.abc import Iterator
@@ -54,11 +55,11 @@ def job(directory: RunDirectory, *, obeys: bool = True) -> Iterator[dict[str, in
 
     def serve() -> None:
         while not over.wait(0.01):
-            panel.turn()
+            asyncio.run(panel.turn())
 
     with Attempt(directory):
         panel = Panel(directory, apply=apply, status=status)
-        panel.turn()
+        asyncio.run(panel.turn())
         thread = threading.Thread(target=serve)
         thread.start()
         try:

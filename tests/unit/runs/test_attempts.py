@@ -1,5 +1,7 @@
 """Every start has a number and epochs that grow, and says how it ended."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,20 @@ from gkd_dist.errors import EngineError, RunError, StoppedError
 from gkd_dist.runs.attempts import Attempt, read_attempts
 from gkd_dist.runs.lock import holder_of
 from gkd_dist.runs.run_directory import RunDirectory
+
+BEGIN = """
+import sys
+from pathlib import Path
+from gkd_dist.errors import RunError
+from gkd_dist.runs.attempts import Attempt
+from gkd_dist.runs.run_directory import RunDirectory
+try:
+    with Attempt(RunDirectory(Path(sys.argv[1]))) as attempt:
+        print(attempt.next_epoch(), flush=True)
+        sys.stdin.read()
+except RunError as error:
+    print(error, flush=True)
+"""
 
 
 @pytest.fixture
@@ -61,5 +77,38 @@ def test_a_killed_attempt_has_no_end_and_its_number_is_never_given_again(directo
     assert read_attempts(directory.attempts)[0].how == "done"
 
 
+@pytest.mark.fault(31)
+def test_a_full_disk_does_not_hide_how_a_run_ended(directory: RunDirectory, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(EngineError, match="the learner died"), Attempt(directory):
+        directory.attempts.unlink()
+        directory.attempts.symlink_to("/dev/full")
+        raise EngineError("the learner died")
+    assert "the end of attempt 1 could not be written: [Errno 28]" in caplog.text
+    assert holder_of(directory.lock) is None
+
+
 def test_there_may_be_no_attempts_yet(directory: RunDirectory) -> None:
     assert read_attempts(directory.attempts) == []
+
+
+@pytest.mark.fault(17)
+@pytest.mark.fault(18)
+def test_of_two_processes_that_start_together_one_works_and_after_its_death_another_goes_on(
+    directory: RunDirectory,
+) -> None:
+    command = [sys.executable, "-c", BEGIN, str(directory.path)]
+    both = [subprocess.Popen(command, stdin=-1, stdout=-1, text=True) for _ in range(2)]
+    try:
+        said = [process.stdout.readline().strip() for process in both if process.stdout is not None]
+        (winner,) = [index for index, line in enumerate(said) if line.startswith("000001-0002-")]
+        assert f"in use by process {both[winner].pid}" in said[1 - winner]
+        both[winner].kill()
+        both[winner].wait(timeout=20)
+    finally:
+        for process in both:
+            process.kill()
+            process.communicate(timeout=20)
+    with Attempt(directory) as attempt:
+        assert attempt.number == 2
+        assert attempt.next_epoch() > said[winner]
+    assert [record.how for record in read_attempts(directory.attempts)] == [None, "done"]

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from gkd_dist.checkpoints.manifest import MARKER
 from gkd_dist.errors import RunError
 from gkd_dist.runs.run_directory import COMPLETE, RunDirectory
 
@@ -39,6 +40,7 @@ def test_a_run_is_found_by_path_by_name_and_as_the_latest(tmp_path: Path) -> Non
 
 
 def test_only_a_checkpoint_that_was_written_to_its_end_counts(tmp_path: Path) -> None:
+    assert COMPLETE == MARKER
     run = make(tmp_path)
     assert run.last_checkpoint is None
     for folder in ("step-9", "step-40", "step-100", "step-x", "tmp-step-200"):
