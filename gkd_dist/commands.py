@@ -50,7 +50,11 @@ def run(config: RunConfig) -> int:
             stack.enter_context(_closing(JsonlSink(directory.metrics))),
             stack.enter_context(_closing(terminal_sink(sys.stdout))),
         ]
-        outcome = asyncio.run(_distil(job, directory, exporter, sinks, narrate))
+        try:
+            outcome = asyncio.run(_distil(job, directory, exporter, sinks, narrate))
+        except BaseException:
+            directory.discard_if_bare()
+            raise
     narrate(f"done; student in {directory.final}")
     report(job, outcome, directory, narrate.elapsed_s)
     return 0

@@ -12,7 +12,7 @@ from gkd_dist.config.models import PruneConfig
 from gkd_dist.config.run import RunConfig
 from gkd_dist.data.golden import golden_sequences
 from gkd_dist.data.mixture import Mixture
-from gkd_dist.data.prompts import prompt_limit, render_prompts
+from gkd_dist.data.prompts import RenderedPrompts, prompt_limit, render_prompts
 from gkd_dist.data.readers import read_rows
 from gkd_dist.data.rendering import Renderer, check_same_tokenizer
 from gkd_dist.data.routes import empty_sources, route_problems
@@ -21,6 +21,7 @@ from gkd_dist.errors import ConfigError, DataError, UserError
 from gkd_dist.metrics.run_directory import check_output_dir
 from gkd_dist.pipeline.job import Narrate
 from gkd_dist.prepared import Data, Job
+from gkd_dist.types import Answer
 
 T = TypeVar("T")
 
@@ -60,7 +61,7 @@ def prepare(config: RunConfig, narrate: Narrate, *, student: str | None = None, 
 
 
 def preflight(config: RunConfig) -> tuple[Data, Job | None, list[str]]:
-    """What `prepare` checks, without loading, converting or pruning a model.
+    """What `prepare` checks, without loading, converting or pruning a model; and whether servers of teachers answer.
 
     Returns:
         The data; the job, with the student not yet pruned, or None where a model is not converted yet; and which
@@ -73,6 +74,7 @@ def preflight(config: RunConfig) -> tuple[Data, Job | None, list[str]]:
 
     data = _check_data(config, None, writes=True)
     problems: list[str] = []
+    _collect(problems, lambda: _ask_servers(config))
     folders: dict[str, Path] = {}
     left = []
     for part, reference in _references(config, None).items():
@@ -193,6 +195,13 @@ def _fit(config: RunConfig, data: Data, folders: Mapping[str, Path], prune: Prun
     )
     if rendered is not None and config.objective.combine_teachers == "route":
         problems += empty_sources(config.named_teachers, rendered)
+    lora = config.student.lora
+    if lora is not None:
+        from gkd_dist.weights.adapters import check_targets
+
+        _collect(problems, lambda: check_targets(student, lora))
+    if rendered is not None:
+        _collect(problems, lambda: _try_function(config, rendered))
     if problems or rendered is None:
         raise ConfigError(problems)
     blueprint = Blueprint(
@@ -206,6 +215,34 @@ def _fit(config: RunConfig, data: Data, folders: Mapping[str, Path], prune: Prun
         reward_model=reward_model,
     )
     return Job(blueprint, data.rows, rendered, renderer, data.mixture)
+
+
+def _try_function(config: RunConfig, rendered: RenderedPrompts) -> None:
+    """A reward function of the user's own is called once: it is the part of a run that was never run before."""
+    if config.reward is None or config.reward.function is None:
+        return
+    from gkd_dist.rewards.function import check_function
+
+    answers = [Answer(row.text, row.reference or "", row.reference) for row in rendered.train[:2]]
+    check_function(config.reward.function, answers, timeout_s=config.cluster.request_timeout_s)
+
+
+def _ask_servers(config: RunConfig) -> None:
+    """Whether the servers of teachers answer, asked from here.
+
+    Raises:
+        ConfigError: with one line for each that does not.
+    """
+    problems: list[str] = []
+    for name, teacher in config.named_teachers.items():
+        if teacher.engine == "server":
+            from gkd_dist.build.teacher import endpoint_of
+            from gkd_dist.teachers.server_check import find_model
+
+            endpoint = endpoint_of(teacher, config.key_of(name))
+            _collect(problems, partial(find_model, endpoint, teacher.served_model_name))
+    if problems:
+        raise ConfigError(problems)
 
 
 def _renderer(config: RunConfig, student: Path) -> Renderer:

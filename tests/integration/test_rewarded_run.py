@@ -31,6 +31,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "    return [0.5 for _ in completions]\n\n\n"
         "def words(completions):\n"
         "    return completions\n\n\n"
+        "calls = []\n\n\n"
+        "def later(completions):\n"
+        "    calls.append(completions)\n"
+        "    return completions if len(calls) > 1 else [0.0 for _ in completions]\n\n\n"
+        "def raises(completions, **kwargs):\n"
+        "    return kwargs['gold']\n\n\n"
         "def wants(completions, solution):\n"
         "    return []\n"
     )
@@ -116,6 +122,8 @@ def test_ray_gives_the_rewards_of_one_process(name: str, folder: Path, tmp_path:
         (["reward={type: python, function: 'no_rewards:f'}"], "reward.function: no module named no_rewards"),
         (["reward={type: python, function: 'run_rewards:brevty'}"], "brevty in run_rewards"),
         (["reward={type: python, function: 'run_rewards:wants'}"], "requires solution"),
+        (["reward={type: python, function: 'run_rewards:words'}"], "returned 'w7 0 w9' for completion 0; every reward"),
+        (["reward={type: python, function: 'run_rewards:raises'}"], "run_rewards:raises failed: KeyError: 'gold'"),
         (["reward={type: entailment, model: teacher}"], "reward.model: "),
         (["reward={type: entailment, model: no/such/folder}"], "no/such/folder"),
         (["reward.type=answer", "data.path=prompts.jsonl"], "reward.type: answer compares with reference completions"),
@@ -141,12 +149,12 @@ def test_what_cannot_work_is_refused_before_an_engine_starts(
     assert not (tmp_path / "tiny-1").exists()
 
 
-def test_a_function_that_returns_texts_ends_the_run(
+def test_a_function_that_returns_texts_later_ends_the_run(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    extra = ("reward={type: python, function: 'run_rewards:words'}",)
+    extra = ("reward={type: python, function: 'run_rewards:later'}",)
     assert main(["run", *arguments(folder, tmp_path, *extra)]) == 70
     said = capsys.readouterr().err
-    assert "the reward function run_rewards:words returned 'w" in said
+    assert "the reward function run_rewards:later returned 'w" in said
     assert "every reward must be a finite number" in said
     assert "Traceback" not in said
