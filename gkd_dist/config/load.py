@@ -14,7 +14,7 @@ from pathlib import Path
 
 from gkd_dist.config.combination import MIXTURES
 from gkd_dist.config.models import TeacherConfig
-from gkd_dist.config.overrides import apply_override, canonical_keys
+from gkd_dist.config.overrides import apply_overrides, canonical_keys
 from gkd_dist.config.run import RunConfig
 from gkd_dist.config.schema import show
 from gkd_dist.config.validation import validate
@@ -43,8 +43,7 @@ def load_run_config(recipe: str, overrides: Sequence[str] = ()) -> RunConfig:
         raise ConfigError([f"{source}: must be a mapping of keys to values, got {show(tree)}"])
     problems: list[str] = []
     tree = canonical_keys(tree, RunConfig, (), problems)
-    for override in overrides:
-        apply_override(tree, override, problems)
+    apply_overrides(tree, overrides, problems)
     config, invalid = validate(tree)
     problems += invalid
     if problems or config is None:
