@@ -122,7 +122,7 @@ def test_ray_gives_the_rewards_of_one_process(name: str, folder: Path, tmp_path:
         (["reward={type: python, function: 'no_rewards:f'}"], "reward.function: no module named no_rewards"),
         (["reward={type: python, function: 'run_rewards:brevty'}"], "brevty in run_rewards"),
         (["reward={type: python, function: 'run_rewards:wants'}"], "requires solution"),
-        (["reward={type: python, function: 'run_rewards:words'}"], "returned 'w7 0 w9' for completion 0; every reward"),
+        (["reward={type: python, function: 'run_rewards:words'}"], "for completion 0; every reward must be a finite"),
         (["reward={type: python, function: 'run_rewards:raises'}"], "run_rewards:raises failed: KeyError: 'gold'"),
         (["reward={type: entailment, model: teacher}"], "reward.model: "),
         (["reward={type: entailment, model: no/such/folder}"], "no/such/folder"),
