@@ -8,13 +8,16 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from gkd_dist import __version__
-from gkd_dist.errors import GkdError
+from gkd_dist.errors import ConfigError, GkdError
 from gkd_dist.process import prepare_this_process
+
+if TYPE_CHECKING:
+    from gkd_dist.config.run import RunConfig
 
 EXIT_INTERNAL = 70
 EXIT_INTERRUPTED = 130
@@ -79,9 +82,7 @@ def _root(
 @app.command()
 def run(recipe: Recipe, overrides: Overrides = None) -> None:
     """Distil: run a recipe to its end."""
-    from gkd_dist.config.load import load_run_config
-
-    config = load_run_config(recipe, overrides or [])
+    config = _load(recipe, overrides)
     from gkd_dist.commands import run as run_ring
 
     raise typer.Exit(run_ring(config))
@@ -98,9 +99,9 @@ def validate(
 
     No model is loaded.
     """
-    from gkd_dist.config.load import dump_run_config, load_run_config
+    from gkd_dist.config.load import dump_run_config
 
-    config = load_run_config(recipe, overrides or [])
+    config = _load(recipe, overrides, config_only=config_only)
     if not config_only:
         from gkd_dist.commands import preflight
 
@@ -151,12 +152,24 @@ def evaluate(
     ] = None,
 ) -> None:
     """Evaluate a student on the held-out rows of a recipe."""
-    from gkd_dist.config.load import load_run_config
-
-    config = load_run_config(recipe, overrides or [])
+    config = _load(recipe, overrides)
     from gkd_dist.commands import evaluate as evaluate_student
 
     raise typer.Exit(evaluate_student(config, model))
+
+
+def _load(recipe: str, overrides: list[str] | None, *, config_only: bool = False) -> "RunConfig":
+    """The checked configuration; where it is not valid, what it names and is not there is told with it."""
+    from gkd_dist.config.load import InvalidError, load_run_config
+
+    try:
+        return load_run_config(recipe, overrides or [])
+    except InvalidError as error:
+        if config_only or error.config is None:
+            raise
+        from gkd_dist.preparation import not_there
+
+        raise ConfigError([*error.problems, *not_there(error.config)]) from error
 
 
 def _layer_numbers(text: str) -> tuple[int, ...]:

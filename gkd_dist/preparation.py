@@ -108,23 +108,40 @@ def _needs_weights(config: RunConfig, part: str) -> bool:
 
 def _check_data(config: RunConfig, student: str | None, writes: bool) -> Data:
     """The first stage: everything that needs no model, and whether models given as folders or packages are there."""
-    from gkd_dist.models.packaged import already_here, default_cache_dir
-
     problems: list[str] = []
-    rows = _collect(problems, lambda: read_rows(config.data))
+    rows = _find(config, student, writes, problems)
     mixture = _collect(problems, lambda: _mixture(config, rows))
     if rows is not None and config.objective.combine_teachers == "route":
         problems += route_problems(config.named_teachers, rows)
     limit = _collect(problems, lambda: _prompt_limit(config))
     _collect(problems, lambda: _check_reward(config, rows))
+    if problems or rows is None or mixture is None or limit is None:
+        raise ConfigError(problems)
+    return Data(rows, mixture, limit)
+
+
+def not_there(config: RunConfig) -> list[str]:
+    """What a configuration names and is not there, or cannot be read: one line for each file and folder.
+
+    Args:
+        config: may break the rules between its sections.
+    """
+    problems: list[str] = []
+    _find(config, None, True, problems)
+    return problems
+
+
+def _find(config: RunConfig, student: str | None, writes: bool, problems: list[str]) -> Rows | None:
+    """The rows, where they can be read; whether what the configuration names is there."""
+    from gkd_dist.models.packaged import already_here, default_cache_dir
+
+    rows = _collect(problems, lambda: read_rows(config.data))
     if writes:
         _collect(problems, lambda: check_output_dir(config.output_dir))
     for part, reference in _references(config, student).items():
         look = partial(already_here, reference, default_cache_dir(), weights=_needs_weights(config, part))
         _collect(problems, look, f"{part}.model: ")
-    if problems or rows is None or mixture is None or limit is None:
-        raise ConfigError(problems)
-    return Data(rows, mixture, limit)
+    return rows
 
 
 def _check_reward(config: RunConfig, rows: Rows | None) -> None:

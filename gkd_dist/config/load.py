@@ -22,6 +22,18 @@ from gkd_dist.config.yaml_text import YamlTextError, format_yaml, parse_yaml
 from gkd_dist.errors import ConfigError
 
 
+class InvalidError(ConfigError):
+    """A configuration that breaks rules, or an override that cannot be applied.
+
+    Args:
+        config: what there is of it, so that the files it names can be looked for too; None where sections are wrong.
+    """
+
+    def __init__(self, problems: Sequence[str], config: RunConfig | None = None) -> None:
+        super().__init__(problems)
+        self.config = config
+
+
 def load_run_config(recipe: str, overrides: Sequence[str] = ()) -> RunConfig:
     """The checked configuration of one run.
 
@@ -30,7 +42,8 @@ def load_run_config(recipe: str, overrides: Sequence[str] = ()) -> RunConfig:
         overrides: `key.path=value` each, the value in YAML; a later one wins. A mapping replaces the whole section.
 
     Raises:
-        ConfigError: with all problems, one line each.
+        InvalidError: with all problems, one line each.
+        ConfigError: there is nothing that could be checked.
     """
     source, text = _read(recipe)
     try:
@@ -47,7 +60,7 @@ def load_run_config(recipe: str, overrides: Sequence[str] = ()) -> RunConfig:
     config, invalid = validate(tree)
     problems += invalid
     if problems or config is None:
-        raise ConfigError([_one_line(problem) for problem in dict.fromkeys(problems)])
+        raise InvalidError([_one_line(problem) for problem in dict.fromkeys(problems)], config)
     return config
 
 
@@ -131,4 +144,4 @@ def _unknown_recipe(name: str) -> str:
     return f"recipe {name}: neither a packaged recipe nor a file; {hint}"
 
 
-__all__ = ["dump_run_config", "load_run_config", "recipe_names", "recipe_summary", "recipe_text"]
+__all__ = ["InvalidError", "dump_run_config", "load_run_config", "recipe_names", "recipe_summary", "recipe_text"]

@@ -182,3 +182,20 @@ def test_what_a_transport_needs_of_the_model_is_checked(
     models = [f"student.model={model}", f"teacher.model={model}", f"data.path={data}"]
     assert main(["validate", "tiny", *models, *overrides]) == 2
     assert problem in capsys.readouterr().err
+
+
+def test_broken_rules_and_missing_files_are_told_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wrong = ["tiny", "student.model=./no/student", f"teacher.model={tmp_path}", "data.path=none.jsonl"]
+    for arguments in (["run", *wrong], ["validate", *wrong], ["eval", *wrong]):
+        assert main([*arguments, "objective.alpha=0.5", "learner.max_stepz=3"]) == 2
+        said = [line.removeprefix("error: ") for line in capsys.readouterr().err.splitlines()]
+        starts = [
+            "learner.max_stepz: unknown key",
+            "objective.alpha: 0.5 needs a reward",
+            "data.path: no such file: none.jsonl",
+            f"teacher.model: {tmp_path} has no config.json",
+            "student.model: './no/student' is no folder here",
+        ]
+        assert [line[: len(start)] for line, start in zip(said, starts, strict=True)] == starts
+    assert main(["validate", "--config-only", *wrong, "objective.alpha=0.5"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
