@@ -9,6 +9,7 @@ import pytest
 from gkd_dist.cli import main
 from tests import tiny
 from tests.classifier import save_classifier
+from tests.tiny_runs import arguments, records
 
 
 @pytest.fixture(scope="module")
@@ -49,22 +50,11 @@ def importable(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
 
 
-def arguments(folder: Path, output: Path, *extra: str) -> list[str]:
-    return [
-        "tiny",
-        f"student.model={folder / 'student'}",
-        f"teacher.model={folder / 'teacher'}",
-        f"data.path={folder / 'pairs.jsonl'}",
-        f"output_dir={output}",
-        "learner.learning_rate=1e-3",
-        "objective.alpha=0.5",
-        "objective.student_fraction=1",
-        *extra,
-    ]
-
-
-def records(output: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (output / "latest" / "metrics.jsonl").read_text().splitlines()]
+def rewarded(folder: Path, output: Path, *extra: str) -> list[str]:
+    models = {role: folder / role for role in ("student", "teacher")}
+    return arguments(
+        models, folder / "pairs.jsonl", output, "objective.alpha=0.5", "objective.student_fraction=1", *extra
+    )
 
 
 GROUPS = ("sampling.num_generations=2", "objective.baseline=leave_one_out")
@@ -79,7 +69,7 @@ RANGES = {"answer": (0, 1), "entailment": (0, 1), "python": (-16, -1), "async": 
 
 @pytest.mark.parametrize("name", REWARDS)
 def test_a_rewarded_run_judges_trains_and_evaluates(name: str, folder: Path, tmp_path: Path) -> None:
-    assert main(["run", *arguments(folder, tmp_path, *REWARDS[name])]) == 0
+    assert main(["run", *rewarded(folder, tmp_path, *REWARDS[name])]) == 0
     least, most = RANGES[name]
     found = records(tmp_path)
     assert len(found) == 4
@@ -94,7 +84,7 @@ def test_a_rewarded_run_judges_trains_and_evaluates(name: str, folder: Path, tmp
 
 def test_rewards_change_the_training_and_a_seed_repeats_it(folder: Path, tmp_path: Path) -> None:
     def losses(name: str, *extra: str) -> list[float]:
-        assert main(["run", *arguments(folder, tmp_path / name, *extra, "evaluation.enabled=false")]) == 0
+        assert main(["run", *rewarded(folder, tmp_path / name, *extra, "evaluation.enabled=false")]) == 0
         return [record["loss"] for record in records(tmp_path / name)]
 
     first, second = (losses(name, *REWARDS["python"]) for name in ("first", "second"))
@@ -110,7 +100,7 @@ def test_ray_gives_the_rewards_of_one_process(name: str, folder: Path, tmp_path:
     """The classifier has an actor of its own; to 1e-5."""
     for mode in ("local", "ray"):
         extra = (f"cluster.mode={mode}", "learner.max_steps=2", "evaluation.enabled=false")
-        assert main(["run", *arguments(folder, tmp_path / mode, *REWARDS[name], *extra)]) == 0
+        assert main(["run", *rewarded(folder, tmp_path / mode, *REWARDS[name], *extra)]) == 0
     for key in ("loss", "reward_mean", "advantage_std"):
         local, ray = ([record[key] for record in records(tmp_path / mode)] for mode in ("local", "ray"))
         assert local == pytest.approx(ray, rel=1e-5)
@@ -142,7 +132,7 @@ def test_what_cannot_work_is_refused_before_an_engine_starts(
     rows = [{"prompt": f"w{word}", "completion": "w 5" if word > 4 else "five"} for word in range(3, 20)]
     (folder / "words.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     monkeypatch.setitem(sys.modules, "gkd_dist.local", None)  # importing it would fail: nothing may start
-    assert main(["run", *arguments(folder, tmp_path, *extra)]) == 2
+    assert main(["run", *rewarded(folder, tmp_path, *extra)]) == 2
     said = capsys.readouterr().err
     assert message in said
     assert "Traceback" not in said
@@ -153,7 +143,7 @@ def test_a_function_that_returns_texts_later_ends_the_run(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     extra = ("reward={type: python, function: 'run_rewards:later'}",)
-    assert main(["run", *arguments(folder, tmp_path, *extra)]) == 70
+    assert main(["run", *rewarded(folder, tmp_path, *extra)]) == 70
     said = capsys.readouterr().err
     assert "the reward function run_rewards:later returned 'w" in said
     assert "every reward must be a finite number" in said
