@@ -92,12 +92,12 @@ def run(recipe: Recipe, overrides: Overrides = None) -> None:
 def validate(
     recipe: Recipe,
     overrides: Overrides = None,
-    config_only: Annotated[bool, typer.Option("--config-only", help="Do not open data and tokenizers.")] = False,
+    config_only: Annotated[bool, typer.Option("--config-only", help="Open, call and ask nothing.")] = False,
     show: Annotated[bool, typer.Option("--show", help="Print the resolved configuration instead of `ok`.")] = False,
 ) -> None:
     """Check configuration, data and tokenizers.
 
-    No model is loaded.
+    No model is loaded. A reward function of yours is called once, and the servers of teachers are asked.
     """
     from gkd_dist.config.load import dump_run_config
 
