@@ -74,7 +74,6 @@ def preflight(config: RunConfig) -> tuple[Data, Job | None, list[str]]:
 
     data = _check_data(config, None, writes=True)
     problems: list[str] = []
-    _collect(problems, lambda: _ask_servers(config))
     folders: dict[str, Path] = {}
     left = []
     for part, reference in _references(config, None).items():
@@ -85,9 +84,11 @@ def preflight(config: RunConfig) -> tuple[Data, Job | None, list[str]]:
             folders[part] = folder
         else:
             left.append(f"{part}: {reference} is not converted yet; tokenizer checks are made when the run starts")
+    fits = not (problems or left)
+    job = _collect(problems, lambda: _fit(config, data, folders, config.student.prune)) if fits else None
+    _collect(problems, lambda: _ask_servers(config))
     if problems:
         raise ConfigError(problems)
-    job = None if left else _fit(config, data, folders, config.student.prune)
     return data, job, left
 
 

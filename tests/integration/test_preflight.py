@@ -141,6 +141,9 @@ def test_validate_asks_the_server_of_a_teacher(model: Path, data: Path, capsys: 
     said = capsys.readouterr().err
     assert said.startswith(f"error: teacher.base_url: {NOBODY} does not answer")
     assert said.count("\n") == 1 and "is `vllm serve` running there?" in said
+    both = "student.lora.target_modules=[q_prok]", f"teacher.base_url={NOBODY}"
+    assert main(["validate", "tiny", *models, *SERVER, *both]) == 2
+    assert capsys.readouterr().err.count("error: ") == 2
     assert main(["validate", "tiny", "--config-only", *models, *SERVER, f"teacher.base_url={NOBODY}"]) == 0
     with serving(Script()) as url:
         other = f"teacher.base_url={url}", "teacher.served_model_name=other"
