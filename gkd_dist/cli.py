@@ -9,13 +9,16 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from gkd_dist import __version__
-from gkd_dist.errors import GkdError
+from gkd_dist.errors import ConfigError, GkdError
 from gkd_dist.process import prepare_this_process
+
+if TYPE_CHECKING:
+    from gkd_dist.config.run import RunConfig
 
 EXIT_INTERNAL = 70
 EXIT_INTERRUPTED = 130
@@ -86,9 +89,7 @@ def _root(
 @app.command()
 def run(recipe: Recipe, overrides: Overrides = None) -> None:
     """Distil: run a recipe to its end."""
-    from gkd_dist.config.load import load_run_config
-
-    config = load_run_config(recipe, overrides or [])
+    config = _load(recipe, overrides)
     from gkd_dist.distillation import run as run_ring
 
     raise typer.Exit(run_ring(config))
@@ -98,16 +99,16 @@ def run(recipe: Recipe, overrides: Overrides = None) -> None:
 def validate(
     recipe: Recipe,
     overrides: Overrides = None,
-    config_only: Annotated[bool, typer.Option("--config-only", help="Do not open data and tokenizers.")] = False,
+    config_only: Annotated[bool, typer.Option("--config-only", help="Open, call and ask nothing.")] = False,
     show: Annotated[bool, typer.Option("--show", help="Print the resolved configuration instead of `ok`.")] = False,
 ) -> None:
     """Check configuration, data and tokenizers.
 
-    No model is loaded.
+    No model is loaded. A reward function of yours is called once, and the servers of teachers are asked.
     """
-    from gkd_dist.config.load import dump_run_config, load_run_config
+    from gkd_dist.config.load import dump_run_config
 
-    config = load_run_config(recipe, overrides or [])
+    config = _load(recipe, overrides, config_only=config_only)
     if not config_only:
         from gkd_dist.commands import preflight
 
@@ -158,9 +159,7 @@ def evaluate(
     ] = None,
 ) -> None:
     """Evaluate a student on the held-out rows of a recipe."""
-    from gkd_dist.config.load import load_run_config
-
-    config = load_run_config(recipe, overrides or [])
+    config = _load(recipe, overrides)
     from gkd_dist.commands import evaluate as evaluate_student
 
     raise typer.Exit(evaluate_student(config, model))
@@ -228,6 +227,20 @@ def _numbers_by_name(texts: Sequence[str]) -> dict[str, int]:
             raise typer.BadParameter(f"{text!r} is not NAME=N, such as math=2", param_hint="--teacher")
         numbers[name] = int(number)
     return numbers
+
+
+def _load(recipe: str, overrides: list[str] | None, *, config_only: bool = False) -> "RunConfig":
+    """The checked configuration; where it is not valid, what it names and is not there is told with it."""
+    from gkd_dist.config.load import InvalidError, load_run_config
+
+    try:
+        return load_run_config(recipe, overrides or [])
+    except InvalidError as error:
+        if config_only or error.config is None:
+            raise
+        from gkd_dist.preparation import not_there
+
+        raise ConfigError([*error.problems, *not_there(error.config)]) from error
 
 
 def _layer_numbers(text: str) -> tuple[int, ...]:

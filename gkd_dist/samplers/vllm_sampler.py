@@ -1,9 +1,7 @@
 """The student on vLLM: AsyncLLM in this process, continuous batching, token ids in and out."""
 
 import asyncio
-import os
-from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -13,16 +11,12 @@ from vllm import SamplingParams as EngineParams
 from vllm import TokensPrompt
 from vllm.config import WeightTransferConfig
 from vllm.distributed.weight_transfer.base import WeightTransferInitRequest, WeightTransferUpdateRequest
-from vllm.engine.arg_utils import AsyncEngineArgs
-from vllm.exceptions import VLLMClientError
 from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind
-from vllm.v1.engine.async_llm import AsyncLLM
-from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
-from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
 from gkd_dist.config.lora import LoraConfig
-from gkd_dist.errors import ConfigError, EngineError, RejectedError
+from gkd_dist.engines.vllm_engine import last_output, start_engine
+from gkd_dist.errors import ConfigError, EngineError
 from gkd_dist.samplers.seeds import sample_seed
 from gkd_dist.samplers.weight_updates import WeightUpdates
 from gkd_dist.types import (
@@ -40,14 +34,6 @@ from gkd_dist.weights.shared_memory import SharedSegment, sweep
 from gkd_dist.weights.subscription import Subscription
 from gkd_dist.weights.vllm_adapters import EngineAdapter
 
-_CPU_ARGS: dict[str, Any] = {
-    "enforce_eager": True,
-    "kv_cache_memory_bytes": 1 << 30,
-    # In the engine's own process: the default, a worker process beside it, burns a core waiting for its answers.
-    "distributed_executor_backend": UniProcExecutor,
-    # A prompt cut in two makes vLLM rewind its request's random generator, which a CPU generator cannot do.
-    "enable_chunked_prefill": False,
-}
 _MIN_BATCHED_TOKENS = 4096
 _UNLABELLED = "default"
 """What vLLM calls the weights that it started with."""
@@ -92,37 +78,30 @@ class VllmSampler:
         policy_version: int = 0,
         kv_cache: Literal["keep", "recompute"] = "keep",
     ) -> None:
-        # Raw engine threads, not a core each: on small machines the roles take turns on all cores.
-        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
-        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         vllm_receiver.register()
         sweep()
         self._adapter = EngineAdapter(model, adapter) if adapter is not None else None
-        whole_prompts = {"max_num_batched_tokens": max(max_model_len, _MIN_BATCHED_TOKENS)}
-        defaults = _CPU_ARGS | whole_prompts if current_platform.is_cpu() else {}
         args = {
             "dtype": dtype,
             "max_model_len": max_model_len,
-            "skip_tokenizer_init": True,
             "generation_config": "vllm",
             "logprobs_mode": "processed_logprobs",
-            "disable_log_stats": True,
             "weight_transfer_config": WeightTransferConfig(backend=vllm_receiver.BACKEND),
             **(self._adapter.engine_args if self._adapter is not None else {}),
-            **defaults,
-            **engine_args,
         }
-        unknown = sorted(args.keys() - {field.name for field in fields(AsyncEngineArgs)})
-        if unknown:
-            raise ConfigError([f"sampler.engine_args.{name}: vLLM has no such engine argument" for name in unknown])
-        if kv_cache == "recompute" and current_platform.is_cpu() and args["enable_chunked_prefill"]:
+        if kv_cache == "recompute" and current_platform.is_cpu() and engine_args.get("enable_chunked_prefill"):
             raise ConfigError(
                 [
                     "sampler.engine_args.enable_chunked_prefill: on CPU a sequence that is read again in parts ends "
                     "the engine (its random generator cannot be rewound); remove it, or set weights.kv_cache=keep"
                 ]
             )
-        self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(model=model, **args))
+        # A prompt cut in two makes vLLM rewind its request's random generator, which a CPU generator cannot do.
+        whole_prompts = {
+            "enable_chunked_prefill": False,
+            "max_num_batched_tokens": max(max_model_len, _MIN_BATCHED_TOKENS),
+        }
+        self._engine = start_engine(model, args, engine_args, section="sampler", cpu_args=whole_prompts)
         shapes = self._adapter.shapes if self._adapter is not None else _published_shapes(model)
         self._subscription = Subscription(shapes, policy_version)
         self._first_version = policy_version
@@ -151,7 +130,7 @@ class VllmSampler:
             request_id,
             lora_request=self._adapter.request if self._adapter is not None else None,
         )
-        last = await _last_output(stream, request_id)
+        last = await last_output(stream, request_id)
         completion = last.outputs[0]
         if completion.finish_reason not in ("stop", "length"):
             raise EngineError(f"the engine ended {request_id} with {completion.finish_reason!r}")
@@ -210,28 +189,6 @@ class VllmSampler:
         self._engine.shutdown()
         if self._adapter is not None:
             self._adapter.close()
-
-
-async def _last_output(stream: AsyncIterator[Any], request_id: str) -> Any:
-    """The end of one request.
-
-    Raises:
-        RejectedError: the engine takes no such request: it is too long, say.
-        EngineError: the engine died, failed, or said nothing.
-    """
-    last = None
-    try:
-        async for output in stream:
-            last = output
-    except (VLLMClientError, ValueError) as error:
-        raise RejectedError(f"the vLLM engine refuses {request_id}: {error}") from error
-    except (EngineDeadError, EngineGenerateError) as error:
-        if isinstance(error.__cause__, ValueError):
-            raise RejectedError(f"the vLLM engine refuses {request_id}: {error.__cause__}") from error
-        raise EngineError(f"the vLLM engine failed at {request_id} ({type(error).__name__}: {error})") from error
-    if last is None:
-        raise EngineError(f"the engine returned nothing for {request_id}")
-    return last
 
 
 def _engine_params(params: SamplingParams, seed: int, logit_bias: dict[int, float] | None) -> EngineParams:

@@ -33,7 +33,7 @@ FLOORS = {
     ),
     **dict.fromkeys(("config", "interfaces"), 1),
     **dict.fromkeys(("data", "replay", "wire", "metrics", "testing", "supervision", "checkpoints", "runs"), 2),
-    **dict.fromkeys(("learners", "samplers", "teachers", "weights", "evaluation", "rewards", "models"), 3),
+    **dict.fromkeys(("learners", "samplers", "teachers", "rewards", "models", "weights", "engines"), 3),
     **dict.fromkeys(("pipeline", "cluster"), 4),
     **dict.fromkeys(
         (
@@ -55,9 +55,9 @@ FLOORS = {
     ),
 }
 
-SHARED = frozenset({ROOT, "types", "targets", "checks", "array_faults", "errors", "wire", "weights"})
-"""Open to neighbours of the same floor: the bottom of the house, on F2 the format of what is sent or kept, and on F3
-the transport whose two ends live in the learner and in the samplers."""
+SHARED = frozenset({ROOT, "types", "targets", "checks", "array_faults", "errors", "wire", "weights", "engines"})
+"""Open to neighbours of the same floor: the bottom of the house; on F2 the format of what is sent or kept; on F3 the
+transport whose two ends live in the learner and in the samplers, and what engines of several roles share."""
 DOORS = 5
 """The doors open into each other: `cli` starts `local` and `distributed`, which both ask `build`."""
 
@@ -99,12 +99,12 @@ OUTSIDE: dict[str, frozenset[str]] = {
 OUTSIDE_OF_FILE = {
     "data/rendering.py": frozenset({"transformers", "jinja2"}),
     "divergences/triton_rows.py": frozenset({"triton"}),
+    "engines/vllm_engine.py": frozenset({"vllm"}),
     "samplers/vllm_sampler.py": frozenset({"vllm"}),
     "teachers/answers.py": frozenset({"msgspec"}),
     "teachers/endpoint.py": frozenset({"openai"}),
     "teachers/server_check.py": frozenset({"openai"}),
     "teachers/server_teacher.py": frozenset({"openai"}),
-    "teachers/vllm_engine.py": frozenset({"vllm"}),
     "teachers/vllm_log_prob_teacher.py": frozenset({"vllm"}),
     "teachers/vllm_teacher.py": frozenset({"vllm"}),
     "weights/vllm_adapters.py": frozenset({"vllm"}),

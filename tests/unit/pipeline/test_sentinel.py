@@ -1,11 +1,12 @@
 """The sentinel: when teachers are asked, what stops the run, and what is recorded."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from gkd_dist.checks import TeacherCheck
+from gkd_dist.checks import TeacherCheck, Tolerance
 from gkd_dist.errors import EngineError, ModelError
 from gkd_dist.pipeline.accounting import StepAccounts
 from gkd_dist.pipeline.controller import make_ring, run_ring
@@ -85,6 +86,33 @@ def test_named_teachers_are_asked_on_their_own_and_named_in_the_message() -> Non
             fleet_of([FakeSampler()], teachers, FakeLearner()),
         )
     assert teachers["maths"][0].num_checks == 0
+
+
+class Answering(FakeTeacher):
+    """Has answers, and finds nothing wrong with them."""
+
+    def __init__(self, *log_probs: float) -> None:
+        super().__init__()
+        self._log_probs = log_probs
+
+    async def verify(self) -> TeacherCheck:
+        return replace(await super().verify(), tolerance=Tolerance(0.5, 0.05), top_log_probs=self._log_probs)
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [((-1.0, -2.6), "by up to 0.6 nats"), ((-1.2, -2.2), "0.2 on average"), ((-1.0, -2.09), None)],
+)
+def test_replicas_of_one_teacher_have_to_agree(other: tuple[float, ...], message: str | None) -> None:
+    same, strange = Answering(-1.0, -2.0), Answering(*other)
+    apart = Fleet([], {"a": [same, same], "b": [strange]}, FakeLearner())
+    assert len(asyncio.run(check_at_start(apart))) == 3
+    together = Fleet([], {"a": [same, same, strange]}, FakeLearner())
+    if message is None:
+        asyncio.run(check_at_start(together))
+        return
+    with pytest.raises(ModelError, match=rf"^teacher a 2 is refused: .*same model as teacher a 0.*{message}"):
+        asyncio.run(check_at_start(together))
 
 
 def test_teachers_are_asked_in_turn() -> None:
