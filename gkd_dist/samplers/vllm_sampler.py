@@ -15,7 +15,7 @@ from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind
 
 from gkd_dist.config.lora import LoraConfig
-from gkd_dist.engines.vllm_engine import last_output, start_engine
+from gkd_dist.engines.vllm_engine import check_alive, last_output, start_engine
 from gkd_dist.errors import ConfigError, EngineError
 from gkd_dist.samplers.seeds import sample_seed
 from gkd_dist.samplers.weight_updates import WeightUpdates
@@ -180,10 +180,7 @@ class VllmSampler:
 
     async def ping(self) -> None:
         """See `interfaces.Sampler.ping`; vLLM watches the engine's process and knows whether it ended."""
-        try:
-            await self._engine.check_health()
-        except EngineDeadError as error:
-            raise EngineError("the vLLM engine died; the process that held it did not") from error
+        await check_alive(self._engine)
 
     async def close(self) -> None:
         self._engine.shutdown()

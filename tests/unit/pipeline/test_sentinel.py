@@ -105,9 +105,9 @@ class Answering(FakeTeacher):
 )
 def test_replicas_of_one_teacher_have_to_agree(other: tuple[float, ...], message: str | None) -> None:
     same, strange = Answering(-1.0, -2.0), Answering(*other)
-    apart = Fleet([], {"a": [same, same], "b": [strange]}, FakeLearner())
+    apart = fleet_of([FakeSampler()], {"a": [same, same], "b": [strange]}, FakeLearner())
     assert len(asyncio.run(check_at_start(apart))) == 3
-    together = Fleet([], {"a": [same, same, strange]}, FakeLearner())
+    together = fleet_of([FakeSampler()], {"a": [same, same, strange]}, FakeLearner())
     if message is None:
         asyncio.run(check_at_start(together))
         return
