@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 
+from gkd_dist import fault_points
 from gkd_dist.config.learner import LearnerConfig
 from gkd_dist.config.lora import LoraConfig
 from gkd_dist.divergences import ForwardKl
@@ -120,6 +122,35 @@ def test_three_steps_and_three_by_a_restored_learner_equal_six_to_the_last_bit(
         assert len({report.learning_rate for report in reports}) > 3
         assert (await second.publish()).manifest.digests == (await whole.publish()).manifest.digests
         assert before != expected
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.fault(10)
+@pytest.mark.parametrize("moment", ["after_forward", "after_backward", "in_optimizer_step", "after_step"])
+def test_nothing_of_a_step_that_broke_off_survives_a_restore(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """Not its gradient, not its half of an update. The witness is the file that the fault point leaves."""
+    monkeypatch.setattr(fault_points, "_hits", Counter())
+    (tmp_path / "witness").mkdir()
+
+    async def scenario() -> None:
+        learner = make_learner(path)
+        await train(learner, 0, 2)
+        before = await saved(learner, tmp_path / "a")
+        with monkeypatch.context() as patch:
+            patch.setenv("GKD_FAULTS", f"learner.{moment}:raise")
+            patch.setenv("GKD_FAULTS_WITNESS", str(tmp_path / "witness"))
+            with pytest.raises(EngineError, match=f"fault point learner.{moment}"):
+                await learner.train(batch(2))
+        assert [file.name for file in (tmp_path / "witness").iterdir()] == [f"learner.{moment}.raise.1"]
+        assert await learner.restore(tmp_path / "a") == 2
+        assert await saved(learner, tmp_path / "b") == before
+        reports = await train(learner, 2, 4)
+        clean = make_learner(path)
+        assert (await train(clean, 0, 4))[2:] == reports
+        assert (await clean.publish()).manifest.digests == (await learner.publish()).manifest.digests
 
     asyncio.run(scenario())
 
