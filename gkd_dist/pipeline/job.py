@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gkd_dist.config.supervision import SupervisionConfig
-from gkd_dist.errors import LearnerLostError
+from gkd_dist.errors import LearnerLostError, StoppedError
 from gkd_dist.interfaces import Fleet, Metrics
 from gkd_dist.pipeline.accounting import StepAccounts
 from gkd_dist.pipeline.checkpointing import Checkpointer
@@ -130,6 +130,9 @@ async def _turn(job: Job, recovered: Recovered) -> None:
     async with watchdog:
         await run_ring(ring, recovered.waiting)
     await checkpointer.settle()
+    if job.stop.is_set():
+        await checkpointer.now(ring.progress)
+        raise StoppedError("stopped after the last step; run the same command again to save and evaluate the student")
 
 
 async def _check_teachers(job: Job) -> None:
