@@ -16,7 +16,7 @@ from gkd_dist.pipeline.diagnosis import diagnose
 from gkd_dist.pipeline.evaluation import Evaluation, HeldOut, evaluate
 from gkd_dist.pipeline.recovery import Durability, Recovered, recover
 from gkd_dist.pipeline.ring import Plan
-from gkd_dist.pipeline.sentinel import check_at_start
+from gkd_dist.pipeline.sentinel import check_at_start, guard_newcomers
 from gkd_dist.pipeline.stage import Stage
 from gkd_dist.pipeline.watchdog import Watchdog
 from gkd_dist.supervision.together import beside
@@ -137,7 +137,8 @@ async def _turn(job: Job, recovered: Recovered) -> None:
 
 async def _check_teachers(job: Job) -> None:
     checks = await check_at_start(job.fleet, lambda found: job.accounts.checked(None, found))
-    for check in {str(check): check for check in checks}.values():
+    guard_newcomers(job.fleet, checks)
+    for check in {str(check): check for check in checks.values()}.values():
         job.narrate(f"teacher checked: {check}")
 
 
