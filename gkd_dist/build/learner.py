@@ -57,8 +57,12 @@ def objective_of(blueprint: "Blueprint") -> "Objective":
     """What the learner minimises."""
     from gkd_dist.learners.reinforced import Reinforced
 
-    alpha = blueprint.config.objective.alpha
-    return _distillation(blueprint) if alpha == 1 else Reinforced(_distillation(blueprint), alpha)
+    config = blueprint.config
+    if config.objective.alpha == 1:
+        return _distillation(blueprint)
+    return Reinforced(
+        _distillation(blueprint), config.objective.alpha, config.samples_off_policy, config.objective.max_importance
+    )
 
 
 def _distillation(blueprint: "Blueprint") -> "Objective":

@@ -19,15 +19,7 @@ from tests.tiny_runs import arguments
 pytest.importorskip("vllm", reason="needs vLLM")
 
 HEALED_WITHIN_S = 120
-NO_ROOM_NEEDED = (
-    "cluster.num_cpus_per_sampler=0.1",
-    "cluster.num_cpus_per_teacher=0.1",
-    "cluster.num_cpus_learner=0.1",
-)
-    "cluster.num_cpus_per_sampler=0.1",
-    "cluster.num_cpus_per_teacher=0.1",
-    "cluster.num_cpus_learner=0.1",
-)
+NO_ROOM_NEEDED = tuple(f"cluster.num_cpus_{part}=0.1" for part in ("per_sampler", "per_teacher", "learner"))
 
 
 def await_that(condition: Callable[[], Any], log: Path, seconds: float = HEALED_WITHIN_S) -> None:
