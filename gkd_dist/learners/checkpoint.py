@@ -11,7 +11,7 @@ import torch
 from transformers import AutoTokenizer, GenerationConfig
 
 from gkd_dist.errors import ModelError
-from gkd_dist.learners.adapters import merged_state_dict, save_adapters
+from gkd_dist.learners.adapters import save_adapters
 from gkd_dist.learners.dropout import no_dropout, set_dropout
 from gkd_dist.learners.model import StudentModel
 
@@ -64,8 +64,7 @@ def _write(
     if adapters is not None and adapters.config.save == "adapter":
         save_adapters(student.model, adapters, folder)
     else:
-        if adapters is not None and state_dict is None:
-            state_dict = merged_state_dict(student.model)
+        state_dict = student.state_dict() if state_dict is None else state_dict
         with _as_loaded(student):
             student.model.save_pretrained(folder, state_dict=state_dict)
     AutoTokenizer.from_pretrained(source).save_pretrained(folder)
