@@ -20,8 +20,9 @@ from gkd_dist.pipeline.evaluation import Evaluation
 from gkd_dist.pipeline.evaluation import evaluate as evaluate_fleet
 from gkd_dist.pipeline.job import Outcome, distil
 from gkd_dist.pipeline.sentinel import check_at_start
-from gkd_dist.preparation import Job, prepare
 from gkd_dist.preparation import preflight as check_without_models
+from gkd_dist.preparation import prepare
+from gkd_dist.prepared import Job
 from gkd_dist.reporting import card_of, figures, report, teacher_counts, teacher_name, text_of
 
 logger = logging.getLogger(__name__)

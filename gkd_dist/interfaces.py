@@ -18,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Generic, Protocol, TypeVar
 
+from gkd_dist.checks import TeacherCheck
 from gkd_dist.targets import TargetsHandle, TeacherTargets
 from gkd_dist.types import (
     Answer,
@@ -25,7 +26,6 @@ from gkd_dist.types import (
     Prompt,
     SamplingParams,
     StepReport,
-    TeacherCheck,
     TrainBatch,
     Trajectory,
     WeightPublication,

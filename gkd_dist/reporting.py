@@ -8,7 +8,7 @@ from gkd_dist.metrics.console import print_side_by_side, print_table
 from gkd_dist.metrics.run_directory import RunDirectory
 from gkd_dist.pipeline.evaluation import Evaluation
 from gkd_dist.pipeline.job import Outcome
-from gkd_dist.preparation import Job
+from gkd_dist.prepared import Job
 
 SMALLEST_NATS = 1e-4
 """A divergence below this is noise; a share of it says nothing."""

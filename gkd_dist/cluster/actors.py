@@ -13,6 +13,7 @@ from pathlib import Path
 
 import ray
 
+from gkd_dist.checks import TeacherCheck
 from gkd_dist.interfaces import Learner, Reward, Sampler, Teacher
 from gkd_dist.targets import TeacherTargets
 from gkd_dist.types import (
@@ -21,7 +22,6 @@ from gkd_dist.types import (
     Prompt,
     SamplingParams,
     ScoredTrajectory,
-    TeacherCheck,
     TeacherScore,
     TrainBatch,
     Trajectory,

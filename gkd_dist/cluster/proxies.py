@@ -14,6 +14,7 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
+from gkd_dist.checks import TeacherCheck
 from gkd_dist.cluster.actors import BatchHeader
 from gkd_dist.errors import DeadlineError, EngineError, GkdError
 from gkd_dist.targets import TargetsHandle, TeacherTargets
@@ -23,7 +24,6 @@ from gkd_dist.types import (
     Prompt,
     SamplingParams,
     StepReport,
-    TeacherCheck,
     TrainBatch,
     Trajectory,
     WeightManifest,

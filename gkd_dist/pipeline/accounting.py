@@ -5,8 +5,9 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from gkd_dist.checks import TeacherCheck
 from gkd_dist.interfaces import Metrics, RecordSink
-from gkd_dist.types import FloatArray, ScoredTrajectory, Source, StepReport, TeacherCheck, Trajectory, WeightManifest
+from gkd_dist.types import FloatArray, ScoredTrajectory, Source, StepReport, Trajectory, WeightManifest
 
 Clock = Callable[[], float]
 

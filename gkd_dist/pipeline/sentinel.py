@@ -7,10 +7,10 @@ batches of the run are what they would be without it.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from gkd_dist.checks import TeacherCheck
 from gkd_dist.errors import EngineError, ModelError
 from gkd_dist.interfaces import Fleet, Teacher
 from gkd_dist.pipeline.accounting import StepAccounts
-from gkd_dist.types import TeacherCheck
 
 _LOOK_AT_WEIGHTS = "look at the weights of teacher.model, or at the server that answers"
 _LOOK_AT_HEAD = (

@@ -3,11 +3,12 @@
 import asyncio
 from collections.abc import Callable, Sequence
 
+from gkd_dist.checks import TeacherCheck, Tolerance
 from gkd_dist.divergences import Readout
 from gkd_dist.interfaces import Scorer
 from gkd_dist.targets import TargetsHandle, TeacherTargets
 from gkd_dist.teachers.golden import Golden, ask, compare, top_answers
-from gkd_dist.types import TeacherCheck, Tolerance, Trajectory
+from gkd_dist.types import Trajectory
 
 _MAX_ATTEMPTS = 3
 

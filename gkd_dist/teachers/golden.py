@@ -10,9 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from gkd_dist.checks import TeacherCheck, Tolerance
 from gkd_dist.divergences import Readout
 from gkd_dist.targets import FullTargets, HiddenTargets, SampledTargets, TargetsHandle, TeacherTargets, TopKTargets
-from gkd_dist.types import FloatArray, IntArray, TeacherCheck, Tolerance, Trajectory
+from gkd_dist.types import FloatArray, IntArray, Trajectory
 
 NUM_TOP = 8
 """Ids compared at each token: enough to see a wrong scale or bias, few enough to leave out improbable ids, whose

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from gkd_dist.checks import TeacherCheck, Tolerance
 from gkd_dist.errors import EngineError, WeightsError
 from gkd_dist.targets import (
     FullTargets,
@@ -25,9 +26,7 @@ from gkd_dist.types import (
     SamplingParams,
     Source,
     StepReport,
-    TeacherCheck,
     TensorEntry,
-    Tolerance,
     TrainBatch,
     Trajectory,
     VersionRange,

@@ -16,18 +16,42 @@ ROOT = "__init__"
 
 FLOORS = {
     **dict.fromkeys(
-        (ROOT, "types", "targets", "array_faults", "errors", "serial", "process", "fault_points", "divergences"), 0
+        (
+            ROOT,
+            "types",
+            "targets",
+            "checks",
+            "array_faults",
+            "errors",
+            "serial",
+            "process",
+            "fault_points",
+            "divergences",
+        ),
+        0,
     ),
     **dict.fromkeys(("config", "interfaces"), 1),
     **dict.fromkeys(("data", "replay", "wire", "metrics", "testing", "supervision", "checkpoints"), 2),
     **dict.fromkeys(("learners", "samplers", "teachers", "weights", "evaluation", "rewards", "models"), 3),
     **dict.fromkeys(("pipeline", "cluster"), 4),
     **dict.fromkeys(
-        ("cli", "commands", "reporting", "preparation", "build", "local", "distributed", "recipes", "__main__"), 5
+        (
+            "cli",
+            "commands",
+            "reporting",
+            "preparation",
+            "prepared",
+            "build",
+            "local",
+            "distributed",
+            "recipes",
+            "__main__",
+        ),
+        5,
     ),
 }
 
-SHARED = frozenset({"types", "targets", "array_faults", "errors", ROOT, "wire", "weights"})
+SHARED = frozenset({ROOT, "types", "targets", "checks", "array_faults", "errors", "wire", "weights"})
 """Open to neighbours of the same floor: the bottom of the house, on F2 the format of what is sent or kept, and on F3
 the transport whose two ends live in the learner and in the samplers."""
 DOORS = 5
@@ -44,6 +68,7 @@ OUTSIDE: dict[str, frozenset[str]] = {
     "types": frozenset({"numpy"}),
     "targets": frozenset({"numpy"}),
     "array_faults": frozenset({"numpy"}),
+    "checks": frozenset(),
     "errors": frozenset(),
     "serial": frozenset(),
     "process": frozenset(),

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from gkd_dist.build import Blueprint
 from gkd_dist.build.teacher import kept_answers
+from gkd_dist.checks import TeacherCheck
 from gkd_dist.config.run import RunConfig
 from gkd_dist.data.golden import golden_sequences
 from gkd_dist.data.rendering import Renderer
@@ -21,7 +22,6 @@ from gkd_dist.pipeline.sentinel import check_at_start
 from gkd_dist.teachers import readout as readouts
 from gkd_dist.teachers.hf_teacher import HfTeacher
 from gkd_dist.testing.fakes import FakeLearner, FakeTeacher
-from gkd_dist.types import TeacherCheck
 from tests import tiny
 
 VLLM = pytest.mark.vllm

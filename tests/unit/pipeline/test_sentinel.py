@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from test_ring import make_plan, run
 
+from gkd_dist.checks import TeacherCheck
 from gkd_dist.errors import EngineError, ModelError
 from gkd_dist.interfaces import Fleet
 from gkd_dist.pipeline.accounting import StepAccounts
@@ -13,7 +14,6 @@ from gkd_dist.pipeline.controller import run_ring
 from gkd_dist.pipeline.job import distil
 from gkd_dist.pipeline.sentinel import check_at_start, due
 from gkd_dist.testing.fakes import FakeLearner, FakeMetrics, FakeSampler, FakeSink, FakeTeacher
-from gkd_dist.types import TeacherCheck
 
 
 def test_a_teacher_is_due_every_so_many_steps_but_not_at_the_first() -> None:

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 import torch
 
+from gkd_dist.checks import TeacherCheck
 from gkd_dist.divergences import Readout
 from gkd_dist.targets import HiddenTargets, TeacherTargets
 from gkd_dist.teachers.checked import CheckedTeacher
 from gkd_dist.teachers.golden import TOLERANCE, Golden, ask, top_answers
 from gkd_dist.teachers.hf_teacher import HfTeacher
 from gkd_dist.teachers.readout import load_readout
-from gkd_dist.types import TeacherCheck, Trajectory
+from gkd_dist.types import Trajectory
 from tests import tiny
 
 SEQUENCES = tiny.trajectories([(6, 8), (1, 1), (9, 12)])

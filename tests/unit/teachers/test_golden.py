@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from gkd_dist.checks import TeacherCheck, Tolerance
 from gkd_dist.divergences import Readout
 from gkd_dist.targets import FullTargets, HiddenTargets, SampledTargets, TeacherTargets, TopKTargets
 from gkd_dist.teachers.golden import NUM_TOP, Answers, Golden, compare, top_answers
-from gkd_dist.types import TeacherCheck, Tolerance
 from tests import tiny
 
 SEQUENCES = tiny.trajectories([(3, 4), (2, 1), (5, 6)])
