@@ -11,6 +11,7 @@ from gkd_dist.build.sampler import make_sampler
 from gkd_dist.build.teacher import make_teacher
 from gkd_dist.config.run import RunConfig
 from gkd_dist.interfaces import Fleet, Learner, Reward, Sampler, Teacher
+from gkd_dist.learners.seat import Seat
 from gkd_dist.types import Trajectory
 
 
@@ -38,8 +39,9 @@ class Blueprint:
         """The teacher of that name in the configuration."""
         return make_teacher(self, name)
 
-    def make_learner(self) -> Learner:
-        return make_learner(self)
+    def make_learner(self, seat: Seat | None = None) -> Learner:
+        """The only learner, or the one of several ranks that has this seat."""
+        return make_learner(self, seat)
 
     def make_reward(self) -> Reward:
         """Only where the configuration has a reward."""

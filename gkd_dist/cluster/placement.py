@@ -11,6 +11,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayError
 
 from gkd_dist.cluster.actors import LearnerActor, RewardActor, SamplerActor, TeacherActor
+from gkd_dist.cluster.learner_group import start_learner_group
 from gkd_dist.cluster.proxies import LearnerProxy, RewardProxy, SamplerProxy, TeacherProxy, failure_of
 from gkd_dist.config.ring import ClusterConfig
 from gkd_dist.errors import DeadlineError, ResourceError
@@ -25,11 +26,13 @@ class FleetPlan:
     samplers: list[Callable[[], Sampler]]
     teachers: Mapping[str, list[Callable[[], Teacher]]]
     """By name; one factory per replica."""
-    learner: Callable[[], Learner]
+    learner: Callable[..., Learner]
+    """Takes a `Seat` where there are several ranks, else nothing."""
     reward: Callable[[], Reward] | None = None
     """None where there is none, or none that needs a process of its own."""
     server_teachers: Collection[str] = ()
     """Names of teachers that ask a server: such a replica needs no GPU."""
+    num_learner_ranks: int = 1
 
     @property
     def num_rewards(self) -> int:
@@ -54,11 +57,11 @@ def check_resources(plan: FleetPlan, config: ClusterConfig) -> None:
     wanted = {
         "CPU": len(plan.samplers) * config.num_cpus_per_sampler
         + plan.num_teachers * config.num_cpus_per_teacher
-        + config.num_cpus_learner
+        + plan.num_learner_ranks * config.num_cpus_learner
         + plan.num_rewards * config.num_cpus_reward,
         "GPU": len(plan.samplers) * config.num_gpus_per_sampler
         + plan.num_local_teachers * config.num_gpus_per_teacher
-        + config.num_gpus_learner
+        + plan.num_learner_ranks * config.num_gpus_learner
         + plan.num_rewards * config.num_gpus_reward,
     }
     there = ray.available_resources()
@@ -70,8 +73,9 @@ def check_resources(plan: FleetPlan, config: ClusterConfig) -> None:
     if missing:
         raise ResourceError(
             f"the cluster has too little for {len(plan.samplers)} sampler(s), {plan.num_teachers} teacher(s), "
-            f"{'a reward ' if plan.reward else ''}and a learner ({'; '.join(missing)}); lower sampler.num_replicas, "
-            "the num_replicas of a teacher or cluster.num_cpus_* and num_gpus_*, or add nodes"
+            f"{'a reward ' if plan.reward else ''}and {plan.num_learner_ranks} learner rank(s) "
+            f"({'; '.join(missing)}); lower sampler.num_replicas, the num_replicas of a teacher, learner.num_ranks or "
+            "cluster.num_cpus_* and num_gpus_*, or add nodes"
         )
 
 
@@ -103,7 +107,17 @@ async def start_fleet(plan: FleetPlan, config: ClusterConfig) -> Fleet:
         actor = start(name, TeacherActor, make, config.num_cpus_per_teacher, num_gpus)
         return TeacherProxy(actor, name, timeout_s)
 
-    def learner() -> LearnerProxy:
+    def learner() -> Learner:
+        if plan.num_learner_ranks > 1:
+            return start_learner_group(
+                plan.learner,
+                plan.num_learner_ranks,
+                lambda *what: start(*what, config.num_cpus_learner, config.num_gpus_learner),
+                lambda actor, name: LearnerProxy(actor, name, timeout_s),
+                setup_timeout_s=config.startup_timeout_s,
+                timeout_s=timeout_s,
+                loopback=config.address == "local",
+            )
         actor = start("learner", LearnerActor, plan.learner, config.num_cpus_learner, config.num_gpus_learner)
         return LearnerProxy(actor, "learner", timeout_s)
 

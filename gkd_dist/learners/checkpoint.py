@@ -11,27 +11,30 @@ import torch
 from transformers import AutoTokenizer, GenerationConfig
 
 from gkd_dist.errors import ModelError
-from gkd_dist.learners.adapters import save_adapters
+from gkd_dist.learners.adapters import merged_state_dict, save_adapters
 from gkd_dist.learners.dropout import no_dropout, set_dropout
 from gkd_dist.learners.model import StudentModel
 
 _GENERATION = "generation_config.json"
 
 
-def save_student(student: StudentModel, path: Path, *, source: Path) -> None:
+def save_student(
+    student: StudentModel, path: Path, *, source: Path, state_dict: dict[str, torch.Tensor] | None = None
+) -> None:
     """Write weights, config, generation config and tokenizer to `path`, or adapters and tokenizer.
 
     Everything is written to a sibling folder, flushed to disk, and renamed.
 
     Args:
         source: where the tokenizer and the generation config come from.
+        state_dict: the whole model, where the student holds a part of it.
     """
     path = Path(path)
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
     try:
-        _write(student, draft, source)
+        _write(student, draft, source, state_dict)
         for file in draft.iterdir():
             file.chmod(0o644)  # safetensors writes for its owner alone; a model is there to be served
             _flush(file)
@@ -64,7 +67,8 @@ def _write(
     if adapters is not None and adapters.config.save == "adapter":
         save_adapters(student.model, adapters, folder)
     else:
-        state_dict = student.state_dict() if state_dict is None else state_dict
+        if adapters is not None and state_dict is None:
+            state_dict = merged_state_dict(student.model)
         with _as_loaded(student):
             student.model.save_pretrained(folder, state_dict=state_dict)
     AutoTokenizer.from_pretrained(source).save_pretrained(folder)

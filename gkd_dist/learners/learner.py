@@ -106,10 +106,9 @@ class GkdLearner:
         )
 
     def _save(self, path: Path) -> None:
+        gathered = self._student.gathered()  # by all ranks, before anything that may fail at one
         if self._world.rank == 0:
-            save_student(self._student, path, source=self._source)
-        else:
-            self._student.state_dict()  # rank 0 gathers it
+            save_student(self._student, path, source=self._source, state_dict=gathered)
 
     def _count_nonfinite(self, finite: bool) -> None:
         self._nonfinite_in_a_row = 0 if finite else self._nonfinite_in_a_row + 1

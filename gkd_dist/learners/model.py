@@ -9,7 +9,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from gkd_dist.divergences import Readout
-from gkd_dist.learners.adapters import Adapters, merged_state_dict, published
+from gkd_dist.learners.adapters import Adapters, published
 from gkd_dist.learners.dropout import DropoutValues
 from gkd_dist.weights.publisher import Publishable
 
@@ -48,9 +48,9 @@ class StudentModel:
         """What samplers load, by name."""
         return list(published(self.model, self.adapters))
 
-    def state_dict(self) -> dict[str, torch.Tensor]:
-        """The whole model as it is saved: adapters merged, tied tensors one."""
-        return merged_state_dict(self.model) if self.adapters else self.model.state_dict()
+    def gathered(self) -> dict[str, torch.Tensor] | None:
+        """The whole model where `model` itself is only a part of it."""
+        return None
 
     def named_parameters(self) -> list[tuple[str, torch.Tensor]]:
         """Names inside the model and tensors, tied ones once."""

@@ -60,7 +60,7 @@ class ShardedStudent(StudentModel):
         self.root.reshard()
         return self._at_first([(name, Gathered(part, self.world)) for name, part in self.model.named_parameters()])
 
-    def state_dict(self) -> dict[str, Tensor]:
+    def gathered(self) -> dict[str, Tensor]:
         """The whole model on rank 0, in main memory; nothing elsewhere."""
         self.root.reshard()
         entries = self.model.state_dict(keep_vars=True)
