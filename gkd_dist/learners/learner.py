@@ -9,10 +9,12 @@ import torch
 from gkd_dist.config.learner import LearnerConfig
 from gkd_dist.divergences import ForwardKl, ReverseKl
 from gkd_dist.errors import EngineError
+from gkd_dist.fault_points import fault_point
 from gkd_dist.learners.checkpoint import save_student
 from gkd_dist.learners.model import StudentModel
 from gkd_dist.learners.optimizer import make_optimizer
 from gkd_dist.learners.schedule import make_schedule
+from gkd_dist.learners.snapshot import LearnerState, Progress, Snapshot
 from gkd_dist.learners.step import LossSettings, accumulate_gradient, token_divergences
 from gkd_dist.learners.world import ALONE, World
 from gkd_dist.serial import SerialThread
@@ -55,9 +57,12 @@ class GkdLearner:
         self._world = world
         self._optimizer = make_optimizer(student.model, config)
         self._schedule = make_schedule(self._optimizer, config)
+        self._state = LearnerState(student, self._optimizer, self._schedule, rank=world.rank, world_size=world.size)
+        self._snapshot: Snapshot | None = None
         self._step = 0
         self._nonfinite_in_a_row = 0
         self._thread = SerialThread("learner")
+        self._writer = SerialThread("snapshot")
 
     async def train(self, batch: TrainBatch) -> StepReport:
         return await self._thread.run(lambda: self._train(batch))
@@ -71,8 +76,27 @@ class GkdLearner:
     async def save(self, path: Path) -> None:
         await self._thread.run(lambda: self._save(path))
 
+    async def snapshot(self) -> int:
+        return await self._thread.run(self._take_snapshot)
+
+    async def write_snapshot(self, folder: Path) -> None:
+        """As the Protocol says, on a thread of its own, one at a time; the memory of what was written is free then."""
+        snapshot = self._snapshot
+        if snapshot is None:
+            raise EngineError("there is no snapshot that was not written yet; take one first")
+        await self._writer.run(lambda: snapshot.write(folder))
+        if self._snapshot is snapshot:
+            self._snapshot = None
+
+    async def restore(self, folder: Path) -> int:
+        return await self._thread.run(lambda: self._restore(folder))
+
+    async def ping(self) -> None:
+        """The learner lives in this process: where it answers, it is alive."""
+
     async def close(self) -> None:
         self._thread.close()
+        self._writer.close()
         self._world.close()
 
     def _train(self, batch: TrainBatch) -> StepReport:
@@ -81,6 +105,7 @@ class GkdLearner:
         start = time.perf_counter()
         quantities: dict[str, float] = {}
         loss = accumulate_gradient(self._student, batch, self._settings, quantities, self._world)
+        fault_point("learner.after_backward")
         backward_end = time.perf_counter()
         norm = torch.nn.utils.clip_grad_norm_(self._student.model.parameters(), self._config.max_grad_norm)
         grad_norm = self._world.whole(norm).item()
@@ -88,10 +113,12 @@ class GkdLearner:
         finite = math.isfinite(loss) and math.isfinite(grad_norm)
         if finite:
             self._optimizer.step()
+            fault_point("learner.in_optimizer_step")
             self._schedule.step()  # a skipped step takes no step of the schedule either, as in transformers
         self._optimizer.zero_grad(set_to_none=True)
         self._count_nonfinite(finite)
         self._step += 1
+        fault_point("learner.after_step")
         return StepReport(
             step=batch.step,
             policy_version=self._step,
@@ -109,6 +136,18 @@ class GkdLearner:
         gathered = self._student.gathered()  # by all ranks, before anything that may fail at one
         if self._world.rank == 0:
             save_student(self._student, path, source=self._source, state_dict=gathered)
+
+    def _take_snapshot(self) -> int:
+        self._snapshot = None  # before there are two
+        self._snapshot = self._state.copy(Progress(self._step, self._nonfinite_in_a_row))
+        return self._step
+
+    def _restore(self, folder: Path) -> int:
+        progress = self._state.load(folder)
+        self._optimizer.zero_grad(set_to_none=True)
+        self._snapshot = None
+        self._step, self._nonfinite_in_a_row = progress.step, progress.nonfinite_in_a_row
+        return self._step
 
     def _count_nonfinite(self, finite: bool) -> None:
         self._nonfinite_in_a_row = 0 if finite else self._nonfinite_in_a_row + 1

@@ -1,13 +1,13 @@
 """Learning rate schedules by their TrainingArguments names."""
 
 import torch
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_scheduler
 
 from gkd_dist.config.learner import LearnerConfig
 
 
-def make_schedule(optimizer: torch.optim.Optimizer, config: LearnerConfig) -> LRScheduler:
+def make_schedule(optimizer: torch.optim.Optimizer, config: LearnerConfig) -> LambdaLR:
     """transformers' schedule of that name over `max_steps`, one step ahead during warm-up.
 
     transformers warms up from 0: its first step samples, scores and differentiates a batch and then changes nothing.
@@ -21,3 +21,13 @@ def make_schedule(optimizer: torch.optim.Optimizer, config: LearnerConfig) -> LR
         num_training_steps=max(1, config.max_steps),
     ).lr_lambdas[0]
     return LambdaLR(optimizer, lambda step: multiplier(step + 1 if step < config.warmup_steps else step))
+
+
+def go_on_from(schedule: LambdaLR, optimizer: torch.optim.Optimizer, num_steps: int) -> None:
+    """Set a new schedule and its optimizer to where they are after `num_steps` steps, to the last bit."""
+    rates = [rate * factor(num_steps) for rate, factor in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)]
+    schedule.load_state_dict(
+        {"last_epoch": num_steps, "_step_count": num_steps + 1, "_last_lr": rates, "lr_lambdas": [None] * len(rates)}
+    )
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate

@@ -20,6 +20,7 @@ from gkd_dist.divergences import (
     token_weights,
 )
 from gkd_dist.errors import EngineError
+from gkd_dist.fault_points import fault_point
 from gkd_dist.learners.behaviour import NUM_TOKENS, behaviour_gaps
 from gkd_dist.learners.layouts import Layout, PaddedLayout
 from gkd_dist.learners.model import StudentModel
@@ -111,6 +112,7 @@ def accumulate_gradient(
             memory_bytes=settings.loss_memory_bytes,
             compute_dtype=settings.compute_dtype,
         )
+        fault_point("learner.after_forward")
         result.loss.backward()
         # What is not the divergence (a policy gradient's surrogate, say) has a gradient but no value worth reading.
         loss += torch.dot(micro.weights.to(result.per_token), result.per_token).item()

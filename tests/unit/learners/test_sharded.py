@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 from gkd_dist.cluster.shares import shares
 from gkd_dist.config.learner import LearnerConfig
 from gkd_dist.divergences import ForwardKl
-from gkd_dist.errors import EngineError
+from gkd_dist.errors import EngineError, ModelError
 from gkd_dist.learners.layouts import PackedLayout, PaddedLayout
 from gkd_dist.learners.learner import GkdLearner
 from gkd_dist.learners.load import load_student
@@ -130,6 +130,7 @@ def everything(seat: Seat, jobs: dict[str, tuple[Any, ...]], folder: Path) -> di
     first, *_ = jobs.values()
     found["not finite"] = skipped_steps(*first, world)
     found["refused"] = refusal(*first, world)
+    found["resumed"] = resumption(*first, world, folder / "snapshot")
     found["gathered"] = most_gathered(*first, world)
     found["told"] = world.everyone({"rank": seat.rank, "none": None, "nan": math.nan, "long": "x" * seat.rank * 100})
     world.close()
@@ -166,6 +167,31 @@ def refusal(case: Case, student: Path, teacher: Path, batches: list[TrainBatch],
             await learner.train(own(replace(batches[0], scored=tuple(beyond)), world))
         except EngineError as error:
             return str(error), await learner.train(own(batches[0], world))
+
+    return asyncio.run(scenario())
+
+
+def resumption(case: Case, student: Path, teacher: Path, batches: list[TrainBatch], world: World, folder: Path) -> Any:
+    """Digests of the weights after all steps, uninterrupted and from a snapshot."""
+    if world.rank == 0:
+        folder.mkdir()
+    world.everyone("the folder is there")
+
+    async def scenario() -> Any:
+        learner = learner_of(case, student, teacher, world)
+        for batch in batches[:2]:
+            await learner.train(own(batch, world))
+        await learner.evaluate(own(batches[0], world))  # leaves the root whole
+        assert await learner.snapshot() == 2
+        for batch in batches[2:]:
+            await learner.train(own(batch, world))
+        await learner.write_snapshot(folder)
+        world.everyone("all parts are written")
+        again = learner_of(case, student, teacher, world)
+        assert await again.restore(folder) == 2
+        for batch in batches[2:]:
+            await again.train(own(batch, world))
+        return [(await each.publish()).manifest.digests for each in (learner, again)]
 
     return asyncio.run(scenario())
 
@@ -299,6 +325,24 @@ def test_what_one_rank_cannot_train_on_all_refuse_and_go_on(ranks: list[dict[str
         message, report = found["refused"]
         assert "test/0/0 contains id 128" in message
         assert report.policy_version == 1
+
+
+def test_ranks_go_on_from_their_parts_of_a_snapshot_bit_for_bit(ranks: list[dict[str, Any]], folder: Path) -> None:
+    uninterrupted, resumed = ranks[0]["resumed"]
+    assert uninterrupted == resumed
+    assert len(uninterrupted) > 1
+    sizes = [(folder / "snapshot" / f"rank-{rank}" / "optimizer.safetensors").stat().st_size for rank in range(2)]
+    whole = 8 * sum(value.size for value in ranks[0][next(iter(CASES))][2].values())
+    assert all(abs(size - whole / 2) < 0.1 * whole for size in sizes)
+
+
+def test_one_learner_refuses_the_snapshot_of_two(
+    ranks: list[dict[str, Any]], jobs: dict[str, tuple[Any, ...]], folder: Path
+) -> None:
+    case, student, teacher, _ = next(iter(jobs.values()))
+    with pytest.raises(ModelError, match="learner ranks: 2 in the checkpoint, 1 here"):
+        asyncio.run(learner_of(case, student, teacher, ALONE).restore(folder / "snapshot"))
+    assert ranks
 
 
 def test_one_parameter_at_a_time_is_whole_while_weights_are_published(
