@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import os
+import socket
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, Protocol
@@ -69,6 +71,8 @@ class RankGroup:
 
     def __init__(self, seat: Seat, device: str = "cpu") -> None:
         setup = timedelta(seconds=seat.setup_timeout_s)
+        if seat.host.startswith("127."):
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", _loopback())  # gloo would listen at what the host is called
         options: Mapping[str, Any] = {} if seat.listener is None else {"master_listen_fd": seat.listener}
         try:
             store = dist.TCPStore(seat.host, seat.port, seat.size, seat.rank == 0, setup, **options)
@@ -112,3 +116,7 @@ class RankGroup:
             reason = str(error).strip().splitlines()[0]
             raise EngineError(f"learner rank {self.rank} lost the others: {reason}") from error
         return parts
+
+
+def _loopback() -> str:
+    return next((name for _, name in socket.if_nameindex() if name.startswith("lo")), "lo")
