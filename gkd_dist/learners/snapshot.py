@@ -78,7 +78,7 @@ class Snapshot:
                 raise OSError(f"{path} cannot be written: {error}") from error
             flush(path)
             fault_point("checkpoint.between_files")
-        write_whole(own / _NUMBERS, json.dumps(self.numbers, indent=1).encode())
+        write_whole(own / _NUMBERS, json.dumps(self.numbers, indent=1, sort_keys=True).encode())
         flush(folder)
 
 
