@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 from tokenizers import Tokenizer, models
 from torch import Tensor
@@ -121,6 +122,7 @@ def train(folder: Path, seat: Seat) -> dict[str, Any]:
         publisher=WeightPublisher("benchmark", 64 << 20, "bfloat16"),
         world=group or ALONE,
     )
+    loaded = peak_bytes()
 
     async def steps() -> tuple[list[float], int]:
         losses = [(await learner.train(shares(batch(step), seat.size)[seat.rank])).loss for step in range(2)]
@@ -138,9 +140,16 @@ def train(folder: Path, seat: Seat) -> dict[str, Any]:
             if isinstance(value, Tensor)
         ),
         "published_bytes": published,
-        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "loading_peak_bytes": loaded,
+        "peak_bytes": peak_bytes(),
+        "resident_bytes": psutil.Process().memory_info().rss,
         "losses": losses,
     }
+
+
+def peak_bytes() -> int:
+    """Most main memory that this process ever had, libraries included."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def batch(step: int) -> TrainBatch:
