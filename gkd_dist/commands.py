@@ -133,7 +133,7 @@ async def _distil(
     config = job.blueprint.config
     accounts = StepAccounts(max_steps=config.learner.max_steps, metrics=metrics, sinks=sinks)
     narrate(f"starting {config.sampler.num_replicas} sampler(s), {teacher_counts(config)}, 1 learner")
-    async with job.blueprint.fleet() as fleet:
+    async with job.blueprint.fleet(metrics) as fleet:
         narrate("all engines are up")
         metrics.set_ready()
         outcome = await distil(

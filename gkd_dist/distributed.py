@@ -3,34 +3,36 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from functools import partial
 
 from gkd_dist.build import Blueprint
-from gkd_dist.cluster.placement import FleetPlan, start_fleet
+from gkd_dist.cluster.placement import FleetPlan, Role, start_fleet
 from gkd_dist.cluster.session import ray_session
-from gkd_dist.interfaces import Closing, Fleet
+from gkd_dist.interfaces import Closing, Fleet, Metrics
 
 
 @asynccontextmanager
-async def ray_fleet(blueprint: Blueprint) -> AsyncIterator[Fleet]:
-    """All parts of `blueprint` as actors of the configured cluster, ended with the block."""
+async def ray_fleet(blueprint: Blueprint, metrics: Metrics | None = None) -> AsyncIterator[Fleet]:
+    """All parts of `blueprint` as actors of the configured cluster, ended with the block.
+
+    Args:
+        metrics: told about replicas; None: nobody is.
+    """
     config = blueprint.config
     plan = FleetPlan(
-        samplers=[blueprint.make_sampler] * config.sampler.num_replicas,
+        samplers=Role(blueprint.make_sampler, config.sampler.num_replicas),
         teachers={
-            name: [partial(blueprint.make_teacher, name)] * teacher.num_replicas
+            name: Role(partial(blueprint.make_teacher, name), teacher.num_replicas)
             for name, teacher in config.named_teachers.items()
         },
         learner=blueprint.make_learner,
         num_learner_ranks=config.learner.num_ranks,
+        num_ids=blueprint.num_ids,
         reward=blueprint.make_reward if blueprint.reward_is_model else None,
         server_teachers=[name for name, teacher in config.named_teachers.items() if teacher.engine == "server"],
     )
     with ray_session(config.cluster):
-        async with Closing(await start_fleet(plan, config.cluster)) as fleet:
-            if config.reward is None or blueprint.reward_is_model:
-                yield fleet
-                return
-            async with Closing(await asyncio.to_thread(blueprint.make_reward)) as reward:
-                yield replace(fleet, reward=reward)
+        async with Closing(await start_fleet(plan, config.cluster, config.supervision, metrics)) as fleet:
+            if config.reward is not None and not blueprint.reward_is_model:
+                fleet.reward = await asyncio.to_thread(blueprint.make_reward)
+            yield fleet

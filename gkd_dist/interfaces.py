@@ -12,19 +12,22 @@ Rules that hold for every one of them:
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Generic, Protocol, TypeVar
 
 from gkd_dist.checks import TeacherCheck
+from gkd_dist.errors import LearnerLostError
 from gkd_dist.targets import TargetsHandle, TeacherTargets
 from gkd_dist.types import (
     Answer,
     DivergenceReport,
     Prompt,
+    SampleId,
     SamplingParams,
+    ScoredTrajectory,
     StepReport,
     TrainBatch,
     Trajectory,
@@ -32,6 +35,10 @@ from gkd_dist.types import (
 )
 
 logger = logging.getLogger(__name__)
+
+Replica = TypeVar("Replica", covariant=True)
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class Sampler(Protocol):
@@ -151,22 +158,98 @@ class Learner(Protocol):
     async def close(self) -> None: ...
 
 
-@dataclass(frozen=True)
+class Replicas(Protocol[Replica]):
+    """Interchangeable parts of one role, of which some may be dead: what `supervision.pool.Pool` is.
+
+    Every call of a part goes through here, so that one that dies is replaced and its request goes elsewhere.
+    """
+
+    @property
+    def target(self) -> int:
+        """How many there should be."""
+        ...
+
+    @property
+    def serving(self) -> Sequence[Replica]:
+        """Those that may be asked now, in the order of their slots."""
+        ...
+
+    @property
+    def states(self) -> Mapping[int, str]:
+        """By slot."""
+        ...
+
+    @property
+    def num_outstanding(self) -> int:
+        """Requests that wait for an answer."""
+        ...
+
+    async def start(self) -> None:
+        """All of the target at once; after a failure nothing is left running."""
+        ...
+
+    async def supervise(self) -> None:
+        """Endless: probe, restart, catch up, scale, drain."""
+        ...
+
+    async def call(self, work: Callable[[Replica], Awaitable[Result]], what: str) -> Result:
+        """`work` on one of them, and elsewhere after a failure that is not the request's.
+
+        Raises:
+            RoleLostError: none serves, or came back in time.
+        """
+        ...
+
+    async def spread(
+        self, items: Sequence[Item], call: Callable[[Replica, Sequence[Item]], Awaitable[list[Result]]]
+    ) -> list[Result]:
+        """Results of `call` over all items, in their order; each of those that serve gets an equal, contiguous share.
+
+        Which slot serves which item depends on the order alone, so a run without failures repeats for a seed.
+        """
+        ...
+
+    async def bring_up(self, obligation: Callable[[Replica], Awaitable[object]]) -> None:
+        """Run `obligation` on all that serve; one that joins later does the newest before it serves."""
+        ...
+
+    def set_target(self, num_replicas: int) -> None:
+        """`supervise` gets there."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+@dataclass
 class Fleet:
     """Everything that computes."""
 
-    samplers: Sequence[Sampler]
-    teachers: Mapping[str, Sequence[Teacher]]
-    """Replicas of each teacher, by its name in the configuration."""
+    samplers: Replicas[Sampler]
+    teachers: Mapping[str, Replicas[Teacher]]
+    """By name in the configuration."""
     learner: Learner
+    """Always read from here: `renew_learner` puts another one in its place."""
     reward: Reward | None = None
     """None where the objective asks for none."""
+    replace_learner: Callable[[Learner], Awaitable[Learner]] | None = None
+    """Ends a learner, whatever its state, and starts another; None where that cannot be done."""
+
+    async def renew_learner(self) -> None:
+        """Put a new learner, which holds the initial student, in the place of one that died; restore it next.
+
+        Raises:
+            LearnerLostError: this fleet cannot start another.
+            EngineError, DeadlineError, ResourceError: it tried to.
+        """
+        if self.replace_learner is None:
+            raise LearnerLostError("the learner died, and this fleet cannot start another; run the command again")
+        self.learner = await self.replace_learner(self.learner)
 
     async def close(self) -> None:
         """Close all parts; the first error is raised after every part was told, the others are logged."""
         results = await asyncio.gather(
-            *(sampler.close() for sampler in self.samplers),
-            *(teacher.close() for replicas in self.teachers.values() for teacher in replicas),
+            self.samplers.close(),
+            *(replicas.close() for replicas in self.teachers.values()),
             self.learner.close(),
             *([self.reward.close()] if self.reward else []),
             return_exceptions=True,
@@ -176,6 +259,33 @@ class Fleet:
             logger.warning("closing failed too: %r", error)
         if errors:
             raise errors[0]
+
+
+class Journal(Protocol):
+    """Keeps scored trajectories until a checkpoint holds the step that trained on them."""
+
+    async def read(self) -> list[ScoredTrajectory]:
+        """All that are kept, the newest attempt of each, in the order of writing; call it before the first append."""
+        ...
+
+    async def append(self, scored: Sequence[ScoredTrajectory]) -> None:
+        """Returns once they are in the file, which outlives every process; `sync` makes it outlive the machine.
+
+        Raises:
+            EngineError: not written (the disk is full, say).
+            LostTargetsError: targets behind a handle are gone.
+        """
+        ...
+
+    async def sync(self) -> None:
+        """Returns once everything appended is on the disk."""
+        ...
+
+    async def forget(self, finished: Container[SampleId]) -> None:
+        """Let go of samples that a checkpoint holds as trained, or that were given up; others may stay with them."""
+        ...
+
+    async def close(self) -> None: ...
 
 
 class Closable(Protocol):

@@ -7,6 +7,7 @@ from functools import partial
 
 from gkd_dist.build import Blueprint
 from gkd_dist.interfaces import Closing, Fleet, Part
+from gkd_dist.supervision.pool import Pool
 
 
 @asynccontextmanager
@@ -19,9 +20,9 @@ async def local_fleet(blueprint: Blueprint) -> AsyncIterator[Fleet]:
             return await stack.enter_async_context(Closing(await asyncio.to_thread(make)))
 
         yield Fleet(
-            samplers=[await build(blueprint.make_sampler) for _ in range(config.sampler.num_replicas)],
+            samplers=Pool.of([await build(blueprint.make_sampler) for _ in range(config.sampler.num_replicas)]),
             teachers={
-                name: [await build(partial(blueprint.make_teacher, name)) for _ in range(teacher.num_replicas)]
+                name: Pool.of([await build(partial(blueprint.make_teacher, name)) for _ in range(teacher.num_replicas)])
                 for name, teacher in config.named_teachers.items()
             },
             learner=await build(blueprint.make_learner),

@@ -1,9 +1,11 @@
-"""Environment of every process that computes on a CPU (floor F0).
+"""Environment and end of every process that computes (floor F0).
 
-Read by the C library and by OpenMP when they are loaded, so it has to be there before torch is.
+The environment is read by the C library and by OpenMP when they are loaded, so it has to be there before torch is.
 """
 
+import ctypes
 import os
+import signal
 
 DEFAULTS = {
     # Idle OpenMP threads spin for a moment (the next parallel region is microseconds away) and then sleep: the roles
@@ -28,3 +30,12 @@ def prepare_this_process() -> None:
     only the latter."""
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
+
+
+def end_with_parent() -> None:
+    """The kernel ends this process as soon as the one that started it is gone, also where this one is stopped
+    (SIGSTOP) and could not notice. Linux; does nothing elsewhere."""
+    set_parent_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2)
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+    if prctl is not None:
+        prctl(set_parent_death_signal, int(signal.SIGKILL))

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
+from gkd_dist.errors import EngineError
+
 T = TypeVar("T")
 
 
@@ -38,6 +40,13 @@ class SerialThread:
         future: Future[T] = Future()
         self._calls.put((future, work))
         return await asyncio.wrap_future(future)
+
+    def check(self) -> None:
+        """Raises:
+        EngineError: the thread was closed.
+        """
+        if self._closed:
+            raise EngineError(f"the thread {self._name} is closed")
 
     def close(self) -> None:
         """Refuse further calls and cancel those that wait; does not wait for the one in progress."""

@@ -10,7 +10,7 @@ from gkd_dist.build.reward import make_reward
 from gkd_dist.build.sampler import make_sampler
 from gkd_dist.build.teacher import make_teacher
 from gkd_dist.config.run import RunConfig
-from gkd_dist.interfaces import Fleet, Learner, Reward, Sampler, Teacher
+from gkd_dist.interfaces import Fleet, Learner, Metrics, Reward, Sampler, Teacher
 from gkd_dist.learners.seat import Seat
 from gkd_dist.types import Trajectory
 
@@ -60,12 +60,16 @@ class Blueprint:
         """Whether the reward is heavy enough for a process of its own."""
         return self.reward_model is not None
 
-    def fleet(self) -> AbstractAsyncContextManager[Fleet]:
-        """All parts, in this process or as Ray actors, closed with the block."""
+    def fleet(self, metrics: Metrics | None = None) -> AbstractAsyncContextManager[Fleet]:
+        """All parts, in this process or as Ray actors, closed with the block.
+
+        Args:
+            metrics: told about replicas; None: nobody is.
+        """
         if self.config.cluster.mode == "local":
             from gkd_dist.local import local_fleet
 
             return local_fleet(self)
         from gkd_dist.distributed import ray_fleet
 
-        return ray_fleet(self)
+        return ray_fleet(self, metrics)

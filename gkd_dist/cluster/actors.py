@@ -1,154 +1,162 @@
 """Actor shells: build one part of the ring in a process of its own and forward calls to it.
 
 Arguments and results are frames of `wire/codec.py` as numpy arrays, which Ray moves without copying on get.
-Teacher targets and weight buckets stay in the object store; callers get references.
+Teacher targets and weight buckets stay in the object store; callers get references, and own what these stand for: a
+part that dies takes nothing along that it had returned.
 
 A part is built by `ready`, not by the constructor: what a method raises arrives at the caller as it was raised, while
 a constructor that fails arrives as the death of the actor.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 import ray
 
 from gkd_dist.checks import TeacherCheck
+from gkd_dist.cluster.checks import check_candidates
+from gkd_dist.cluster.headers import BatchHeader
+from gkd_dist.cluster.whereabouts import Whereabouts
+from gkd_dist.errors import EngineError
+from gkd_dist.fault_points import fault_point
 from gkd_dist.interfaces import Learner, Reward, Sampler, Teacher
-from gkd_dist.targets import TeacherTargets
+from gkd_dist.process import end_with_parent
 from gkd_dist.types import (
     Answer,
     ByteArray,
     Prompt,
     SamplingParams,
-    ScoredTrajectory,
-    TeacherScore,
-    TrainBatch,
     Trajectory,
     WeightManifest,
     WeightPublication,
 )
-from gkd_dist.wire.codec import decode, decode_targets, encode
+from gkd_dist.wire.codec import decode, encode
 
-MAX_TARGETS_BYTES = 8 << 30
-"""Of one message of teacher targets; they come from our own teachers and stay in shared memory."""
+CONCURRENCY_GROUPS = {"probes": 2, "snapshots": 1}
+"""Threads with event loops of their own, beside the one that works: so many calls of each at a time."""
+
+Part = TypeVar("Part", bound="Learner | Reward | Sampler | Teacher")
 
 
-class SamplerActor:
-    """A sampler in its own process."""
+class Shell(Generic[Part]):
+    """What all shells share: a part, made by a picklable factory."""
 
-    def __init__(self, make: Callable[[], Sampler]) -> None:
+    def __init__(self, make: Callable[[], Part]) -> None:
+        end_with_parent()
         self._make = make
+        self._made: Part | None = None
 
-    async def ready(self) -> None:
-        """Build the sampler; call once, before anything else."""
-        self._sampler = await asyncio.to_thread(self._make)
+    async def locate(self) -> Whereabouts:
+        """Answers as soon as there is a process."""
+        return Whereabouts.here()
 
-    async def sample(self, prompts: ByteArray, params: SamplingParams) -> ByteArray:
-        return encode(await self._sampler.sample(decode(prompts, Prompt), params))
-
-    async def load_weights(self, manifest: ByteArray, *buckets: ByteArray) -> int:
-        return await self._sampler.load_weights(WeightPublication(decode(manifest, WeightManifest)[0], buckets))
+    async def ready(self) -> Whereabouts:
+        """Build the part; call once, before anything else that works."""
+        fault_point("actor.ready")
+        self._made = await asyncio.to_thread(self._make)
+        return Whereabouts.here()
 
     async def close(self) -> None:
-        await self._sampler.close()
+        await self._part.close()
+
+    @property
+    def _part(self) -> Part:
+        if self._made is None:
+            raise EngineError("this part is not built yet")
+        return self._made
 
 
-class TeacherActor:
-    """A teacher in its own process."""
+class SamplerActor(Shell[Sampler]):
+    """A sampler in its own process."""
 
-    def __init__(self, make: Callable[[], Teacher]) -> None:
-        self._make = make
+    @ray.method(concurrency_group="probes")
+    async def ping(self) -> None:
+        await self._part.ping()
 
-    async def ready(self) -> None:
-        """Build the teacher; call once, before anything else."""
-        self._teacher = await asyncio.to_thread(self._make)
+    async def sample(self, prompts: ByteArray, params: SamplingParams) -> ByteArray:
+        fault_point("sampler.before_sample")
+        trajectories = await self._part.sample(decode(prompts, Prompt), params)
+        fault_point("sampler.after_sample")
+        return encode(trajectories)
+
+    async def load_weights(self, manifest: ByteArray, *buckets: ByteArray) -> int:
+        fault_point("sampler.before_load")
+        version = await self._part.load_weights(WeightPublication(decode(manifest, WeightManifest)[0], buckets))
+        fault_point("sampler.after_load")
+        return version
+
+
+class TeacherActor(Shell[Teacher]):
+    """A teacher in its own process.
+
+    Args:
+        num_ids: ids that the tokenizer knows.
+    """
+
+    def __init__(self, make: Callable[[], Teacher], num_ids: int) -> None:
+        super().__init__(make)
+        self._num_ids = num_ids
+
+    @ray.method(concurrency_group="probes")
+    async def ping(self) -> None:
+        await self._part.ping()
 
     @ray.method(num_returns=2)
     async def score(self, trajectories: ByteArray) -> tuple[list[tuple[int, int]], ByteArray]:
         """Control facts (num_tokens, num_bytes) per trajectory, and the targets as one frame."""
-        targets = await self._teacher.score(decode(trajectories, Trajectory))
+        fault_point("teacher.before_score")
+        targets: Any = await self._part.score(decode(trajectories, Trajectory))
+        check_candidates(targets, self._num_ids)
+        fault_point("teacher.after_score")
         return [(item.num_tokens, item.num_bytes) for item in targets], encode(targets)
 
     async def verify(self) -> TeacherCheck:
-        return await self._teacher.verify()
-
-    async def close(self) -> None:
-        await self._teacher.close()
+        return await self._part.verify()
 
 
-class RewardActor:
+class RewardActor(Shell[Reward]):
     """A reward in its own process. Answers are short texts and travel by value."""
 
-    def __init__(self, make: Callable[[], Reward]) -> None:
-        self._make = make
-
-    async def ready(self) -> None:
-        """Build the reward; call once, before anything else."""
-        self._reward = await asyncio.to_thread(self._make)
-
     async def judge(self, answers: list[Answer]) -> list[float]:
-        return await self._reward.judge(answers)
-
-    async def close(self) -> None:
-        await self._reward.close()
+        return await self._part.judge(answers)
 
 
-class LearnerActor:
+class LearnerActor(Shell[Learner]):
     """A learner in its own process."""
 
-    def __init__(self, make: Callable[[], Learner]) -> None:
-        self._make = make
+    @ray.method(concurrency_group="probes")
+    async def ping(self) -> None:
+        await self._part.ping()
 
-    async def ready(self) -> None:
-        """Build the learner; call once, before anything else."""
-        self._learner = await asyncio.to_thread(self._make)
+    async def train(self, header: BatchHeader, *frames: ByteArray) -> ByteArray:
+        fault_point("learner.before_train")
+        report = await self._part.train(header.batch(frames))
+        fault_point("learner.after_train")
+        return encode([report])
 
-    async def train(self, header: "BatchHeader", *frames: ByteArray) -> ByteArray:
-        return encode([await self._learner.train(header.batch(frames))])
+    async def evaluate(self, header: BatchHeader, *frames: ByteArray) -> ByteArray:
+        return encode([await self._part.evaluate(header.batch(frames))])
 
-    async def evaluate(self, header: "BatchHeader", *frames: ByteArray) -> ByteArray:
-        return encode([await self._learner.evaluate(header.batch(frames))])
-
-    async def publish(self) -> tuple[ByteArray, list[ray.ObjectRef]]:
-        """The manifest, and one object reference per bucket."""
-        publication = await self._learner.publish()
-        return encode([publication.manifest]), [ray.put(bucket) for bucket in publication.buckets]
+    @ray.method(num_returns="streaming")
+    async def publish(self) -> AsyncIterator[Any]:
+        """The buckets, then the manifest. They belong to the caller and outlive this learner."""
+        publication = await self._part.publish()
+        for bucket in publication.buckets:
+            fault_point("learner.publishing")
+            yield bucket
+        yield encode([publication.manifest])
 
     async def save(self, path: Path) -> None:
-        await self._learner.save(path)
+        await self._part.save(path)
 
-    async def close(self) -> None:
-        await self._learner.close()
+    async def snapshot(self) -> int:
+        return await self._part.snapshot()
 
+    @ray.method(concurrency_group="snapshots")
+    async def write_snapshot(self, folder: Path) -> None:
+        await self._part.write_snapshot(folder)
 
-class BatchHeader:
-    """A train batch without its payload: trajectories, and which record of which frame holds the targets.
-
-    Args:
-        batch: supplies everything but the targets.
-        places: (frame number, record number) of every score, trajectory after trajectory.
-    """
-
-    def __init__(self, batch: TrainBatch, places: list[tuple[int, int]]) -> None:
-        self._step = batch.step
-        self._num_sequences = batch.num_sequences
-        self._num_tokens = batch.num_tokens
-        self._advantages = batch.advantages
-        self._teachers = [[score.teacher for score in item.scores] for item in batch.scored]
-        self._rewards = [item.reward for item in batch.scored]
-        self._trajectories = encode([item.trajectory for item in batch.scored])
-        self._places = places
-
-    def batch(self, frames: tuple[ByteArray, ...]) -> TrainBatch:
-        """The batch with views into `frames` as its targets."""
-        targets: list[list[TeacherTargets]] = [decode_targets(frame, max_bytes=MAX_TARGETS_BYTES) for frame in frames]
-        places = iter(self._places)
-        scored = []
-        for trajectory, teachers, reward in zip(
-            decode(self._trajectories, Trajectory), self._teachers, self._rewards, strict=True
-        ):
-            found = [(teacher, *next(places)) for teacher in teachers]
-            scores = tuple(TeacherScore(teacher, targets[frame][record]) for teacher, frame, record in found)
-            scored.append(ScoredTrajectory(trajectory, scores, reward))
-        return TrainBatch(self._step, tuple(scored), self._num_sequences, self._num_tokens, self._advantages)
+    async def restore(self, folder: Path) -> int:
+        return await self._part.restore(folder)

@@ -1,22 +1,15 @@
-"""Several learner ranks as one learner: each in an actor of its own, all of them or none."""
+"""Several learner ranks as one learner: all of them or none."""
 
 import asyncio
 import logging
-import socket
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import ray
-from ray.actor import ActorHandle
-
-from gkd_dist.cluster.actors import LearnerActor
 from gkd_dist.cluster.shares import shares
 from gkd_dist.errors import LearnerLostError
 from gkd_dist.interfaces import Learner
-from gkd_dist.learners.seat import Seat
 from gkd_dist.types import DivergenceReport, StepReport, TrainBatch, WeightPublication
 
 logger = logging.getLogger(__name__)
@@ -25,54 +18,6 @@ T = TypeVar("T")
 
 GRACE_S = 5.0
 """A rank that refuses has told the others before: they answer within this time, or wait for it in vain."""
-
-
-@dataclass(frozen=True)
-class RankPlan:
-    """What one rank is built from."""
-
-    make: Callable[[Seat], Learner]
-    rank: int
-    size: int
-    setup_timeout_s: float
-    timeout_s: float
-    loopback: bool
-    """All ranks are on one machine and need no other address."""
-    leader: ActorHandle | None = None
-    """Rank 0; None there."""
-
-
-class RankActor(LearnerActor):
-    """A learner rank in its own process. Rank 0 chooses a free port, at which all meet before they load anything."""
-
-    def __init__(self, plan: RankPlan) -> None:
-        super().__init__(partial(self._sit_down, plan))
-        self._plan = plan
-        self._listener: int | None = None
-        self._address = ("", 0)  # of the others, until they are `ready`
-        if plan.leader is None:
-            listener = socket.create_server(("127.0.0.1" if plan.loopback else ray.util.get_node_ip_address(), 0))
-            self._address = listener.getsockname()[:2]
-            self._listener = listener.detach()  # the store closes it
-
-    async def ready(self) -> Any:
-        """As `LearnerActor.ready`.
-
-        Raises:
-            DeadlineError: the other ranks did not come.
-        """
-        leader = self._plan.leader
-        if leader is not None:
-            self._address = await leader.address.remote()
-        return await super().ready()
-
-    async def address(self) -> tuple[str, int]:
-        """Host and port at which rank 0 listens."""
-        return self._address
-
-    def _sit_down(self, plan: RankPlan) -> Learner:
-        seat = Seat(plan.rank, plan.size, *self._address, plan.setup_timeout_s, plan.timeout_s, self._listener)
-        return plan.make(seat)
 
 
 class LearnerGroup:
@@ -89,6 +34,10 @@ class LearnerGroup:
         self._end = end
         self._grace_s = grace_s
         self._lost: str | None = None
+
+    @property
+    def num_ranks(self) -> int:
+        return len(self._ranks)
 
     async def train(self, batch: TrainBatch) -> StepReport:
         parts = iter(shares(batch, len(self._ranks)))
@@ -128,6 +77,10 @@ class LearnerGroup:
             logger.warning("closing a learner rank failed too: %r", error)
         if errors and self._lost is None:
             raise errors[0]
+
+    def end(self) -> None:
+        """End every rank, whatever its state."""
+        self._end()
 
     async def _all(self, call: Callable[[Learner], Awaitable[T]], what: str, *, changes: bool = False) -> list[T]:
         """What every rank returns, in their order.
@@ -172,40 +125,3 @@ class LearnerGroup:
         self._lost = f"the {len(self._ranks)} learner ranks could not {what} together: {'; '.join([*reasons, *waited])}"
         self._end()
         return LearnerLostError(self._lost)
-
-
-Start = Callable[[str, type, RankPlan], ActorHandle]
-"""Starts an actor: its name in messages, its class, and what its constructor takes."""
-
-
-def start_learner_group(
-    make: Callable[[Seat], Learner],
-    num_ranks: int,
-    start: Start,
-    proxy: Callable[[ActorHandle, str], Learner],
-    *,
-    setup_timeout_s: float,
-    timeout_s: float,
-    loopback: bool,
-) -> LearnerGroup:
-    """Start an actor for every rank; they are built by `ready`, all at the same time.
-
-    Args:
-        start: of actors.
-        proxy: a learner over an actor, by its name.
-    """
-    actors: list[ActorHandle] = []
-    for rank in range(num_ranks):
-        leader = actors[0] if actors else None
-        plan = RankPlan(make, rank, num_ranks, setup_timeout_s, timeout_s, loopback, leader)
-        actors.append(start(_name(rank), RankActor, plan))
-
-    def end() -> None:
-        for actor in actors:
-            ray.kill(actor)
-
-    return LearnerGroup([proxy(actor, _name(rank)) for rank, actor in enumerate(actors)], end)
-
-
-def _name(rank: int) -> str:
-    return f"learner rank {rank}"

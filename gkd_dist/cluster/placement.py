@@ -1,33 +1,52 @@
-"""Starting the fleet: what each actor needs, whether the cluster has it, and a deadline for all of them."""
+"""Starting the fleet: what each actor needs, whether the cluster has it, and all of them side by side."""
 
 import asyncio
 import os
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import RayError
 
 from gkd_dist.cluster.actors import LearnerActor, RewardActor, SamplerActor, TeacherActor
-from gkd_dist.cluster.learner_group import start_learner_group
-from gkd_dist.cluster.proxies import LearnerProxy, RewardProxy, SamplerProxy, TeacherProxy, failure_of
+from gkd_dist.cluster.launchers import ActorLauncher, Needs
+from gkd_dist.cluster.learner_ranks import LearnerGroupLauncher
+from gkd_dist.cluster.proxies import LearnerProxy, RewardProxy, SamplerProxy, TeacherProxy
 from gkd_dist.config.ring import ClusterConfig
-from gkd_dist.errors import DeadlineError, ResourceError
-from gkd_dist.interfaces import Fleet, Learner, Reward, Sampler, Teacher
+from gkd_dist.config.supervision import SupervisionConfig
+from gkd_dist.errors import ResourceError
+from gkd_dist.interfaces import Fleet, Learner, Metrics, Reward, Sampler, Teacher
 from gkd_dist.process import actor_environment
+from gkd_dist.supervision.census import Census
+from gkd_dist.supervision.pool import Pool
+from gkd_dist.supervision.slots import Launcher
+from gkd_dist.supervision.together import gather_all
+
+Part = TypeVar("Part", covariant=True)
+
+
+@dataclass(frozen=True)
+class Role(Generic[Part]):
+    """Replicas of one kind."""
+
+    make: Callable[[], Part]
+    """Picklable; every replica is built by it, also those that come later."""
+    num_replicas: int = 1
+    """At the start."""
 
 
 @dataclass(frozen=True)
 class FleetPlan:
     """Which parts to build, each by a picklable factory."""
 
-    samplers: list[Callable[[], Sampler]]
-    teachers: Mapping[str, list[Callable[[], Teacher]]]
-    """By name; one factory per replica."""
+    samplers: Role[Sampler]
+    teachers: Mapping[str, Role[Teacher]]
+    """By name."""
     learner: Callable[..., Learner]
     """Takes a `Seat` where there are several ranks, else nothing."""
+    num_ids: int
+    """Ids that the tokenizer knows: answers with others are refused."""
     reward: Callable[[], Reward] | None = None
     """None where there is none, or none that needs a process of its own."""
     server_teachers: Collection[str] = ()
@@ -40,12 +59,12 @@ class FleetPlan:
 
     @property
     def num_teachers(self) -> int:
-        return sum(map(len, self.teachers.values()))
+        return sum(role.num_replicas for role in self.teachers.values())
 
     @property
     def num_local_teachers(self) -> int:
         """Replicas that compute themselves."""
-        return sum(len(makes) for name, makes in self.teachers.items() if name not in self.server_teachers)
+        return sum(role.num_replicas for name, role in self.teachers.items() if name not in self.server_teachers)
 
 
 def check_resources(plan: FleetPlan, config: ClusterConfig) -> None:
@@ -54,99 +73,144 @@ def check_resources(plan: FleetPlan, config: ClusterConfig) -> None:
     Raises:
         ResourceError: names every missing resource, with what is wanted and what is there.
     """
-    wanted = {
-        "CPU": len(plan.samplers) * config.num_cpus_per_sampler
+    wanted = Needs(
+        num_cpus=plan.samplers.num_replicas * config.num_cpus_per_sampler
         + plan.num_teachers * config.num_cpus_per_teacher
         + plan.num_learner_ranks * config.num_cpus_learner
         + plan.num_rewards * config.num_cpus_reward,
-        "GPU": len(plan.samplers) * config.num_gpus_per_sampler
+        num_gpus=plan.samplers.num_replicas * config.num_gpus_per_sampler
         + plan.num_local_teachers * config.num_gpus_per_teacher
         + plan.num_learner_ranks * config.num_gpus_learner
         + plan.num_rewards * config.num_gpus_reward,
-    }
-    there = ray.available_resources()
-    missing = [
-        f"{name}: {amount:g} wanted, {there.get(name, 0):g} free"
-        for name, amount in wanted.items()
-        if amount > there.get(name, 0)
-    ]
+    )
+    missing = wanted.missing(ray.available_resources())
     if missing:
         raise ResourceError(
-            f"the cluster has too little for {len(plan.samplers)} sampler(s), {plan.num_teachers} teacher(s), "
+            f"the cluster has too little for {plan.samplers.num_replicas} sampler(s), {plan.num_teachers} teacher(s), "
             f"{'a reward ' if plan.reward else ''}and {plan.num_learner_ranks} learner rank(s) "
             f"({'; '.join(missing)}); lower sampler.num_replicas, the num_replicas of a teacher, learner.num_ranks or "
             "cluster.num_cpus_* and num_gpus_*, or add nodes"
         )
 
 
-async def start_fleet(plan: FleetPlan, config: ClusterConfig) -> Fleet:
+async def start_fleet(
+    plan: FleetPlan, config: ClusterConfig, rules: SupervisionConfig, metrics: Metrics | None = None
+) -> Fleet:
     """Start all actors side by side and wait until every one is ready.
+
+    Args:
+        rules: for the replicas of samplers and teachers; `supervise` of their pools is the caller's to run.
 
     Raises:
         ResourceError, DeadlineError, EngineError, or what a part raised while it was built: nothing that was started
             is left running.
     """
     check_resources(plan, config)
-    environment = environment_of(config)
-    timeout_s = config.request_timeout_s
-    started: list[tuple[str, ActorHandle]] = []
+    launchers = Launchers(plan, config, rules)
+    samplers = Pool("sampler", launchers.samplers(), rules, target=plan.samplers.num_replicas, metrics=metrics)
+    census = Census(metrics)  # all teachers are one role to the metrics
+    teachers = {
+        name: Pool(_teacher_role(name), launchers.teachers(name), rules, target=role.num_replicas, metrics=census)
+        for name, role in plan.teachers.items()
+    }
+    learners, rewards = launchers.learner(), launchers.reward()
+    singles: list[tuple[Launcher[Any], Any]] = []
 
-    def start(name: str, shell: type, make: Callable[[], Any], num_cpus: float, num_gpus: float) -> ActorHandle:
-        actor = _start(shell, make, num_cpus, num_gpus, environment)
-        started.append((name, actor))
-        return actor
+    async def start_one(launcher: Launcher[Any]) -> Any:
+        part = await launcher.start(0)
+        singles.append((launcher, part))
+        return part
 
-    def sampler(slot: int, make: Callable[[], Sampler]) -> SamplerProxy:
-        name = f"sampler {slot}"
-        actor = start(name, SamplerActor, make, config.num_cpus_per_sampler, config.num_gpus_per_sampler)
-        return SamplerProxy(actor, name, timeout_s)
-
-    def teacher(teacher_name: str, slot: int, make: Callable[[], Teacher]) -> TeacherProxy:
-        name = _teacher_name(teacher_name, slot)
-        num_gpus = 0 if teacher_name in plan.server_teachers else config.num_gpus_per_teacher
-        actor = start(name, TeacherActor, make, config.num_cpus_per_teacher, num_gpus)
-        return TeacherProxy(actor, name, timeout_s)
-
-    def learner() -> Learner:
-        if plan.num_learner_ranks > 1:
-            return start_learner_group(
-                plan.learner,
-                plan.num_learner_ranks,
-                lambda *what: start(*what, config.num_cpus_learner, config.num_gpus_learner),
-                lambda actor, name: LearnerProxy(actor, name, timeout_s),
-                setup_timeout_s=config.startup_timeout_s,
-                timeout_s=timeout_s,
-                loopback=config.address == "local",
-            )
-        actor = start("learner", LearnerActor, plan.learner, config.num_cpus_learner, config.num_gpus_learner)
-        return LearnerProxy(actor, "learner", timeout_s)
-
-    def reward() -> RewardProxy | None:
-        if plan.reward is None:
-            return None
-        actor = start("reward", RewardActor, plan.reward, config.num_cpus_reward, config.num_gpus_reward)
-        return RewardProxy(actor, "reward", timeout_s)
+    async def replace_learner(former: Learner) -> Learner:
+        await learners.kill(former)  # type: ignore[arg-type]  # it came from there
+        return await learners.start(0)
 
     try:
-        fleet = Fleet(
-            samplers=[sampler(slot, make) for slot, make in enumerate(plan.samplers)],
-            teachers={
-                name: [teacher(name, slot, make) for slot, make in enumerate(makes)]
-                for name, makes in plan.teachers.items()
-            },
-            learner=learner(),
-            reward=reward(),
-        )
-        await _wait_until_ready(started, config.startup_timeout_s)
+        starts: list[Any] = [samplers.start(), *(pool.start() for pool in teachers.values()), start_one(learners)]
+        results = await gather_all([*starts, *([start_one(rewards)] if rewards else [])])
     except BaseException:
-        for _, actor in started:
-            ray.kill(actor)
+        for launcher, part in singles:
+            await launcher.kill(part)
+        await asyncio.gather(samplers.close(), *(pool.close() for pool in teachers.values()), return_exceptions=True)
         raise
-    return fleet
+    learner, *reward = results[len(starts) - 1 :]
+    return Fleet(samplers, teachers, learner, reward[0] if reward else None, replace_learner)
 
 
-def _teacher_name(name: str, slot: int) -> str:
-    return f"{name} {slot}" if name == "teacher" else f"teacher {name} {slot}"
+class Launchers:
+    """One launcher per role; the only place that knows what an actor of each reserves."""
+
+    def __init__(self, plan: FleetPlan, config: ClusterConfig, rules: SupervisionConfig) -> None:
+        self._plan = plan
+        self._config = config
+        self._limits: dict[str, Any] = {
+            "environment": environment_of(config),
+            "startup_timeout_s": config.startup_timeout_s,
+            "probe_timeout_s": rules.probe_timeout_s,
+        }
+
+    def samplers(self) -> ActorLauncher[SamplerProxy]:
+        timeout_s, num_ids = self._config.request_timeout_s, self._plan.num_ids
+        return ActorLauncher(
+            "sampler {}".format,
+            SamplerActor,
+            (self._plan.samplers.make,),
+            lambda actor, name: SamplerProxy(actor, name, timeout_s, num_ids),
+            needs=Needs(self._config.num_cpus_per_sampler, self._config.num_gpus_per_sampler),
+            **self._limits,
+        )
+
+    def teachers(self, name: str) -> ActorLauncher[TeacherProxy]:
+        """Of the teacher of that name."""
+        num_gpus = 0 if name in self._plan.server_teachers else self._config.num_gpus_per_teacher
+        return ActorLauncher(
+            f"{_teacher_role(name)} {{}}".format,
+            TeacherActor,
+            (self._plan.teachers[name].make, self._plan.num_ids),
+            self._timed(TeacherProxy),
+            needs=Needs(self._config.num_cpus_per_teacher, num_gpus),
+            **self._limits,
+        )
+
+    def learner(self) -> ActorLauncher[LearnerProxy] | LearnerGroupLauncher:
+        needs = Needs(self._config.num_cpus_learner, self._config.num_gpus_learner)
+        if self._plan.num_learner_ranks > 1:
+            return LearnerGroupLauncher(
+                self._plan.learner,
+                self._plan.num_learner_ranks,
+                needs=needs,
+                timeout_s=self._config.request_timeout_s,
+                loopback=self._config.address == "local",
+                **self._limits,
+            )
+        return ActorLauncher(
+            lambda _: "learner",
+            LearnerActor,
+            (self._plan.learner,),
+            self._timed(LearnerProxy),
+            needs=needs,
+            **self._limits,
+        )
+
+    def reward(self) -> ActorLauncher[RewardProxy] | None:
+        if self._plan.reward is None:
+            return None
+        return ActorLauncher(
+            lambda _: "reward",
+            RewardActor,
+            (self._plan.reward,),
+            self._timed(RewardProxy),
+            needs=Needs(self._config.num_cpus_reward, self._config.num_gpus_reward),
+            **self._limits,
+        )
+
+    def _timed(self, proxy: Callable[["ActorHandle[Any]", str, float], Any]) -> Callable[..., Any]:
+        timeout_s = self._config.request_timeout_s
+        return lambda actor, name: proxy(actor, name, timeout_s)
+
+
+def _teacher_role(name: str) -> str:
+    return name if name == "teacher" else f"teacher {name}"
 
 
 def environment_of(config: ClusterConfig) -> dict[str, str]:
@@ -159,34 +223,3 @@ def environment_of(config: ClusterConfig) -> dict[str, str]:
     if config.address != "local" and "OMP_NUM_THREADS" not in os.environ:
         del environment["OMP_NUM_THREADS"]
     return environment
-
-
-def _start(
-    shell: type, make: Callable[[], Any], num_cpus: float, num_gpus: float, environment: dict[str, str]
-) -> ActorHandle:
-    actor_class = ray.remote(
-        num_cpus=num_cpus, num_gpus=num_gpus, max_restarts=0, runtime_env={"env_vars": environment}
-    )(shell)
-    return actor_class.remote(make)
-
-
-async def _wait_until_ready(actors: list[tuple[str, ActorHandle]], timeout_s: float) -> None:
-    waiting = {asyncio.ensure_future(_ready(name, actor)): name for name, actor in actors}
-    done, pending = await asyncio.wait(waiting, timeout=timeout_s, return_when=asyncio.FIRST_EXCEPTION)
-    for task in pending:
-        task.cancel()
-    for task in done:
-        task.result()
-    if pending:
-        late = ", ".join(sorted(waiting[task] for task in pending))
-        raise DeadlineError(
-            f"{late} did not start within cluster.startup_timeout_s ({timeout_s:g} s); free now: "
-            f"{ {name: amount for name, amount in ray.available_resources().items() if name in ('CPU', 'GPU')} }"
-        )
-
-
-async def _ready(name: str, actor: ActorHandle) -> None:
-    try:
-        await actor.ready.remote()
-    except RayError as error:
-        raise failure_of(error, name, "start") from error

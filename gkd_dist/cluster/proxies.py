@@ -1,22 +1,27 @@
 """Sampler, Teacher, Reward and Learner over actor handles: the F1 interfaces as the controller sees them.
 
-Every call has a deadline. An actor's death is EngineError, silence is DeadlineError, and an error that the part
-raised itself arrives as it was raised.
+Every call has a deadline. An actor's death is EngineError (LearnerLostError for the learner), silence is
+DeadlineError, and an error that the part raised itself arrives as it was raised. Answers are checked here: one that
+does not fit the question is RejectedError, one that is no message is WireError.
 """
 
 import asyncio
 import logging
 from collections.abc import Awaitable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import RayError
 
 from gkd_dist.checks import TeacherCheck
-from gkd_dist.cluster.actors import BatchHeader
-from gkd_dist.errors import DeadlineError, EngineError, GkdError
+from gkd_dist.cluster.checks import check_lengths, check_trajectories
+from gkd_dist.cluster.failures import failure_of
+from gkd_dist.cluster.headers import BatchHeader, payload_of
+from gkd_dist.cluster.whereabouts import Whereabouts
+from gkd_dist.errors import DeadlineError, EngineError, LearnerLostError, LostTargetsError, RejectedError
 from gkd_dist.targets import TargetsHandle, TeacherTargets
 from gkd_dist.types import (
     Answer,
@@ -35,52 +40,64 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-
-def failure_of(error: RayError, name: str, what: str) -> GkdError:
-    """What a failed call means: the error that the part raised on purpose, else EngineError with one line of reason.
-
-    Ray's messages run over many lines (remote traceback, ids, addresses); those are logged at debug level.
-
-    Args:
-        name: of the part.
-        what: it was asked to do, as in `sample`.
-    """
-    if isinstance(error, RayTaskError) and isinstance(error.cause, GkdError):
-        return error.cause
-    logger.debug("%s, asked to %s: %s", name, what, error)
-    if isinstance(error, RayTaskError):
-        return EngineError(f"{name} failed to {what}: {_first_line(repr(error.cause))}")
-    if isinstance(error, RayActorError):
-        return EngineError(f"{name} died while asked to {what}: {_first_line(str(error))}")
-    return EngineError(f"{name} failed to {what}: {type(error).__name__}: {_first_line(str(error))}")
-
-
-def _first_line(text: str) -> str:
-    return next((line.strip() for line in text.splitlines() if line.strip()), "no reason given")
+_CLOSE_TIMEOUT_S = 10.0
 
 
 class Proxy:
     """What all proxies share: an actor, its name in messages, and a deadline in seconds."""
 
-    def __init__(self, actor: ActorHandle, name: str, timeout_s: float) -> None:
+    died: type[EngineError] = EngineError
+
+    def __init__(self, actor: "ActorHandle[Any]", name: str, timeout_s: float) -> None:
         self._actor = actor
         self._name = name
         self._timeout_s = timeout_s
+        self.place: Whereabouts | None = None
+        """Known as soon as there is a process."""
+
+    async def start(self) -> None:
+        """Wait for a process, then for the part to be built in it; no deadline.
+
+        Raises:
+            GkdError: what the part raised while it was built; EngineError where the actor died.
+        """
+        try:
+            self.place = await self._actor.locate.remote()
+            self.place = await self._actor.ready.remote()
+        except RayError as error:
+            raise failure_of(error, self._name, "start") from error
+
+    async def ping(self) -> None:
+        await self._await(self._actor.ping.remote(), "answer a ping")
 
     async def close(self) -> None:
         """Close the part, then end its process."""
         try:
-            await asyncio.wait_for(self._actor.close.remote(), timeout=10)
+            await asyncio.wait_for(_as_coroutine(self._actor.close.remote()), _CLOSE_TIMEOUT_S)
         except (TimeoutError, RayError) as error:
             logger.warning("%s did not close (%s); its process is ended", self._name, type(error).__name__)
         finally:
-            ray.kill(self._actor)
+            self.kill()
 
-    async def _await(self, call: Awaitable[T], what: str) -> T:
+    def kill(self) -> None:
+        """End the process whatever its state, with those that it started; a stopped one does not listen to Ray."""
+        with suppress(Exception):
+            ray.kill(self._actor)
+        if self.place is not None:
+            self.place.end()
+
+    async def _await(
+        self,
+        call: Awaitable[T],
+        what: str,
+        *,
+        lost: type[EngineError] = EngineError,
+        unknown: type[EngineError] = EngineError,
+    ) -> T:
         try:
             return await asyncio.wait_for(_as_coroutine(call), self._timeout_s)
         except RayError as error:  # before TimeoutError: what a part raised may be one too
-            raise failure_of(error, self._name, what) from error
+            raise failure_of(error, self._name, what, died=self.died, lost=lost, unknown=unknown) from error
         except TimeoutError:
             raise DeadlineError(f"{self._name} did not {what} within {self._timeout_s:.0f} s") from None
 
@@ -90,11 +107,21 @@ async def _as_coroutine(call: Awaitable[T]) -> T:
 
 
 class SamplerProxy(Proxy):
-    """Implements `interfaces.Sampler`."""
+    """Implements `interfaces.Sampler`.
+
+    Args:
+        num_ids: ids that the tokenizer knows.
+    """
+
+    def __init__(self, actor: "ActorHandle[Any]", name: str, timeout_s: float, num_ids: int) -> None:
+        super().__init__(actor, name, timeout_s)
+        self._num_ids = num_ids
 
     async def sample(self, prompts: Sequence[Prompt], params: SamplingParams) -> list[Trajectory]:
-        frame = await self._await(self._actor.sample.remote(encode(prompts), params), "sample")
-        return decode(frame, Trajectory)
+        frame = await self._await(self._actor.sample.remote(encode(prompts), params), "sample", unknown=RejectedError)
+        trajectories = decode(frame, Trajectory)
+        check_trajectories(self._name, trajectories, prompts, params, self._num_ids)
+        return trajectories
 
     async def load_weights(self, publication: WeightPublication) -> int:
         manifest = encode([publication.manifest])
@@ -107,7 +134,8 @@ class TeacherProxy(Proxy):
 
     async def score(self, trajectories: Sequence[Trajectory]) -> list[TeacherTargets | TargetsHandle]:
         facts_ref, frame_ref = self._actor.score.remote(encode(trajectories))
-        facts = await self._await(facts_ref, "score")
+        facts = await self._await(facts_ref, "score", unknown=RejectedError)
+        check_lengths(self._name, [num_tokens for num_tokens, _ in facts], trajectories)
         return [
             TargetsHandle(frame_ref, index, num_tokens, num_bytes)
             for index, (num_tokens, num_bytes) in enumerate(facts)
@@ -127,32 +155,36 @@ class RewardProxy(Proxy):
 class LearnerProxy(Proxy):
     """Implements `interfaces.Learner`; batches hold handles, publications hold object references."""
 
+    died = LearnerLostError
+
     async def train(self, batch: TrainBatch) -> StepReport:
-        header, frames = _split(batch)
-        frame = await self._await(self._actor.train.remote(header, *frames), "train")
-        return decode(frame, StepReport)[0]
+        places, frames = payload_of(batch.scored)
+        call = self._actor.train.remote(BatchHeader(batch, places), *frames)
+        return decode(await self._await(call, "train", lost=LostTargetsError), StepReport)[0]
 
     async def evaluate(self, batch: TrainBatch) -> DivergenceReport:
-        header, frames = _split(batch)
-        frame = await self._await(self._actor.evaluate.remote(header, *frames), "evaluate")
-        return decode(frame, DivergenceReport)[0]
+        places, frames = payload_of(batch.scored)
+        call = self._actor.evaluate.remote(BatchHeader(batch, places), *frames)
+        return decode(await self._await(call, "evaluate", lost=LostTargetsError), DivergenceReport)[0]
 
     async def publish(self) -> WeightPublication:
-        manifest, buckets = await self._await(self._actor.publish.remote(), "publish")
-        return WeightPublication(decode(manifest, WeightManifest)[0], tuple(buckets))
+        manifest, buckets = await self._await(self._published(), "publish")
+        return WeightPublication(manifest, buckets)
+
+    async def _published(self) -> tuple[WeightManifest, tuple[object, ...]]:
+        """References alone: the buckets stay where they are. What fails on the way is the last of them."""
+        references = [reference async for reference in self._actor.publish.remote()]
+        *buckets, manifest = references
+        return decode(await manifest, WeightManifest)[0], tuple(buckets)
 
     async def save(self, path: Path) -> None:
         await self._await(self._actor.save.remote(path), f"save to {path}")
 
+    async def snapshot(self) -> int:
+        return await self._await(self._actor.snapshot.remote(), "take a snapshot")
 
-def _split(batch: TrainBatch) -> tuple[BatchHeader, list[Any]]:
-    """The batch as a header, and the distinct object references that hold its targets."""
-    references: dict[Any, int] = {}
-    places = []
-    for item in batch.scored:
-        for score in item.scores:
-            if not isinstance(score.targets, TargetsHandle):
-                raise EngineError("a learner behind Ray takes targets by handle; score them with a teacher behind Ray")
-            frame = references.setdefault(score.targets.reference, len(references))
-            places.append((frame, score.targets.index))
-    return BatchHeader(batch, places), list(references)
+    async def write_snapshot(self, folder: Path) -> None:
+        await self._await(self._actor.write_snapshot.remote(folder), f"write a snapshot to {folder}")
+
+    async def restore(self, folder: Path) -> int:
+        return await self._await(self._actor.restore.remote(folder), f"restore {folder}")

@@ -13,6 +13,11 @@ from math import prod
 from gkd_dist.types import FinishReason, Source
 
 ROLES = ("sampler", "teacher", "learner")
+REPLICATED_ROLES = ("sampler", "teacher")
+"""Roles of which there may be several replicas that stand in for each other; all teachers are one role."""
+REPLICA_STATES = ("healthy", "suspect", "dead", "restarting", "stale", "draining", "retired")
+DEATHS = ("probe", "request", "died", "obligation", "start", "no_room", "scaled")
+"""Why a replica had to be started again; `supervision/health.py` says what each means."""
 QUEUES = ("replay",)
 """Scored sequences that wait for the learner."""
 SOURCES = (Source.STUDENT.value, Source.GROUND_TRUTH.value)
@@ -130,6 +135,26 @@ DEFINITIONS: tuple[Definition, ...] = (
     Definition(
         "gkd_sample_staleness_versions", _H, "Policy versions between a sample's oldest token and its train step.",
         "versions", buckets=_STALENESS_VERSIONS,
+    ),
+    # replicas
+    Definition(
+        "gkd_replicas", _G, "Replicas of a role, by state.", "replicas",
+        labels={"role": REPLICATED_ROLES, "state": REPLICA_STATES},
+    ),
+    Definition(
+        "gkd_replicas_target", _G, "Replicas that a role should have.", "replicas", labels={"role": REPLICATED_ROLES},
+    ),
+    Definition(
+        "gkd_replica_restarts_total", _C, "Replicas started again, by why the former one ended.", "restarts",
+        labels={"role": REPLICATED_ROLES, "reason": DEATHS},
+    ),
+    Definition(
+        "gkd_requests_retried_total", _C, "Requests asked again: infra blames the replica, data the request.",
+        "requests", labels={"role": REPLICATED_ROLES, "class": ("infra", "data")},
+    ),
+    Definition(
+        "gkd_requests_hedged_total", _C, "Requests sent to a second replica because the first was late.", "requests",
+        labels={"role": REPLICATED_ROLES},
     ),
     # weights
     Definition("gkd_policy_version", _G, "Newest policy version; 0 is the initial student.", "versions"),

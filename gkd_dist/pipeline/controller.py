@@ -26,8 +26,8 @@ from gkd_dist.pipeline.ring import Plan, Ring
 from gkd_dist.pipeline.sampling import sampling_loop
 from gkd_dist.pipeline.scoring import scoring_loop
 from gkd_dist.pipeline.sentinel import Sentinel
-from gkd_dist.pipeline.together import gather_all
 from gkd_dist.replay.buffer import Kind, ReplayBuffer
+from gkd_dist.supervision.together import gather_all
 
 
 async def run_ring(plan: Plan, fleet: Fleet, accounts: StepAccounts) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from gkd_dist.interfaces import Fleet
 from gkd_dist.pipeline.judging import AnswerOf, judge
 from gkd_dist.pipeline.learning import train_batch
-from gkd_dist.pipeline.routing import TeachersOf, spread
+from gkd_dist.pipeline.routing import TeachersOf
 from gkd_dist.pipeline.scoring import score
 from gkd_dist.types import DivergenceReport, FinishReason, Prompt, SamplingParams, Trajectory
 
@@ -70,7 +70,7 @@ async def evaluate(fleet: Fleet, held_out: HeldOut, version: int) -> Evaluation:
 
 
 async def _sample(fleet: Fleet, prompts: Sequence[Prompt], params: SamplingParams) -> list[Trajectory]:
-    return await spread(fleet.samplers, prompts, lambda sampler, share: sampler.sample(share, params))
+    return await fleet.samplers.spread(prompts, lambda sampler, share: sampler.sample(share, params))
 
 
 async def _divergence(

@@ -1,7 +1,8 @@
 """The publishing loop: new weights reach every sampler, then the gate opens."""
 
+from operator import methodcaller
+
 from gkd_dist.pipeline.ring import Ring
-from gkd_dist.pipeline.together import gather_all
 
 
 async def publishing_loop(ring: Ring) -> None:
@@ -11,6 +12,6 @@ async def publishing_loop(ring: Ring) -> None:
         report = await ring.reports.get()
         with ring.accounts.timed(report.step, "publish"):
             publication = await fleet.learner.publish()
-            await gather_all(sampler.load_weights(publication) for sampler in fleet.samplers)
+            await fleet.samplers.bring_up(methodcaller("load_weights", publication))
         ring.accounts.published(report.step, publication.manifest)
         await ring.gate.open(publication.manifest.version)

@@ -3,7 +3,6 @@
 from gkd_dist.data.pairs import fixed_trajectory
 from gkd_dist.errors import DataError
 from gkd_dist.pipeline.ring import Plan, Ring
-from gkd_dist.pipeline.routing import spread
 from gkd_dist.types import Prompt, Trajectory
 
 
@@ -27,8 +26,8 @@ async def sampling_loop(ring: Ring) -> None:
 
 async def _sample(ring: Ring, step: int, prompts: list[Prompt]) -> list[Trajectory]:
     with ring.accounts.timed(step, "sample"):
-        trajectories = await spread(
-            ring.fleet.samplers, prompts, lambda sampler, share: sampler.sample(share, ring.plan.sampling)
+        trajectories = await ring.fleet.samplers.spread(
+            prompts, lambda sampler, share: sampler.sample(share, ring.plan.sampling)
         )
     ring.accounts.sampled(step, trajectories)
     return trajectories

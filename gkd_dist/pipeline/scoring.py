@@ -5,12 +5,12 @@ from dataclasses import replace
 from typing import Any
 
 from gkd_dist.errors import EngineError
-from gkd_dist.interfaces import Fleet, Teacher
+from gkd_dist.interfaces import Fleet, Replicas, Teacher
 from gkd_dist.pipeline.judging import judge
 from gkd_dist.pipeline.ring import Ring
-from gkd_dist.pipeline.routing import TeachersOf, spread
-from gkd_dist.pipeline.together import gather_all
+from gkd_dist.pipeline.routing import TeachersOf
 from gkd_dist.replay.buffer import Admission
+from gkd_dist.supervision.together import gather_all
 from gkd_dist.targets import TargetsHandle
 from gkd_dist.types import ScoredTrajectory, TeacherScore, Trajectory
 
@@ -81,11 +81,11 @@ def _names(fleet: Fleet, trajectory: Trajectory, teachers_of: TeachersOf | None)
 
 
 async def _column(
-    name: str, replicas: Sequence[Teacher], indices: Sequence[int], trajectories: Sequence[Trajectory]
+    name: str, replicas: Replicas[Teacher], indices: Sequence[int], trajectories: Sequence[Trajectory]
 ) -> dict[int, TeacherScore]:
     """What one teacher says, by index of the trajectory."""
     share = [trajectories[index] for index in indices]
-    targets = await spread(replicas, share, lambda teacher, part: teacher.score(part))
+    targets = await replicas.spread(share, lambda teacher, part: teacher.score(part))
     for trajectory, each in zip(share, targets, strict=True):
         if not isinstance(each, TargetsHandle) and each.fault:
             raise EngineError(f"the targets of {name} for {trajectory.sample_id} cannot be learned from: {each.fault}")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from gkd_dist.checks import TeacherCheck
 from gkd_dist.errors import EngineError, ModelError
-from gkd_dist.interfaces import Fleet, Teacher
+from gkd_dist.interfaces import Fleet, Replicas, Teacher
 from gkd_dist.pipeline.accounting import StepAccounts
 
 _LOOK_AT_WEIGHTS = "look at the weights of teacher.model, or at the server that answers"
@@ -107,9 +107,11 @@ def due(step: int, steps_between: Mapping[str, int]) -> list[str]:
     return [name for name, steps in steps_between.items() if steps and step and step % steps == 0]
 
 
-async def _verify(teachers: Mapping[str, Sequence[Teacher]]) -> dict[Replica, TeacherCheck]:
+async def _verify(teachers: Mapping[str, Replicas[Teacher]]) -> dict[Replica, TeacherCheck]:
     named = {
-        Replica(name, slot): teacher for name, replicas in teachers.items() for slot, teacher in enumerate(replicas)
+        Replica(name, slot): teacher
+        for name, replicas in teachers.items()
+        for slot, teacher in enumerate(replicas.serving)
     }
     # In turn: replicas may be one server, where sequences asked together share a batch, and its rounding.
     return {replica: await teacher.verify() for replica, teacher in named.items()}

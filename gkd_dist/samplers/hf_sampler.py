@@ -91,6 +91,10 @@ class HfSampler:
         """
         return await self._thread.run(lambda: self._load(publication))
 
+    async def ping(self) -> None:
+        """See `interfaces.Sampler.ping`; the model is in this process, which answers."""
+        self._thread.check()
+
     async def close(self) -> None:
         self._thread.close()
 

@@ -14,6 +14,7 @@ from vllm import TokensPrompt
 from vllm.config import WeightTransferConfig
 from vllm.distributed.weight_transfer.base import WeightTransferInitRequest, WeightTransferUpdateRequest
 from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.exceptions import VLLMClientError
 from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
@@ -21,7 +22,7 @@ from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
 from gkd_dist.config.lora import LoraConfig
-from gkd_dist.errors import ConfigError, EngineError
+from gkd_dist.errors import ConfigError, EngineError, RejectedError
 from gkd_dist.samplers.seeds import sample_seed
 from gkd_dist.samplers.weight_updates import WeightUpdates
 from gkd_dist.types import (
@@ -162,6 +163,13 @@ class VllmSampler:
         await self._engine.update_weights(WeightTransferUpdateRequest(update_info=info))
         await self._engine.finish_weight_update()
 
+    async def ping(self) -> None:
+        """See `interfaces.Sampler.ping`; vLLM watches the engine's process and knows whether it ended."""
+        try:
+            await self._engine.check_health()
+        except EngineDeadError as error:
+            raise EngineError("the vLLM engine died; the process that held it did not") from error
+
     async def close(self) -> None:
         self._engine.shutdown()
         if self._adapter is not None:
@@ -172,13 +180,18 @@ async def _last_output(stream: AsyncIterator[Any], request_id: str) -> Any:
     """The end of one request.
 
     Raises:
+        RejectedError: the engine takes no such request: it is too long, say.
         EngineError: the engine died, failed, or said nothing.
     """
     last = None
     try:
         async for output in stream:
             last = output
+    except (VLLMClientError, ValueError) as error:
+        raise RejectedError(f"the vLLM engine refuses {request_id}: {error}") from error
     except (EngineDeadError, EngineGenerateError) as error:
+        if isinstance(error.__cause__, ValueError):
+            raise RejectedError(f"the vLLM engine refuses {request_id}: {error.__cause__}") from error
         raise EngineError(f"the vLLM engine failed at {request_id} ({type(error).__name__}: {error})") from error
     if last is None:
         raise EngineError(f"the engine returned nothing for {request_id}")

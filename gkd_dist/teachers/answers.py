@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from gkd_dist.errors import EngineError
+from gkd_dist.errors import EngineError, RejectedError
 from gkd_dist.teachers.prompt_log_probs import PromptLogProbs
 
 
@@ -76,25 +76,25 @@ def read_answer(
         num_candidates: K that was asked for.
 
     Raises:
-        EngineError: it is no such answer, or one to other tokens.
+        RejectedError: it is no such answer, or one to other tokens.
     """
     try:
         (choice,) = _answers.decode(content).choices
     except (msgspec.DecodeError, ValueError) as error:
-        raise EngineError(f"the teacher's server did not answer as vLLM does: {error}") from error
+        raise RejectedError(f"the teacher's server did not answer as vLLM does: {error}") from error
     if choice.prompt_logprobs is None or len(choice.prompt_logprobs) != token_ids.size:
-        raise EngineError(
+        raise RejectedError(
             f"the teacher's server sent {len(choice.prompt_logprobs or ())} prompt_logprobs for {token_ids.size} "
             "tokens; it has to be `vllm serve`"
         )
     if choice.prompt_token_ids is not None and choice.prompt_token_ids != token_ids.tolist():
-        raise EngineError("the teacher's server scored other tokens than it was sent; it must not change prompts")
+        raise RejectedError("the teacher's server scored other tokens than it was sent; it must not change prompts")
     rows = [row or {} for row in choice.prompt_logprobs[-num_completion_tokens:]]
     completion = token_ids[-num_completion_tokens:].tolist()
     try:
         chosen = [row[token_id].logprob for row, token_id in zip(rows, completion, strict=True)]
     except KeyError as error:
-        raise EngineError(f"the teacher's server left out the log-prob of its own prompt token {error}") from error
+        raise RejectedError(f"the teacher's server left out the log-prob of its own prompt token {error}") from error
     return PromptLogProbs(np.array(chosen, dtype=np.float32), *_candidates(rows, num_candidates))
 
 
@@ -111,7 +111,7 @@ def _candidates(
     kept = ranks <= num_candidates
     of_row = np.repeat(np.arange(len(rows)), [len(row) for row in rows])[kept]
     if not np.array_equal(np.bincount(of_row, minlength=len(rows)), np.full(len(rows), num_candidates)):
-        raise EngineError(f"the teacher's server did not send {num_candidates} candidates for every token")
+        raise RejectedError(f"the teacher's server did not send {num_candidates} candidates for every token")
     order = np.lexsort((ranks[kept], of_row))
     token_ids = np.array(list(chain.from_iterable(rows)), dtype=np.int32)[kept][order]
     log_probs = np.array([entry.logprob for entry in entries], dtype=np.float32)[kept][order]

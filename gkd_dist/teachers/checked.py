@@ -14,7 +14,7 @@ _MAX_ATTEMPTS = 3
 
 
 class CheckedTeacher:
-    """Implements `interfaces.Teacher`: `score` and `close` are the engine's, `verify` compares golden answers.
+    """Implements `interfaces.Teacher`: `score`, `ping` and `close` are the engine's, `verify` compares golden answers.
 
     Args:
         engine: what scores, in this process.
@@ -52,6 +52,9 @@ class CheckedTeacher:
             if check.passed or not left:
                 break
         return check
+
+    async def ping(self) -> None:
+        await self._engine.ping()
 
     async def _asked(self) -> TeacherCheck:
         targets = await ask(self._engine.score, self._sequences)

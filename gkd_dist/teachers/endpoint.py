@@ -5,10 +5,14 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 from openai import APIConnectionError, APIError, APIStatusError, AsyncOpenAI, DefaultAsyncHttpxClient, OpenAI
 
-from gkd_dist.errors import ConfigError
+from gkd_dist.errors import ConfigError, EngineError
+
+_HEALTH_TIMEOUT_S = 5.0
 
 
 class _WholeAnswers(DefaultAsyncHttpxClient):
@@ -74,6 +78,22 @@ class Endpoint:
     def root(self) -> str:
         """Where vLLM's own endpoints are."""
         return self.base_url.rstrip("/").removesuffix("/v1")
+
+    def check_health(self) -> None:
+        """Ask vLLM's own /health, which says whether its engine lives. A server that has no such page answers, too.
+
+        Raises:
+            EngineError: no answer, or an error of the server's.
+        """
+        try:
+            with urlopen(f"{self.root}/health", timeout=min(self.timeout_s, _HEALTH_TIMEOUT_S)):
+                return
+        except HTTPError as error:
+            if error.code < 500:
+                return
+            raise EngineError(f"teacher server {self.root}/health answered {error.code}") from error
+        except OSError as error:
+            raise EngineError(f"teacher server {self.root}/health does not answer: {error}") from error
 
     def explain(self, error: APIError) -> str:
         """One line that says what happened and what to do."""

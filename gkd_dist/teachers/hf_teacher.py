@@ -71,6 +71,10 @@ class HfTeacher:
         """FullTargets by the model's own forward, whatever the transport is."""
         return await self._thread.run(lambda: self._score(list(trajectories), FullRows(self._num_ids)))
 
+    async def ping(self) -> None:
+        """See `interfaces.Sampler.ping`; the model is in this process, which answers."""
+        self._thread.check()
+
     async def close(self) -> None:
         self._thread.close()
 

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from openai import APIError
+from openai import APIError, BadRequestError, UnprocessableEntityError
 
-from gkd_dist.errors import EngineError
+from gkd_dist.errors import EngineError, RejectedError
 from gkd_dist.targets import TeacherTargets
 from gkd_dist.teachers.answers import read_answer
 from gkd_dist.teachers.endpoint import Endpoint, scoring_request
@@ -69,7 +69,8 @@ class ServerTeacher:
         """TopKTargets or SampledTargets; see `interfaces.Scorer.score`.
 
         Raises:
-            EngineError: the server refused a request, or stayed away for longer than the retries or the deadline last.
+            RejectedError: the server refuses a request (it is too long, say), or answered another.
+            EngineError: the server refused to work, or stayed away for longer than the retries or the deadline last.
         """
         try:
             async with asyncio.timeout(self._deadline_s):
@@ -87,6 +88,8 @@ class ServerTeacher:
         try:
             async with self._room:
                 content = await self._answer(request)
+        except (BadRequestError, UnprocessableEntityError) as error:
+            raise RejectedError(f"teacher server {self._endpoint.explain(error)}") from error
         except APIError as error:
             raise EngineError(f"teacher server {self._endpoint.explain(error)}") from error
         found = read_answer(
@@ -108,6 +111,10 @@ class ServerTeacher:
             f"teacher server {self._endpoint.base_url} gave no whole answer within {self._endpoint.timeout_s:g} s, in "
             f"{self._endpoint.max_retries + 1} attempts; raise {self._endpoint.key}.request_timeout_s"
         )
+
+    async def ping(self) -> None:
+        """See `interfaces.Scorer.ping`."""
+        await asyncio.to_thread(self._endpoint.check_health)
 
     async def close(self) -> None:
         await self._client.close()

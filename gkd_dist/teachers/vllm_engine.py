@@ -6,12 +6,13 @@ from dataclasses import fields
 from typing import Any
 
 from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.exceptions import VLLMClientError
 from vllm.platforms import current_platform
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
-from gkd_dist.errors import ConfigError, EngineError
+from gkd_dist.errors import ConfigError, EngineError, RejectedError
 
 _SHARED_ARGS: Mapping[str, Any] = {
     "skip_tokenizer_init": True,
@@ -63,17 +64,32 @@ def merged_args(defaults: Mapping[str, Any], engine_args: Mapping[str, Any]) -> 
     return {**merged, _OVERRIDES: overrides} if overrides else merged
 
 
+async def check_alive(engine: AsyncLLM) -> None:
+    """Raises:
+    EngineError: the engine's process is gone.
+    """
+    try:
+        await engine.check_health()
+    except EngineDeadError as error:
+        raise EngineError("the vLLM engine died; the process that held it did not") from error
+
+
 async def last_output(stream: AsyncIterator[Any], request_id: str) -> Any:
     """The end of one request.
 
     Raises:
+        RejectedError: the engine takes no such request: it is too long, say.
         EngineError: the engine died, failed, or said nothing.
     """
     last = None
     try:
         async for output in stream:
             last = output
+    except (VLLMClientError, ValueError) as error:
+        raise RejectedError(f"the vLLM engine refuses {request_id}: {error}") from error
     except (EngineDeadError, EngineGenerateError) as error:
+        if isinstance(error.__cause__, ValueError):
+            raise RejectedError(f"the vLLM engine refuses {request_id}: {error.__cause__}") from error
         raise EngineError(f"the vLLM engine failed at {request_id} ({type(error).__name__}: {error})") from error
     if last is None:
         raise EngineError(f"the engine returned nothing for {request_id}")

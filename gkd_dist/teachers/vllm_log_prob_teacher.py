@@ -11,10 +11,10 @@ from vllm import TokensPrompt
 from vllm.logprobs import FlatLogprobs
 from vllm.sampling_params import RequestOutputKind
 
-from gkd_dist.errors import EngineError
+from gkd_dist.errors import RejectedError
 from gkd_dist.targets import TeacherTargets
 from gkd_dist.teachers.prompt_log_probs import PromptLogProbs, PromptScoring
-from gkd_dist.teachers.vllm_engine import last_output, start_engine
+from gkd_dist.teachers.vllm_engine import check_alive, last_output, start_engine
 from gkd_dist.teachers.vocabulary_cut import EXTENSION, METHOD
 from gkd_dist.types import Trajectory
 
@@ -99,14 +99,18 @@ class VllmLogProbTeacher:
         width = 1 + self._scoring.num_candidates
         num_tokens = trajectory.num_completion_tokens
         if len(flat.token_ids) != (trajectory.num_tokens - 1) * width:
-            raise EngineError(
+            raise RejectedError(
                 f"the engine returned {len(flat.token_ids)} log-probs for {trajectory.num_tokens - 1} tokens at {width}"
             )
         token_ids = np.array(flat.token_ids[-num_tokens * width :], dtype=np.int32).reshape(num_tokens, width)
         log_probs = np.array(flat.logprobs[-num_tokens * width :], dtype=np.float32).reshape(num_tokens, width)
         if not np.array_equal(token_ids[:, 0], trajectory.completion_ids):
-            raise EngineError(f"the engine scored other tokens than those of {trajectory.sample_id}")
+            raise RejectedError(f"the engine scored other tokens than those of {trajectory.sample_id}")
         return PromptLogProbs(log_probs[:, 0], token_ids[:, 1:], log_probs[:, 1:])
+
+    async def ping(self) -> None:
+        """See `interfaces.Sampler.ping`; vLLM watches the engine's process and knows whether it ended."""
+        await check_alive(self._engine)
 
     async def close(self) -> None:
         self._engine.shutdown()

@@ -9,9 +9,9 @@ import torch
 from vllm import PoolingParams, TokensPrompt
 from vllm.config import PoolerConfig
 
-from gkd_dist.errors import EngineError
+from gkd_dist.errors import RejectedError
 from gkd_dist.targets import HiddenTargets, TeacherTargets
-from gkd_dist.teachers.vllm_engine import last_output, start_engine
+from gkd_dist.teachers.vllm_engine import check_alive, last_output, start_engine
 from gkd_dist.types import Trajectory
 
 
@@ -53,7 +53,7 @@ class VllmTeacher:
         last = await last_output(stream, request_id)
         hidden = last.outputs.data
         if hidden.shape[0] != tokens.size:
-            raise EngineError(f"the engine returned {hidden.shape[0]} hidden states for {tokens.size} tokens")
+            raise RejectedError(f"the engine returned {hidden.shape[0]} hidden states for {tokens.size} tokens")
         kept = hidden[trajectory.prompt_ids.size - 1 :]
         return HiddenTargets(self._pack(kept))
 
@@ -62,6 +62,10 @@ class VllmTeacher:
         if self._bfloat16:
             return hidden.to(torch.bfloat16).contiguous().view(torch.uint16).numpy()
         return hidden.to(torch.float32).contiguous().numpy()
+
+    async def ping(self) -> None:
+        """See `interfaces.Sampler.ping`; vLLM watches the engine's process and knows whether it ended."""
+        await check_alive(self._engine)
 
     async def close(self) -> None:
         self._engine.shutdown()

@@ -197,7 +197,7 @@ class FakeLearner:
     async def publish(self) -> WeightPublication:
         bucket = np.asarray([self.policy_version], dtype=np.float32).view(np.uint8)
         entry = TensorEntry("weight", "float32", (1,), bucket=0, offset_bytes=0, num_bytes=4)
-        manifest = WeightManifest(self.policy_version, self._run_epoch, (entry,), (4,), ("unchecked",))
+        manifest = WeightManifest(self.policy_version, self._run_epoch, (entry,), (4,), ("0" * 32,))
         return WeightPublication(manifest, (bucket,))
 
     async def save(self, path: Path) -> None:

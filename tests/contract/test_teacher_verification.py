@@ -17,12 +17,13 @@ from gkd_dist.config.run import RunConfig
 from gkd_dist.data.golden import golden_sequences
 from gkd_dist.data.rendering import Renderer
 from gkd_dist.errors import ModelError
-from gkd_dist.interfaces import Closing, Fleet, Teacher
+from gkd_dist.interfaces import Closing, Teacher
 from gkd_dist.pipeline.sentinel import check_at_start
 from gkd_dist.teachers import readout as readouts
 from gkd_dist.teachers.hf_teacher import HfTeacher
-from gkd_dist.testing.fakes import FakeLearner, FakeTeacher
+from gkd_dist.testing.fakes import FakeLearner, FakeSampler, FakeTeacher
 from tests import tiny
+from tests.fleets import fleet_of
 
 VLLM = pytest.mark.vllm
 
@@ -115,7 +116,7 @@ def test_the_answers_of_vllm_are_kept_and_asked_again_only_for_another_model(
 
 def refusal(make: Callable[[], Teacher]) -> str:
     async def start(teacher: Teacher) -> list[TeacherCheck]:
-        return await check_at_start(Fleet([], {"teacher": [teacher]}, FakeLearner()))
+        return await check_at_start(fleet_of([FakeSampler()], {"teacher": [teacher]}, FakeLearner()))
 
     with pytest.raises(ModelError) as caught:
         with_teacher(make, start)

@@ -4,9 +4,10 @@ import asyncio
 
 import pytest
 
-from gkd_dist.cluster.placement import FleetPlan, start_fleet
+from gkd_dist.cluster.placement import FleetPlan, Role, start_fleet
 from gkd_dist.cluster.session import ray_session
 from gkd_dist.config.ring import ClusterConfig
+from gkd_dist.config.supervision import SupervisionConfig
 from gkd_dist.errors import EngineError, GkdError, ModelError
 from gkd_dist.testing.fakes import FakeLearner, FakeSampler, FakeTeacher
 
@@ -20,14 +21,14 @@ def test_what_a_part_raises_while_it_is_built_arrives_as_it_was_raised() -> None
         raise ZeroDivisionError("a fault of ours\nwith a second line")
 
     plans = [
-        (FleetPlan([FakeSampler], {"teacher": [FakeTeacher]}, refused), ModelError),
-        (FleetPlan([broken], {"teacher": [FakeTeacher]}, FakeLearner), EngineError),
+        (FleetPlan(Role(FakeSampler), {"teacher": Role(FakeTeacher)}, refused, 50), ModelError),
+        (FleetPlan(Role(broken), {"teacher": Role(FakeTeacher)}, FakeLearner, 50), EngineError),
     ]
     config = ClusterConfig(num_cpus_per_sampler=0, num_cpus_per_teacher=0, num_cpus_learner=0)
     with ray_session(config):
         for plan, kind in plans:
             with pytest.raises(GkdError) as caught:
-                asyncio.run(start_fleet(plan, config))
+                asyncio.run(start_fleet(plan, config, SupervisionConfig()))
             assert type(caught.value) is kind
             assert len(str(caught.value).splitlines()) == 1
     assert "sampler 0 failed to start: ZeroDivisionError" in str(caught.value)

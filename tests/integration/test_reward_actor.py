@@ -5,9 +5,10 @@ from dataclasses import replace
 
 import pytest
 
-from gkd_dist.cluster.placement import FleetPlan, start_fleet
+from gkd_dist.cluster.placement import FleetPlan, Role, start_fleet
 from gkd_dist.cluster.session import ray_session
 from gkd_dist.config.ring import ClusterConfig
+from gkd_dist.config.supervision import SupervisionConfig
 from gkd_dist.errors import DeadlineError, EngineError, ModelError
 from gkd_dist.testing.fakes import FakeLearner, FakeReward, FakeSampler, FakeTeacher
 from gkd_dist.types import Answer
@@ -30,10 +31,10 @@ def test_a_reward_actor_judges_fails_and_ends_like_the_reward_itself() -> None:
         raise ModelError("no label `entailment`")
 
     config = ClusterConfig(num_cpus_per_sampler=0, num_cpus_per_teacher=0, num_cpus_learner=0, request_timeout_s=2)
-    plan = FleetPlan([FakeSampler], {"teacher": [FakeTeacher]}, FakeLearner, FakeReward)
+    plan = FleetPlan(Role(FakeSampler), {"teacher": Role(FakeTeacher)}, FakeLearner, 50, FakeReward)
 
     async def judged(plan: FleetPlan) -> list[float]:
-        fleet = await start_fleet(plan, config)
+        fleet = await start_fleet(plan, config, SupervisionConfig())
         try:
             assert fleet.reward is not None
             return await fleet.reward.judge(ANSWERS)
@@ -48,4 +49,4 @@ def test_a_reward_actor_judges_fails_and_ends_like_the_reward_itself() -> None:
             asyncio.run(judged(replace(plan, reward=Slow)))
         with pytest.raises(ModelError, match="no label"):
             asyncio.run(judged(replace(plan, reward=refused)))
-        assert asyncio.run(start_fleet(replace(plan, reward=None), config)).reward is None
+        assert asyncio.run(start_fleet(replace(plan, reward=None), config, SupervisionConfig())).reward is None

@@ -10,17 +10,17 @@ from ray.exceptions import (
     NodeDiedError,
     ObjectLostError,
     OutOfMemoryError,
+    OwnerDiedError,
     RayActorError,
     RayError,
     RayTaskError,
 )
 
-from gkd_dist.cluster import placement
+from gkd_dist.cluster.failures import failure_of
 from gkd_dist.cluster.placement import environment_of
-from gkd_dist.cluster.proxies import Proxy, failure_of
+from gkd_dist.cluster.proxies import Proxy
 from gkd_dist.config.ring import ClusterConfig
-from gkd_dist.errors import DeadlineError, EngineError, ModelError
-from gkd_dist.testing.fakes import FakeLearner, FakeSampler, FakeTeacher
+from gkd_dist.errors import DeadlineError, EngineError, LearnerLostError, LostTargetsError, ModelError, RejectedError
 
 
 def task_error(cause: Exception) -> RayTaskError:
@@ -104,20 +104,13 @@ def test_threads_of_actors_in_a_joined_cluster_are_not_counted_here(
     assert environment_of(ClusterConfig(address=address)).get("OMP_NUM_THREADS") == expected
 
 
-def test_an_actor_that_cannot_be_started_takes_those_before_it_along(monkeypatch: pytest.MonkeyPatch) -> None:
-    started: list[str] = []
-    killed: list[str] = []
+@pytest.mark.parametrize("error", [ObjectLostError("00" * 28, None, ""), OwnerDiedError("00" * 28, None, "")])
+def test_what_is_lost_and_who_died_has_the_name_that_the_caller_gives_it(error: RayError) -> None:
+    for each in (error, task_error(error)):
+        assert type(failure_of(each, "learner", "train", lost=LostTargetsError)) is LostTargetsError
+    assert type(failure_of(RayActorError(), "learner", "train", died=LearnerLostError)) is LearnerLostError
 
-    def start(shell: type, *_: object) -> str:
-        if shell is placement.LearnerActor:
-            raise TypeError("cannot pickle the factory")
-        started.append(shell.__name__)
-        return started[-1]
 
-    monkeypatch.setattr(placement, "_start", start)
-    monkeypatch.setattr(placement, "check_resources", lambda *_: None)
-    monkeypatch.setattr(placement.ray, "kill", killed.append)
-    plan = placement.FleetPlan([FakeSampler], {"teacher": [FakeTeacher, FakeTeacher]}, FakeLearner)
-    with pytest.raises(TypeError, match="cannot pickle"):
-        asyncio.run(placement.start_fleet(plan, ClusterConfig()))
-    assert killed == started == ["SamplerActor", "TeacherActor", "TeacherActor"]
+def test_a_bug_is_the_requests_and_a_full_disk_is_not() -> None:
+    for cause, kind in [(KeyError("x"), RejectedError), (OSError(28, "disk full"), EngineError)]:
+        assert type(failure_of(task_error(cause), "teacher 0", "score", unknown=RejectedError)) is kind

@@ -1,8 +1,11 @@
 """What the parts of a run need of the cluster; no cluster is started."""
 
+from dataclasses import replace
+
 import pytest
 
 from gkd_dist.cluster import placement
+from gkd_dist.cluster.placement import FleetPlan, Role
 from gkd_dist.config.ring import ClusterConfig
 from gkd_dist.errors import ResourceError
 from gkd_dist.testing.fakes import FakeLearner, FakeSampler, FakeTeacher
@@ -10,10 +13,9 @@ from gkd_dist.testing.fakes import FakeLearner, FakeSampler, FakeTeacher
 
 def test_a_teacher_that_asks_a_server_needs_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(placement.ray, "available_resources", lambda: {"CPU": 8.0, "GPU": 2.0})
-    makes = {"here": [FakeTeacher, FakeTeacher], "served": [FakeTeacher] * 3}
+    teachers = {"here": Role(FakeTeacher, 2), "served": Role(FakeTeacher, 3)}
+    plan = FleetPlan(Role(FakeSampler), teachers, FakeLearner, 50, server_teachers=["served"])
     config = ClusterConfig(num_gpus_per_teacher=1)
-    placement.check_resources(
-        placement.FleetPlan([FakeSampler], makes, FakeLearner, server_teachers=["served"]), config
-    )
+    placement.check_resources(plan, config)
     with pytest.raises(ResourceError, match="GPU: 5 wanted, 2 free"):
-        placement.check_resources(placement.FleetPlan([FakeSampler], makes, FakeLearner), config)
+        placement.check_resources(replace(plan, server_teachers=[]), config)

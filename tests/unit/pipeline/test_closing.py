@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from gkd_dist.errors import EngineError, ModelError
-from gkd_dist.interfaces import Closing, Fleet
+from gkd_dist.interfaces import Closing
 from gkd_dist.local import local_fleet
 from gkd_dist.testing.fakes import FakeLearner, FakeSampler, FakeTeacher
+from tests.fleets import fleet_of
 
 
 class Stuck(FakeSampler):
@@ -84,14 +85,14 @@ def test_a_fleet_raises_the_first_error_of_closing_and_logs_the_others(caplog: p
     caplog.set_level(logging.WARNING)
     learner = FakeLearner()
     with pytest.raises(EngineError, match="the sampler does not close"):
-        asyncio.run(Fleet([Stuck()], {"teacher": [StuckTeacher()]}, learner).close())
+        asyncio.run(fleet_of([Stuck()], {"teacher": [StuckTeacher()]}, learner).close())
     assert learner.closed
     assert "the teacher does not close" in caplog.text
 
 
 def test_a_fleet_that_fails_to_close_hides_nothing() -> None:
     async def run() -> None:
-        async with Closing(Fleet([Stuck()], {"teacher": [FakeTeacher()]}, FakeLearner())):
+        async with Closing(fleet_of([Stuck()], {"teacher": [FakeTeacher()]}, FakeLearner())):
             raise ModelError("the cause")
 
     with pytest.raises(ModelError, match="the cause"):

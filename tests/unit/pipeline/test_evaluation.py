@@ -5,13 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from gkd_dist.data.pairs import fixed_trajectory
-from gkd_dist.interfaces import Fleet
 from gkd_dist.pipeline.accounting import StepAccounts
 from gkd_dist.pipeline.evaluation import HeldOut, evaluate
 from gkd_dist.pipeline.job import distil
 from gkd_dist.testing.fakes import FakeLearner, FakeMetrics, FakeReward, FakeSampler, FakeSink, FakeTeacher
 from gkd_dist.types import Answer, FinishReason, SamplingParams
 from tests import tiny
+from tests.fleets import fleet_of
 from tests.unit.pipeline.test_ring import make_plan
 
 PROMPTS = tiny.prompts([3, 4, 5])
@@ -21,7 +21,7 @@ HELD_OUT = HeldOut(PROMPTS, PAIRS, SamplingParams(max_new_tokens=6), num_shown=2
 
 
 def test_student_text_and_reference_text_are_both_measured() -> None:
-    fleet = Fleet([FakeSampler(), FakeSampler()], {"teacher": [FakeTeacher()]}, FakeLearner())
+    fleet = fleet_of([FakeSampler(), FakeSampler()], {"teacher": [FakeTeacher()]}, FakeLearner())
     evaluation = asyncio.run(evaluate(fleet, HELD_OUT, 0))
     assert evaluation.on_policy.num_tokens == 3 * 6
     assert evaluation.reference is not None
@@ -33,13 +33,13 @@ def test_student_text_and_reference_text_are_both_measured() -> None:
 
 
 def test_without_references_only_student_text_is_measured() -> None:
-    fleet = Fleet([FakeSampler()], {"teacher": [FakeTeacher()]}, FakeLearner())
+    fleet = fleet_of([FakeSampler()], {"teacher": [FakeTeacher()]}, FakeLearner())
     assert asyncio.run(evaluate(fleet, replace(HELD_OUT, pairs=[]), 0)).reference is None
 
 
 def test_the_student_text_is_judged_where_there_is_a_reward() -> None:
     reward = FakeReward()
-    fleet = Fleet([FakeSampler()], {"teacher": [FakeTeacher()]}, FakeLearner(), reward)
+    fleet = fleet_of([FakeSampler()], {"teacher": [FakeTeacher()]}, FakeLearner(), reward)
     assert asyncio.run(evaluate(fleet, HELD_OUT, 0)).reward_mean is None
     held_out = replace(HELD_OUT, answer_of=lambda item: Answer("", "w " * item.sample_id.prompt_index, None))
     assert asyncio.run(evaluate(fleet, held_out, 0)).reward_mean == (0 + 1 + 2) / 3
@@ -47,7 +47,7 @@ def test_the_student_text_is_judged_where_there_is_a_reward() -> None:
 
 
 def test_a_job_evaluates_trains_evaluates_and_saves() -> None:
-    fleet, metrics, lines = Fleet([FakeSampler()], {"teacher": [FakeTeacher()]}, FakeLearner()), FakeMetrics(), []
+    fleet, metrics, lines = fleet_of([FakeSampler()], {"teacher": [FakeTeacher()]}, FakeLearner()), FakeMetrics(), []
     outcome = asyncio.run(
         distil(
             make_plan(4, 0.5),

@@ -12,7 +12,6 @@ from gkd_dist.config.objective import ScheduleConfig
 from gkd_dist.data.mixture import Mixture
 from gkd_dist.data.pairs import fixed_trajectory
 from gkd_dist.data.prompts import PromptStream, RenderedRow
-from gkd_dist.interfaces import Fleet
 from gkd_dist.metrics.catalogue import DEFINITIONS
 from gkd_dist.pipeline.accounting import StepAccounts
 from gkd_dist.pipeline.baselines import MovingAverage
@@ -21,6 +20,7 @@ from gkd_dist.pipeline.job import distil
 from gkd_dist.pipeline.ring import Plan, Reinforcement
 from gkd_dist.testing.fakes import FakeLearner, FakeMetrics, FakeReward, FakeSampler, FakeTeacher
 from gkd_dist.types import Answer, Prompt, SampleId, SamplingParams
+from tests.fleets import fleet_of
 
 OF_THE_EXPORTER = {"gkd_build_info"}
 """Set by the exporter itself."""
@@ -48,7 +48,7 @@ def a_run(metrics: FakeMetrics) -> None:
     accounts = StepAccounts(max_steps=2, metrics=metrics, sinks=[])
     work = distil(
         plan,
-        Fleet([FakeSampler()], {"teacher": [FakeTeacher()]}, FakeLearner(), FakeReward()),
+        fleet_of([FakeSampler()], {"teacher": [FakeTeacher()]}, FakeLearner(), FakeReward()),
         accounts,
         held_out=HeldOut([prompt], [pair], sampling, num_shown=0, answer_of=lambda _: Answer("", "a word", None)),
         metrics=metrics,

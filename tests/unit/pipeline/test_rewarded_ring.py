@@ -19,6 +19,7 @@ from gkd_dist.pipeline.ring import Plan, Reinforcement
 from gkd_dist.testing.fakes import FakeLearner, FakeReward, FakeSampler, FakeTeacher
 from gkd_dist.types import Answer, Source, Trajectory
 from tests import tiny
+from tests.fleets import fleet_of
 from tests.unit.pipeline.test_ring import make_plan, run
 
 BATCH = 6
@@ -56,7 +57,7 @@ def rewarded_plan(
 
 
 def make_fleet() -> Fleet:
-    return Fleet([FakeSampler()], {"teacher": [FakeTeacher()]}, FakeLearner(), FakeReward())
+    return fleet_of([FakeSampler()], {"teacher": [FakeTeacher()]}, FakeLearner(), FakeReward())
 
 
 def test_only_what_the_student_wrote_is_judged_and_the_learner_gets_advantages() -> None:
@@ -86,7 +87,7 @@ def test_steps_of_fixed_pairs_alone_ask_no_reward() -> None:
 
 def test_without_a_reward_there_are_no_advantages() -> None:
     learner = FakeLearner()
-    run(make_plan(2, 1.0), Fleet([FakeSampler()], {"teacher": [FakeTeacher()]}, learner))
+    run(make_plan(2, 1.0), fleet_of([FakeSampler()], {"teacher": [FakeTeacher()]}, learner))
     assert [batch.advantages for batch in learner.batches] == [None, None]
 
 

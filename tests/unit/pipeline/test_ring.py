@@ -27,6 +27,7 @@ from gkd_dist.types import (
     Trajectory,
     VersionRange,
 )
+from tests.fleets import fleet_of
 
 BATCH = 4
 
@@ -66,7 +67,7 @@ def run(plan: Plan, fleet: Fleet) -> tuple[FakeMetrics, FakeSink]:
 
 def test_every_step_trains_on_the_version_before_it() -> None:
     learner = FakeLearner()
-    run(make_plan(6, 1.0), Fleet([FakeSampler()], {"teacher": [FakeTeacher()]}, learner))
+    run(make_plan(6, 1.0), fleet_of([FakeSampler()], {"teacher": [FakeTeacher()]}, learner))
     assert [batch.step for batch in learner.batches] == list(range(6))
     for batch in learner.batches:
         assert {item.trajectory.versions for item in batch.scored} == {VersionRange(batch.step, batch.step)}
@@ -74,7 +75,7 @@ def test_every_step_trains_on_the_version_before_it() -> None:
 
 def test_each_stream_position_is_trained_once_and_in_order() -> None:
     learner = FakeLearner()
-    run(make_plan(5, 0.5), Fleet([FakeSampler()], {"teacher": [FakeTeacher()]}, learner))
+    run(make_plan(5, 0.5), fleet_of([FakeSampler()], {"teacher": [FakeTeacher()]}, learner))
     indices = [item.trajectory.sample_id.prompt_index for batch in learner.batches for item in batch.scored]
     assert indices == list(range(5 * BATCH))
 
@@ -82,14 +83,14 @@ def test_each_stream_position_is_trained_once_and_in_order() -> None:
 @pytest.mark.parametrize("mix", ["per_batch", "per_sequence"])
 def test_batches_hold_what_the_mixture_says(mix: str) -> None:
     plan, learner = make_plan(12, 0.3, mix), FakeLearner()
-    run(plan, Fleet([FakeSampler()], {"teacher": [FakeTeacher()]}, learner))
+    run(plan, fleet_of([FakeSampler()], {"teacher": [FakeTeacher()]}, learner))
     counts = [sum(item.trajectory.source is Source.STUDENT for item in batch.scored) for batch in learner.batches]
     assert counts == [plan.mixture.num_student(step) for step in range(12)]
 
 
 def test_a_batch_of_fixed_pairs_alone_asks_no_sampler() -> None:
     sampler = FakeSampler()
-    run(make_plan(3, 0.0), Fleet([sampler], {"teacher": [FakeTeacher()]}, FakeLearner()))
+    run(make_plan(3, 0.0), fleet_of([sampler], {"teacher": [FakeTeacher()]}, FakeLearner()))
     assert sampler.calls == []
     assert sampler.policy_version == 3
 
@@ -97,7 +98,7 @@ def test_a_batch_of_fixed_pairs_alone_asks_no_sampler() -> None:
 def test_weights_reach_every_sampler_after_every_step_and_replicas_share_the_prompts() -> None:
     samplers, teachers = [FakeSampler(), FakeSampler(), FakeSampler()], [FakeTeacher(), FakeTeacher()]
     learner = FakeLearner()
-    run(make_plan(4, 1.0), Fleet(samplers, {"teacher": teachers}, learner))
+    run(make_plan(4, 1.0), fleet_of(samplers, {"teacher": teachers}, learner))
     assert [sampler.policy_version for sampler in samplers] == [4, 4, 4]
     assert [sum(map(len, sampler.calls)) for sampler in samplers] == [4, 8, 4]
     assert all(teacher.calls for teacher in teachers)
@@ -107,7 +108,7 @@ def test_weights_reach_every_sampler_after_every_step_and_replicas_share_the_pro
 
 def test_denominators_cover_the_whole_batch() -> None:
     learner = FakeLearner()
-    run(make_plan(2, 0.5), Fleet([FakeSampler()], {"teacher": [FakeTeacher()]}, learner))
+    run(make_plan(2, 0.5), fleet_of([FakeSampler()], {"teacher": [FakeTeacher()]}, learner))
     for batch in learner.batches:
         assert batch.num_sequences == BATCH
         assert batch.num_tokens == sum(item.trajectory.num_completion_tokens for item in batch.scored)
@@ -115,12 +116,12 @@ def test_denominators_cover_the_whole_batch() -> None:
 
 def test_checkpoints_are_saved_by_version() -> None:
     learner = FakeLearner()
-    run(make_plan(5, 0.0, save_steps=2), Fleet([FakeSampler()], {"teacher": [FakeTeacher()]}, learner))
+    run(make_plan(5, 0.0, save_steps=2), fleet_of([FakeSampler()], {"teacher": [FakeTeacher()]}, learner))
     assert learner.saved == [Path("checkpoints/step-2"), Path("checkpoints/step-4")]
 
 
 def test_one_record_per_step_accounts_for_everything() -> None:
-    metrics, sink = run(make_plan(3, 0.5), Fleet([FakeSampler()], {"teacher": [FakeTeacher()]}, FakeLearner()))
+    metrics, sink = run(make_plan(3, 0.5), fleet_of([FakeSampler()], {"teacher": [FakeTeacher()]}, FakeLearner()))
     assert [record["step"] for record in sink.records] == [0, 1, 2]
     for record in sink.records:
         assert record["student_sequences"] == record["fixed_sequences"] == 2
@@ -153,9 +154,9 @@ class BrokenLearner(FakeLearner):
 @pytest.mark.parametrize(
     ("fleet", "message"),
     [
-        (Fleet([BrokenSampler()], {"teacher": [FakeTeacher()]}, FakeLearner()), "sampler is broken"),
-        (Fleet([FakeSampler()], {"teacher": [BrokenTeacher()]}, FakeLearner()), "teacher is broken"),
-        (Fleet([FakeSampler()], {"teacher": [FakeTeacher()]}, BrokenLearner()), "learner is broken"),
+        (fleet_of([BrokenSampler()], {"teacher": [FakeTeacher()]}, FakeLearner()), "sampler is broken"),
+        (fleet_of([FakeSampler()], {"teacher": [BrokenTeacher()]}, FakeLearner()), "teacher is broken"),
+        (fleet_of([FakeSampler()], {"teacher": [FakeTeacher()]}, BrokenLearner()), "learner is broken"),
     ],
 )
 def test_the_first_failure_ends_the_run_with_its_own_error(fleet: Fleet, message: str) -> None:
@@ -170,7 +171,7 @@ class CausedTeacher(FakeTeacher):
 
 def test_the_failure_keeps_its_cause() -> None:
     with pytest.raises(EngineError) as caught:
-        run(make_plan(3, 1.0), Fleet([FakeSampler()], {"teacher": [CausedTeacher()]}, FakeLearner()))
+        run(make_plan(3, 1.0), fleet_of([FakeSampler()], {"teacher": [CausedTeacher()]}, FakeLearner()))
     assert str(caught.value.__cause__) == "the disk is full"
 
 
@@ -189,12 +190,12 @@ class SoreLoserSampler(FakeSampler):
 def test_failures_of_other_loops_are_noted_on_the_first() -> None:
     plan = replace(make_plan(3, 1.0), max_staleness=1)  # the sampler is at step 1 while the learner fails at step 0
     with pytest.raises(EngineError, match="learner is broken") as caught:
-        run(plan, Fleet([SoreLoserSampler()], {"teacher": [FakeTeacher()]}, BrokenLearner()))
+        run(plan, fleet_of([SoreLoserSampler()], {"teacher": [FakeTeacher()]}, BrokenLearner()))
     assert "the sampler does not stop" in "\n".join(caught.value.__notes__)
 
 
 def test_depth_and_capacity_of_the_replay_count_the_same_things() -> None:
-    metrics, _ = run(make_plan(2, 0.5), Fleet([FakeSampler()], {"teacher": [FakeTeacher()]}, FakeLearner()))
+    metrics, _ = run(make_plan(2, 0.5), fleet_of([FakeSampler()], {"teacher": [FakeTeacher()]}, FakeLearner()))
     (capacity,) = [value for _, name, value, _ in metrics.calls if name == "gkd_queue_capacity"]
     assert capacity == 2 * BATCH  # student's and fixed ones, a batch each
     assert max(value for _, name, value, _ in metrics.calls if name == "gkd_queue_depth") <= capacity
@@ -202,5 +203,5 @@ def test_depth_and_capacity_of_the_replay_count_the_same_things() -> None:
 
 def test_zero_steps_do_nothing() -> None:
     learner = FakeLearner()
-    run(make_plan(0, 1.0), Fleet([FakeSampler()], {"teacher": [FakeTeacher()]}, learner))
+    run(make_plan(0, 1.0), fleet_of([FakeSampler()], {"teacher": [FakeTeacher()]}, learner))
     assert learner.batches == []

@@ -17,13 +17,14 @@ from gkd_dist.targets import HiddenTargets, TargetsHandle, TeacherTargets
 from gkd_dist.testing.fakes import FakeLearner, FakeSampler, FakeTeacher
 from gkd_dist.types import SampleId, SamplingParams, Trajectory
 from tests import tiny
+from tests.fleets import fleet_of
 from tests.unit.pipeline.test_ring import BATCH, make_plan, run
 
 TRAJECTORIES = tiny.trajectories([(2, 3), (4, 1), (1, 6), (3, 2), (2, 2)])
 
 
 def fleet(**teachers: Sequence[FakeTeacher]) -> Fleet:
-    return Fleet([FakeSampler()], teachers, FakeLearner())
+    return fleet_of([FakeSampler()], teachers, FakeLearner())
 
 
 def by_parity(sample_id: SampleId) -> Collection[str]:

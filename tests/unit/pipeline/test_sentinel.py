@@ -8,12 +8,12 @@ from test_ring import make_plan, run
 
 from gkd_dist.checks import TeacherCheck
 from gkd_dist.errors import EngineError, ModelError
-from gkd_dist.interfaces import Fleet
 from gkd_dist.pipeline.accounting import StepAccounts
 from gkd_dist.pipeline.controller import run_ring
 from gkd_dist.pipeline.job import distil
 from gkd_dist.pipeline.sentinel import check_at_start, due
 from gkd_dist.testing.fakes import FakeLearner, FakeMetrics, FakeSampler, FakeSink, FakeTeacher
+from tests.fleets import fleet_of
 
 
 def test_a_teacher_is_due_every_so_many_steps_but_not_at_the_first() -> None:
@@ -24,7 +24,7 @@ def test_a_teacher_is_due_every_so_many_steps_but_not_at_the_first() -> None:
 def test_every_replica_is_asked_and_the_largest_gap_recorded() -> None:
     teachers = {"teacher": [FakeTeacher(gaps_nats=[2e-4]), FakeTeacher(gaps_nats=[5e-4])]}
     plan = make_plan(5, 0.5, sentinel_steps={"teacher": 2})
-    metrics, sink = run(plan, Fleet([FakeSampler()], teachers, FakeLearner()))
+    metrics, sink = run(plan, fleet_of([FakeSampler()], teachers, FakeLearner()))
     assert [teacher.num_checks for teacher in teachers["teacher"]] == [2, 2]
     gaps = [record.get("teacher_golden_gap_nats") for record in sink.records]
     assert gaps == [None, None, 5e-4, None, 0.0]
@@ -37,14 +37,14 @@ def test_a_teacher_that_changes_ends_the_run_before_its_scores_are_trained_on() 
     teachers = [FakeTeacher(), FakeTeacher(gaps_nats=[0.0, 0.4])]
     learner = FakeLearner()
     with pytest.raises(EngineError, match=r"^teacher 1 no longer answers.*largest difference 0.4 nats.*first answers"):
-        run(make_plan(9, 0.5, sentinel_steps={"teacher": 2}), Fleet([FakeSampler()], {"teacher": teachers}, learner))
+        run(make_plan(9, 0.5, sentinel_steps={"teacher": 2}), fleet_of([FakeSampler()], {"teacher": teachers}, learner))
     assert [batch.step for batch in learner.batches] == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize(("max_steps", "num_checks"), [(1, 1), (2, 1), (3, 1), (4, 2), (5, 2), (6, 3)])
 def test_who_has_scored_since_its_last_check_is_checked_at_the_end(max_steps: int, num_checks: int) -> None:
     watched, ignored = FakeTeacher(), FakeTeacher()
-    parts = Fleet([FakeSampler()], {"watched": [watched], "ignored": [ignored]}, FakeLearner())
+    parts = fleet_of([FakeSampler()], {"watched": [watched], "ignored": [ignored]}, FakeLearner())
     run(make_plan(max_steps, 0.5, sentinel_steps={"watched": 2, "ignored": 0}), parts)
     assert (watched.num_checks, ignored.num_checks) == (num_checks, 0)
 
@@ -59,7 +59,7 @@ def test_a_failed_check_is_recorded_and_names_the_last_good_one(
     plan = make_plan(max_steps, 0.5, sentinel_steps={"teacher": 2})
     metrics, sink = FakeMetrics(), FakeSink()
     accounts = StepAccounts(max_steps=max_steps, metrics=metrics, sinks=[sink])
-    parts = Fleet([FakeSampler()], {"teacher": [FakeTeacher(gaps_nats=gaps)]}, FakeLearner())
+    parts = fleet_of([FakeSampler()], {"teacher": [FakeTeacher(gaps_nats=gaps)]}, FakeLearner())
     with pytest.raises(EngineError, match=f"its last good check was {last_good}: do not trust"):
         asyncio.run(asyncio.wait_for(run_ring(plan, parts, accounts), timeout=20))
     assert ("gauge", "gkd_teacher_golden_gap_nats", 0.4, {}) in metrics.calls
@@ -69,7 +69,7 @@ def test_a_failed_check_is_recorded_and_names_the_last_good_one(
 def test_no_student_is_saved_where_a_teacher_changed_before_the_end(tmp_path: Path) -> None:
     metrics, learner = FakeMetrics(), FakeLearner()
     accounts = StepAccounts(max_steps=3, metrics=metrics, sinks=[])
-    parts = Fleet([FakeSampler()], {"teacher": [FakeTeacher(gaps_nats=[0.0, 0.4])]}, learner)
+    parts = fleet_of([FakeSampler()], {"teacher": [FakeTeacher(gaps_nats=[0.0, 0.4])]}, learner)
     plan = make_plan(3, 0.5, sentinel_steps={"teacher": 50})
     with pytest.raises(EngineError, match="no longer answers"):
         asyncio.run(
@@ -81,7 +81,10 @@ def test_no_student_is_saved_where_a_teacher_changed_before_the_end(tmp_path: Pa
 def test_named_teachers_are_asked_on_their_own_and_named_in_the_message() -> None:
     teachers = {"maths": [FakeTeacher()], "code": [FakeTeacher(gaps_nats=[0.4])]}
     with pytest.raises(EngineError, match=r"^teacher code 0 no longer"):
-        run(make_plan(4, 0.5, sentinel_steps={"maths": 0, "code": 1}), Fleet([FakeSampler()], teachers, FakeLearner()))
+        run(
+            make_plan(4, 0.5, sentinel_steps={"maths": 0, "code": 1}),
+            fleet_of([FakeSampler()], teachers, FakeLearner()),
+        )
     assert teachers["maths"][0].num_checks == 0
 
 
@@ -98,13 +101,13 @@ def test_teachers_are_asked_in_turn() -> None:
             under_way -= 1
             return await super().verify()
 
-    fleet = Fleet([], {"a": [Slow(), Slow()], "b": [Slow()]}, FakeLearner())
+    fleet = fleet_of([FakeSampler()], {"a": [Slow(), Slow()], "b": [Slow()]}, FakeLearner())
     assert len(asyncio.run(check_at_start(fleet))) == 3
     assert most == 1
 
 
 def test_a_refusal_at_start_is_the_users_to_mend() -> None:
-    fleet = Fleet([], {"teacher": [FakeTeacher(gaps_nats=[0.4])]}, FakeLearner())
+    fleet = fleet_of([FakeSampler()], {"teacher": [FakeTeacher(gaps_nats=[0.4])]}, FakeLearner())
     with pytest.raises(ModelError, match=r"^teacher 0 is refused: .*0.4 nats.*teacher.transport") as caught:
         asyncio.run(check_at_start(fleet))
     assert len(str(caught.value).splitlines()) == 1
@@ -112,7 +115,7 @@ def test_a_refusal_at_start_is_the_users_to_mend() -> None:
 
 def test_a_refusal_at_start_is_recorded() -> None:
     found: list[TeacherCheck] = []
-    fleet = Fleet([], {"teacher": [FakeTeacher(gaps_nats=[0.4])]}, FakeLearner())
+    fleet = fleet_of([FakeSampler()], {"teacher": [FakeTeacher(gaps_nats=[0.4])]}, FakeLearner())
     with pytest.raises(ModelError):
         asyncio.run(check_at_start(fleet, found.extend))
     assert [check.max_gap_nats for check in found] == [0.4]

@@ -7,9 +7,10 @@ import pytest
 
 pytest.importorskip("vllm")
 
+from vllm.exceptions import VLLMValidationError
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
-from gkd_dist.errors import EngineError
+from gkd_dist.errors import EngineError, RejectedError
 from gkd_dist.samplers import vllm_sampler
 from gkd_dist.teachers import vllm_engine
 
@@ -36,3 +37,13 @@ def test_the_last_output_counts_and_none_is_an_engine_error(end) -> None:
     assert asyncio.run(end(outputs(1, 2), "a#1")) == 2
     with pytest.raises(EngineError, match="returned nothing for a#1"):
         asyncio.run(end(outputs(), "a#1"))
+
+
+@pytest.mark.fault(42)
+@pytest.mark.parametrize("end", ENDS)
+def test_a_refusal_is_the_requests_own_fault(end) -> None:
+    wrapped = EngineGenerateError()
+    wrapped.__cause__ = ValueError("the prompt is too long")
+    for error in (VLLMValidationError("the prompt is too long"), ValueError("the prompt is too long"), wrapped):
+        with pytest.raises(RejectedError, match=r"refuses a#1: the prompt is too long"):
+            asyncio.run(end(outputs(error=error), "a#1"))

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 import pytest
 
 from gkd_dist.errors import EngineError
-from gkd_dist.interfaces import Fleet
 from gkd_dist.pipeline.scoring import score
-from gkd_dist.pipeline.together import gather_all
+from gkd_dist.supervision.together import gather_all
 from gkd_dist.targets import TargetsHandle, TeacherTargets
 from gkd_dist.testing.fakes import FakeLearner, FakeSampler, FakeTeacher
 from gkd_dist.types import Trajectory
 from tests import tiny
+from tests.fleets import fleet_of
 
 
 def test_results_come_in_the_order_of_the_works() -> None:
@@ -68,7 +68,7 @@ def test_a_teacher_that_fails_stops_the_others() -> None:
     async def work() -> bool:
         with pytest.raises(EngineError, match="down"):
             await score(
-                Fleet([FakeSampler()], {"a": [slow], "b": [Failing()]}, FakeLearner()), tiny.trajectories([(2, 3)])
+                fleet_of([FakeSampler()], {"a": [slow], "b": [Failing()]}, FakeLearner()), tiny.trajectories([(2, 3)])
             )
         return slow.stopped
 

@@ -1,0 +1,111 @@
+"""The journal as an actor on the driver's machine: targets reach it by reference and never pass the driver."""
+
+import asyncio
+from collections.abc import AsyncIterator, Container, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from gkd_dist.cluster.headers import ScoredHeader, framed, payload_of
+from gkd_dist.cluster.proxies import Proxy
+from gkd_dist.cluster.whereabouts import Whereabouts
+from gkd_dist.errors import EngineError, LostTargetsError
+from gkd_dist.process import end_with_parent
+from gkd_dist.replay.journal import Journal
+from gkd_dist.types import ByteArray, SampleId, ScoredTrajectory
+
+_RECORDS_PER_FRAME = 16
+"""Read from disk at a time: one object of the store each."""
+
+
+class JournalActor:
+    """The files in their own process; one call at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        end_with_parent()
+        self._journal = Journal(folder)
+        self._turn = asyncio.Lock()
+
+    async def locate(self) -> Whereabouts:
+        return Whereabouts.here()
+
+    @ray.method(num_returns="streaming")
+    async def read(self) -> AsyncIterator[Any]:
+        """For every few trajectories a header, with the bytes of each score, and then their targets as one frame; None
+        is the end. All of them belong to the caller: they outlive this actor."""
+        async with self._turn:
+            items: Iterator[ScoredTrajectory] = self._journal.read()
+            while scored := await asyncio.to_thread(lambda: list(islice(items, _RECORDS_PER_FRAME))):
+                header, num_bytes, frame = framed(scored)
+                yield header, num_bytes
+                yield frame
+        yield None
+
+    async def append(self, header: ScoredHeader, *frames: ByteArray) -> None:
+        async with self._turn:
+            await asyncio.to_thread(lambda: self._journal.append(header.with_targets(frames)))
+
+    async def sync(self) -> None:
+        async with self._turn:
+            await asyncio.to_thread(self._journal.sync)
+
+    async def forget(self, finished: Container[SampleId]) -> None:
+        async with self._turn:
+            await asyncio.to_thread(self._journal.forget, finished)
+
+    async def close(self) -> None:
+        async with self._turn:
+            await asyncio.to_thread(self._journal.close)
+
+
+class JournalProxy(Proxy):
+    """Implements `interfaces.Journal`; trajectories come and go with handles."""
+
+    async def read(self) -> list[ScoredTrajectory]:
+        return await self._await(self._read(), "read its files")
+
+    async def _read(self) -> list[ScoredTrajectory]:
+        stream = self._actor.read.remote()
+        found: list[ScoredTrajectory] = []
+        async for reference in stream:
+            facts = await reference
+            if facts is None:
+                return found
+            header, num_bytes = facts
+            frame = await anext(stream)
+            found += header.with_handles([frame], num_bytes)
+        raise EngineError(f"{self._name} stopped in the middle of its files")
+
+    async def append(self, scored: Sequence[ScoredTrajectory]) -> None:
+        places, frames = payload_of(scored)
+        call = self._actor.append.remote(ScoredHeader(scored, places), *frames)
+        await self._await(call, "append", lost=LostTargetsError)
+
+    async def sync(self) -> None:
+        await self._await(self._actor.sync.remote(), "write to the disk")
+
+    async def forget(self, finished: Container[SampleId]) -> None:
+        await self._await(self._actor.forget.remote(finished), "forget")
+
+
+async def start_journal(folder: Path, timeout_s: float) -> JournalProxy:
+    """The journal in `folder`, on the node that this process is on; the folder is made with the first record.
+
+    Args:
+        timeout_s: of every call, the start included.
+
+    Raises:
+        EngineError, DeadlineError: it does not start.
+    """
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    actor_class = ray.remote(num_cpus=0, max_restarts=0, scheduling_strategy=here)(JournalActor)
+    proxy = JournalProxy(actor_class.remote(folder), "journal", timeout_s)
+    try:
+        proxy.place = await proxy._await(proxy._actor.locate.remote(), "start")
+    except BaseException:
+        proxy.kill()
+        raise
+    return proxy

@@ -1,0 +1,126 @@
+"""Starting, probing and ending the actors of one role: what a pool of replicas is supervised with."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import ray
+from ray.actor import ActorHandle
+
+from gkd_dist.cluster.actors import CONCURRENCY_GROUPS, Shell
+from gkd_dist.cluster.proxies import Proxy
+from gkd_dist.errors import DeadlineError, ResourceError
+
+AnyProxy = TypeVar("AnyProxy", bound=Proxy)
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What one actor reserves on one node."""
+
+    num_cpus: float = 0
+    num_gpus: float = 0
+
+    def missing(self, free: Mapping[str, float]) -> list[str]:
+        """One piece of text for each resource of which `free` has too little."""
+        wanted = {"CPU": self.num_cpus, "GPU": self.num_gpus}
+        return [
+            f"{name}: {amount:g} wanted, {free.get(name, 0):g} free"
+            for name, amount in wanted.items()
+            if amount > free.get(name, 0)
+        ]
+
+
+class ActorLauncher(Generic[AnyProxy]):
+    """Implements `supervision.pool.Launcher` for the actors of one role.
+
+    Args:
+        name_of: what messages call the replica of a slot.
+        shell: actor class.
+        arguments: of the shell.
+        proxy: makes a proxy of an actor and its name.
+        needs: of each.
+        environment: variables of each process.
+        startup_timeout_s: from the request for an actor to a part that is built.
+        probe_timeout_s: of one ping.
+    """
+
+    def __init__(
+        self,
+        name_of: Callable[[int], str],
+        shell: type[Shell[Any]],
+        arguments: tuple[Any, ...],
+        proxy: Callable[["ActorHandle[Any]", str], AnyProxy],
+        *,
+        needs: Needs,
+        environment: Mapping[str, str],
+        startup_timeout_s: float,
+        probe_timeout_s: float,
+    ) -> None:
+        self._name_of = name_of
+        self._shell = shell
+        self._arguments = arguments
+        self._proxy = proxy
+        self._needs = needs
+        self._environment = dict(environment)
+        self._startup_timeout_s = startup_timeout_s
+        self._probe_timeout_s = probe_timeout_s
+
+    async def start(self, slot: int) -> AnyProxy:
+        """The proxy of a new actor whose part is built.
+
+        Raises:
+            ResourceError: no node had room for it in time.
+            DeadlineError: it was not built in time.
+            GkdError: what the part raised while it was built; EngineError where the actor died.
+        """
+        actor_class = ray.remote(
+            num_cpus=self._needs.num_cpus,
+            num_gpus=self._needs.num_gpus,
+            max_restarts=0,
+            concurrency_groups=CONCURRENCY_GROUPS,
+            runtime_env={"env_vars": self._environment},
+        )(self._shell)
+        proxy = self._proxy(actor_class.remote(*self._arguments), self._name_of(slot))
+        try:
+            await asyncio.wait_for(proxy.start(), self._startup_timeout_s)
+        except TimeoutError:
+            proxy.kill()
+            raise self._late(proxy, slot) from None
+        except BaseException:
+            proxy.kill()
+            raise
+        return proxy
+
+    async def probe(self, replica: AnyProxy) -> None:
+        """Raises:
+        EngineError, DeadlineError: it is dead, its engine is, or it says nothing.
+        """
+        try:
+            await asyncio.wait_for(replica.ping(), self._probe_timeout_s)
+        except TimeoutError:
+            raise DeadlineError(f"no answer to a ping within {self._probe_timeout_s:g} s") from None
+
+    async def kill(self, replica: AnyProxy) -> None:
+        """Never raises; a process on another host that is stopped is left to Ray."""
+        replica.kill()
+
+    def describe(self, replica: AnyProxy) -> dict[str, str | int]:
+        place = replica.place
+        return {} if place is None else {"pid": place.process.pid, "node": place.node}
+
+    def _late(self, proxy: AnyProxy, slot: int) -> ResourceError | DeadlineError:
+        limit = f"within cluster.startup_timeout_s ({self._startup_timeout_s:g} s)"
+        if proxy.place is not None:
+            return DeadlineError(
+                f"{self._name_of(slot)} did not start {limit}; its process {proxy.place.process.pid} on node "
+                f"{proxy.place.node} was still at it"
+            )
+        missing = self._needs.missing(ray.available_resources())
+        if missing:
+            return ResourceError(
+                f"no node had room for {self._name_of(slot)} {limit} ({'; '.join(missing)}); add nodes, lower the "
+                "number of replicas, or lower cluster.num_cpus_* and num_gpus_*"
+            )
+        return DeadlineError(f"{self._name_of(slot)} got no process {limit}; look at Ray's logs")

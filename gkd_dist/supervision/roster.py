@@ -1,0 +1,260 @@
+"""The slots of one role: who serves, who does which work, who is condemned, and who wants to know."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Collection, Coroutine
+from typing import Any, Generic, TypeVar
+
+from gkd_dist.config.supervision import SupervisionConfig
+from gkd_dist.errors import EngineError
+from gkd_dist.supervision.census import Census
+from gkd_dist.supervision.failures import Failure, ReplicaEndedError, classify
+from gkd_dist.supervision.health import Event, Reason, SlotHealth, State
+from gkd_dist.supervision.slots import Incarnation, Launcher, Replica, Slot
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Clock = Callable[[], float]
+Sleep = Callable[[float], Awaitable[object]]
+
+
+class Roster(Generic[Replica]):
+    """What the parts of a pool share. All of it runs on one event loop; between two awaits a call is atomic.
+
+    Args:
+        role: in messages, such as `sampler` or `teacher NAME`.
+        is_fixed: nothing is probed, condemned or restarted.
+    """
+
+    def __init__(
+        self,
+        role: str,
+        launcher: Launcher[Replica],
+        rules: SupervisionConfig,
+        *,
+        clock: Clock,
+        sleep: Sleep,
+        census: Census,
+        is_fixed: bool = False,
+    ) -> None:
+        self.role = role
+        self.launcher = launcher
+        self.rules = rules
+        self.clock = clock
+        self.is_fixed = is_fixed
+        self.census = census
+        self.slots: dict[int, Slot[Replica]] = {}
+        self.target = 0
+        self.events: list[Event] = []
+        self.obligation: Callable[[Replica], Awaitable[object]] | None = None
+        self.newest = 0
+        """Number of the newest obligation; 0 is none."""
+        self.changed = asyncio.Event()
+        """Set once at the next change of any slot, and then replaced: take it before looking, then wait."""
+        self._sleep = sleep
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._ends: set[asyncio.Task[None]] = set()
+
+    @property
+    def serving(self) -> list[Incarnation[Replica]]:
+        """In slot order, the suspect ones too."""
+        slots = [self.slots[index] for index in sorted(self.slots)]
+        return [slot.incarnation for slot in slots if slot.incarnation is not None and slot.health.serves]
+
+    @property
+    def preferred(self) -> list[Incarnation[Replica]]:
+        """Those that requests are meant for, in slot order: the healthy ones and those that it is time to try;
+        the suspect ones where there are no others."""
+        serving = self.serving
+        return [each for each in serving if self._is_healthy(each) or self._is_due(each)] or serving
+
+    @property
+    def is_hopeless(self) -> bool:
+        """No slot can ever serve again."""
+        return all(slot.health.state is State.RETIRED for slot in self.slots.values())
+
+    def choose(self, avoid: Collection[Incarnation[Replica]] = ()) -> Incarnation[Replica] | None:
+        """Who gets the next request: a suspect replica that it is time to try, else the one with the least to do."""
+        serving = [each for each in self.serving if each not in avoid]
+        due = [each for each in serving if self._is_due(each)]
+        healthy = [each for each in serving if self._is_healthy(each)]
+        return min(due or healthy or serving, key=lambda each: len(each.requests), default=None)
+
+    def add(self, index: int) -> Slot[Replica]:
+        """A new slot, dead until it is started."""
+        health = SlotHealth(index, self.rules, self.clock(), self._record)
+        self.slots[index] = Slot(index, health)
+        return self.slots[index]
+
+    def join(self, slot: Slot[Replica], replica: Replica) -> Incarnation[Replica]:
+        """`replica` was started for `slot`, and has to catch up."""
+        slot.incarnation = Incarnation(slot, replica, self.clock())
+        facts = self.launcher.describe(replica)
+        slot.health.started(self.clock(), " ".join(f"{key}={value}" for key, value in facts.items()))
+        return slot.incarnation
+
+    async def run(
+        self,
+        incarnation: Incarnation[Replica],
+        work: Callable[[Replica], Awaitable[T]],
+        tasks: set[asyncio.Future[Any]],
+        what: str,
+    ) -> T:
+        """`work` on one replica, kept in `tasks` (its requests or its duties) for as long as it lasts.
+
+        Raises:
+            ReplicaEndedError: the replica was ended meanwhile.
+            Exception: what the work raised.
+        """
+        task = asyncio.ensure_future(work(incarnation.replica))
+        tasks.add(task)
+        try:
+            return await task
+        except asyncio.CancelledError:
+            current = asyncio.current_task()
+            if current is not None and current.cancelling():
+                raise  # the caller no longer wants it
+            name = f"{self.role} {incarnation.slot.index}"
+            raise ReplicaEndedError(f"{name} was ended while asked to {what}", incarnation.drained) from None
+        finally:
+            tasks.discard(task)
+            if incarnation.slot.health.state is State.DRAINING:
+                self.notify()
+
+    def succeeded(self, incarnation: Incarnation[Replica]) -> None:
+        """A request was answered."""
+        if not incarnation.ended:
+            incarnation.slot.health.request_succeeded(self.clock())
+
+    def failed(self, incarnation: Incarnation[Replica], error: Exception) -> None:
+        """A request failed. The replica is probed where the error may mean that it is dead."""
+        if incarnation.ended or self.is_fixed or classify(error) is Failure.DATA:
+            return
+        incarnation.slot.health.request_failed(self.clock(), repr(error))
+        self.settle(incarnation)
+        if isinstance(error, EngineError) and not incarnation.ended and not incarnation.probes:
+            self.probe(incarnation, condemn=True)
+
+    def probe(self, incarnation: Incarnation[Replica], condemn: bool = False) -> None:
+        """Ask for a sign of life, in the background; without one it is condemned, or its probes count one failure."""
+        incarnation.probed_at = self.clock()
+        task = self.spawn(self._probe(incarnation, condemn))
+        incarnation.probes.add(task)
+        task.add_done_callback(incarnation.probes.discard)
+
+    async def _probe(self, incarnation: Incarnation[Replica], condemn: bool) -> None:
+        try:
+            await self.launcher.probe(incarnation.replica)
+        except Exception as error:
+            if incarnation.ended:
+                return
+            if condemn:
+                self.condemn(incarnation, Reason.DIED, repr(error))
+            else:
+                incarnation.slot.health.probe_failed(self.clock(), repr(error))
+                self.settle(incarnation)
+        else:
+            if not incarnation.ended:
+                incarnation.slot.health.probe_succeeded(self.clock())
+
+    def condemn(self, incarnation: Incarnation[Replica], reason: Reason, detail: str = "") -> None:
+        """Its slot is dead from now on: the replica is killed, and what it had in hand goes elsewhere."""
+        incarnation.slot.health.die(self.clock(), reason, detail)
+        self.settle(incarnation, drained=reason is Reason.SCALED)
+
+    def settle(self, incarnation: Incarnation[Replica], drained: bool = False) -> None:
+        """End a replica whose slot has just died; nothing where it lives."""
+        slot = incarnation.slot
+        if slot.health.state not in (State.DEAD, State.RETIRED):
+            return
+        slot.incarnation = None
+        incarnation.end(drained)
+        slot.phase = asyncio.create_task(self.launcher.kill(incarnation.replica))
+        self._ends.add(slot.phase)
+        slot.phase.add_done_callback(self._ends.discard)
+        slot.phase.add_done_callback(lambda _: self.notify())
+
+    async def fulfil(self, incarnation: Incarnation[Replica], number: int) -> None:
+        """Do the newest obligation, unless number `number` or a newer one is done; one at a time.
+
+        Raises:
+            ReplicaEndedError: it was ended meanwhile.
+            Exception: what the obligation raised.
+        """
+        async with incarnation.turn:
+            while incarnation.fulfilled < number and self.obligation is not None:
+                newest = self.newest
+                await self.run(incarnation, self.obligation, incarnation.duties, "catch up")
+                incarnation.fulfilled = newest
+
+    def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Work in the background that ends with the pool."""
+        task = asyncio.create_task(work)
+        self.keep(task)
+        return task
+
+    def keep(self, task: asyncio.Task[Any]) -> None:
+        """Remember a task that nobody waits for, and log what it raises."""
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            logger.debug("%s, in the background: %r", self.role, task.exception())
+
+    async def cancel_all(self) -> None:
+        """End what runs in the background, but for kills: those are waited for."""
+        tasks = [task for task in self._tasks if task is not asyncio.current_task()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, *self._ends, return_exceptions=True)
+
+    def notify(self) -> None:
+        """Something changed."""
+        changed, self.changed = self.changed, asyncio.Event()
+        changed.set()
+
+    async def wait(self, changed: asyncio.Event, until: float) -> None:
+        """Return at the change, or when the clock says `until`."""
+        tasks = [asyncio.ensure_future(changed.wait()), self.timer(until - self.clock())]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    def timer(self, seconds: float) -> asyncio.Future[Any]:
+        """Done after so many seconds."""
+        return asyncio.ensure_future(self._sleep(max(0.0, seconds)))
+
+    def report(self) -> None:
+        """The numbers of replicas, to the census."""
+        states = {index: self.slots[index].health.state for index in sorted(self.slots)}
+        self.census.report(self.role, states, self.target)
+
+    def _record(self, event: Event) -> None:
+        self.events.append(event)
+        level = logging.WARNING if event.to_state in (State.DEAD, State.RETIRED) else logging.INFO
+        logger.log(
+            level,
+            "%s %d: %s -> %s (%s) %s",
+            self.role,
+            event.slot,
+            event.from_state,
+            event.to_state,
+            event.reason,
+            event.detail,
+        )
+        if event.to_state is State.RESTARTING and event.reason is not Reason.NEW:
+            self.census.count("gkd_replica_restarts_total", self.role, reason=event.reason.value)
+        if event.slot in self.slots:
+            self.report()
+        self.notify()
+
+    def _is_healthy(self, incarnation: Incarnation[Replica]) -> bool:
+        return incarnation.slot.health.state is State.HEALTHY
+
+    def _is_due(self, incarnation: Incarnation[Replica]) -> bool:
+        return not incarnation.requests and incarnation.slot.health.may_be_tried(self.clock())

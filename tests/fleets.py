@@ -1,0 +1,16 @@
+"""Fleets of fixed parts, which nobody restarts or probes."""
+
+from collections.abc import Mapping, Sequence
+
+from gkd_dist.interfaces import Fleet, Learner, Reward, Sampler, Teacher
+from gkd_dist.supervision.pool import Pool
+
+
+def fleet_of(
+    samplers: Sequence[Sampler],
+    teachers: Mapping[str, Sequence[Teacher]],
+    learner: Learner,
+    reward: Reward | None = None,
+) -> Fleet:
+    """A fleet of these parts."""
+    return Fleet(Pool.of(samplers), {name: Pool.of(replicas) for name, replicas in teachers.items()}, learner, reward)

@@ -1,0 +1,216 @@
+"""Learner, driver, journal and object store in real actors: what survives whom."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+from ray._private.internal_api import free, memory_summary
+
+from gkd_dist.cluster.journal import start_journal
+from gkd_dist.cluster.placement import FleetPlan, Launchers, Role, start_fleet
+from gkd_dist.cluster.session import ray_session
+from gkd_dist.config.ring import ClusterConfig
+from gkd_dist.config.supervision import SupervisionConfig
+from gkd_dist.errors import LearnerLostError, LostTargetsError, ModelError
+from gkd_dist.interfaces import Fleet
+from gkd_dist.pipeline.learning import train_batch
+from gkd_dist.pipeline.scoring import score
+from gkd_dist.testing.fakes import FakeLearner
+from gkd_dist.types import SampleId, ScoredTrajectory, TeacherScore
+from tests import tiny
+from tests.mock_engines import MockLearner, MockSampler, MockTeacher, asked, is_gone, processes, until
+
+pytestmark = pytest.mark.ray
+
+CONFIG = ClusterConfig(
+    num_cpus_per_sampler=0,
+    num_cpus_per_teacher=0,
+    num_cpus_learner=0,
+    request_timeout_s=60,
+    startup_timeout_s=120,
+    object_store_bytes=80_000_000,
+)
+RULES = SupervisionConfig()
+TRAJECTORIES = tiny.trajectories([(2, 3), (4, 1), (1, 6)])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> Iterator[None]:
+    with ray_session(CONFIG):
+        yield
+
+
+def plan_of(path: Path) -> FleetPlan:
+    return FleetPlan(
+        Role(partial(MockSampler, path)), {"teacher": Role(partial(MockTeacher, path))}, partial(MockLearner, path), 128
+    )
+
+
+def pid_of_learner(fleet: Fleet) -> int:
+    return int(fleet.learner.place.process.pid)  # type: ignore[attr-defined]
+
+
+@pytest.mark.fault(10)
+@pytest.mark.fault(12)
+def test_a_dead_learner_is_renewed_and_what_it_published_stays(tmp_path: Path) -> None:
+    async def work() -> None:
+        fleet = await start_fleet(plan_of(tmp_path), CONFIG, RULES)
+        publication = await fleet.learner.publish()
+        victim = pid_of_learner(fleet)
+        scored = await score(fleet, TRAJECTORIES)
+        (tmp_path / "hold").touch()
+        training = asyncio.create_task(fleet.learner.train(train_batch(0, scored)))
+        await until(lambda: asked(tmp_path, victim))
+        await fleet.learner.ping()  # answers while it trains
+        folder = tmp_path / "snapshot"
+        folder.mkdir()
+        await fleet.learner.write_snapshot(folder)
+        os.kill(victim, signal.SIGKILL)
+        with pytest.raises(LearnerLostError, match="learner died while asked to train"):
+            await training
+        (tmp_path / "hold").unlink()
+        with pytest.raises(LearnerLostError):
+            await fleet.learner.snapshot()
+        await fleet.renew_learner()
+        assert pid_of_learner(fleet) != victim
+        assert await fleet.learner.restore(folder) == 0
+        assert (await fleet.learner.train(train_batch(0, scored))).policy_version == 1
+        await fleet.samplers.bring_up(lambda sampler: sampler.load_weights(publication))
+        assert len(fleet.samplers.serving) == 1
+        await fleet.close()
+        await until(lambda: all(map(is_gone, processes(tmp_path))))
+
+    asyncio.run(work())
+
+
+def test_a_failing_start_leaves_nothing_running(tmp_path: Path) -> None:
+    def refused() -> FakeLearner:
+        raise ModelError("no such student")
+
+    async def work() -> None:
+        with pytest.raises(ModelError, match="no such student"):
+            await start_fleet(replace(plan_of(tmp_path), learner=refused), CONFIG, RULES)
+        await until(lambda: all(map(is_gone, processes(tmp_path))))
+
+    asyncio.run(work())
+
+
+def test_lost_targets_are_told_from_a_lost_learner(tmp_path: Path) -> None:
+    async def work() -> None:
+        fleet = await start_fleet(plan_of(tmp_path), CONFIG, RULES)
+        # Of a megabyte: small results travel inside messages and cannot be lost alone.
+        launcher = Launchers(
+            replace(plan_of(tmp_path), teachers={"teacher": Role(partial(MockTeacher, tmp_path, 1 << 17))}),
+            CONFIG,
+            RULES,
+        ).teachers("teacher")
+        teacher = await launcher.start(0)
+        targets = await teacher.score(TRAJECTORIES)
+        scored = [
+            ScoredTrajectory(trajectory, (TeacherScore("teacher", each),))
+            for trajectory, each in zip(TRAJECTORIES, targets, strict=True)
+        ]
+        free([targets[0].reference])
+        with pytest.raises(LostTargetsError):
+            await fleet.learner.train(train_batch(0, scored))
+        await fleet.learner.ping()
+        await launcher.kill(teacher)
+        await fleet.close()
+
+    asyncio.run(work())
+
+
+def test_the_journal_keeps_trajectories_whose_payload_the_driver_never_saw(tmp_path: Path) -> None:
+    async def work() -> None:
+        fleet = await start_fleet(plan_of(tmp_path), CONFIG, RULES)
+        scored = await score(fleet, TRAJECTORIES)
+        journal = await start_journal(tmp_path / "journal", 60)
+        assert await journal.read() == []
+        await journal.append(scored[:2])
+        await journal.append(scored[2:])
+        await journal.sync()
+        journal.kill()
+        again = await start_journal(tmp_path / "journal", 60)
+        found = await again.read()
+        again.kill()  # what it read outlives it
+        assert [item.trajectory.sample_id for item in found] == [item.sample_id for item in TRAJECTORIES]
+        assert [item.scores[0].targets.num_bytes for item in found] == [
+            item.scores[0].targets.num_bytes for item in scored
+        ]
+        report = await fleet.learner.train(train_batch(0, found))
+        assert report.num_sequences == 3
+        third = await start_journal(tmp_path / "journal", 60)
+        await third.forget({SampleId("test", index) for index in range(3)})
+        assert await third.read() == []
+        await third.close()
+        await fleet.close()
+
+    asyncio.run(work())
+
+
+@pytest.mark.fault(19)
+def test_large_targets_of_the_past_leave_the_object_store(tmp_path: Path) -> None:
+    """60 times 6 MB through a store of 80 MB: what is no longer held is freed. Held ones spill, which is the witness."""
+    plan = replace(plan_of(tmp_path), teachers={"teacher": Role(partial(MockTeacher, tmp_path, 1 << 18))})
+
+    async def work() -> None:
+        launcher = Launchers(plan, CONFIG, RULES).teachers("teacher")
+        teacher = await launcher.start(0)
+        for _ in range(60):
+            targets = await teacher.score(TRAJECTORIES[2:])
+            assert targets[0].num_bytes > 6_000_000
+        assert "Spilled" not in memory_summary(stats_only=True)
+        held = [await teacher.score(TRAJECTORIES[2:]) for _ in range(20)]
+        await until(lambda: "Spilled" in memory_summary(stats_only=True))
+        assert len(held) == 20
+        await launcher.kill(teacher)
+
+    asyncio.run(work())
+
+
+DRIVER = """
+import asyncio, os, signal, sys
+from functools import partial
+from pathlib import Path
+from gkd_dist.cluster.placement import start_fleet
+from gkd_dist.cluster.session import ray_session
+from tests.integration.test_fleet_faults import CONFIG, RULES, plan_of
+
+async def main(path):
+    fleet = await start_fleet(plan_of(path), CONFIG, RULES)
+    os.kill(fleet.samplers.serving[0].place.process.pid, signal.SIGSTOP)
+    (path / "up").touch()
+    await asyncio.sleep(600)
+
+with ray_session(CONFIG):
+    asyncio.run(main(Path(sys.argv[1])))
+"""
+
+
+@pytest.mark.fault(17)
+def test_a_killed_driver_leaves_no_process_behind_not_even_a_stopped_one(tmp_path: Path) -> None:
+    driver = subprocess.Popen([sys.executable, "-c", DRIVER, str(tmp_path)], cwd=Path(__file__).parents[2])
+
+    async def work() -> None:
+        await until(lambda: (tmp_path / "up").exists() or driver.poll() is not None)
+        assert driver.poll() is None
+        driver.kill()
+        driver.wait()
+        actors = [int(file.name.removeprefix("started-")) for file in tmp_path.glob("started-*")]
+        assert len(actors) == 3
+        await until(lambda: all(map(is_gone, actors)))
+
+    try:
+        asyncio.run(work())
+    finally:
+        driver.kill()
+        for child in tmp_path.glob("child-*"):  # plain `sleep`, which nobody told to end with its parent
+            if not is_gone(int(child.read_text())):
+                os.kill(int(child.read_text()), signal.SIGKILL)
