@@ -27,6 +27,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from gkd_dist.cluster.learner_ranks import rank_environment
 from gkd_dist.cluster.shares import shares
 from gkd_dist.config.learner import LearnerConfig
 from gkd_dist.divergences import ForwardKl
@@ -40,6 +41,7 @@ from gkd_dist.learners.sharded import shard
 from gkd_dist.learners.step import LossSettings
 from gkd_dist.learners.targets import TargetRules, TeacherView
 from gkd_dist.learners.world import ALONE, RankGroup
+from gkd_dist.process import actor_environment
 from gkd_dist.targets import TopKTargets
 from gkd_dist.types import (
     FinishReason,
@@ -65,7 +67,11 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         save(Path(folder), arguments.layers)
-        found = {str(size): measure(Path(folder), size) for size in arguments.ranks}
+        found = {}
+        for size in arguments.ranks:
+            environment = actor_environment()
+            os.environ.update(rank_environment(environment) if size > 1 else environment)
+            found[str(size)] = measure(Path(folder), size)
     machine = {"cores": os.cpu_count(), "platform": platform.platform(), "torch": torch.__version__}
     RESULT.write_text(json.dumps({"machine": machine, "layers": arguments.layers, "ranks": found}, indent=1) + "\n")
     for size, ranks in found.items():

@@ -18,8 +18,11 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def run_ranks(program: Callable[..., Any], *arguments: Any, size: int = 2) -> list[Any]:
+def run_ranks(program: Callable[..., Any], *arguments: Any, size: int = 2, num_lost: int = 0) -> list[Any]:
     """What `program(seat, *arguments)` returns at each rank; it must be a function of a module.
+
+    Args:
+        num_lost: so many of the last ranks die and return nothing.
 
     Raises:
         RuntimeError: a rank failed, with its traceback, or did not answer in time.
@@ -33,12 +36,12 @@ def run_ranks(program: Callable[..., Any], *arguments: Any, size: int = 2) -> li
         process.start()
     try:
         found = {}
-        for _ in ranks:
+        for _ in range(size - num_lost):
             rank, answer, failure = answers.get(timeout=TIMEOUT_S)
             if failure:
                 raise RuntimeError(f"rank {rank}: {failure}")
             found[rank] = answer
-        return [found[rank] for rank in range(size)]
+        return [found[rank] for rank in range(size - num_lost)]
     except queue.Empty:
         raise RuntimeError(f"no answer within {TIMEOUT_S:g} s") from None
     finally:

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from gkd_dist.cluster.learner_group import LearnerGroup
+from gkd_dist.cluster.learner_ranks import rank_environment
 from gkd_dist.errors import EngineError, LearnerLostError, RejectedError
+from gkd_dist.process import DEFAULTS
 from gkd_dist.targets import SampledTargets
 from gkd_dist.testing.fakes import FakeLearner
 from gkd_dist.types import StepReport, TrainBatch
@@ -155,3 +157,10 @@ def test_closing_a_lost_group_closes_every_rank_and_raises_nothing() -> None:
         asyncio.run(group.train(batch()))
     asyncio.run(group.close())
     assert all(rank.closed for rank in ranks)
+
+
+def test_ranks_give_memory_back_unless_the_user_says_otherwise() -> None:
+    usual = rank_environment(DEFAULTS)
+    assert (usual["MALLOC_MMAP_MAX_"], usual["MALLOC_MMAP_THRESHOLD_"]) == ("65536", "1048576")
+    assert usual["GOMP_SPINCOUNT"] == DEFAULTS["GOMP_SPINCOUNT"]
+    assert rank_environment(DEFAULTS | {"MALLOC_MMAP_MAX_": "7"})["MALLOC_MMAP_MAX_"] == "7"

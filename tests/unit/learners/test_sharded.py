@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import os
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -196,6 +197,27 @@ def resumption(case: Case, student: Path, teacher: Path, batches: list[TrainBatc
     return asyncio.run(scenario())
 
 
+def widowed(
+    seat: Seat, place: str, witness: Path, case: Case, student: Path, teacher: Path, batches: list[TrainBatch]
+) -> Any:
+    """What a rank raises whose neighbour dies at `place` in the second step."""
+    torch.set_num_threads(1)
+    world = RankGroup(seat)
+    learner = learner_of(case, student, teacher, world)
+    if seat.rank == 1:
+        os.environ |= {"GKD_FAULTS": f"{place}:kill@2", "GKD_FAULTS_WITNESS": str(witness)}
+
+    async def scenario() -> Any:
+        reports = [await learner.train(own(batches[0], world))]
+        try:
+            for batch in batches[1:]:
+                reports.append(await learner.train(own(batch, world)))
+        except (RuntimeError, EngineError) as error:
+            return len(reports), str(error)
+
+    return asyncio.run(scenario())
+
+
 def most_gathered(case: Case, student: Path, teacher: Path, batches: list[TrainBatch], world: World) -> Any:
     """Bytes of whole parameters that were alive together while weights were published."""
     learner = learner_of(case, student, teacher, world)
@@ -356,6 +378,18 @@ def test_one_parameter_at_a_time_is_whole_while_weights_are_published(
         assert total == sum(sizes)
         assert most == max(sizes)
         assert published == num_published
+
+
+@pytest.mark.parametrize("place", ["learner.after_backward", "learner.in_optimizer_step"])
+def test_a_rank_whose_neighbour_dies_in_a_step_fails_and_does_not_wait(
+    jobs: dict[str, tuple[Any, ...]], tmp_path: Path, place: str
+) -> None:
+    (survivor,) = run_ranks(widowed, place, tmp_path, *next(iter(jobs.values())), num_lost=1)
+    assert [path.name for path in tmp_path.iterdir()] == [f"{place}.kill.2"]
+    num_reports, failure = survivor
+    # Nothing is exchanged after the gradient norm: a neighbour that dies in the optimizer's step is missed in the next.
+    assert num_reports == (1 if place == "learner.after_backward" else 2)
+    assert failure
 
 
 def test_ranks_tell_each_other_values_of_any_length(ranks: list[dict[str, Any]]) -> None:
