@@ -1,5 +1,6 @@
 """What a check of a teacher found, and by how much it may be off (floor F0: stdlib alone)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -11,6 +12,10 @@ class Tolerance:
     """At one id of one token."""
     mean_nats: float
     """Over all of them: rounding averages out, a wrong factor does not."""
+
+    def allows(self, gaps: Sequence[float]) -> bool:
+        """Whether log-probs that differ by `gaps` count as the same."""
+        return not gaps or (max(gaps) <= self.max_nats and sum(gaps) / len(gaps) <= self.mean_nats)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +35,9 @@ class TeacherCheck:
     tolerance: Tolerance
     fault: str = ""
     """What is wrong with the answers, whatever they should be; empty when nothing is."""
+    top_log_probs: tuple[float, ...] = ()
+    """Of the most probable id at each golden token, nats; where the answers do not say, of the token itself. What
+    replicas of one teacher have in common."""
 
     @property
     def passed(self) -> bool:

@@ -1,20 +1,24 @@
 """The `gkd` command (floor F5): parses, builds, starts; computes nothing.
 
 Heavy modules are imported inside the commands, so that `gkd --help` is instant. Exit codes, all decided in `main`:
-0 done; 2 usage, configuration or anything else the user can mend; 70 internal; 130 interrupted.
+0 done; 2 usage, configuration or anything else the user can mend; 70 internal; 75 stopped with a good checkpoint, the
+same command goes on; 130 (Ctrl-C) and 143 (SIGTERM) stopped at once.
 """
 
 import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from gkd_dist import __version__
-from gkd_dist.errors import GkdError
+from gkd_dist.errors import ConfigError, GkdError
 from gkd_dist.process import prepare_this_process
+
+if TYPE_CHECKING:
+    from gkd_dist.config.run import RunConfig
 
 EXIT_INTERNAL = 70
 EXIT_INTERRUPTED = 130
@@ -38,6 +42,12 @@ Overrides = Annotated[
         metavar="KEY=VALUE", help="Settings, such as learner.max_steps=100; VALUE is YAML.", show_default=False
     ),
 ]
+Run = Annotated[
+    str,
+    typer.Argument(metavar="RUN", help="A run directory, or the name of one below --output-dir, or `latest`."),
+]
+OutputDir = Annotated[Path, typer.Option("--output-dir", metavar="FOLDER", help="Where the run directories are.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -79,10 +89,8 @@ def _root(
 @app.command()
 def run(recipe: Recipe, overrides: Overrides = None) -> None:
     """Distil: run a recipe to its end."""
-    from gkd_dist.config.load import load_run_config
-
-    config = load_run_config(recipe, overrides or [])
-    from gkd_dist.commands import run as run_ring
+    config = _load(recipe, overrides)
+    from gkd_dist.distillation import run as run_ring
 
     raise typer.Exit(run_ring(config))
 
@@ -91,16 +99,16 @@ def run(recipe: Recipe, overrides: Overrides = None) -> None:
 def validate(
     recipe: Recipe,
     overrides: Overrides = None,
-    config_only: Annotated[bool, typer.Option("--config-only", help="Do not open data and tokenizers.")] = False,
+    config_only: Annotated[bool, typer.Option("--config-only", help="Open, call and ask nothing.")] = False,
     show: Annotated[bool, typer.Option("--show", help="Print the resolved configuration instead of `ok`.")] = False,
 ) -> None:
     """Check configuration, data and tokenizers.
 
-    No model is loaded.
+    No model is loaded. A reward function of yours is called once, and the servers of teachers are asked.
     """
-    from gkd_dist.config.load import dump_run_config, load_run_config
+    from gkd_dist.config.load import dump_run_config
 
-    config = load_run_config(recipe, overrides or [])
+    config = _load(recipe, overrides, config_only=config_only)
     if not config_only:
         from gkd_dist.commands import preflight
 
@@ -151,12 +159,88 @@ def evaluate(
     ] = None,
 ) -> None:
     """Evaluate a student on the held-out rows of a recipe."""
-    from gkd_dist.config.load import load_run_config
-
-    config = load_run_config(recipe, overrides or [])
+    config = _load(recipe, overrides)
     from gkd_dist.commands import evaluate as evaluate_student
 
     raise typer.Exit(evaluate_student(config, model))
+
+
+@app.command()
+def scale(
+    run: Run,
+    samplers: Annotated[
+        int | None, typer.Option("--samplers", metavar="N", help="So many samplers.", show_default=False)
+    ] = None,
+    teachers: Annotated[
+        int | None,
+        typer.Option("--teachers", metavar="N", help="So many replicas of each teacher.", show_default=False),
+    ] = None,
+    teacher: Annotated[
+        list[str] | None,
+        typer.Option("--teacher", metavar="NAME=N", help="Of one teacher; may be repeated.", show_default=False),
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until they serve.")] = True,
+    timeout: Annotated[float, typer.Option("--timeout", min=0, metavar="SECONDS", help="Of the waiting.")] = 600,
+    output_dir: OutputDir = Path("runs"),
+) -> None:
+    """Change the number of samplers and teachers of a running job."""
+    by_name = _numbers_by_name(teacher or [])
+    if by_name and teachers is not None:
+        raise typer.BadParameter(
+            "is for each teacher, --teacher for single ones; give one of them", param_hint="--teachers"
+        )
+    from gkd_dist.scaling import scale as scale_run
+
+    number = by_name or teachers
+    raise typer.Exit(
+        scale_run(run, output_dir, samplers=samplers, teachers=number, timeout_s=timeout if wait else None)
+    )
+
+
+@app.command()
+def status(run: Run, as_json: AsJson = False, output_dir: OutputDir = Path("runs")) -> None:
+    """Show how a run is: step, replicas, queue, last checkpoint."""
+    from gkd_dist.inspection import status as show_status
+
+    raise typer.Exit(show_status(run, output_dir, as_json=as_json))
+
+
+@app.command()
+def explain(
+    run: Run,
+    step: Annotated[int, typer.Argument(metavar="STEP", min=0, help="Train step, counted from 0.")],
+    as_json: AsJson = False,
+    output_dir: OutputDir = Path("runs"),
+) -> None:
+    """List what a train step was trained on."""
+    from gkd_dist.inspection import explain as explain_step
+
+    raise typer.Exit(explain_step(run, output_dir, step, as_json=as_json))
+
+
+def _numbers_by_name(texts: Sequence[str]) -> dict[str, int]:
+    """`a=2`, `b=1` as a mapping."""
+    numbers = {}
+    for text in texts:
+        name, _, number = text.rpartition("=")
+        if not name or not number.isdecimal():
+            raise typer.BadParameter(f"{text!r} is not NAME=N, such as math=2", param_hint="--teacher")
+        numbers[name] = int(number)
+    return numbers
+
+
+def _load(recipe: str, overrides: list[str] | None, *, config_only: bool = False) -> "RunConfig":
+    """The checked configuration; where it is not valid, what it names and is not there is told with it."""
+    from gkd_dist.config.load import InvalidError, load_run_config
+
+    try:
+        return load_run_config(recipe, overrides or [])
+    except InvalidError as error:
+        if config_only or error.config is None:
+            raise
+        from gkd_dist.preparation import not_there
+
+        raise ConfigError([*error.problems, *not_there(error.config)]) from error
 
 
 def _layer_numbers(text: str) -> tuple[int, ...]:

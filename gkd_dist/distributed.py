@@ -4,11 +4,14 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
+from pathlib import Path
 
 from gkd_dist.build import Blueprint
+from gkd_dist.cluster.journal import start_journal
 from gkd_dist.cluster.placement import FleetPlan, Role, start_fleet
 from gkd_dist.cluster.session import ray_session
-from gkd_dist.interfaces import Closing, Fleet, Metrics
+from gkd_dist.config.ring import ClusterConfig
+from gkd_dist.interfaces import Closing, Fleet, Journal, Metrics
 
 
 @asynccontextmanager
@@ -36,3 +39,10 @@ async def ray_fleet(blueprint: Blueprint, metrics: Metrics | None = None) -> Asy
             if config.reward is not None and not blueprint.reward_is_model:
                 fleet.reward = await asyncio.to_thread(blueprint.make_reward)
             yield fleet
+
+
+@asynccontextmanager
+async def ray_journal(folder: Path, config: ClusterConfig) -> AsyncIterator[Journal]:
+    """The journal in `folder` as an actor on this machine, inside of the block of a fleet."""
+    async with Closing(await start_journal(folder.absolute(), config.request_timeout_s)) as journal:
+        yield journal

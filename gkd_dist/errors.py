@@ -6,6 +6,7 @@ GkdError                     exit 70 unless a subclass says otherwise
 |   +-- DataError            a data file cannot be read or holds nothing usable
 |   +-- ModelError           a model cannot be found, loaded or matched with its partner
 |   +-- ResourceError        the cluster lacks what the configuration asks for
+|   +-- RunError             a run directory is in use, not running, or not what a command needs
 +-- WireError                a frame or message was rejected (reason in `.reason`)
 +-- EngineError              a sampler, teacher or learner failed while working
 |   +-- RejectedError        it refused one request, or answered it wrongly: asking again may not help
@@ -58,6 +59,10 @@ class ModelError(UserError):
 
 class ResourceError(UserError):
     """The cluster does not have what the configuration asks for."""
+
+
+class RunError(UserError):
+    """A run directory is in use, or not in the state that a command needs."""
 
 
 class WireError(GkdError):

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from gkd_dist.checks import TeacherCheck
 from gkd_dist.errors import LearnerLostError
@@ -158,6 +158,17 @@ class Learner(Protocol):
     async def close(self) -> None: ...
 
 
+@dataclass(frozen=True)
+class SlotView:
+    """One place of a role, as others see it."""
+
+    slot: int
+    state: str
+    num_restarts: int
+    place: Mapping[str, str | int]
+    """`pid` and `node` of what runs in it; empty where nothing does, or in this process."""
+
+
 class Replicas(Protocol[Replica]):
     """Interchangeable parts of one role, of which some may be dead: what `supervision.pool.Pool` is.
 
@@ -177,6 +188,16 @@ class Replicas(Protocol[Replica]):
     @property
     def states(self) -> Mapping[int, str]:
         """By slot."""
+        ...
+
+    @property
+    def slots(self) -> Sequence[SlotView]:
+        """All of them, in order."""
+        ...
+
+    @property
+    def events(self) -> Sequence[Any]:
+        """Every change of state so far, oldest first: `supervision.health.Event`."""
         ...
 
     @property

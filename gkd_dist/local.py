@@ -1,13 +1,17 @@
 """The whole ring in one process, without Ray: for debugging, tiny machines and tests."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Container, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
+from pathlib import Path
 
 from gkd_dist.build import Blueprint
 from gkd_dist.interfaces import Closing, Fleet, Part
+from gkd_dist.replay.journal import Journal
+from gkd_dist.serial import SerialThread
 from gkd_dist.supervision.pool import Pool
+from gkd_dist.types import SampleId, ScoredTrajectory
 
 
 @asynccontextmanager
@@ -28,3 +32,34 @@ async def local_fleet(blueprint: Blueprint) -> AsyncIterator[Fleet]:
             learner=await build(blueprint.make_learner),
             reward=await build(blueprint.make_reward) if config.reward else None,
         )
+
+
+@asynccontextmanager
+async def local_journal(folder: Path) -> AsyncIterator["LocalJournal"]:
+    """The journal in `folder`, closed at the end."""
+    async with Closing(LocalJournal(folder)) as journal:
+        yield journal
+
+
+class LocalJournal:
+    """Implements `interfaces.Journal` on a thread of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self._journal = Journal(folder)
+        self._thread = SerialThread("journal")
+
+    async def read(self) -> list[ScoredTrajectory]:
+        return await self._thread.run(lambda: list(self._journal.read()))
+
+    async def append(self, scored: Sequence[ScoredTrajectory]) -> None:
+        await self._thread.run(lambda: self._journal.append(scored))
+
+    async def sync(self) -> None:
+        await self._thread.run(self._journal.sync)
+
+    async def forget(self, finished: Container[SampleId]) -> None:
+        await self._thread.run(lambda: self._journal.forget(finished))
+
+    async def close(self) -> None:
+        await self._thread.run(self._journal.close)
+        self._thread.close()

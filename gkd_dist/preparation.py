@@ -12,15 +12,16 @@ from gkd_dist.config.models import PruneConfig
 from gkd_dist.config.run import RunConfig
 from gkd_dist.data.golden import golden_sequences
 from gkd_dist.data.mixture import Mixture
-from gkd_dist.data.prompts import prompt_limit, render_prompts
+from gkd_dist.data.prompts import RenderedPrompts, prompt_limit, render_prompts
 from gkd_dist.data.readers import read_rows
 from gkd_dist.data.rendering import Renderer, check_same_tokenizer
 from gkd_dist.data.routes import empty_sources, route_problems
 from gkd_dist.data.rows import Rows
 from gkd_dist.errors import ConfigError, DataError, UserError
-from gkd_dist.metrics.run_directory import check_output_dir
 from gkd_dist.pipeline.job import Narrate
 from gkd_dist.prepared import Data, Job
+from gkd_dist.runs.run_directory import check_output_dir
+from gkd_dist.types import Answer
 
 T = TypeVar("T")
 
@@ -60,7 +61,7 @@ def prepare(config: RunConfig, narrate: Narrate, *, student: str | None = None, 
 
 
 def preflight(config: RunConfig) -> tuple[Data, Job | None, list[str]]:
-    """What `prepare` checks, without loading, converting or pruning a model.
+    """What `prepare` checks, without loading, converting or pruning a model; and whether servers of teachers answer.
 
     Returns:
         The data; the job, with the student not yet pruned, or None where a model is not converted yet; and which
@@ -83,9 +84,11 @@ def preflight(config: RunConfig) -> tuple[Data, Job | None, list[str]]:
             folders[part] = folder
         else:
             left.append(f"{part}: {reference} is not converted yet; tokenizer checks are made when the run starts")
+    fits = not (problems or left)
+    job = _collect(problems, lambda: _fit(config, data, folders, config.student.prune)) if fits else None
+    _collect(problems, lambda: _ask_servers(config))
     if problems:
         raise ConfigError(problems)
-    job = None if left else _fit(config, data, folders, config.student.prune)
     return data, job, left
 
 
@@ -106,23 +109,40 @@ def _needs_weights(config: RunConfig, part: str) -> bool:
 
 def _check_data(config: RunConfig, student: str | None, writes: bool) -> Data:
     """The first stage: everything that needs no model, and whether models given as folders or packages are there."""
-    from gkd_dist.models.packaged import already_here, default_cache_dir
-
     problems: list[str] = []
-    rows = _collect(problems, lambda: read_rows(config.data))
+    rows = _find(config, student, writes, problems)
     mixture = _collect(problems, lambda: _mixture(config, rows))
     if rows is not None and config.objective.combine_teachers == "route":
         problems += route_problems(config.named_teachers, rows)
     limit = _collect(problems, lambda: _prompt_limit(config))
     _collect(problems, lambda: _check_reward(config, rows))
+    if problems or rows is None or mixture is None or limit is None:
+        raise ConfigError(problems)
+    return Data(rows, mixture, limit)
+
+
+def not_there(config: RunConfig) -> list[str]:
+    """What a configuration names and is not there, or cannot be read: one line for each file and folder.
+
+    Args:
+        config: may break the rules between its sections.
+    """
+    problems: list[str] = []
+    _find(config, None, True, problems)
+    return problems
+
+
+def _find(config: RunConfig, student: str | None, writes: bool, problems: list[str]) -> Rows | None:
+    """The rows, where they can be read; whether what the configuration names is there."""
+    from gkd_dist.models.packaged import already_here, default_cache_dir
+
+    rows = _collect(problems, lambda: read_rows(config.data))
     if writes:
         _collect(problems, lambda: check_output_dir(config.output_dir))
     for part, reference in _references(config, student).items():
         look = partial(already_here, reference, default_cache_dir(), weights=_needs_weights(config, part))
         _collect(problems, look, f"{part}.model: ")
-    if problems or rows is None or mixture is None or limit is None:
-        raise ConfigError(problems)
-    return Data(rows, mixture, limit)
+    return rows
 
 
 def _check_reward(config: RunConfig, rows: Rows | None) -> None:
@@ -193,6 +213,13 @@ def _fit(config: RunConfig, data: Data, folders: Mapping[str, Path], prune: Prun
     )
     if rendered is not None and config.objective.combine_teachers == "route":
         problems += empty_sources(config.named_teachers, rendered)
+    lora = config.student.lora
+    if lora is not None:
+        from gkd_dist.weights.adapters import check_targets
+
+        _collect(problems, lambda: check_targets(student, lora))
+    if rendered is not None:
+        _collect(problems, lambda: _try_function(config, rendered))
     if problems or rendered is None:
         raise ConfigError(problems)
     blueprint = Blueprint(
@@ -206,6 +233,34 @@ def _fit(config: RunConfig, data: Data, folders: Mapping[str, Path], prune: Prun
         reward_model=reward_model,
     )
     return Job(blueprint, data.rows, rendered, renderer, data.mixture)
+
+
+def _try_function(config: RunConfig, rendered: RenderedPrompts) -> None:
+    """A reward function of the user's own is called once: it is the part of a run that was never run before."""
+    if config.reward is None or config.reward.function is None:
+        return
+    from gkd_dist.rewards.function import check_function
+
+    answers = [Answer(row.text, row.reference or "", row.reference) for row in rendered.train[:2]]
+    check_function(config.reward.function, answers, timeout_s=config.cluster.request_timeout_s)
+
+
+def _ask_servers(config: RunConfig) -> None:
+    """Whether the servers of teachers answer, asked from here.
+
+    Raises:
+        ConfigError: with one line for each that does not.
+    """
+    problems: list[str] = []
+    for name, teacher in config.named_teachers.items():
+        if teacher.engine == "server":
+            from gkd_dist.build.teacher import endpoint_of
+            from gkd_dist.teachers.server_check import find_model
+
+            endpoint = endpoint_of(teacher, config.key_of(name))
+            _collect(problems, partial(find_model, endpoint, teacher.served_model_name))
+    if problems:
+        raise ConfigError(problems)
 
 
 def _renderer(config: RunConfig, student: Path) -> Renderer:

@@ -39,12 +39,18 @@ class Job:
     renderer: Renderer
     mixture: Mixture
 
-    def plan(self, run: str, checkpoints: Path) -> Plan:
-        """What the ring is to do under the name `run`."""
+    def plan(self, run: str, students: Path) -> Plan:
+        """What the ring is to do under the name `run`.
+
+        Args:
+            students: receives those that are saved on the way.
+        """
         config = self.blueprint.config
         batch_size = config.learner.batch_size
         stream = PromptStream(self.rendered.train, run=run, seed=config.seed, shuffle=config.data.shuffle)
+        ahead = config.max_staleness + 1
         return Plan(
+            run=run,
             stream=stream,
             teachers_of=self._teachers_of(stream),
             mixture=self.mixture,
@@ -54,11 +60,13 @@ class Job:
             ),
             batch_size=batch_size,
             max_steps=config.learner.max_steps,
+            whole_steps=config.mode == "sync",
             max_staleness=config.max_staleness,
-            replay_capacity=config.replay.capacity or 2 * batch_size,
+            max_uses=config.replay.max_uses,
+            replay_capacity=config.replay.capacity or max(2, ahead) * batch_size,
             save_steps=config.learner.save_steps,
             sentinel_steps={name: teacher.sentinel_steps for name, teacher in config.named_teachers.items()},
-            checkpoints=checkpoints,
+            students=students,
             reinforcement=self._reinforcement(stream) if config.reward else None,
         )
 
@@ -86,7 +94,7 @@ class Job:
     def _reinforcement(self, stream: PromptStream) -> Reinforcement:
         objective, num_generations = self.blueprint.config.objective, self.mixture.num_generations
         if objective.baseline == "leave_one_out":
-            return Reinforcement(self._answer_of(stream), partial(LeaveOneOut, num_generations))
+            return Reinforcement(self._answer_of(stream), lambda _: LeaveOneOut(num_generations))
         return Reinforcement(self._answer_of(stream), partial(MovingAverage, objective.baseline_decay))
 
     def _answer_of(self, stream: PromptStream) -> AnswerOf:

@@ -1,14 +1,14 @@
-"""What a finished run is told as: the table, the samples, the summary and the model card (floor F5)."""
+"""What a run is told as: what it works on, the table, the samples, the summary and the model card (floor F5)."""
 
 import math
 import sys
 
 from gkd_dist.config.run import RunConfig
 from gkd_dist.metrics.console import print_side_by_side, print_table
-from gkd_dist.metrics.run_directory import RunDirectory
 from gkd_dist.pipeline.evaluation import Evaluation
 from gkd_dist.pipeline.job import Outcome
 from gkd_dist.prepared import Job
+from gkd_dist.runs.run_directory import RunDirectory
 
 SMALLEST_NATS = 1e-4
 """A divergence below this is noise; a share of it says nothing."""
@@ -31,13 +31,15 @@ def figures(evaluation: Evaluation) -> dict[str, float]:
 
 
 def report(job: Job, outcome: Outcome, directory: RunDirectory, elapsed_s: float) -> None:
-    """The table, the samples, and their files."""
+    """The table, the samples, and their files; the summary alone where nothing was evaluated. It marks the end."""
     before, after = outcome.before, outcome.after
     if before is None or after is None:
+        directory.write_summary(_summary(job, elapsed_s))
         return
     samples = _sample_rows(job, before, after)
     directory.write_samples(samples)
-    directory.write_summary(_summary(job, before, after, elapsed_s))
+    held_out = {"before": _known(figures(before)), "after": _known(figures(after))}
+    directory.write_summary(_summary(job, elapsed_s) | held_out)
     for row in samples:
         if "before_greedy" in row:
             answers = {"before (greedy)": row["before_greedy"], "after (greedy)": row["after_greedy"]}
@@ -84,7 +86,7 @@ def _sample_rows(job: Job, before: Evaluation, after: Evaluation) -> list[dict[s
     return rows
 
 
-def _summary(job: Job, before: Evaluation, after: Evaluation, elapsed_s: float) -> dict[str, object]:
+def _summary(job: Job, elapsed_s: float) -> dict[str, object]:
     config = job.blueprint.config
     return {
         "student": student_name(config),
@@ -94,8 +96,6 @@ def _summary(job: Job, before: Evaluation, after: Evaluation, elapsed_s: float) 
         "student_fraction": config.objective.student_fraction,
         "steps": config.learner.max_steps,
         "elapsed_s": round(elapsed_s, 1),
-        "before": _known(figures(before)),
-        "after": _known(figures(after)),
     }
 
 
@@ -157,3 +157,30 @@ def card_of(job: Job, outcome: Outcome, num_trained_tokens: int) -> str:
             metrics={} if outcome.after is None else figures(outcome.after),
         )
     )
+
+
+def describe(job: Job) -> list[str]:
+    """What a run would work on, one line per part."""
+    blueprint, rendered = job.blueprint, job.rendered
+    dropped = ", ".join(f"{number} {reason}" for reason, number in rendered.num_dropped.items()) or "none"
+    teachers = "teacher" if len(blueprint.teachers) == 1 else "teachers"
+    sources = ", ".join(f"{number} {source}" for source, number in job.rows.sources.items())
+    return [
+        f"data: {job.rows}",
+        *([f"sources: {sources}"] if blueprint.config.objective.combine_teachers == "route" else []),
+        f"prompts: {len(rendered.train)} to train on, {len(rendered.held_out)} held out, dropped: {dropped}, "
+        f"longest {rendered.longest_tokens} tokens",
+        f"tokenizer: {blueprint.num_ids} ids shared by student and {teachers}; chat template "
+        f"{'applied' if job.renderer.uses_chat_template else 'not applied'}",
+        *_reward_line(blueprint.config),
+    ]
+
+
+def _reward_line(config: RunConfig) -> list[str]:
+    if config.reward is None:
+        return []
+    objective, num_generations = config.objective, config.sampling.num_generations
+    return [
+        f"reward: {config.reward.source}, {1 - objective.alpha:g} of the objective; baseline {objective.baseline}, "
+        f"{num_generations} sample(s) of each prompt"
+    ]

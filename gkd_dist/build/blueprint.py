@@ -1,7 +1,7 @@
 """Everything the parts of a run are made from (floor F5)."""
 
-from collections.abc import Mapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from gkd_dist.build.reward import make_reward
 from gkd_dist.build.sampler import make_sampler
 from gkd_dist.build.teacher import make_teacher
 from gkd_dist.config.run import RunConfig
-from gkd_dist.interfaces import Fleet, Learner, Metrics, Reward, Sampler, Teacher
+from gkd_dist.interfaces import Fleet, Journal, Learner, Metrics, Reward, Sampler, Teacher
 from gkd_dist.learners.seat import Seat
 from gkd_dist.types import Trajectory
 
@@ -39,9 +39,29 @@ class Blueprint:
         """The teacher of that name in the configuration."""
         return make_teacher(self, name)
 
-    def make_learner(self, seat: Seat | None = None) -> Learner:
-        """The only learner, or the one of several ranks that has this seat."""
-        return make_learner(self, seat)
+    def make_learner(self, restart: int = 0, seat: Seat | None = None) -> Learner:
+        """
+        Args:
+            restart: how many learners of this start of the run were before it.
+            seat: among several ranks.
+        """
+        return make_learner(self, restart, seat)
+
+    @asynccontextmanager
+    async def journal(self, folder: Path) -> AsyncIterator[Journal | None]:
+        """What keeps scored sequences in `folder`, inside of the fleet's block; None where none is asked for."""
+        if not self.config.checkpoint.journal:
+            yield None
+        elif self.config.cluster.mode == "local":
+            from gkd_dist.local import local_journal
+
+            async with local_journal(folder) as journal:
+                yield journal
+        else:
+            from gkd_dist.distributed import ray_journal
+
+            async with ray_journal(folder, self.config.cluster) as journal:
+                yield journal
 
     def make_reward(self) -> Reward:
         """Only where the configuration has a reward."""

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from gkd_dist.learners.targets import TargetRules, TeacherView
 
 
-def make_learner(blueprint: "Blueprint", seat: "Seat | None" = None) -> Learner:
+def make_learner(blueprint: "Blueprint", restart: int, seat: "Seat | None" = None) -> Learner:
     """The whole student on one device, or the part of one rank."""
     from gkd_dist.learners.layouts import choose_layout
     from gkd_dist.learners.learner import GkdLearner
@@ -50,7 +50,10 @@ def make_learner(blueprint: "Blueprint", seat: "Seat | None" = None) -> Learner:
         config=config.learner,
         settings=settings,
         publisher=WeightPublisher(
-            blueprint.run_epoch, config.weights.bucket_bytes, config.weights.dtype or config.sampler.dtype
+            # Greater than that of every learner before it: samplers follow the newest.
+            f"{blueprint.run_epoch}-{restart:04d}",
+            config.weights.bucket_bytes,
+            config.weights.dtype or config.sampler.dtype,
         ),
         world=group or ALONE,
     )

@@ -34,4 +34,5 @@ def make_sampler(blueprint: "Blueprint") -> Sampler:
         engine_args=sampler.engine_args,
         num_ids=blueprint.num_ids,
         adapter=adapter,
+        kv_cache=blueprint.config.weights.kv_cache,
     )

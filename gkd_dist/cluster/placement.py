@@ -1,9 +1,11 @@
 """Starting the fleet: what each actor needs, whether the cluster has it, and all of them side by side."""
 
 import asyncio
+import itertools
 import os
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 import ray
@@ -44,7 +46,7 @@ class FleetPlan:
     teachers: Mapping[str, Role[Teacher]]
     """By name."""
     learner: Callable[..., Learner]
-    """Takes a `Seat` where there are several ranks, else nothing."""
+    """Given the number of learners before it and, where there are several ranks, a `Seat`."""
     num_ids: int
     """Ids that the tokenizer knows: answers with others are refused."""
     reward: Callable[[], Reward] | None = None
@@ -121,9 +123,11 @@ async def start_fleet(
         singles.append((launcher, part))
         return part
 
+    restarts = itertools.count(1)
+
     async def replace_learner(former: Learner) -> Learner:
         await learners.kill(former)  # type: ignore[arg-type]  # it came from there
-        return await learners.start(0)
+        return await launchers.learner(next(restarts)).start(0)
 
     try:
         starts: list[Any] = [samplers.start(), *(pool.start() for pool in teachers.values()), start_one(learners)]
@@ -172,11 +176,16 @@ class Launchers:
             **self._limits,
         )
 
-    def learner(self) -> ActorLauncher[LearnerProxy] | LearnerGroupLauncher:
+    def learner(self, restart: int = 0) -> ActorLauncher[LearnerProxy] | LearnerGroupLauncher:
+        """
+        Args:
+            restart: how many were before it.
+        """
+        make = partial(self._plan.learner, restart)
         needs = Needs(self._config.num_cpus_learner, self._config.num_gpus_learner)
         if self._plan.num_learner_ranks > 1:
             return LearnerGroupLauncher(
-                self._plan.learner,
+                make,
                 self._plan.num_learner_ranks,
                 needs=needs,
                 timeout_s=self._config.request_timeout_s,
@@ -186,7 +195,7 @@ class Launchers:
         return ActorLauncher(
             lambda _: "learner",
             LearnerActor,
-            (self._plan.learner,),
+            (make,),
             self._timed(LearnerProxy),
             needs=needs,
             **self._limits,

@@ -14,12 +14,24 @@ from pathlib import Path
 
 from gkd_dist.config.combination import MIXTURES
 from gkd_dist.config.models import TeacherConfig
-from gkd_dist.config.overrides import apply_override, canonical_keys
+from gkd_dist.config.overrides import apply_overrides, canonical_keys
 from gkd_dist.config.run import RunConfig
 from gkd_dist.config.schema import show
 from gkd_dist.config.validation import validate
 from gkd_dist.config.yaml_text import YamlTextError, format_yaml, parse_yaml
 from gkd_dist.errors import ConfigError
+
+
+class InvalidError(ConfigError):
+    """A configuration that breaks rules, or an override that cannot be applied.
+
+    Args:
+        config: what there is of it, so that the files it names can be looked for too; None where sections are wrong.
+    """
+
+    def __init__(self, problems: Sequence[str], config: RunConfig | None = None) -> None:
+        super().__init__(problems)
+        self.config = config
 
 
 def load_run_config(recipe: str, overrides: Sequence[str] = ()) -> RunConfig:
@@ -30,7 +42,8 @@ def load_run_config(recipe: str, overrides: Sequence[str] = ()) -> RunConfig:
         overrides: `key.path=value` each, the value in YAML; a later one wins. A mapping replaces the whole section.
 
     Raises:
-        ConfigError: with all problems, one line each.
+        InvalidError: with all problems, one line each.
+        ConfigError: there is nothing that could be checked.
     """
     source, text = _read(recipe)
     try:
@@ -43,12 +56,11 @@ def load_run_config(recipe: str, overrides: Sequence[str] = ()) -> RunConfig:
         raise ConfigError([f"{source}: must be a mapping of keys to values, got {show(tree)}"])
     problems: list[str] = []
     tree = canonical_keys(tree, RunConfig, (), problems)
-    for override in overrides:
-        apply_override(tree, override, problems)
+    apply_overrides(tree, overrides, problems)
     config, invalid = validate(tree)
     problems += invalid
     if problems or config is None:
-        raise ConfigError([_one_line(problem) for problem in dict.fromkeys(problems)])
+        raise InvalidError([_one_line(problem) for problem in dict.fromkeys(problems)], config)
     return config
 
 
@@ -66,6 +78,7 @@ def dump_run_config(config: RunConfig) -> str:
     exclude = {
         "objective": idle,
         "cluster": set(config.idle_keys["cluster"]),
+        "weights": set(config.idle_keys["weights"]),
         **({"reward": config.reward.idle_keys} if config.reward else {}),
     }
     tree = config.model_dump(mode="json", exclude=exclude)
@@ -132,4 +145,4 @@ def _unknown_recipe(name: str) -> str:
     return f"recipe {name}: neither a packaged recipe nor a file; {hint}"
 
 
-__all__ = ["dump_run_config", "load_run_config", "recipe_names", "recipe_summary", "recipe_text"]
+__all__ = ["InvalidError", "dump_run_config", "load_run_config", "recipe_names", "recipe_summary", "recipe_text"]

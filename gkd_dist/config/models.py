@@ -7,13 +7,15 @@ from pydantic import Field, field_validator, model_validator
 
 from gkd_dist.config.base import Strict
 from gkd_dist.config.lora import LoraConfig
+from gkd_dist.config.owners import idle_keys, without_effect
 
 Dtype = Literal["float32", "bfloat16"]
 
 
-def _check_engine_args(engine: str, engine_args: dict[str, Any]) -> None:
-    if engine == "hf" and engine_args:
-        raise ValueError("the hf engine takes no engine_args; use engine=vllm, or set engine_args={}")
+def _engine_args_problems(engine: str, engine_args: dict[str, Any]) -> list[str]:
+    if engine == "vllm" or not engine_args:
+        return []
+    return [f"the {engine} engine takes no engine_args; use engine=vllm, or set engine_args={{}}"]
 
 
 class PruneConfig(Strict):
@@ -57,7 +59,8 @@ class SamplerConfig(Strict):
 
     @model_validator(mode="after")
     def _engine_args_of_engine(self) -> "SamplerConfig":
-        _check_engine_args(self.engine, self.engine_args)
+        if problems := _engine_args_problems(self.engine, self.engine_args):
+            raise ValueError("\n".join(problems))
         return self
 
 
@@ -69,8 +72,8 @@ TRANSPORTS_OF = {
 """What each engine of a teacher can send."""
 
 TEACHER_KEYS_OF = {
-    ("engine", "vllm"): ("dtype", "engine_args"),
-    ("engine", "hf"): ("dtype",),
+    ("engine", "vllm"): ("dtype", "engine_args", "score_cache_bytes"),
+    ("engine", "hf"): ("dtype", "score_cache_bytes"),
     ("engine", "server"): (
         "base_url",
         "served_model_name",
@@ -82,7 +85,6 @@ TEACHER_KEYS_OF = {
     ("transport", "topk"): ("top_k",),
     ("transport", "hidden"): ("verify_readout",),
 }
-"""What some engines and transports of a teacher alone read."""
 
 
 RESERVED_ENGINE_ARGS = {
@@ -123,6 +125,10 @@ class TeacherConfig(Strict):
     kept in the cache folder); false spares that start, and compares the teacher with its own first answers only."""
     sentinel_steps: int = Field(default=50, ge=0)
     """Every so many steps the teacher's answers about golden sequences are compared again; 0 is never."""
+    score_cache_bytes: int = Field(default=2 << 30, ge=0)
+    """Of the folder where answers about fixed completions are kept, for later epochs and runs; all teachers share it,
+    and the answers used least recently go first. 0 keeps and looks up none. A server's answers are never kept: nothing
+    here tells which weights it runs."""
     num_replicas: int = Field(default=1, ge=1)
     """At the start; `gkd scale` changes the number of a running job."""
     min_replicas: int | None = Field(default=None, ge=1)
@@ -173,9 +179,9 @@ class TeacherConfig(Strict):
                 f"the {self.engine} engine has no `{self.transport}` transport; use transport="
                 f"{' or '.join(TRANSPORTS_OF[self.engine])}, or engine=hf"
             )
+        problems += _engine_args_problems(self.engine, self.engine_args)
         # A dtype stays when a recipe is pointed at a server: it says what a local engine would use.
-        idle = sorted((self.idle_keys - {"dtype"}) & self.model_fields_set)
-        problems += [self._no_effect(key) for key in idle if getattr(self, key) != {}]
+        problems += without_effect(TEACHER_KEYS_OF, self, self.model_fields_set - {"dtype", "engine_args"})
         problems += self._reserved()
         if self.engine == "server" and self.base_url is None:
             problems.append("the server engine needs base_url; give it, as in base_url=http://host:8000/v1")
@@ -194,17 +200,10 @@ class TeacherConfig(Strict):
             problems.append("engine_args.hf_overrides must be a mapping (key: value); see vLLM's --hf-overrides")
         return problems
 
-    def _no_effect(self, key: str) -> str:
-        setting, value = next(owner for owner, keys in TEACHER_KEYS_OF.items() if key in keys)
-        if key == "engine_args":
-            return f"the {self.engine} engine takes no engine_args; use engine=vllm, or set engine_args={{}}"
-        return f"{setting}={getattr(self, setting)} does not use {key}; set {setting}={value}, or remove {key}"
-
     @property
     def idle_keys(self) -> set[str]:
         """Keys that nothing reads under this engine and transport."""
-        used = {*TEACHER_KEYS_OF["engine", self.engine], *TEACHER_KEYS_OF.get(("transport", self.transport), ())}
-        return {key for keys in TEACHER_KEYS_OF.values() for key in keys} - used
+        return idle_keys(TEACHER_KEYS_OF, self)
 
     @property
     def num_positions(self) -> int:

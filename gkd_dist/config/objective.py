@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import AliasChoices, Field, model_validator
 
 from gkd_dist.config.base import Strict
+from gkd_dist.config.owners import idle_keys, without_effect
 
 
 class ScheduleConfig(Strict):
@@ -31,12 +32,14 @@ class ScheduleConfig(Strict):
 
 
 KEYS_OF = {
-    "jsd": ("beta", "normalize_jsd"),
-    "skewed_forward_kl": ("skew",),
-    "skewed_reverse_kl": ("skew",),
-    "sequence_reverse_kl": ("length_normalized",),
+    ("divergence", "jsd"): ("beta", "normalize_jsd"),
+    ("divergence", "skewed_forward_kl"): ("skew",),
+    ("divergence", "skewed_reverse_kl"): ("skew",),
+    ("divergence", "sequence_reverse_kl"): ("length_normalized",),
+    ("baseline", "moving_average"): ("baseline_decay",),
 }
-"""What some divergences alone read."""
+_REINFORCEMENT = ("baseline", "baseline_decay")
+"""What is read with alpha below 1 alone."""
 
 
 class ObjectiveConfig(Strict):
@@ -88,38 +91,17 @@ class ObjectiveConfig(Strict):
     @property
     def idle_keys(self) -> set[str]:
         """Keys that the others leave without effect."""
-        used = KEYS_OF.get(self.divergence, ())
-        idle = {key for keys in KEYS_OF.values() for key in keys if key not in used}
-        if self.alpha == 1:
-            return idle | {"baseline", "baseline_decay"}
-        return idle if self.baseline == "moving_average" else idle | {"baseline_decay"}
+        return idle_keys(KEYS_OF, self) | (set(_REINFORCEMENT) if self.alpha == 1 else set())
 
     @model_validator(mode="after")
     def _keys_in_use(self) -> "ObjectiveConfig":
-        problems = [*self._keys_of_divergence(), *self._keys_of_reinforcement()]
+        given = self.model_fields_set
+        unread = [key for key in _REINFORCEMENT if key in given and self.alpha == 1]
+        problems = without_effect(KEYS_OF, self, given - set(unread))
+        if unread:
+            problems.append(
+                f"alpha=1 does not use {' and '.join(unread)}; set alpha below 1, or remove what it does not use"
+            )
         if problems:
             raise ValueError("\n".join(problems))
         return self
-
-    def _keys_of_divergence(self) -> list[str]:
-        used = KEYS_OF.get(self.divergence, ())
-        owners = {key: kind for kind, keys in KEYS_OF.items() for key in keys}
-        idle = [key for key in owners if key in self.model_fields_set and key not in used]
-        if not idle:
-            return []
-        wanted = " or ".join(dict.fromkeys(owners[key] for key in idle))
-        return [
-            f"divergence={self.divergence} does not use {' and '.join(idle)}; set divergence={wanted}, "
-            "or remove what it does not use"
-        ]
-
-    def _keys_of_reinforcement(self) -> list[str]:
-        idle = [key for key in ("baseline", "baseline_decay") if key in self.idle_keys & self.model_fields_set]
-        if not idle:
-            return []
-        why, change = (
-            ("alpha=1", "alpha below 1")
-            if self.alpha == 1
-            else (f"baseline={self.baseline}", "baseline=moving_average")
-        )
-        return [f"{why} does not use {' and '.join(idle)}; set {change}, or remove what it does not use"]

@@ -4,6 +4,7 @@ The tree is what YAML gave: dicts by field name, lists and scalars. Problems are
 so that one pass finds them all.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic.fields import FieldInfo
@@ -41,8 +42,15 @@ def canonical_keys(tree: Tree, model: type[Strict], path: Path, problems: list[s
     return {name: value for name, value in result.items() if not _is_empty_section(model, name, value)}
 
 
-def apply_override(tree: Tree, override: str, problems: list[str]) -> None:
-    """Set one `key.path=value` in `tree`, whose keys are canonical."""
+def apply_overrides(tree: Tree, overrides: Sequence[str], problems: list[str]) -> None:
+    """Set each `key.path=value` in `tree`, whose keys are canonical; a later one wins over the same key before it."""
+    spelled: dict[Path, str] = {}
+    for override in overrides:
+        _apply(tree, override, spelled, problems)
+
+
+def _apply(tree: Tree, override: str, spelled: dict[Path, str], problems: list[str]) -> None:
+    """Set one override. A field under two names is a mistake, not a correction: `spelled` has the name it had first."""
     key, equals, text = override.partition("=")
     keys = tuple(key.strip().split("."))
     if not equals or not all(keys):
@@ -62,6 +70,10 @@ def apply_override(tree: Tree, override: str, problems: list[str]) -> None:
     path, problem = _resolve(keys)
     if problem is not None:
         problems.append(problem)
+        return
+    first = spelled.setdefault(path, key.strip())
+    if first != key.strip():
+        problems.append(f"{key.strip()}: the same key as {first}, which is given too; keep one")
         return
     field = field_at(RunConfig, path)
     if field is not None:

@@ -5,13 +5,13 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from gkd_dist.config.base import Strict
+from gkd_dist.config.owners import idle_keys, without_effect
 
 KEYS_OF = {
-    "answer": ("match",),
-    "entailment": ("model", "max_batch_size", "max_length"),
-    "python": ("function",),
+    ("type", "answer"): ("match",),
+    ("type", "entailment"): ("model", "max_batch_size", "max_length"),
+    ("type", "python"): ("function",),
 }
-"""What each type of reward reads."""
 REQUIRED = {"entailment": "model", "python": "function"}
 
 
@@ -43,18 +43,11 @@ class RewardConfig(Strict):
     @property
     def idle_keys(self) -> set[str]:
         """Keys that this type does not read."""
-        return {key for keys in KEYS_OF.values() for key in keys} - set(KEYS_OF[self.type])
+        return idle_keys(KEYS_OF, self)
 
     @model_validator(mode="after")
     def _keys_of_type(self) -> "RewardConfig":
-        problems = []
-        idle = sorted(self.idle_keys & self.model_fields_set)
-        if idle:
-            owners = dict.fromkeys(kind for kind, keys in KEYS_OF.items() for key in keys if key in idle)
-            problems.append(
-                f"reward.type={self.type} does not use {' and '.join(idle)}; remove what it does not use, or set "
-                f"reward.type={' or '.join(owners)}"
-            )
+        problems = without_effect(KEYS_OF, self, self.model_fields_set)
         required = REQUIRED.get(self.type)
         if required is not None and getattr(self, required) is None:
             example = "package.module:function" if required == "function" else "a folder or a hub name"

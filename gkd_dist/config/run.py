@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, model_validator
 
 from gkd_dist.config.base import Strict
 from gkd_dist.config.combination import combination_problems
@@ -24,6 +24,9 @@ from gkd_dist.config.ring import (
 )
 from gkd_dist.config.supervision import CheckpointConfig, SupervisionConfig
 from gkd_dist.config.transports import is_policy_gradient, transport_problems
+
+WITHOUT_RULES = "without rules"
+"""Validation context under which the rules between sections are not looked at."""
 
 
 class RunConfig(Strict):
@@ -82,7 +85,9 @@ class RunConfig(Strict):
         return self.sampling.temperature != 1 or self.sampling.teacher_mix > 0
 
     @model_validator(mode="after")
-    def _between_components(self) -> "RunConfig":
+    def _between_components(self, info: ValidationInfo) -> "RunConfig":
+        if info.context == WITHOUT_RULES:
+            return self
         problems = []
         if self.sampling.max_new_tokens >= self.sampler.max_model_len:
             problems.append(
@@ -141,6 +146,9 @@ class RunConfig(Strict):
         teachers = self.named_teachers.values()
         objective: dict[str, str] = {}
         cluster: dict[str, str] = {}
+        weights: dict[str, str] = {}
+        if self.sampler.engine == "hf":
+            weights["kv_cache"] = "the hf sampler takes new weights between two batches alone; remove it"
         if not any(each.transport == "topk" for each in teachers):
             objective["topk_tail"] = "no teacher has transport=topk; set it, or remove topk_tail"
         by_key = {self.key_of(name): each for name, each in self.named_teachers.items()}
@@ -154,7 +162,7 @@ class RunConfig(Strict):
             cluster |= {"num_cpus_reward": why, "num_gpus_reward": why}
         if teachers and all(each.engine == "server" for each in teachers):
             cluster["num_gpus_per_teacher"] = "every teacher is behind a server, and to ask it takes no GPU; remove it"
-        return {"objective": objective, "cluster": cluster}
+        return {"objective": objective, "cluster": cluster, "weights": weights}
 
     def _without_effect(self) -> list[str]:
         return [

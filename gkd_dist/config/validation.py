@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from gkd_dist.config.run import RunConfig
+from gkd_dist.config.run import WITHOUT_RULES, RunConfig
 from gkd_dist.config.schema import allows_null, entry_of, expected, expected_range, field_at, show
 
 _RANGE_ERRORS = {"greater_than", "greater_than_equal", "less_than", "less_than_equal"}
@@ -26,7 +26,9 @@ Path = tuple[str, ...]
 
 
 def validate(tree: Tree) -> tuple[RunConfig | None, list[str]]:
-    """(the configuration, []) or (None, all problems), one line each.
+    """(the configuration, []), or all problems, one line each, with what is left of the configuration.
+
+    That is all of it where every section is right by itself and only the rules between them are broken, else None.
 
     Args:
         tree: keys are field names; unknown ones have been taken out already.
@@ -50,11 +52,15 @@ def validate(tree: Tree) -> tuple[RunConfig | None, list[str]]:
             lines = _lines(path, details, _value_at(tree, path))
             problems += [line for line in lines if not _follows_from(line, removed)]
         if () in faults:
-            break
+            return (None if removed else _without_rules(tree)), problems
         removed |= faults.keys()
         for path, details in faults.items():
             _mend(tree, path, details)
     return None, problems
+
+
+def _without_rules(tree: Tree) -> RunConfig:
+    return RunConfig.model_validate_json(json.dumps(tree), strict=True, context=WITHOUT_RULES)
 
 
 def _field_path(loc: tuple[int | str, ...]) -> Path:

@@ -1,7 +1,7 @@
 """What model families do to logits after the head's product, read from their transformers configurations (floor F0).
 
 A key is read wherever it is present, also in a configuration whose model ignores it: whoever needs certainty compares
-(`readout_error`, `teachers/verified.py`).
+(`engines/probes.py`, `teachers/verified.py`).
 """
 
 SCALES = ("logit_scale", "lm_head_multiplier")

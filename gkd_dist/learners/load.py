@@ -6,7 +6,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from gkd_dist.config.lora import LoraConfig
-from gkd_dist.divergences.readout import probe_ids, readout_error
+from gkd_dist.engines.probes import probe_ids, readout_error
 from gkd_dist.errors import ModelError
 from gkd_dist.learners.adapters import Adapters
 from gkd_dist.learners.attention import attend_by_sequence

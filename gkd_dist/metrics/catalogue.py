@@ -25,6 +25,7 @@ SOURCES = (Source.STUDENT.value, Source.GROUND_TRUTH.value)
 DIVERGENCE_KINDS = ("forward_kl", "reverse_kl", "objective")
 EVALUATION_TEXTS = ("on_policy", "reference")
 """Whose completions: the student's own, or those of the data."""
+DROP_REASONS = ("too_stale", "rejected")
 EVALUATION_TIMES = ("before", "after")
 
 _WORK_SECONDS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0)
@@ -136,6 +137,11 @@ DEFINITIONS: tuple[Definition, ...] = (
         "gkd_sample_staleness_versions", _H, "Policy versions between a sample's oldest token and its train step.",
         "versions", buckets=_STALENESS_VERSIONS,
     ),
+    Definition(
+        "gkd_samples_dropped_total", _C, "Sequences thrown away: too stale (issued again), or rejected by all.",
+        "sequences", labels={"reason": DROP_REASONS},
+    ),
+
     # replicas
     Definition(
         "gkd_replicas", _G, "Replicas of a role, by state.", "replicas",
@@ -155,6 +161,16 @@ DEFINITIONS: tuple[Definition, ...] = (
     Definition(
         "gkd_requests_hedged_total", _C, "Requests sent to a second replica because the first was late.", "requests",
         labels={"role": REPLICATED_ROLES},
+    ),
+    # checkpoints
+    Definition("gkd_checkpoint_last_step", _G, "Train step of the newest good checkpoint.", "steps"),
+    Definition(
+        "gkd_checkpoint_last_success_timestamp_seconds", _G, "When the newest good checkpoint was finished.", "seconds",
+    ),
+    Definition("gkd_checkpoint_failures_total", _C, "Checkpoints that could not be written.", "checkpoints"),
+    Definition(
+        "gkd_checkpoint_save_seconds", _H, "Wall time of writing one checkpoint, beside the training.", "seconds",
+        buckets=_WORK_SECONDS,
     ),
     # weights
     Definition("gkd_policy_version", _G, "Newest policy version; 0 is the initial student.", "versions"),

@@ -101,7 +101,11 @@ class StepSummary:
         self._step_s: deque[float] = deque(maxlen=_STEPS_FOR_ETA)
 
     def line(self, record: Record) -> str:
-        """`step 3/20 | loss 0.4321 | tok/s sample 110 score 480 train 95 | queue 0 | staleness 0 | ETA 3m51s`."""
+        """`step 3/20 | loss 0.4321 | tok/s sample 110 score 480 train 95 | queue 0 | staleness 1/2 | ETA 3m51s`.
+
+        The bound of the staleness is shown where it is above 0, replicas (`num_samplers`, `num_teachers`) where a
+        record has them.
+        """
         if "policy_version" not in record:
             return " | ".join(f"{key} {_short(value)}" for key, value in record.items())
         done, last = record["policy_version"], record.get("max_steps")
@@ -121,11 +125,12 @@ class StepSummary:
         ]
         if rates:
             parts.append(f"tok/s {' '.join(rates)}")
-        parts += [
-            f"{word} {_short(record[key])}"
-            for word, key in (("queue", "queue_depth"), ("staleness", "staleness"))
-            if key in record
-        ]
+        if "queue_depth" in record:
+            parts.append(f"queue {_short(record['queue_depth'])}")
+        if "staleness" in record:
+            most = f"/{record['max_staleness']}" if record.get("max_staleness") else ""
+            parts.append(f"staleness {_short(record['staleness'])}{most}")
+        parts += [f"{role} {record[f'num_{role}']}" for role in ("samplers", "teachers") if f"num_{role}" in record]
         remaining = self._remaining_s(record)
         if remaining is not None:
             parts.append(f"ETA {_duration(remaining)}")

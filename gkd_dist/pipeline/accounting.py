@@ -11,9 +11,19 @@ from gkd_dist.types import FloatArray, ScoredTrajectory, Source, StepReport, Tra
 
 Clock = Callable[[], float]
 
+_HISTOGRAMS = {
+    "sample": "gkd_sampler_generation_seconds",
+    "score": "gkd_teacher_score_seconds",
+    "checkpoint": "gkd_checkpoint_save_seconds",
+}
+"""Of single requests, by part."""
+
 
 class StepAccounts:
-    """Collects numbers by step from all four loops, and closes a step once its weights are live.
+    """Collects numbers from all loops, and writes them down as those of a step once its weights are live.
+
+    In asynchronous runs the parts overlap: what a step's record says of sampling and scoring is what happened since the
+    record before it.
 
     Args:
         max_steps: length of the run, for the record.
@@ -29,34 +39,65 @@ class StepAccounts:
         self._metrics = metrics
         self._sinks = sinks
         self._clock = clock
-        self._open: dict[int, dict[str, float]] = defaultdict(lambda: defaultdict(float))
+        self._open: dict[str, float] = defaultdict(float)
+        self._steps: dict[int, dict[str, float]] = {}
+        """What training said about steps whose weights are not live yet."""
+        self._busy: dict[str, tuple[int, float]] = {}
+        """Parts at work: how many at once, and since when."""
         self._step_began = clock()
+        self._last_progress = clock()
         self.num_trained_tokens = 0
         """Completion tokens trained on so far."""
+        self.staleness = 0
+        """Of the newest step, train steps."""
+        self.tokens_per_s: dict[str, float] = {}
+        """By role, over the newest step."""
 
     @contextmanager
-    def timed(self, step: int, part: str) -> Iterator[None]:
-        """Add the wall time of the block to `{part}_s` of `step`."""
-        began = self._clock()
+    def timed(self, part: str) -> Iterator[None]:
+        """Add the wall time of the block to `{part}_s`; blocks of one part that overlap count once."""
+        began = self._at_work(part, 1)
         try:
             yield
         finally:
-            self._open[step][f"{part}_s"] += self._clock() - began
+            ended = self._at_work(part, -1)
+            if part in _HISTOGRAMS:
+                self._metrics.observe(_HISTOGRAMS[part], ended - began)
+            self.progressed()
 
-    def sampled(self, step: int, trajectories: Sequence[Trajectory]) -> None:
+    def progressed(self) -> None:
+        """Something came to an end: the run is not stuck."""
+        self._last_progress = self._clock()
+
+    def idle_s(self) -> float:
+        """Seconds since anything last came to an end."""
+        return self._clock() - self._last_progress
+
+    def _at_work(self, part: str, change: int) -> float:
+        now = self._clock()
+        number, since = self._busy.get(part, (0, now))
+        if number:
+            self._open[f"{part}_s"] += now - since
+        self._busy[part] = (number + change, now)
+        return now
+
+    def sampled(self, trajectories: Sequence[Trajectory]) -> None:
         tokens = sum(trajectory.num_completion_tokens for trajectory in trajectories)
-        self._open[step]["sampled_tokens"] += tokens
+        self._open["sampled_tokens"] += tokens
         self._metrics.count("gkd_sampler_generated_tokens_total", tokens)
         for trajectory in trajectories:
             self._metrics.count("gkd_sampler_completions_total", finish_reason=trajectory.finish_reason.value)
-        self._metrics.observe("gkd_sampler_generation_seconds", self._open[step]["sample_s"])
 
-    def scored(self, step: int, scored: Sequence[ScoredTrajectory]) -> None:
+    def scored(self, scored: Sequence[ScoredTrajectory]) -> None:
         """A sequence that several teachers read counts once for each."""
         tokens = sum(item.trajectory.num_tokens * len(item.scores) for item in scored)
-        self._open[step]["scored_tokens"] += tokens
+        self._open["scored_tokens"] += tokens
         self._metrics.count("gkd_teacher_scored_tokens_total", tokens)
-        self._metrics.observe("gkd_teacher_score_seconds", self._open[step]["score_s"])
+
+    def dropped(self, number: int, reason: str) -> None:
+        """Sequences that are given up."""
+        self._open["dropped"] += number
+        self._metrics.count("gkd_samples_dropped_total", number, reason=reason)
 
     def checked(self, step: int | None, checks: Sequence[TeacherCheck]) -> None:
         """What the sentinel found at `step`; None is before the first or after the last."""
@@ -64,17 +105,32 @@ class StepAccounts:
         self._metrics.gauge("gkd_teacher_golden_gap_nats", gap)
         self._metrics.count("gkd_teacher_checks_total", len(checks))
         if step is not None:
-            self._open[step]["teacher_golden_gap_nats"] = gap
+            self._open["teacher_golden_gap_nats"] = gap
 
     def queued(self, depth: int) -> None:
         """`depth` scored sequences wait in the replay."""
         self._metrics.gauge("gkd_queue_depth", depth, queue="replay")
 
+    def evicted(self, number: int) -> None:
+        """Sequences that became too stale in the replay, or before they got there; their prompts are issued again."""
+        self._open["evicted"] += number
+        self._metrics.count("gkd_samples_dropped_total", number, reason="too_stale")
+
+    def checkpointed(self, step: int | None) -> None:
+        """The checkpoint of `step` is on the disk; None: one failed."""
+        if step is None:
+            self._metrics.count("gkd_checkpoint_failures_total")
+            return
+        self._metrics.gauge("gkd_checkpoint_last_step", step)
+        self._metrics.gauge("gkd_checkpoint_last_success_timestamp_seconds", time.time())
+
     def trained(self, report: StepReport, drawn: Sequence[ScoredTrajectory], queue_depth: int) -> None:
         self.num_trained_tokens += report.num_trained_tokens
-        record = self._open[report.step]
+        record = self._steps.setdefault(report.step, {})
+        record["learn_s"] = self._open.pop("learn_s", 0.0)
         student = [item.trajectory for item in drawn if item.trajectory.source is Source.STUDENT]
         staleness = [report.step - trajectory.versions.oldest for trajectory in student if trajectory.versions]
+        self.staleness = max(staleness, default=0)
         record.update(
             policy_version=report.policy_version,
             loss=report.loss,
@@ -84,7 +140,7 @@ class StepAccounts:
             fixed_sequences=len(drawn) - len(student),
             trained_tokens=report.num_trained_tokens,
             skipped=report.num_skipped,
-            staleness=max(staleness, default=0),
+            staleness=self.staleness,
             queue_depth=queue_depth,
             **report.quantities,
         )
@@ -101,7 +157,7 @@ class StepAccounts:
         if not judged:
             return
         mean = sum(drawn[index].reward or 0.0 for index in judged) / len(judged)
-        self._open[step].update(reward_mean=mean, advantage_std=float(advantages[judged].std()))
+        self._steps.setdefault(step, {}).update(reward_mean=mean, advantage_std=float(advantages[judged].std()))
         self._metrics.gauge("gkd_reward_mean", mean)
 
     def _learner_metrics(self, report: StepReport, seconds: float) -> None:
@@ -119,7 +175,9 @@ class StepAccounts:
 
     def published(self, step: int, manifest: WeightManifest) -> None:
         """The weights after `step` are live: the step is over; write its record."""
-        record = self._open.pop(step)
+        record = defaultdict(float, {**self._open, **self._steps.pop(step)})
+        self._open.clear()
+        self.progressed()
         now = self._clock()
         record["step_s"] = now - self._step_began
         self._step_began = now
@@ -129,7 +187,7 @@ class StepAccounts:
         self._metrics.observe("gkd_step_seconds", record["step_s"])
         for role, moved in (("sampler", "sampled"), ("teacher", "scored"), ("learner", "trained")):
             rate = record[f"{moved}_tokens"] / record["step_s"]
-            record[f"{moved}_tokens_per_s"] = rate
+            record[f"{moved}_tokens_per_s"] = self.tokens_per_s[role] = rate
             self._metrics.gauge("gkd_role_tokens_per_second", rate, role=role)
         for sink in self._sinks:
             sink.write({"step": step, "max_steps": self._max_steps, **record})
@@ -137,4 +195,5 @@ class StepAccounts:
     def begin(self, replay_capacity: int) -> None:
         """The ring starts to turn: time from here on belongs to the first step."""
         self._step_began = self._clock()
+        self.progressed()
         self._metrics.gauge("gkd_queue_capacity", replay_capacity, queue="replay")

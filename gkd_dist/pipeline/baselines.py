@@ -19,6 +19,11 @@ class Baseline(Protocol):
         """[B] float32, one per trajectory of a train step; call once for every step, in order."""
         ...
 
+    @property
+    def state(self) -> float | None:
+        """What a checkpoint has to keep; None where there is nothing."""
+        ...
+
 
 class MovingAverage:
     """Reward less the running mean of former steps: mean = decay * mean + (1 - decay) * mean of the step.
@@ -28,12 +33,18 @@ class MovingAverage:
 
     Args:
         decay: in [0, 1).
+        mean: of former steps, from a checkpoint.
     """
 
-    def __init__(self, decay: float) -> None:
+    def __init__(self, decay: float, mean: float | None = None) -> None:
         self._decay = decay
-        self.mean: float | None = None
+        self.mean = mean
         """Of the steps so far; None before the first one that has rewards."""
+
+    @property
+    def state(self) -> float | None:
+        """See `Baseline`."""
+        return self.mean
 
     def advantages(self, scored: Sequence[ScoredTrajectory]) -> FloatArray:
         """See `Baseline`."""
@@ -58,6 +69,11 @@ class LeaveOneOut:
         if num_generations < 2:
             raise ValueError(f"leave_one_out needs at least 2 samples of a prompt, got {num_generations}")
         self._num_generations = num_generations
+
+    @property
+    def state(self) -> float | None:
+        """Nothing: every step stands for itself."""
+        return None
 
     def advantages(self, scored: Sequence[ScoredTrajectory]) -> FloatArray:
         """See `Baseline`.

@@ -1,54 +1,121 @@
-"""The ring as four asyncio loops over Protocols; no Ray, no torch.
+"""The ring as three asyncio loops over Protocols; no Ray, no torch.
 
-    prompts -> SAMPLING -> trajectories -> SCORING -> replay -> LEARNING -> reports -> PUBLISHING -> gate -> SAMPLING
+    intake -> SAMPLING (rows: sampled -> scored) -> replay -> LEARNING -> reports, weights -> PUBLISHING -> intake
 
-sampling    consumes prompts and fixed pairs by lambda; produces trajectories
-            waits for: the gate (weights of version step - max_staleness live)   unblocked by: publishing
-scoring     consumes trajectories; produces scored (and, with a reward, judged) trajectories in the replay
-            waits for: the trajectory queue; room in the replay                  unblocked by: sampling; learning
-learning    consumes a batch drawn from the replay; produces step reports
-            waits for: a full batch; room for one report                         unblocked by: scoring; publishing
-publishing  consumes step reports; produces live weights on every sampler
+sampling    consumes rows, prompts and fixed pairs by lambda; produces scored (and judged) trajectories in the replay;
+            every row, or in synchronous runs every step, goes round as a work of its own
+            waits for: the intake (a place that a live version made free)        unblocked by: publishing
+            and for: room in the replay                                          unblocked by: learning
+learning    consumes a batch drawn from the replay; produces step reports, weights and checkpoints
+            waits for: a full batch; room for one report                         unblocked by: sampling; publishing
+publishing  consumes reports and weights; produces live weights on every sampler that serves
             waits for: a report                                                  unblocked by: learning
 
-With max_staleness 0 the loops take turns and the run is Algorithm 1 of the paper exactly (arXiv 2306.13649). The
-first failure of any loop cancels the others and ends the run with its own error and cause.
+With max_staleness 0 and whole steps the loops take turns and the run is Algorithm 1 of the paper exactly (arXiv
+2306.13649). The first failure of any loop cancels the others and ends the run with its own error and cause.
 """
 
 import asyncio
+from collections.abc import Sequence
 
-from gkd_dist.interfaces import Fleet
+from gkd_dist.config.supervision import SupervisionConfig
+from gkd_dist.interfaces import Fleet, Journal
 from gkd_dist.pipeline.accounting import StepAccounts
-from gkd_dist.pipeline.gate import VersionGate
+from gkd_dist.pipeline.checkpointing import Checkpointer
+from gkd_dist.pipeline.intake import Intake, row_of
 from gkd_dist.pipeline.learning import learning_loop
+from gkd_dist.pipeline.progress import Progress
 from gkd_dist.pipeline.publishing import publishing_loop
 from gkd_dist.pipeline.ring import Plan, Ring
-from gkd_dist.pipeline.sampling import sampling_loop
-from gkd_dist.pipeline.scoring import scoring_loop
+from gkd_dist.pipeline.sampling import admit, sampling_loop
 from gkd_dist.pipeline.sentinel import Sentinel
-from gkd_dist.replay.buffer import Kind, ReplayBuffer
-from gkd_dist.supervision.together import gather_all
+from gkd_dist.replay.buffer import Group, Kind, ReplayBuffer
+from gkd_dist.replay.ledger import Ledger
+from gkd_dist.supervision.failures import Budgets
+from gkd_dist.supervision.together import beside, gather_all
+from gkd_dist.types import SampleId
 
 
-async def run_ring(plan: Plan, fleet: Fleet, accounts: StepAccounts) -> None:
-    """Train for `plan.max_steps` steps; returns when the last weights are live on every sampler and the sentinel has
-    checked who scored since its last check.
+def make_ring(
+    plan: Plan,
+    fleet: Fleet,
+    accounts: StepAccounts,
+    *,
+    ledger: Ledger,
+    progress: Progress | None = None,
+    attempt: int = 0,
+    rules: SupervisionConfig | None = None,
+    stop: asyncio.Event | None = None,
+    checkpointer: Checkpointer | None = None,
+    journal: Journal | None = None,
+) -> Ring:
+    """A ring that goes on after `progress` (None: from the beginning), whose weights are live on every sampler."""
+    progress = progress or Progress(plan.run)
 
-    Raises:
-        GkdError: what the first failing loop raised; the others are cancelled before.
-        EngineError: a teacher no longer answers as it did.
-    """
-    ring = Ring(
+    def is_taken(index: int) -> bool:
+        sample_id = SampleId(plan.run, index)
+        return sample_id in progress.trained or sample_id in progress.dropped
+
+    def evict(group: Group) -> None:
+        accounts.evicted(len(group))
+        intake.issue_again(row_of(group))
+
+    intake = Intake(
+        plan.mixture,
+        batch_size=plan.batch_size,
+        max_steps=plan.max_steps,
+        max_staleness=plan.max_staleness,
+        step=progress.step,
+        is_taken=is_taken,
+        whole_steps=plan.whole_steps,
+    )
+    replay = ReplayBuffer(
+        plan.replay_capacity,
+        plan.max_staleness,
+        batch_size=plan.batch_size,
+        max_uses=plan.max_uses,
+        on_evict=evict,
+        drawn=progress.trained.union(progress.dropped),
+    )
+    return Ring(
         plan=plan,
         fleet=fleet,
         accounts=accounts,
-        gate=VersionGate(),
-        replay=ReplayBuffer(plan.replay_capacity, plan.max_staleness, batch_size=plan.batch_size),
+        progress=progress,
+        ledger=ledger,
+        attempt=attempt,
+        budgets=Budgets.of(rules or SupervisionConfig(), len(progress.dropped)),
+        intake=intake,
+        replay=replay,
         sentinel=Sentinel(fleet, plan.sentinel_steps, accounts),
-        trajectories=asyncio.Queue(maxsize=1),
-        reports=asyncio.Queue(maxsize=1),
-        baseline=plan.reinforcement.make_baseline() if plan.reinforcement else None,
+        stop=stop or asyncio.Event(),
+        published=asyncio.Queue(maxsize=1),
+        checkpointer=checkpointer,
+        journal=journal,
+        baseline=plan.reinforcement.make_baseline(progress.baseline) if plan.reinforcement else None,
     )
-    accounts.begin(len(Kind) * plan.replay_capacity)  # of both kinds, as the depth is
-    await gather_all(loop(ring) for loop in (sampling_loop, scoring_loop, learning_loop, publishing_loop))
-    await ring.sentinel.at_end(plan.max_steps)
+
+
+async def run_ring(ring: Ring, waiting: Sequence[Group] = ()) -> None:
+    """Train until the plan's last step; returns when its weights are live on every sampler and the sentinel has checked
+    who scored since its last check.
+
+    Args:
+        waiting: scored groups of a former start that were not trained on.
+
+    Raises:
+        GkdError: what the first failing loop raised; the others are cancelled before.
+        StoppedError: the run was asked to stop.
+        EngineError: a teacher no longer answers as it did.
+    """
+    ring.accounts.begin(len(Kind) * ring.plan.replay_capacity)  # of both kinds, as the depth is
+    for group in waiting:
+        ring.intake.adopt(row_of(group))
+    async with beside(sampling_loop(ring), _admit_all(ring, waiting)):
+        await gather_all(loop(ring) for loop in (learning_loop, publishing_loop))
+    await ring.sentinel.at_end(ring.plan.max_steps)
+
+
+async def _admit_all(ring: Ring, groups: Sequence[Group]) -> None:
+    for group in groups:
+        await admit(ring, group)

@@ -1,16 +1,25 @@
-"""One distillation job from end to end: evaluate, train, save, evaluate."""
+"""One distillation job from end to end: check, evaluate, train, save, evaluate; and go on after a failure or a stop."""
 
+import asyncio
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from gkd_dist.config.supervision import SupervisionConfig
+from gkd_dist.errors import LearnerLostError
 from gkd_dist.interfaces import Fleet, Metrics
 from gkd_dist.pipeline.accounting import StepAccounts
-from gkd_dist.pipeline.controller import run_ring
+from gkd_dist.pipeline.checkpointing import Checkpointer
+from gkd_dist.pipeline.controller import make_ring, run_ring
+from gkd_dist.pipeline.diagnosis import diagnose
 from gkd_dist.pipeline.evaluation import Evaluation, HeldOut, evaluate
+from gkd_dist.pipeline.recovery import Durability, Recovered, recover
 from gkd_dist.pipeline.ring import Plan
 from gkd_dist.pipeline.sentinel import check_at_start
+from gkd_dist.pipeline.stage import Stage
+from gkd_dist.pipeline.watchdog import Watchdog
+from gkd_dist.supervision.together import beside
 
 Narrate = Callable[[str], None]
 
@@ -23,45 +32,119 @@ class Outcome:
     after: Evaluation | None
 
 
-async def distil(
-    plan: Plan,
-    fleet: Fleet,
-    accounts: StepAccounts,
-    *,
-    held_out: HeldOut | None,
-    metrics: Metrics,
-    final: Path,
-    narrate: Narrate,
-) -> Outcome:
-    """Run the job. The student is saved at `final` before the last evaluation, which may still fail.
+@dataclass(frozen=True)
+class Job:
+    """What a job consists of.
 
     Args:
         held_out: None skips both evaluations.
+        final: receives the student.
+        diagnosis: file that a stall is explained in.
+        before: evaluation of the untrained student by a former start of the run.
         narrate: told in one line what happens next.
     """
-    await _check_teachers(fleet, accounts, narrate)
-    before = await _evaluate(fleet, held_out, 0, "before", metrics, narrate)
-    narrate(f"training for {plan.max_steps} steps of {plan.batch_size} sequences")
-    await run_ring(plan, fleet, accounts)
-    narrate(f"saving the student to {final}")
-    await fleet.learner.save(final)
-    after = await _evaluate(fleet, held_out, plan.max_steps, "after", metrics, narrate)
+
+    plan: Plan
+    fleet: Fleet
+    accounts: StepAccounts
+    durability: Durability
+    rules: SupervisionConfig
+    held_out: HeldOut | None
+    metrics: Metrics
+    final: Path
+    diagnosis: Path
+    stop: asyncio.Event
+    stage: Stage
+    """Told where the job is."""
+    narrate: Narrate
+    before: Evaluation | None = None
+    keep_before: Callable[[Evaluation], None] = lambda _: None
+    """Told the evaluation before the first step."""
+
+
+async def distil(job: Job) -> Outcome:
+    """Run the job. The student is saved at `job.final` before the last evaluation, which may still fail.
+
+    Raises:
+        StoppedError: the run was asked to stop, and the same command goes on.
+        StalledError: nothing moved for too long.
+    """
+    fleet = job.fleet
+    async with beside(fleet.samplers.supervise(), *(pool.supervise() for pool in fleet.teachers.values())):
+        await _check_teachers(job)
+        before = job.before
+        if before is None and job.durability.store.newest() is None:
+            before = await _evaluate(job, 0, "before")
+            if before is not None:
+                job.keep_before(before)
+        await _train(job)
+        job.stage.state = "saving"
+        job.narrate(f"saving the student to {job.final}")
+        await fleet.learner.save(job.final)
+        after = await _evaluate(job, job.plan.max_steps, "after")
     return Outcome(before, after)
 
 
-async def _check_teachers(fleet: Fleet, accounts: StepAccounts, narrate: Narrate) -> None:
-    checks = await check_at_start(fleet, lambda found: accounts.checked(None, found))
+async def _train(job: Job) -> None:
+    """To the last step, with as many learners as that takes and supervision.max_learner_restarts allows."""
+    num_restarts = 0
+    while True:
+        recovered = await recover(job.plan, job.fleet, job.durability, job.narrate, weights_are_live=num_restarts == 0)
+        try:
+            return await _turn(job, recovered)
+        except LearnerLostError as error:
+            num_restarts += 1
+            if num_restarts > job.rules.max_learner_restarts:
+                raise
+            job.narrate(f"{error}; starting another learner ({num_restarts} of {job.rules.max_learner_restarts})")
+            await job.fleet.renew_learner()
+
+
+async def _turn(job: Job, recovered: Recovered) -> None:
+    plan, durability = job.plan, job.durability
+    left = plan.max_steps - recovered.progress.step
+    job.narrate(f"training for {left} steps of {plan.batch_size} sequences")
+    checkpointer = Checkpointer(
+        durability.store, job.fleet, durability.ledger, durability.config, job.accounts, durability.journal
+    )
+    ring = make_ring(
+        plan,
+        job.fleet,
+        job.accounts,
+        ledger=durability.ledger,
+        progress=recovered.progress,
+        attempt=durability.attempt,
+        rules=job.rules,
+        stop=job.stop,
+        checkpointer=checkpointer,
+        journal=durability.journal,
+    )
+    job.stage.state, job.stage.ring = "training", ring
+    watchdog = Watchdog(
+        job.accounts.idle_s,
+        job.rules.stall_timeout_s,
+        job.diagnosis,
+        lambda: diagnose(ring),
+        last_words=lambda: checkpointer.now(ring.progress),
+    )
+    async with watchdog:
+        await run_ring(ring, recovered.waiting)
+    await checkpointer.settle()
+
+
+async def _check_teachers(job: Job) -> None:
+    checks = await check_at_start(job.fleet, lambda found: job.accounts.checked(None, found))
     for check in {str(check): check for check in checks}.values():
-        narrate(f"teacher checked: {check}")
+        job.narrate(f"teacher checked: {check}")
 
 
-async def _evaluate(
-    fleet: Fleet, held_out: HeldOut | None, version: int, when: str, metrics: Metrics, narrate: Narrate
-) -> Evaluation | None:
-    if held_out is None:
+async def _evaluate(job: Job, version: int, when: str) -> Evaluation | None:
+    if job.held_out is None:
         return None
-    narrate(f"evaluating on {len(held_out.prompts)} held-out prompts ({when} training)")
-    evaluation = await evaluate(fleet, held_out, version)
+    job.stage.state = "evaluating"
+    job.narrate(f"evaluating on {len(job.held_out.prompts)} held-out prompts ({when} training)")
+    evaluation = await evaluate(job.fleet, job.held_out, version)
+    metrics = job.metrics
     for text, report in (("on_policy", evaluation.on_policy), ("reference", evaluation.reference)):
         if report is not None:
             for kind in ("forward_kl", "reverse_kl", "objective"):

@@ -1,4 +1,4 @@
-"""The publishing loop: new weights reach every sampler, then the gate opens."""
+"""The publishing loop: new weights reach every sampler, then the intake may go on."""
 
 from operator import methodcaller
 
@@ -6,12 +6,12 @@ from gkd_dist.pipeline.ring import Ring
 
 
 async def publishing_loop(ring: Ring) -> None:
-    """Publish after every step; a version counts as live only when every sampler holds it."""
-    fleet = ring.fleet
-    for _ in range(ring.plan.max_steps):
-        report = await ring.reports.get()
-        with ring.accounts.timed(report.step, "publish"):
-            publication = await fleet.learner.publish()
-            await fleet.samplers.bring_up(methodcaller("load_weights", publication))
+    """Publish after every step; a version counts as live only when every sampler that serves holds it."""
+    version = ring.progress.step
+    while version < ring.plan.max_steps:
+        report, publication = await ring.published.get()
+        with ring.accounts.timed("publish"):
+            await ring.fleet.samplers.bring_up(methodcaller("load_weights", publication))
+        version = report.policy_version
         ring.accounts.published(report.step, publication.manifest)
-        await ring.gate.open(publication.manifest.version)
+        ring.intake.live(version)

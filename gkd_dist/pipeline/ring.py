@@ -1,21 +1,28 @@
 """What the loops of the ring share, and what they are to do."""
 
 import asyncio
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from gkd_dist.data.mixture import Mixture
 from gkd_dist.data.prompts import PromptStream
-from gkd_dist.interfaces import Fleet
+from gkd_dist.interfaces import Fleet, Journal
 from gkd_dist.pipeline.accounting import StepAccounts
 from gkd_dist.pipeline.baselines import Baseline
-from gkd_dist.pipeline.gate import VersionGate
+from gkd_dist.pipeline.checkpointing import Checkpointer
+from gkd_dist.pipeline.intake import Intake
 from gkd_dist.pipeline.judging import AnswerOf
+from gkd_dist.pipeline.progress import Progress
 from gkd_dist.pipeline.routing import TeachersOf
 from gkd_dist.pipeline.sentinel import Sentinel
-from gkd_dist.replay.buffer import ReplayBuffer
-from gkd_dist.types import SamplingParams, StepReport, Trajectory
+from gkd_dist.replay.buffer import Group, Kind, ReplayBuffer
+from gkd_dist.replay.ledger import Ledger
+from gkd_dist.supervision.failures import Budgets
+from gkd_dist.types import SamplingParams, StepReport, WeightPublication
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -24,25 +31,30 @@ class Reinforcement:
 
     answer_of: AnswerOf
     """The text of a student trajectory of the plan's stream, with its prompt and reference."""
-    make_baseline: Callable[[], Baseline]
+    make_baseline: Callable[[float | None], Baseline]
+    """From the state of a checkpoint; None at the beginning."""
 
 
 @dataclass(frozen=True)
 class Plan:
     """What is to be done, apart from who does it."""
 
+    run: str
     stream: PromptStream
     mixture: Mixture
     sampling: SamplingParams
     batch_size: int
     max_steps: int
+    whole_steps: bool
+    """Each step is sampled and scored as one (Algorithm 1); else every row goes round by itself."""
     max_staleness: int
+    max_uses: int
     replay_capacity: int
     save_steps: int
-    """0 saves no checkpoints."""
+    """0 saves no students on the way."""
     sentinel_steps: Mapping[str, int]
     """Each teacher's golden sequences are scored again after so many steps and at the end; 0 is never."""
-    checkpoints: Path
+    students: Path
     """Folder that receives `step-N`."""
     reinforcement: Reinforcement | None = None
     """None where the objective asks for no reward."""
@@ -57,9 +69,37 @@ class Ring:
     plan: Plan
     fleet: Fleet
     accounts: StepAccounts
-    gate: VersionGate
+    progress: Progress
+    ledger: Ledger
+    attempt: int
+    """Of the run: how often it was started before."""
+    budgets: Budgets
+    intake: Intake
     replay: ReplayBuffer
     sentinel: Sentinel
-    trajectories: asyncio.Queue[tuple[int, list[Trajectory]]]
-    reports: asyncio.Queue[StepReport]
+    stop: asyncio.Event
+    """Set when the run is asked to stop: the step in progress is finished, and no other begun."""
+    published: asyncio.Queue[tuple[StepReport, WeightPublication]]
+    checkpointer: Checkpointer | None = None
+    """None where nothing is to be continued later."""
+    journal: Journal | None = None
+    """Keeps scored sequences until a checkpoint holds the step that trained on them."""
     baseline: Baseline | None = None
+    kept: set[asyncio.Task[None]] = field(default_factory=set)
+    """What is on its way into the journal."""
+
+    def repeats(self, kind: Kind) -> range:
+        """Samples of one row."""
+        return range(self.plan.mixture.num_generations if kind is Kind.STUDENT else 1)
+
+    def keep(self, groups: Sequence[Group]) -> None:
+        """Write scored groups to the journal; nobody waits for it. What is lost in a crash is scored again."""
+        if self.journal is not None and groups:
+            task = asyncio.create_task(self.journal.append([scored for group in groups for scored in group]))
+            self.kept.add(task)
+            task.add_done_callback(self._kept)
+
+    def _kept(self, task: asyncio.Task[None]) -> None:
+        self.kept.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            logger.warning("scored sequences did not get into the journal: %r", task.exception())

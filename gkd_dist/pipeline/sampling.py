@@ -1,42 +1,130 @@
 """The sampling loop: by lambda, the student writes answers to prompts or fixed pairs take their place."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 from gkd_dist.data.pairs import fixed_trajectory
-from gkd_dist.errors import DataError
+from gkd_dist.errors import DataError, DeadlineError, EngineError, RejectedError
+from gkd_dist.fault_points import fault_point
+from gkd_dist.interfaces import Sampler
+from gkd_dist.pipeline.intake import Row, row_of
+from gkd_dist.pipeline.rejection import in_part
 from gkd_dist.pipeline.ring import Plan, Ring
+from gkd_dist.pipeline.routing import ask
+from gkd_dist.pipeline.scoring import scored_groups
+from gkd_dist.replay.buffer import Admission, Group, Kind
+from gkd_dist.replay.ledger import DroppedPrompt
+from gkd_dist.supervision.together import task_group
 from gkd_dist.types import Prompt, Trajectory
 
 
 async def sampling_loop(ring: Ring) -> None:
-    """For every step: wait until its weights are live, then hand on its trajectories.
+    """Endless: whatever the intake gives out goes round by itself until it is in the replay."""
+    async with task_group() as under_way:
+        while True:
+            under_way.create_task(_go_round(ring, await ring.intake.next()))
 
-    Step s uses the rows of the stream from `mixture.first_position(s)` to that of step s + 1: first the prompts that
-    the student answers, `num_generations` times each, then those that bring their own completion.
+
+async def _go_round(ring: Ring, rows: Sequence[Row]) -> None:
+    """Rows that were given out together are sampled, scored and admitted together.
+
+    Raises:
+        Exception: what the last of too many lost requests raised, or of too many dropped rows.
     """
-    plan = ring.plan
-    for step in range(plan.max_steps):
-        await ring.gate.wait_for(step - plan.max_staleness)
-        first = plan.mixture.first_position(step)
-        fixed_from = first + plan.mixture.num_prompts(step)
-        repeats = range(plan.mixture.num_generations)
-        prompts = [plan.stream.prompt(index, repeat) for index in range(first, fixed_from) for repeat in repeats]
-        fixed = [_pair(plan, index) for index in range(fixed_from, plan.mixture.first_position(step + 1))]
-        sampled = await _sample(ring, step, prompts) if prompts else []
-        await ring.trajectories.put((step, [*sampled, *fixed]))
+    try:
+        groups = await _scored(ring, rows)
+    except (EngineError, DeadlineError) as error:
+        if ring.plan.whole_steps:
+            raise
+        ring.budgets.spend(error)
+        ring.intake.arrived(rows)
+        for row in rows:
+            ring.intake.issue_again(row)
+        return
+    ring.budgets.succeeded()
+    ring.keep(groups)
+    for group in groups:
+        await admit(ring, group)
+    ring.intake.arrived(rows)
 
 
-async def _sample(ring: Ring, step: int, prompts: list[Prompt]) -> list[Trajectory]:
-    with ring.accounts.timed(step, "sample"):
-        trajectories = await ring.fleet.samplers.spread(
-            prompts, lambda sampler, share: sampler.sample(share, ring.plan.sampling)
-        )
-    ring.accounts.sampled(step, trajectories)
-    return trajectories
+async def _scored(ring: Ring, rows: Sequence[Row]) -> list[Group]:
+    """The groups of all rows that can be sampled and scored; the others are dropped."""
+    trajectories = await _sample(ring, [row for row in rows if row.kind is Kind.STUDENT])
+    trajectories += [_pair(ring.plan, row) for row in rows if row.kind is Kind.FIXED]
+    groups = await scored_groups(ring, trajectories)
+    arrived = {group[0].trajectory.sample_id.prompt_index for group in groups}
+    for row in rows:
+        if row.index not in arrived:
+            ring.budgets.spend(RejectedError(f"row {row.index} of the data was rejected by all; see the log"))
+            drop(ring, row)
+    return groups
 
 
-def _pair(plan: Plan, index: int) -> Trajectory:
-    """The fixed pair at stream position `index`."""
-    prompt = plan.stream.prompt(index)
-    completion_ids = plan.stream.row(index).completion_ids
+async def admit(ring: Ring, group: Group) -> None:
+    """Into the replay; what is too old by now is issued again.
+
+    Raises:
+        EngineError: the replay refused it for a reason that cannot be.
+    """
+    fault_point("replay.admit")
+    verdict = await ring.replay.admit(group, ring.intake.version)
+    ring.accounts.queued(ring.replay.depth)
+    if verdict is Admission.TOO_STALE:
+        ring.accounts.evicted(len(group))
+        ring.intake.issue_again(row_of(group))
+    elif verdict is Admission.FROM_FUTURE:
+        raise EngineError(f"the replay refused {group[0].trajectory.sample_id}: {verdict.value}")
+
+
+def drop(ring: Ring, row: Row) -> None:
+    """Nobody could sample or score this row: another one takes its place."""
+    for repeat in ring.repeats(row.kind):
+        sample_id = ring.plan.stream.prompt(row.index, repeat).sample_id
+        ring.progress.dropped.add(sample_id)
+        ring.ledger.append(DroppedPrompt(ring.progress.step, sample_id, "rejected"))
+        ring.accounts.dropped(1, "rejected")
+    ring.intake.drop(row)
+
+
+async def _sample(ring: Ring, rows: Sequence[Row]) -> list[Trajectory]:
+    """What the student writes to the prompts of `rows`, those left out that no sampler can answer."""
+    if not rows:
+        return []
+    repeats = ring.repeats(Kind.STUDENT)
+    prompts = [ring.plan.stream.prompt(row.index, repeat) for row in rows for repeat in repeats]
+    attempts = {row.index: row.attempt for row in rows}
+    trials: dict[int, int] = {}
+    whole_steps = ring.plan.whole_steps
+
+    async def sample(sampler: Sampler, share: Sequence[Prompt]) -> list[Trajectory]:
+        numbers = []
+        for prompt in share:
+            index = prompt.sample_id.prompt_index
+            trial = trials.setdefault(index, 0)
+            numbers.append(attempts[index] + trial // len(repeats))
+            trials[index] += 1
+        answers = await sampler.sample(share, ring.plan.sampling)
+        return [replace(answer, attempt=number) for answer, number in zip(answers, numbers, strict=True)]
+
+    with ring.accounts.timed("sample"):
+        answers = await in_part(prompts, lambda part: ask(ring.fleet.samplers, part, sample, whole_steps=whole_steps))
+    whole = _whole(answers, len(repeats))
+    ring.accounts.sampled(whole)
+    return whole
+
+
+def _whole(answers: Sequence[Trajectory | None], num_repeats: int) -> list[Trajectory]:
+    """The samples of a prompt, if they are all there."""
+    prompts = [answers[start : start + num_repeats] for start in range(0, len(answers), num_repeats)]
+    return [answer for prompt in prompts if None not in prompt for answer in prompt if answer is not None]
+
+
+def _pair(plan: Plan, row: Row) -> Trajectory:
+    """The fixed pair of a row."""
+    prompt = plan.stream.prompt(row.index)
+    completion_ids = plan.stream.row(row.index).completion_ids
     if completion_ids is None:
         raise DataError("the mixture asks for a fixed pair, but the data has no completions")
-    return fixed_trajectory(prompt.sample_id, prompt.token_ids, completion_ids, plan.sampling.max_new_tokens)
+    pair = fixed_trajectory(prompt.sample_id, prompt.token_ids, completion_ids, plan.sampling.max_new_tokens)
+    return replace(pair, attempt=row.attempt)

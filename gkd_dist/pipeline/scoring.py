@@ -1,72 +1,91 @@
-"""The scoring loop: teachers judge every completion token, and a reward every answer, before replay."""
+"""Scoring: teachers judge every completion token, and a reward every answer, before replay."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from itertools import groupby
 from typing import Any
 
-from gkd_dist.errors import EngineError
+from gkd_dist.errors import EngineError, RejectedError
+from gkd_dist.fault_points import fault_point
 from gkd_dist.interfaces import Fleet, Replicas, Teacher
 from gkd_dist.pipeline.judging import judge
+from gkd_dist.pipeline.rejection import in_part
 from gkd_dist.pipeline.ring import Ring
-from gkd_dist.pipeline.routing import TeachersOf
-from gkd_dist.replay.buffer import Admission
+from gkd_dist.pipeline.routing import TeachersOf, ask
+from gkd_dist.replay.buffer import Group
 from gkd_dist.supervision.together import gather_all
-from gkd_dist.targets import TargetsHandle
+from gkd_dist.targets import TargetsHandle, TeacherTargets
 from gkd_dist.types import ScoredTrajectory, TeacherScore, Trajectory
 
 
-async def scoring_loop(ring: Ring) -> None:
-    """Score every group of trajectories and admit the result to the replay."""
-    for _ in range(ring.plan.max_steps):
-        step, trajectories = await ring.trajectories.get()
-        both: list[Any] = [_scored(ring, step, trajectories), _rewards(ring, step, trajectories)]
-        scored, rewards = await gather_all(both)
-        ring.accounts.scored(step, scored)
-        await ring.sentinel.after_scoring(step)
-        scored = [replace(item, reward=reward) for item, reward in zip(scored, rewards, strict=True)]
-        for item in scored:
-            verdict = await ring.replay.admit(item, ring.gate.version)
-            if verdict is not Admission.ADMITTED:
-                # The gate lets nothing begin that could be refused here; waiting for the batch would last for ever.
-                raise EngineError(f"the replay refused {item.trajectory.sample_id}: {verdict.value}")
-            ring.accounts.queued(ring.replay.depth)
+async def scored_groups(ring: Ring, trajectories: Sequence[Trajectory]) -> list[Group]:
+    """Scored and judged trajectories, those of one row together; rows with one that no teacher can score left out."""
+    if not trajectories:
+        return []
+    both: list[Any] = [_scored(ring, trajectories), _rewards(ring, trajectories)]
+    scored, rewards = await gather_all(both)
+    pairs = zip(trajectories, scored, rewards, strict=True)
+    groups = [list(rows) for _, rows in groupby(pairs, key=lambda pair: pair[0].sample_id.prompt_index)]
+    return [
+        tuple(replace(item, reward=reward) for _, item, reward in rows)
+        for rows in groups
+        if all(item is not None for _, item, _ in rows)
+    ]
 
 
-async def _scored(ring: Ring, step: int, trajectories: Sequence[Trajectory]) -> list[ScoredTrajectory]:
-    with ring.accounts.timed(step, "score"):
-        return await score(ring.fleet, trajectories, ring.plan.teachers_of)
+async def _scored(ring: Ring, trajectories: Sequence[Trajectory]) -> list[ScoredTrajectory | None]:
+    with ring.accounts.timed("score"):
+        scored = await in_part(trajectories, lambda part: _score(ring, part))
+    ring.accounts.scored([item for item in scored if item is not None])
+    return scored
 
 
-async def _rewards(ring: Ring, step: int, trajectories: Sequence[Trajectory]) -> list[float | None]:
+async def _score(ring: Ring, trajectories: Sequence[Trajectory]) -> list[ScoredTrajectory]:
+    return await score(ring.fleet, trajectories, ring.plan.teachers_of, whole_steps=ring.plan.whole_steps)
+
+
+async def _rewards(ring: Ring, trajectories: Sequence[Trajectory]) -> list[float | None]:
     """None for what the student did not write, and for all where the objective asks for no reward."""
     reinforcement, reward = ring.plan.reinforcement, ring.fleet.reward
     if reinforcement is None or reward is None:
         return [None] * len(trajectories)
-    with ring.accounts.timed(step, "judge"):
+    with ring.accounts.timed("judge"):
         return await judge(reward, trajectories, reinforcement.answer_of)
 
 
 async def score(
-    fleet: Fleet, trajectories: Sequence[Trajectory], teachers_of: TeachersOf | None = None
+    fleet: Fleet,
+    trajectories: Sequence[Trajectory],
+    teachers_of: TeachersOf | None = None,
+    *,
+    whole_steps: bool = True,
 ) -> list[ScoredTrajectory]:
     """Every trajectory with the scores of its teachers, both in their order; all teachers work at once.
 
     Args:
         teachers_of: names of the teachers of a sample; None: all of the fleet.
+        whole_steps: see `routing.ask`.
 
     Raises:
-        EngineError: a sample has no teacher, or one that is not in the fleet; a teacher said what no model can say.
-            Targets behind a handle were checked when they were encoded.
+        EngineError: a sample has no teacher, or one that is not in the fleet.
+        RejectedError: a teacher said what no model can say. Targets behind a handle were checked when they were
+            encoded.
     """
     asked = [_names(fleet, trajectory, teachers_of) for trajectory in trajectories]
     columns = await gather_all(
-        _column(name, replicas, [index for index, names in enumerate(asked) if name in names], trajectories)
+        _column(
+            name, replicas, [index for index, names in enumerate(asked) if name in names], trajectories, whole_steps
+        )
         for name, replicas in fleet.teachers.items()
     )
     return [
         ScoredTrajectory(trajectory, tuple(column[index] for column in columns if index in column))
         for index, trajectory in enumerate(trajectories)
     ]
+
+
+def _indices(asked: Sequence[Collection[str]], name: str) -> list[int]:
+    return [index for index, names in enumerate(asked) if name in names]
 
 
 def _names(fleet: Fleet, trajectory: Trajectory, teachers_of: TeachersOf | None) -> Collection[str]:
@@ -81,12 +100,31 @@ def _names(fleet: Fleet, trajectory: Trajectory, teachers_of: TeachersOf | None)
 
 
 async def _column(
-    name: str, replicas: Replicas[Teacher], indices: Sequence[int], trajectories: Sequence[Trajectory]
+    name: str,
+    replicas: Replicas[Teacher],
+    indices: Sequence[int],
+    trajectories: Sequence[Trajectory],
+    whole_steps: bool,
 ) -> dict[int, TeacherScore]:
     """What one teacher says, by index of the trajectory."""
+
+    async def targets_of(teacher: Teacher, part: Sequence[Trajectory]) -> list[TeacherTargets | TargetsHandle]:
+        fault_point("scoring.ask")
+        targets = await teacher.score(part)
+        for trajectory, each in zip(part, targets, strict=True):
+            if each.num_tokens != trajectory.num_completion_tokens:
+                raise RejectedError(
+                    f"{name} scored {each.num_tokens} tokens of {trajectory.sample_id}, which has "
+                    f"{trajectory.num_completion_tokens}"
+                )
+            if not isinstance(each, TargetsHandle) and each.fault:
+                raise RejectedError(
+                    f"the targets of {name} for {trajectory.sample_id} cannot be learned from: {each.fault}"
+                )
+        return targets
+
+    if not indices:
+        return {}
     share = [trajectories[index] for index in indices]
-    targets = await replicas.spread(share, lambda teacher, part: teacher.score(part))
-    for trajectory, each in zip(share, targets, strict=True):
-        if not isinstance(each, TargetsHandle) and each.fault:
-            raise EngineError(f"the targets of {name} for {trajectory.sample_id} cannot be learned from: {each.fault}")
+    targets = await ask(replicas, share, targets_of, whole_steps=whole_steps)
     return {index: TeacherScore(name, each) for index, each in zip(indices, targets, strict=True)}

@@ -1,7 +1,7 @@
 """The sentinel: before the run, every so many steps and at its end, each teacher answers golden sequences once more.
 
-A teacher that answers as it should costs one small scoring call. It is asked while it scores nothing else, so that the
-batches of the run are what they would be without it.
+A teacher that answers as it should costs one small scoring call. In synchronous runs it is asked while it scores
+nothing else, so that the batches of the run are what they would be without it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -33,13 +33,13 @@ class Replica:
 async def check_at_start(
     fleet: Fleet, record: Callable[[Sequence[TeacherCheck]], None] = lambda _: None
 ) -> list[TeacherCheck]:
-    """Verify every replica of every teacher.
+    """Verify every replica of every teacher, and hold the replicas of one teacher against each other.
 
     Args:
         record: told what was found, also where it is refused.
 
     Raises:
-        ModelError: one does not answer as it should.
+        ModelError: one does not answer as it should, or as its replicas do.
     """
     checks = await _verify(fleet.teachers)
     found = list(checks.values())
@@ -48,7 +48,23 @@ async def check_at_start(
         if not check.passed:
             remedy = _LOOK_AT_WEIGHTS if check.fault else _LOOK_AT_HEAD
             raise ModelError(f"{replica} is refused: {check}; {remedy}")
+    _compare_replicas(checks)
     return found
+
+
+def _compare_replicas(checks: Mapping[Replica, TeacherCheck]) -> None:
+    """Raise ModelError where a replica answers other than the first of its teacher: all of them teach one student."""
+    first: dict[str, tuple[Replica, TeacherCheck]] = {}
+    for replica, check in checks.items():
+        model, expected = first.setdefault(replica.name, (replica, check))
+        gaps = [abs(one - other) for one, other in zip(expected.top_log_probs, check.top_log_probs, strict=True)]
+        if not check.tolerance.allows(gaps):
+            raise ModelError(
+                f"{replica} is refused: it is not the same model as {model}: their log-probs at {len(gaps)} golden "
+                f"tokens differ by up to {max(gaps):.3g} nats (allowed {check.tolerance.max_nats:g}), "
+                f"{sum(gaps) / len(gaps):.2g} on average (allowed {check.tolerance.mean_nats:g}); "
+                f"{_LOOK_AT_WEIGHTS}"
+            )
 
 
 class Sentinel:
@@ -64,15 +80,15 @@ class Sentinel:
         self._accounts = accounts
         self._last_good: dict[str, int] = {}
 
-    async def after_scoring(self, step: int) -> None:
-        """Check who is due at `step`, before anything that was just scored can be trained on.
+    async def before_step(self, step: int) -> None:
+        """Check who is due at `step`, before anything that was just scored is trained on.
 
         Raises:
             EngineError: one does not answer as it did.
         """
         names = due(step, self._steps_between)
         if names:
-            with self._accounts.timed(step, "sentinel"):
+            with self._accounts.timed("sentinel"):
                 checks = await _verify({name: self._fleet.teachers[name] for name in names})
             self._judge(step, checks)
             self._last_good.update(dict.fromkeys(names, step))

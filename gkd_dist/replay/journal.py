@@ -16,7 +16,7 @@ import os
 import re
 import struct
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -25,7 +25,6 @@ import xxhash
 
 from gkd_dist.errors import WireError
 from gkd_dist.replay.append_file import AppendFile
-from gkd_dist.replay.sample_ids import SampleIdSet
 from gkd_dist.types import SampleId, ScoredTrajectory
 from gkd_dist.wire.codec import decode, encode
 
@@ -117,7 +116,7 @@ class Journal:
                 if place == _Place(item.trajectory.attempt, number, offset):
                     yield item
 
-    def forget(self, finished: SampleIdSet) -> int:
+    def forget(self, finished: Container[SampleId]) -> int:
         """Delete the segments that hold nothing but `finished` samples; returns how many.
 
         Args:

@@ -67,6 +67,17 @@ class SampleIdSet:
         for sample_id in sample_ids:
             self.add(sample_id)
 
+    def union(self, other: "SampleIdSet") -> "SampleIdSet":
+        """The ids of both, as a set of its own."""
+        both = SampleIdSet(self.ranges())
+        both.update(
+            SampleId("", index, repeat)
+            for repeat, ranges in other.ranges().items()
+            for start, end in ranges
+            for index in range(start, end)
+        )
+        return both
+
     def ranges(self) -> dict[int, Ranges]:
         """A copy, for a checkpoint: repeat index -> [(start, end), ...]."""
         return {

@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import Any
 
 from gkd_dist.errors import ConfigError, DeadlineError, EngineError
+from gkd_dist.interfaces import Closing
 from gkd_dist.serial import SerialThread
 from gkd_dist.types import Answer
 
@@ -127,6 +128,24 @@ def load_function(spec: str) -> Callable[..., Any]:
         raise ConfigError([f"reward.function: {name} in {module_name} ({module.__file__}) {found}; check its spelling"])
     _accepted(function)
     return function
+
+
+def check_function(spec: str, answers: Sequence[Answer], *, timeout_s: float) -> None:
+    """Call the function once, in this process, and raise ConfigError unless it judges `answers` as it will have to."""
+
+    async def judge() -> None:
+        async with Closing(FunctionReward(spec, timeout_s=timeout_s)) as reward:
+            await reward.judge(answers)
+
+    try:
+        asyncio.run(judge())
+    except (EngineError, DeadlineError) as error:
+        raise ConfigError(
+            [
+                f"reward.function: {error} (it was tried with {len(answers)} rows of the data, their completions as "
+                "answers, empty where a row has none); correct the function"
+            ]
+        ) from error
 
 
 def _accepted(function: Callable[..., Any]) -> set[str]:

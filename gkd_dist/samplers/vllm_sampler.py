@@ -1,10 +1,8 @@
 """The student on vLLM: AsyncLLM in this process, continuous batching, token ids in and out."""
 
 import asyncio
-import os
-from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import fields
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -13,16 +11,12 @@ from vllm import SamplingParams as EngineParams
 from vllm import TokensPrompt
 from vllm.config import WeightTransferConfig
 from vllm.distributed.weight_transfer.base import WeightTransferInitRequest, WeightTransferUpdateRequest
-from vllm.engine.arg_utils import AsyncEngineArgs
-from vllm.exceptions import VLLMClientError
 from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind
-from vllm.v1.engine.async_llm import AsyncLLM
-from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
-from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
 from gkd_dist.config.lora import LoraConfig
-from gkd_dist.errors import ConfigError, EngineError, RejectedError
+from gkd_dist.engines.vllm_engine import check_alive, last_output, start_engine
+from gkd_dist.errors import ConfigError, EngineError
 from gkd_dist.samplers.seeds import sample_seed
 from gkd_dist.samplers.weight_updates import WeightUpdates
 from gkd_dist.types import (
@@ -40,21 +34,23 @@ from gkd_dist.weights.shared_memory import SharedSegment, sweep
 from gkd_dist.weights.subscription import Subscription
 from gkd_dist.weights.vllm_adapters import EngineAdapter
 
-_CPU_ARGS: dict[str, Any] = {
-    "enforce_eager": True,
-    "kv_cache_memory_bytes": 1 << 30,
-    # In the engine's own process: the default, a worker process beside it, burns a core waiting for its answers.
-    "distributed_executor_backend": UniProcExecutor,
-    # A prompt cut in two makes vLLM rewind its request's random generator, which a CPU generator cannot do.
-    "enable_chunked_prefill": False,
-}
 _MIN_BATCHED_TOKENS = 4096
+_UNLABELLED = "default"
+"""What vLLM calls the weights that it started with."""
 
 
 class VllmSampler:
     """Implements `interfaces.Sampler`; requests of overlapping calls share the engine's batch.
 
     Ordering: results follow the prompts. Cancellation aborts the requests. A dead engine raises EngineError.
+
+    Versions are exact: the engine labels every token with the weights that computed its probabilities, labels change
+    while it is paused and idle, and a trajectory has those of its first and of its last token, whatever it waited for
+    in between. A request begun after an update meets no keys and values of former weights. One that was in the
+    engine meanwhile does, under `kv_cache="keep"`: in all that was read before. Where that may be a prefix of its
+    prompt, taken from the cache, the range begins with the version at which the request was made. (A prompt that is
+    cut by an update in the middle of its chunks, on GPU, shows only in the log-probs.) Under `recompute` the tokens
+    after an update depend on the new weights alone; those before stay as the former weights wrote them.
 
     Args:
         model: local folder in Hugging Face format.
@@ -64,6 +60,10 @@ class VllmSampler:
         num_ids: ids the tokenizer knows; rows of the head beyond them are padding and never sampled. None: all rows.
         adapter: what is published is this low-rank adapter of `model`; None means whole weights.
         policy_version: version of the weights in `model`.
+        kv_cache: of requests in flight while weights change; see `WeightUpdates`.
+
+    Raises:
+        ConfigError: an engine argument that vLLM does not know, or that does not go with `kv_cache`.
     """
 
     def __init__(
@@ -76,34 +76,36 @@ class VllmSampler:
         num_ids: int | None,
         adapter: LoraConfig | None = None,
         policy_version: int = 0,
+        kv_cache: Literal["keep", "recompute"] = "keep",
     ) -> None:
-        # Raw engine threads, not a core each: on small machines the roles take turns on all cores.
-        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
-        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         vllm_receiver.register()
         sweep()
         self._adapter = EngineAdapter(model, adapter) if adapter is not None else None
-        whole_prompts = {"max_num_batched_tokens": max(max_model_len, _MIN_BATCHED_TOKENS)}
-        defaults = _CPU_ARGS | whole_prompts if current_platform.is_cpu() else {}
         args = {
             "dtype": dtype,
             "max_model_len": max_model_len,
-            "skip_tokenizer_init": True,
             "generation_config": "vllm",
             "logprobs_mode": "processed_logprobs",
-            "disable_log_stats": True,
             "weight_transfer_config": WeightTransferConfig(backend=vllm_receiver.BACKEND),
             **(self._adapter.engine_args if self._adapter is not None else {}),
-            **defaults,
-            **engine_args,
         }
-        unknown = sorted(args.keys() - {field.name for field in fields(AsyncEngineArgs)})
-        if unknown:
-            raise ConfigError([f"sampler.engine_args.{name}: vLLM has no such engine argument" for name in unknown])
-        self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(model=model, **args))
+        if kv_cache == "recompute" and current_platform.is_cpu() and engine_args.get("enable_chunked_prefill"):
+            raise ConfigError(
+                [
+                    "sampler.engine_args.enable_chunked_prefill: on CPU a sequence that is read again in parts ends "
+                    "the engine (its random generator cannot be rewound); remove it, or set weights.kv_cache=keep"
+                ]
+            )
+        # A prompt cut in two makes vLLM rewind its request's random generator, which a CPU generator cannot do.
+        whole_prompts = {
+            "enable_chunked_prefill": False,
+            "max_num_batched_tokens": max(max_model_len, _MIN_BATCHED_TOKENS),
+        }
+        self._engine = start_engine(model, args, engine_args, section="sampler", cpu_args=whole_prompts)
         shapes = self._adapter.shapes if self._adapter is not None else _published_shapes(model)
         self._subscription = Subscription(shapes, policy_version)
-        self._updates = WeightUpdates(self._engine, self._subscription, self._swap)
+        self._first_version = policy_version
+        self._updates = WeightUpdates(self._engine, self._subscription, self._swap, kv_cache)
         self._padding_bias = _padding_bias(model, num_ids)
         self._num_requests = 0
         self._transfer_ready = False
@@ -115,16 +117,20 @@ class VllmSampler:
         return list(await asyncio.gather(*(self._sample_one(prompt, params) for prompt in prompts)))
 
     async def _sample_one(self, prompt: Prompt, params: SamplingParams) -> Trajectory:
-        oldest = self._subscription.version
+        made_at = self._subscription.version
         self._num_requests += 1
         request_id = f"{prompt.sample_id}#{self._num_requests}"
         stream = self._engine.generate(
-            TokensPrompt(prompt_token_ids=prompt.token_ids.tolist()),
+            TokensPrompt(
+                prompt_token_ids=prompt.token_ids.tolist(),
+                # Prefixes that other versions cached are not for this request.
+                cache_salt=str(made_at),
+            ),
             _engine_params(params, sample_seed(params.seed, prompt.sample_id), self._padding_bias),
             request_id,
             lora_request=self._adapter.request if self._adapter is not None else None,
         )
-        last = await _last_output(stream, request_id)
+        last = await last_output(stream, request_id)
         completion = last.outputs[0]
         if completion.finish_reason not in ("stop", "length"):
             raise EngineError(f"the engine ended {request_id} with {completion.finish_reason!r}")
@@ -135,8 +141,18 @@ class VllmSampler:
             source=Source.STUDENT,
             finish_reason=FinishReason(completion.finish_reason),
             behaviour_log_probs=_chosen_log_probs(completion),
-            versions=VersionRange(oldest, self._subscription.version),
+            versions=self._versions(last, made_at),
         )
+
+    def _versions(self, last: Any, made_at: int) -> VersionRange:
+        """Of the first and of the last token; a cached prefix may be as old as the request."""
+        spans = last.outputs[0].weight_versions
+        if not spans:
+            raise EngineError(f"the engine does not say which weights wrote {last.request_id}")
+        oldest, newest = (
+            self._first_version if span.version == _UNLABELLED else int(span.version) for span in (spans[0], spans[-1])
+        )
+        return VersionRange(min(oldest, made_at) if last.num_cached_tokens else oldest, newest)
 
     async def load_weights(self, publication: WeightPublication) -> int:
         """Pause between two tokens, swap the weights, go on; requests in flight are kept.
@@ -152,7 +168,6 @@ class VllmSampler:
             await self._adapter.load(self._engine, manifest, segment)
         else:
             await self._swap_weights(manifest, segment)
-        await self._engine.reset_prefix_cache()
 
     async def _swap_weights(self, manifest: WeightManifest, segment: SharedSegment) -> None:
         if not self._transfer_ready:
@@ -165,37 +180,12 @@ class VllmSampler:
 
     async def ping(self) -> None:
         """See `interfaces.Sampler.ping`; vLLM watches the engine's process and knows whether it ended."""
-        try:
-            await self._engine.check_health()
-        except EngineDeadError as error:
-            raise EngineError("the vLLM engine died; the process that held it did not") from error
+        await check_alive(self._engine)
 
     async def close(self) -> None:
         self._engine.shutdown()
         if self._adapter is not None:
             self._adapter.close()
-
-
-async def _last_output(stream: AsyncIterator[Any], request_id: str) -> Any:
-    """The end of one request.
-
-    Raises:
-        RejectedError: the engine takes no such request: it is too long, say.
-        EngineError: the engine died, failed, or said nothing.
-    """
-    last = None
-    try:
-        async for output in stream:
-            last = output
-    except (VLLMClientError, ValueError) as error:
-        raise RejectedError(f"the vLLM engine refuses {request_id}: {error}") from error
-    except (EngineDeadError, EngineGenerateError) as error:
-        if isinstance(error.__cause__, ValueError):
-            raise RejectedError(f"the vLLM engine refuses {request_id}: {error.__cause__}") from error
-        raise EngineError(f"the vLLM engine failed at {request_id} ({type(error).__name__}: {error})") from error
-    if last is None:
-        raise EngineError(f"the engine returned nothing for {request_id}")
-    return last
 
 
 def _engine_params(params: SamplingParams, seed: int, logit_bias: dict[int, float] | None) -> EngineParams:

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -21,6 +21,10 @@ class PausableEngine(Protocol):
 
     async def pause_generation(self, *, mode: str, clear_cache: bool) -> None: ...
 
+    async def reset_prefix_cache(self, reset_running_requests: bool) -> bool: ...
+
+    async def update_weight_version(self, new_version: str) -> None: ...
+
     async def resume_generation(self) -> None: ...
 
 
@@ -31,12 +35,21 @@ class WeightUpdates:
         engine: paused between two tokens.
         subscription: says what may be loaded, and learns what was.
         swap: makes the paused engine load a segment.
+        kv_cache: of requests in flight: `keep` leaves them the keys and values of the former weights; `recompute`
+            frees these, so that each request is read anew from its first token before it goes on.
     """
 
-    def __init__(self, engine: PausableEngine, subscription: Subscription, swap: Swap) -> None:
+    def __init__(
+        self,
+        engine: PausableEngine,
+        subscription: Subscription,
+        swap: Swap,
+        kv_cache: Literal["keep", "recompute"],
+    ) -> None:
         self._engine = engine
         self._subscription = subscription
         self._swap = swap
+        self._kv_cache = kv_cache
         self._lock = asyncio.Lock()
         self._running: set[asyncio.Task[None]] = set()
         self.weights_lost = False
@@ -72,7 +85,10 @@ class WeightUpdates:
         try:
             await self._engine.pause_generation(mode="keep", clear_cache=False)
             await self._swap(manifest, segment)
-            # Before the next token: whoever finishes from here on saw the new version.
+            if self._kv_cache == "recompute":
+                await self._engine.reset_prefix_cache(reset_running_requests=True)
+            # Before the next token: the engine labels each with the version that wrote it.
+            await self._engine.update_weight_version(str(manifest.version))
             self._subscription.accept(manifest)
             await self._engine.resume_generation()
         except BaseException as error:

@@ -157,6 +157,7 @@ class SlotHealth:
 
     def started(self, now: float, detail: str = "") -> None:
         """It runs, and must catch up."""
+        self._require(frozenset({State.RESTARTING}), "have started")
         self._move(State.STALE, now, Reason.STARTED, detail)
         self._probes, self._requests = Streak(), Streak()
         self._num_no_room = 0
@@ -210,6 +211,7 @@ class SlotHealth:
 
     def take_back(self, now: float) -> None:
         """Wanted again: it must catch up with what it missed."""
+        self._require(frozenset({State.DRAINING}), "be taken back")
         self._move(State.STALE, now, Reason.TAKEN_BACK)
 
     def _fail(self, streak: Streak, now: float, reason: Reason, detail: str) -> None:

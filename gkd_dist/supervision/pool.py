@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
 from gkd_dist.config.supervision import SupervisionConfig
-from gkd_dist.interfaces import Metrics
+from gkd_dist.interfaces import Metrics, SlotView
 from gkd_dist.supervision.census import Census
 from gkd_dist.supervision.health import Event, Reason, State
 from gkd_dist.supervision.request import Request
@@ -85,6 +85,15 @@ class Pool(Generic[Replica]):
     def states(self) -> dict[int, State]:
         """By slot. Slots above the target are there until they have ended."""
         return {index: self._roster.slots[index].health.state for index in sorted(self._roster.slots)}
+
+    @property
+    def slots(self) -> list[SlotView]:
+        """Every slot with what runs in it, in slot order."""
+        views = []
+        for index, slot in sorted(self._roster.slots.items()):
+            place = self._roster.launcher.describe(slot.incarnation.replica) if slot.incarnation is not None else {}
+            views.append(SlotView(index, slot.health.state, slot.health.num_restarts, place))
+        return views
 
     @property
     def num_outstanding(self) -> int:

@@ -52,17 +52,16 @@ class Request(Generic[Replica, T]):
                 return await self._attempt(incarnation)
             except Exception as failure:
                 error = failure
-            if self._is_exhausted(error):
+            if self._is_exhausted:
                 raise error
             logger.warning(
                 "%s %d did not %s (%r); asking again", self._roster.role, incarnation.slot.index, self._what, error
             )
             self._roster.census.count("gkd_requests_retried_total", self._roster.role, **{"class": self._last.value})
 
-    def _is_exhausted(self, error: Exception) -> bool:
+    @property
+    def _is_exhausted(self) -> bool:
         roster, rules = self._roster, self._roster.rules
-        if isinstance(error, ReplicaEndedError) and error.drained:
-            return False
         if roster.is_fixed and roster.choose(self._failed) is None:
             return True
         limit = rules.infra_attempts if self._last is Failure.INFRA else rules.data_attempts

@@ -1,25 +1,43 @@
 """Work side by side, of which the first failure stops the rest."""
 
 import asyncio
-from collections.abc import Coroutine, Iterable
+from collections.abc import AsyncIterator, Coroutine, Iterable
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+
+@asynccontextmanager
+async def task_group() -> AsyncIterator[asyncio.TaskGroup]:
+    """As asyncio.TaskGroup, but raises the first failure itself; what the others raised on top is noted on it."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            yield group
+        return
+    except BaseExceptionGroup as failures:
+        first, *others = failures.exceptions
+    for other in others:
+        first.add_note(f"another failed too: {other!r}")
+    raise first  # outside the handler: its own cause and context stay as they are
 
 
 async def gather_all(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     """The results of all, in the order of `works`.
 
     Raises:
-        Exception: what the first failure raised, itself, once the others were cancelled and have ended; what they
-            raised on top is noted on it.
+        Exception: what the first failure raised, itself, once the others were cancelled and have ended.
     """
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(work) for work in works]
-        return [task.result() for task in tasks]
-    except BaseExceptionGroup as failures:
-        first, *others = failures.exceptions
-    for other in others:
-        first.add_note(f"another failed too: {other!r}")
-    raise first  # outside the handler: its own cause and context stay as they are
+    async with task_group() as group:
+        tasks = [group.create_task(work) for work in works]
+    return [task.result() for task in tasks]
+
+
+@asynccontextmanager
+async def beside(*works: Coroutine[Any, Any, Any]) -> AsyncIterator[None]:
+    """Endless work that runs beside the block: its failure ends the block, the block's end cancels it."""
+    async with task_group() as group:
+        tasks = [group.create_task(work) for work in works]
+        yield
+        for task in tasks:
+            task.cancel()

@@ -61,7 +61,7 @@ def read_models(content: bytes) -> dict[str, ServedModel]:
     try:
         return {card.id: ServedModel(card.root, card.max_model_len) for card in _models.decode(content).data}
     except (msgspec.DecodeError, ValueError) as error:
-        raise EngineError(f"it did not answer as vLLM does: {error}") from error
+        raise EngineError(f"it did not answer as vLLM does: {_what(content, error)}") from error
 
 
 def read_answer(
@@ -81,7 +81,7 @@ def read_answer(
     try:
         (choice,) = _answers.decode(content).choices
     except (msgspec.DecodeError, ValueError) as error:
-        raise RejectedError(f"the teacher's server did not answer as vLLM does: {error}") from error
+        raise RejectedError(f"the teacher's server did not answer as vLLM does: {_what(content, error)}") from error
     if choice.prompt_logprobs is None or len(choice.prompt_logprobs) != token_ids.size:
         raise RejectedError(
             f"the teacher's server sent {len(choice.prompt_logprobs or ())} prompt_logprobs for {token_ids.size} "
@@ -96,6 +96,12 @@ def read_answer(
     except KeyError as error:
         raise RejectedError(f"the teacher's server left out the log-prob of its own prompt token {error}") from error
     return PromptLogProbs(np.array(chosen, dtype=np.float32), *_candidates(rows, num_candidates))
+
+
+def _what(content: bytes, error: Exception) -> str:
+    if content.lstrip().startswith(b"<"):
+        return "it sent a web page; give the address of `vllm serve` in base_url, http://HOST:PORT/v1"
+    return f"{error}; is it `vllm serve`?"
 
 
 def _candidates(

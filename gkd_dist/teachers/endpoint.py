@@ -95,17 +95,30 @@ class Endpoint:
         except OSError as error:
             raise EngineError(f"teacher server {self.root}/health does not answer: {error}") from error
 
+    @property
+    def address_hint(self) -> str:
+        """What may be wrong with the address itself; empty where nothing meets the eye."""
+        if self.base_url.rstrip("/").endswith("/v1"):
+            return ""
+        return f"; {self.key}.base_url does not end in /v1: is it {self.root}/v1?"
+
     def explain(self, error: APIError) -> str:
         """One line that says what happened and what to do."""
         if isinstance(error, APIStatusError):
-            hint = f"; name its key in {self.key}.api_key_env" if error.status_code in (401, 403) else ""
-            return f"{self.base_url} answered {error.status_code}: {_message(error)}{hint}"
+            return f"{self.base_url} answered {error.status_code}: {_message(error)}{self._hint(error.status_code)}"
         if isinstance(error, APIConnectionError):
             reason = error.__cause__ or error
             return (
                 f"{self.base_url} does not answer ({type(reason).__name__}: {reason}); is `vllm serve` running there?"
             )
         return f"{self.base_url}: {_message(error)}"
+
+    def _hint(self, status: int) -> str:
+        if status in (401, 403) and self.api_key_env is None:
+            return f"; name the environment variable with its key in {self.key}.api_key_env"
+        if status in (401, 403):
+            return f"; the key in ${self.api_key_env} ({self.key}.api_key_env) is not one it takes; export another"
+        return self.address_hint if status in (404, 405) else ""
 
 
 def scoring_request(model: str, token_ids: Sequence[int], num_candidates: int) -> dict[str, Any]:
@@ -120,5 +133,7 @@ def scoring_request(model: str, token_ids: Sequence[int], num_candidates: int) -
 
 
 def _message(error: APIError) -> str:
+    """What the server said, in one line; servers between us and vLLM say it in a web page."""
     found = error.body.get("message") if isinstance(error.body, dict) else None
-    return " ".join(str(found or error.message).split())
+    text = " ".join(str(found or error.message).split())
+    return "a web page; something other than vLLM answers there" if text.startswith("<") else text

@@ -108,7 +108,7 @@ def compare(
         gaps.append(np.abs(_at(plain, ids, values) - values))
         if not isinstance(plain, SampledTargets):
             agreements.append(_expected_of(tops[-1].token_ids[:, :1], ids, values) >= values[:, 0] - slack)
-    gap = np.concatenate(gaps)
+    gap, top = np.concatenate(gaps), _joined(tops)
     return TeacherCheck(
         compared_with=golden.origin,
         num_tokens=len(gap),
@@ -116,7 +116,8 @@ def compare(
         max_gap_nats=float(gap.max()),
         mean_gap_nats=float(gap.mean()),
         tolerance=tolerance,
-        fault=_joined(tops).fault,
+        fault=top.fault,
+        top_log_probs=tuple(top.log_probs[:, 0].tolist()),
     )
 
 

@@ -6,17 +6,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import xxhash
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from gkd_dist.errors import ModelError
+from gkd_dist.teachers.fingerprint import model_fingerprint, sequences_key
 from gkd_dist.teachers.golden import Answers
 from gkd_dist.types import Trajectory
-
-_WHOLE_BYTES = 1 << 30
-"""A weight file up to this size is hashed whole, a larger one by this many bytes of evenly spaced blocks."""
-_BLOCK_BYTES = 1 << 20
 
 
 def cached_answers(file: Path, ask: Callable[[], Answers]) -> Answers:
@@ -41,33 +37,8 @@ def cached_answers(file: Path, ask: Callable[[], Answers]) -> Answers:
 
 
 def answers_key(model: Path, sequences: Sequence[Trajectory], facts: Mapping[str, object]) -> str:
-    """A digest of the model's folder, the golden sequences, and whatever else the answers depend on.
-
-    Args:
-        facts: by name, each with a `repr` that tells different values apart (dtype, version of the engine).
-    """
-    digest = xxhash.xxh3_128()
-    for name, value in sorted(facts.items()):
-        digest.update(f"{name}={value!r};".encode())
-    for sequence in sequences:
-        for ids in (sequence.prompt_ids, sequence.completion_ids):
-            digest.update(f"{ids.size}:".encode())
-            digest.update(ids.tobytes())
-    for file in sorted([model / "config.json", *model.glob("*.safetensors")]):
-        digest.update(f"{file.name}:{file.stat().st_size};".encode())
-        for block in _blocks(file):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _blocks(file: Path) -> Iterator[bytes]:
-    """The file's content, or an even choice of it: the first block holds the header of a weight file."""
-    size = file.stat().st_size
-    step = max(_BLOCK_BYTES, -(-size // (_WHOLE_BYTES // _BLOCK_BYTES)))
-    with file.open("rb") as stream:
-        for start in range(0, size, step):
-            stream.seek(start)
-            yield stream.read(_BLOCK_BYTES)
+    """A digest of the model's folder, the golden sequences, and whatever else the answers depend on: `facts`."""
+    return sequences_key(model_fingerprint(model, facts), sequences)
 
 
 def _read(file: Path) -> Answers | None:

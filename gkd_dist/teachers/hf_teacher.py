@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from gkd_dist.data.collate import collate, micro_batches
 from gkd_dist.divergences import predicting_positions
-from gkd_dist.divergences.readout import readout_error
+from gkd_dist.engines.probes import readout_error
 from gkd_dist.errors import ModelError
 from gkd_dist.serial import SerialThread
 from gkd_dist.targets import TeacherTargets

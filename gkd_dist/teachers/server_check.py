@@ -65,6 +65,16 @@ def check_server(
     return name
 
 
+def find_model(endpoint: Endpoint, served_model_name: str | None) -> str:
+    """The name of the served model; nothing is scored.
+
+    Raises:
+        ConfigError: no server, or no such model.
+    """
+    with endpoint.client() as client:
+        return _served(client, endpoint, served_model_name)[0]
+
+
 def _served(client: OpenAI, endpoint: Endpoint, wanted: str | None) -> tuple[str, int | None]:
     """(name, longest sequence or None where the server does not say) of the model to use."""
     try:
@@ -73,7 +83,7 @@ def _served(client: OpenAI, endpoint: Endpoint, wanted: str | None) -> tuple[str
     except APIError as error:
         raise ConfigError([f"{endpoint.key}.base_url: {endpoint.explain(error)}"]) from error
     except EngineError as error:
-        raise ConfigError([f"{endpoint.key}.base_url: {endpoint.base_url}: {error}"]) from error
+        raise ConfigError([f"{endpoint.key}.base_url: {endpoint.base_url}: {error}{endpoint.address_hint}"]) from error
     names = ", ".join(models) or "none"
     if wanted is None and len(models) != 1:
         raise ConfigError(

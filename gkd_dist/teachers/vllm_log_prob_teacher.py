@@ -11,10 +11,10 @@ from vllm import TokensPrompt
 from vllm.logprobs import FlatLogprobs
 from vllm.sampling_params import RequestOutputKind
 
+from gkd_dist.engines.vllm_engine import check_alive, last_output, start_engine
 from gkd_dist.errors import RejectedError
 from gkd_dist.targets import TeacherTargets
 from gkd_dist.teachers.prompt_log_probs import PromptLogProbs, PromptScoring
-from gkd_dist.teachers.vllm_engine import check_alive, last_output, start_engine
 from gkd_dist.teachers.vocabulary_cut import EXTENSION, METHOD
 from gkd_dist.types import Trajectory
 
@@ -54,6 +54,8 @@ class VllmLogProbTeacher:
         args = {
             "dtype": dtype,
             "max_model_len": max_model_len + 1,
+            # A cached prefix would come back without its log-probs.
+            "enable_prefix_caching": False,
             "generation_config": "vllm",
             "logprobs_mode": "raw_logprobs",
             "max_logprobs": scoring.num_candidates,
@@ -62,7 +64,9 @@ class VllmLogProbTeacher:
             "worker_extension_cls": EXTENSION,
         }
         step_tokens = min(max(_LOGITS_BYTES // (4 * _NUM_COPIES * num_rows), _MIN_STEP_TOKENS), _MAX_STEP_TOKENS)
-        self._engine = start_engine(model, args, engine_args, cpu_args={"max_num_batched_tokens": step_tokens})
+        self._engine = start_engine(
+            model, args, engine_args, section="teacher", cpu_args={"max_num_batched_tokens": step_tokens}
+        )
         self._scoring = scoring
         self._params = EngineParams(
             max_tokens=1,

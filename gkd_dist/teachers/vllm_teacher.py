@@ -9,9 +9,9 @@ import torch
 from vllm import PoolingParams, TokensPrompt
 from vllm.config import PoolerConfig
 
+from gkd_dist.engines.vllm_engine import check_alive, last_output, start_engine
 from gkd_dist.errors import RejectedError
 from gkd_dist.targets import HiddenTargets, TeacherTargets
-from gkd_dist.teachers.vllm_engine import check_alive, last_output, start_engine
 from gkd_dist.types import Trajectory
 
 
@@ -32,11 +32,13 @@ class VllmTeacher:
         args = {
             "dtype": dtype,
             "max_model_len": max_model_len,
+            # A cached prefix would come back without its hidden states.
+            "enable_prefix_caching": False,
             "runner": "pooling",
             "convert": "embed",
             "pooler_config": PoolerConfig(task="token_embed", use_activation=False),
         }
-        self._engine = start_engine(model, args, engine_args)
+        self._engine = start_engine(model, args, engine_args, section="teacher")
         self._params = PoolingParams(task="token_embed", use_activation=False)
         self._bfloat16 = dtype == "bfloat16"
         self._num_requests = 0

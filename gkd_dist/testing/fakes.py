@@ -53,7 +53,8 @@ class FakeSampler:
 
     async def load_weights(self, publication: WeightPublication) -> int:
         manifest = publication.manifest
-        if self._run_epoch not in (None, manifest.run_epoch) or manifest.version < self.policy_version:
+        own, offered = self._run_epoch or "", manifest.run_epoch
+        if offered < own or (own in ("", offered) and manifest.version < self.policy_version):
             raise WeightsError(f"version {manifest.version} of {manifest.run_epoch} is stale")
         if [(entry.name, entry.shape) for entry in manifest.tensors] != [("weight", (1,))]:
             raise WeightsError(f"version {manifest.version} does not match this student")

@@ -12,7 +12,7 @@ from peft import inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from gkd_dist.config.lora import LoraConfig
 from gkd_dist.errors import ModelError
@@ -62,6 +62,12 @@ def attach(model: PreTrainedModel, config: LoraConfig, *, seed: int = 0) -> Peft
         tensor.requires_grad_(True)
     peft_config.target_modules = _targets(model)
     return peft_config
+
+
+def check_targets(folder: Path, config: LoraConfig) -> None:
+    """Raise ModelError unless the model in `folder` can have these adapters; reads its config.json alone."""
+    with torch.device("meta"):
+        attach(AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder)), config)
 
 
 def lora_layers(model: nn.Module) -> dict[str, LoraLayer]:

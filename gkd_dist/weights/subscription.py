@@ -1,4 +1,4 @@
-"""Which publications a sampler takes: of its own learner, not older than what it has, and made for its model."""
+"""Which publications a sampler takes: of its learner or a later start, not older than what it has, for its model."""
 
 from collections.abc import Mapping
 
@@ -22,20 +22,24 @@ class Subscription:
         self.version = version
 
     def check(self, manifest: WeightManifest) -> None:
-        """Raise WeightsError for another learner's, an older, or another model's publication."""
-        if self._run_epoch not in (None, manifest.run_epoch):
+        """Raise WeightsError for an earlier start's, an older, or another model's publication.
+
+        A learner that starts later, with a greater run epoch, goes on from a checkpoint: its versions may be lower.
+        """
+        own, offered = self._run_epoch, manifest.run_epoch
+        if own is not None and offered < own:
             raise WeightsError(
-                f"version {manifest.version} comes from learner start {manifest.run_epoch}, this sampler follows "
-                f"{self._run_epoch}; start the sampler anew to follow another learner"
+                f"version {manifest.version} comes from learner start {offered}, this sampler follows the later {own}; "
+                "end the former learner"
             )
-        if manifest.version < self.version:
+        if own in (None, offered) and manifest.version < self.version:
             raise WeightsError(f"version {manifest.version} is older than version {self.version}, which is loaded")
         found = {entry.name: entry.shape for entry in manifest.tensors}
         if differences := _differences(self._shapes, found):
             raise WeightsError(f"version {manifest.version} does not match this student: {differences}")
 
     def accept(self, manifest: WeightManifest) -> None:
-        """From here on the sampler has this version, and follows this learner alone."""
+        """From here on the sampler has this version, and follows this start of the learner, or later ones."""
         self._run_epoch = manifest.run_epoch
         self.version = manifest.version
 

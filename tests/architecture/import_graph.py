@@ -26,18 +26,22 @@ FLOORS = {
             "serial",
             "process",
             "fault_points",
+            "stop_signals",
             "divergences",
         ),
         0,
     ),
     **dict.fromkeys(("config", "interfaces"), 1),
-    **dict.fromkeys(("data", "replay", "wire", "metrics", "testing", "supervision", "checkpoints"), 2),
-    **dict.fromkeys(("learners", "samplers", "teachers", "weights", "evaluation", "rewards", "models"), 3),
+    **dict.fromkeys(("data", "replay", "wire", "metrics", "testing", "supervision", "checkpoints", "runs"), 2),
+    **dict.fromkeys(("learners", "samplers", "teachers", "rewards", "models", "weights", "engines"), 3),
     **dict.fromkeys(("pipeline", "cluster"), 4),
     **dict.fromkeys(
         (
             "cli",
             "commands",
+            "distillation",
+            "scaling",
+            "inspection",
             "reporting",
             "preparation",
             "prepared",
@@ -51,9 +55,9 @@ FLOORS = {
     ),
 }
 
-SHARED = frozenset({ROOT, "types", "targets", "checks", "array_faults", "errors", "wire", "weights"})
-"""Open to neighbours of the same floor: the bottom of the house, on F2 the format of what is sent or kept, and on F3
-the transport whose two ends live in the learner and in the samplers."""
+SHARED = frozenset({ROOT, "types", "targets", "checks", "array_faults", "errors", "wire", "weights", "engines"})
+"""Open to neighbours of the same floor: the bottom of the house; on F2 the format of what is sent or kept; on F3 the
+transport whose two ends live in the learner and in the samplers, and what engines of several roles share."""
 DOORS = 5
 """The doors open into each other: `cli` starts `local` and `distributed`, which both ask `build`."""
 
@@ -73,6 +77,7 @@ OUTSIDE: dict[str, frozenset[str]] = {
     "serial": frozenset(),
     "process": frozenset(),
     "fault_points": frozenset(),
+    "stop_signals": frozenset(),
     "divergences": frozenset({"numpy", "torch"}),
     "config": frozenset({"pydantic", "pydantic_core", "yaml"}),
     "interfaces": frozenset({"numpy"}),
@@ -82,6 +87,7 @@ OUTSIDE: dict[str, frozenset[str]] = {
     "metrics": _F2 | {"prometheus_client", "rich"},
     "testing": _F2,
     "supervision": _F2,
+    "runs": _F2,
     "checkpoints": _F2 | {"xxhash"},
     **{unit: _F3 for unit, floor in FLOORS.items() if floor == 3},
     "pipeline": frozenset({"numpy"}),
@@ -93,12 +99,12 @@ OUTSIDE: dict[str, frozenset[str]] = {
 OUTSIDE_OF_FILE = {
     "data/rendering.py": frozenset({"transformers", "jinja2"}),
     "divergences/triton_rows.py": frozenset({"triton"}),
+    "engines/vllm_engine.py": frozenset({"vllm"}),
     "samplers/vllm_sampler.py": frozenset({"vllm"}),
     "teachers/answers.py": frozenset({"msgspec"}),
     "teachers/endpoint.py": frozenset({"openai"}),
     "teachers/server_check.py": frozenset({"openai"}),
     "teachers/server_teacher.py": frozenset({"openai"}),
-    "teachers/vllm_engine.py": frozenset({"vllm"}),
     "teachers/vllm_log_prob_teacher.py": frozenset({"vllm"}),
     "teachers/vllm_teacher.py": frozenset({"vllm"}),
     "weights/vllm_adapters.py": frozenset({"vllm"}),

@@ -180,7 +180,7 @@ def flipped(publication: WeightPublication) -> WeightPublication:
 
 
 def of_another_learner(publication: WeightPublication) -> WeightPublication:
-    return replace(publication, manifest=replace(publication.manifest, run_epoch="zombie"))
+    return replace(publication, manifest=replace(publication.manifest, run_epoch="0-zombie"))
 
 
 def stale(publication: WeightPublication) -> WeightPublication:

@@ -60,7 +60,7 @@ def test_two_ranks_on_ray_give_the_losses_of_one_process(tmp_path: Path) -> None
 
 @pytest.mark.ray
 def test_the_death_of_a_rank_ends_the_others_that_wait_for_it(tmp_path: Path) -> None:
-    def make(seat: Any) -> Any:  # local functions travel by value: actors cannot import this module
+    def make(_: int, seat: Any) -> Any:  # local functions travel by value: actors cannot import this module
         import asyncio
         import os
         from pathlib import Path
@@ -106,7 +106,7 @@ def test_the_death_of_a_rank_ends_the_others_that_wait_for_it(tmp_path: Path) ->
 
 @pytest.mark.ray
 def test_a_rank_that_never_comes_is_a_deadline(tmp_path: Path) -> None:
-    def make(seat: Any) -> Any:
+    def make(_: int, seat: Any) -> Any:
         import time
 
         from gkd_dist.learners.world import RankGroup

@@ -16,13 +16,15 @@ from ray.cluster_utils import Cluster
 from gkd_dist.cluster.placement import FleetPlan, Launchers, Role
 from gkd_dist.config.ring import ClusterConfig
 from gkd_dist.config.supervision import SupervisionConfig
-from gkd_dist.errors import ResourceError
+from gkd_dist.errors import LostTargetsError, ResourceError
+from gkd_dist.interfaces import Teacher
+from gkd_dist.pipeline.learning import train_batch
 from gkd_dist.supervision.health import Reason, State
 from gkd_dist.supervision.pool import Pool
 from gkd_dist.testing.fakes import FakeLearner
-from gkd_dist.types import SamplingParams
+from gkd_dist.types import SamplingParams, ScoredTrajectory, TeacherScore
 from tests import tiny
-from tests.mock_engines import MockSampler, is_gone, running, until
+from tests.mock_engines import MockLearner, MockSampler, MockTeacher, is_gone, running, until
 
 pytestmark = pytest.mark.ray
 
@@ -99,6 +101,36 @@ def test_a_frozen_node_is_given_up_and_leaves_no_process(cluster: Cluster, tmp_p
             await until(lambda: len(pool.serving) == 1)
             assert await samples(pool) == len(PROMPTS)
             os.kill(raylet, signal.SIGKILL)
+
+    asyncio.run(work())
+
+
+@pytest.mark.fault(14)
+def test_targets_that_went_with_their_node_are_told_from_a_lost_learner(cluster: Cluster, tmp_path: Path) -> None:
+    config = CONFIG.model_copy(update={"num_cpus_per_teacher": 1.0, "num_cpus_learner": 1.0, "startup_timeout_s": 60.0})
+    # Megabytes: small results travel inside messages and cannot be lost.
+    teachers: dict[str, Role[Teacher]] = {"teacher": Role(partial(MockTeacher, tmp_path, 1 << 17))}
+    plan = FleetPlan(Role(partial(MockSampler, tmp_path)), teachers, partial(MockLearner, tmp_path), 128)
+    trajectories = tiny.trajectories([(2, 3), (4, 1)])
+
+    async def work() -> None:
+        launchers = Launchers(plan, config, RULES)
+        learner = await launchers.learner().start(0)  # takes the only CPU of the head
+        node = cluster.add_node(num_cpus=1, object_store_memory=80_000_000)
+        teacher = await launchers.teachers("teacher").start(0)
+        assert teacher.place is not None
+        assert teacher.place.node == node.node_id
+        targets = await teacher.score(trajectories)
+        scored = [
+            ScoredTrajectory(trajectory, (TeacherScore("teacher", each),))
+            for trajectory, each in zip(trajectories, targets, strict=True)
+        ]
+        cluster.remove_node(node, allow_graceful=False)
+        with pytest.raises(LostTargetsError, match="learner could not train: an object is gone with its node"):
+            await learner.train(train_batch(0, scored))
+        await learner.ping()
+        learner.kill()
+        teacher.kill()
 
     asyncio.run(work())
 

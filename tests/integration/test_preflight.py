@@ -13,6 +13,7 @@ from gkd_dist.config.load import load_run_config
 from gkd_dist.errors import ConfigError
 from gkd_dist.preparation import prepare
 from tests import tiny
+from tests.unit.teachers.scripted_server import Script, serving
 
 PACKAGE = "package:some-model"
 
@@ -115,7 +116,8 @@ def test_runs_with_two_seeds_are_evaluated_on_the_same_rows(
     assert [shuffled[0](index) for index in range(20)] != [shuffled[1](index) for index in range(20)]
 
 
-SERVER = ("teacher.engine=server", "teacher.base_url=http://127.0.0.1:9/v1", "teacher.transport=topk")
+SERVER = ("teacher.engine=server", "teacher.transport=topk")
+NOBODY = "http://127.0.0.1:9/v1"
 
 
 def test_the_teacher_of_a_server_needs_no_weights(
@@ -124,13 +126,47 @@ def test_the_teacher_of_a_server_needs_no_weights(
     bare = tmp_path / "bare"
     shutil.copytree(model, bare, ignore=shutil.ignore_patterns("*.safetensors"))
     models = [f"student.model={model}", f"teacher.model={bare}", f"data.path={data}"]
-    assert main(["validate", "tiny", *models, *SERVER]) == 0
+    with serving(Script()) as url:
+        assert main(["validate", "tiny", *models, *SERVER, f"teacher.base_url={url}"]) == 0
     capsys.readouterr()
     assert main(["validate", "tiny", *models]) == 2
     assert "no weights" in capsys.readouterr().err
-    assert (
-        main(["validate", "tiny", f"student.model={bare}", f"teacher.model={bare}", f"data.path={data}", *SERVER]) == 2
-    )
+    models = [f"student.model={bare}", f"teacher.model={bare}", f"data.path={data}", f"teacher.base_url={NOBODY}"]
+    assert main(["validate", "tiny", *models, *SERVER]) == 2
+
+
+def test_validate_asks_the_server_of_a_teacher(model: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    models = [f"student.model={model}", f"teacher.model={model}", f"data.path={data}"]
+    assert main(["validate", "tiny", *models, *SERVER, f"teacher.base_url={NOBODY}"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: teacher.base_url: {NOBODY} does not answer")
+    assert said.count("\n") == 1 and "is `vllm serve` running there?" in said
+    both = "student.lora.target_modules=[q_prok]", f"teacher.base_url={NOBODY}"
+    assert main(["validate", "tiny", *models, *SERVER, *both]) == 2
+    assert capsys.readouterr().err.count("error: ") == 2
+    assert main(["validate", "tiny", "--config-only", *models, *SERVER, f"teacher.base_url={NOBODY}"]) == 0
+    with serving(Script()) as url:
+        other = f"teacher.base_url={url}", "teacher.served_model_name=other"
+        assert main(["validate", "tiny", *models, *SERVER, *other]) == 2
+    assert "the server has no model other; it has tiny" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("modules", "problem"),
+    [
+        ("[q_prok]", "student.lora.target_modules: Target modules {'q_prok'} not found"),
+        ("[embed_tokens]", "embed_tokens reads or writes the vocabulary"),
+        ("[q_proj]", None),
+        ("all-linear", None),
+    ],
+)
+def test_adapters_are_tried_on_the_shapes_of_the_student(
+    model: Path, data: Path, modules: str, problem: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    models = [f"student.model={model}", f"teacher.model={model}", f"data.path={data}"]
+    code = main(["validate", "tiny", *models, f"student.lora={{r: 2, target_modules: {modules}}}"])
+    assert code == (0 if problem is None else 2)
+    assert (problem or "") in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -149,3 +185,20 @@ def test_what_a_transport_needs_of_the_model_is_checked(
     models = [f"student.model={model}", f"teacher.model={model}", f"data.path={data}"]
     assert main(["validate", "tiny", *models, *overrides]) == 2
     assert problem in capsys.readouterr().err
+
+
+def test_broken_rules_and_missing_files_are_told_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wrong = ["tiny", "student.model=./no/student", f"teacher.model={tmp_path}", "data.path=none.jsonl"]
+    for arguments in (["run", *wrong], ["validate", *wrong], ["eval", *wrong]):
+        assert main([*arguments, "objective.alpha=0.5", "learner.max_stepz=3"]) == 2
+        said = [line.removeprefix("error: ") for line in capsys.readouterr().err.splitlines()]
+        starts = [
+            "learner.max_stepz: unknown key",
+            "objective.alpha: 0.5 needs a reward",
+            "data.path: no such file: none.jsonl",
+            f"teacher.model: {tmp_path} has no config.json",
+            "student.model: './no/student' is no folder here",
+        ]
+        assert [line[: len(start)] for line, start in zip(said, starts, strict=True)] == starts
+    assert main(["validate", "--config-only", *wrong, "objective.alpha=0.5"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1

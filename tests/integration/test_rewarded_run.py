@@ -9,6 +9,7 @@ import pytest
 from gkd_dist.cli import main
 from tests import tiny
 from tests.classifier import save_classifier
+from tests.tiny_runs import arguments, records
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +32,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "    return [0.5 for _ in completions]\n\n\n"
         "def words(completions):\n"
         "    return completions\n\n\n"
+        "calls = []\n\n\n"
+        "def later(completions):\n"
+        "    calls.append(completions)\n"
+        "    return completions if len(calls) > 1 else [0.0 for _ in completions]\n\n\n"
+        "def raises(completions, **kwargs):\n"
+        "    return kwargs['gold']\n\n\n"
         "def wants(completions, solution):\n"
         "    return []\n"
     )
@@ -43,22 +50,11 @@ def importable(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
 
 
-def arguments(folder: Path, output: Path, *extra: str) -> list[str]:
-    return [
-        "tiny",
-        f"student.model={folder / 'student'}",
-        f"teacher.model={folder / 'teacher'}",
-        f"data.path={folder / 'pairs.jsonl'}",
-        f"output_dir={output}",
-        "learner.learning_rate=1e-3",
-        "objective.alpha=0.5",
-        "objective.student_fraction=1",
-        *extra,
-    ]
-
-
-def records(output: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (output / "latest" / "metrics.jsonl").read_text().splitlines()]
+def rewarded(folder: Path, output: Path, *extra: str) -> list[str]:
+    models = {role: folder / role for role in ("student", "teacher")}
+    return arguments(
+        models, folder / "pairs.jsonl", output, "objective.alpha=0.5", "objective.student_fraction=1", *extra
+    )
 
 
 GROUPS = ("sampling.num_generations=2", "objective.baseline=leave_one_out")
@@ -73,7 +69,7 @@ RANGES = {"answer": (0, 1), "entailment": (0, 1), "python": (-16, -1), "async": 
 
 @pytest.mark.parametrize("name", REWARDS)
 def test_a_rewarded_run_judges_trains_and_evaluates(name: str, folder: Path, tmp_path: Path) -> None:
-    assert main(["run", *arguments(folder, tmp_path, *REWARDS[name])]) == 0
+    assert main(["run", *rewarded(folder, tmp_path, *REWARDS[name])]) == 0
     least, most = RANGES[name]
     found = records(tmp_path)
     assert len(found) == 4
@@ -88,7 +84,7 @@ def test_a_rewarded_run_judges_trains_and_evaluates(name: str, folder: Path, tmp
 
 def test_rewards_change_the_training_and_a_seed_repeats_it(folder: Path, tmp_path: Path) -> None:
     def losses(name: str, *extra: str) -> list[float]:
-        assert main(["run", *arguments(folder, tmp_path / name, *extra, "evaluation.enabled=false")]) == 0
+        assert main(["run", *rewarded(folder, tmp_path / name, *extra, "evaluation.enabled=false")]) == 0
         return [record["loss"] for record in records(tmp_path / name)]
 
     first, second = (losses(name, *REWARDS["python"]) for name in ("first", "second"))
@@ -104,7 +100,7 @@ def test_ray_gives_the_rewards_of_one_process(name: str, folder: Path, tmp_path:
     """The classifier has an actor of its own; to 1e-5."""
     for mode in ("local", "ray"):
         extra = (f"cluster.mode={mode}", "learner.max_steps=2", "evaluation.enabled=false")
-        assert main(["run", *arguments(folder, tmp_path / mode, *REWARDS[name], *extra)]) == 0
+        assert main(["run", *rewarded(folder, tmp_path / mode, *REWARDS[name], *extra)]) == 0
     for key in ("loss", "reward_mean", "advantage_std"):
         local, ray = ([record[key] for record in records(tmp_path / mode)] for mode in ("local", "ray"))
         assert local == pytest.approx(ray, rel=1e-5)
@@ -116,6 +112,8 @@ def test_ray_gives_the_rewards_of_one_process(name: str, folder: Path, tmp_path:
         (["reward={type: python, function: 'no_rewards:f'}"], "reward.function: no module named no_rewards"),
         (["reward={type: python, function: 'run_rewards:brevty'}"], "brevty in run_rewards"),
         (["reward={type: python, function: 'run_rewards:wants'}"], "requires solution"),
+        (["reward={type: python, function: 'run_rewards:words'}"], "for completion 0; every reward must be a finite"),
+        (["reward={type: python, function: 'run_rewards:raises'}"], "run_rewards:raises failed: KeyError: 'gold'"),
         (["reward={type: entailment, model: teacher}"], "reward.model: "),
         (["reward={type: entailment, model: no/such/folder}"], "no/such/folder"),
         (["reward.type=answer", "data.path=prompts.jsonl"], "reward.type: answer compares with reference completions"),
@@ -134,19 +132,19 @@ def test_what_cannot_work_is_refused_before_an_engine_starts(
     rows = [{"prompt": f"w{word}", "completion": "w 5" if word > 4 else "five"} for word in range(3, 20)]
     (folder / "words.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     monkeypatch.setitem(sys.modules, "gkd_dist.local", None)  # importing it would fail: nothing may start
-    assert main(["run", *arguments(folder, tmp_path, *extra)]) == 2
+    assert main(["run", *rewarded(folder, tmp_path, *extra)]) == 2
     said = capsys.readouterr().err
     assert message in said
     assert "Traceback" not in said
     assert not (tmp_path / "tiny-1").exists()
 
 
-def test_a_function_that_returns_texts_ends_the_run(
+def test_a_function_that_returns_texts_later_ends_the_run(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    extra = ("reward={type: python, function: 'run_rewards:words'}",)
-    assert main(["run", *arguments(folder, tmp_path, *extra)]) == 70
+    extra = ("reward={type: python, function: 'run_rewards:later'}",)
+    assert main(["run", *rewarded(folder, tmp_path, *extra)]) == 70
     said = capsys.readouterr().err
-    assert "the reward function run_rewards:words returned 'w" in said
+    assert "the reward function run_rewards:later returned 'w" in said
     assert "every reward must be a finite number" in said
     assert "Traceback" not in said

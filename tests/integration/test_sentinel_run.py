@@ -30,7 +30,8 @@ def test_the_sentinel_changes_no_target_and_no_loss(tmp_path: Path, monkeypatch:
         seen.clear()
         models = (f"student.model={tmp_path / 'student'}", f"teacher.model={tmp_path / 'teacher'}")
         extra = (f"data.path={tmp_path / 'pairs.jsonl'}", f"output_dir={tmp_path / str(steps)}")
-        assert main(["run", "tiny", *models, *extra, f"teacher.sentinel_steps={steps}"]) == 0
+        settings = (f"teacher.sentinel_steps={steps}", "teacher.score_cache_bytes=0")
+        assert main(["run", "tiny", *models, *extra, *settings]) == 0
         (file,) = (tmp_path / str(steps)).glob("tiny-*/metrics.jsonl")
         records = [json.loads(line) for line in file.read_text().splitlines()]
         assert [("teacher_golden_gap_nats" in record) for record in records] == [bool(steps and n) for n in range(4)]

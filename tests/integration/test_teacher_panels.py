@@ -8,6 +8,7 @@ import pytest
 
 from gkd_dist.cli import main
 from tests import tiny
+from tests.tiny_runs import losses, records
 
 SOURCES = ("sums", "words")
 
@@ -68,14 +69,6 @@ def one(models: Path, data: Path, *extra: str) -> list[str]:
         "learner.learning_rate=1e-3",
         *extra,
     ]
-
-
-def records(output: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (output / "latest" / "metrics.jsonl").read_text().splitlines()]
-
-
-def losses(output: Path) -> list[float]:
-    return [record["loss"] for record in records(output)]
 
 
 @pytest.mark.parametrize("combine", ["route", "arithmetic", "geometric"])

@@ -7,20 +7,10 @@ from pathlib import Path
 import pytest
 
 from gkd_dist.cli import main
-from tests import tiny
 from tests.serving import VllmServe
 
 EXACT = ["objective.divergence=forward_kl"]
 DRAWN = ["objective={divergence: reverse_kl, student_fraction: 1}", "learner.batch_size=8"]
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("models")
-    return {
-        "student": tiny.save_causal(folder / "student", seed=1),
-        "teacher": tiny.save_causal(folder / "teacher", seed=2, num_layers=3),
-    }
 
 
 def run(models: dict[str, Path], output: Path, *extra: str) -> list[dict[str, float]]:

@@ -13,52 +13,12 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 from gkd_dist.cli import main
-from tests import tiny
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("models")
-    return {
-        "student": tiny.save_causal(folder / "student", seed=1),
-        "teacher": tiny.save_causal(folder / "teacher", seed=2, num_layers=3),
-    }
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("data") / "pairs.jsonl"
-    rows = [
-        {"prompt": " ".join(f"w{3 + (row * 7 + word) % 120}" for word in range(5)), "completion": "w7 w8 w9 w10"}
-        for row in range(40)
-    ]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
-def overrides(models: dict[str, Path], data: Path, output: Path, *extra: str) -> list[str]:
-    return [
-        "tiny",
-        f"student.model={models['student']}",
-        f"teacher.model={models['teacher']}",
-        f"data.path={data}",
-        f"output_dir={output}",
-        "learner.learning_rate=1e-3",
-        *extra,
-    ]
-
-
-def records(output: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (output / "latest" / "metrics.jsonl").read_text().splitlines()]
-
-
-def losses(output: Path) -> list[float]:
-    return [record["loss"] for record in records(output)]
+from tests.tiny_runs import arguments, losses, records
 
 
 def test_a_run_in_one_process_repeats_bit_for_bit(models: dict[str, Path], data: Path, tmp_path: Path) -> None:
     for name in ("first", "second"):
-        assert main(["run", *overrides(models, data, tmp_path / name)]) == 0
+        assert main(["run", *arguments(models, data, tmp_path / name)]) == 0
     assert losses(tmp_path / "first") == losses(tmp_path / "second")
     assert len(losses(tmp_path / "first")) == 4
     finals = [
@@ -69,12 +29,12 @@ def test_a_run_in_one_process_repeats_bit_for_bit(models: dict[str, Path], data:
 
 
 def test_a_run_directory_describes_itself(models: dict[str, Path], data: Path, tmp_path: Path) -> None:
-    assert main(["run", *overrides(models, data, tmp_path, "learner.save_steps=2")]) == 0
+    assert main(["run", *arguments(models, data, tmp_path, "learner.save_steps=2")]) == 0
     run = tmp_path / "latest"
     assert run.resolve().name == "tiny-1"
     found = {path.name for path in run.iterdir()}
     assert found >= {"config.yaml", "versions.json", "metrics.jsonl", "samples.jsonl", "summary.json", "final"}
-    assert {path.name for path in (run / "checkpoints").iterdir()} == {"step-2", "step-4"}
+    assert {path.name for path in (run / "students").iterdir()} == {"step-2", "step-4"}
     summary = json.loads((run / "summary.json").read_text())
     assert summary["after"]["on_policy/forward_kl_nats"] > 0
     sample = json.loads((run / "samples.jsonl").read_text().splitlines()[0])
@@ -86,10 +46,10 @@ def test_a_run_directory_describes_itself(models: dict[str, Path], data: Path, t
 def test_a_saved_student_can_be_evaluated_and_trained_on(
     models: dict[str, Path], data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["run", *overrides(models, data, tmp_path)]) == 0
+    assert main(["run", *arguments(models, data, tmp_path)]) == 0
     capsys.readouterr()
     final = tmp_path / "latest" / "final"
-    assert main(["eval", *overrides(models, data, tmp_path), "--model", str(final)]) == 0
+    assert main(["eval", *arguments(models, data, tmp_path), "--model", str(final)]) == 0
     summary = json.loads((tmp_path / "latest" / "summary.json").read_text())
     printed = capsys.readouterr().out
     assert f"{summary['after']['reference/forward_kl_nats']:.3f}" in printed
@@ -99,7 +59,7 @@ def test_full_targets_train_like_hidden_states(models: dict[str, Path], data: Pa
     """To 1e-4: the teacher's log-softmax is taken on one side or on the other, in float32."""
     for transport in ("hidden", "full"):
         extra = (f"teacher.transport={transport}", "evaluation.enabled=false")
-        assert main(["run", *overrides(models, data, tmp_path / transport, *extra)]) == 0
+        assert main(["run", *arguments(models, data, tmp_path / transport, *extra)]) == 0
     assert losses(tmp_path / "hidden") == pytest.approx(losses(tmp_path / "full"), rel=1e-4)
 
 
@@ -107,7 +67,7 @@ def test_sequences_train_with_a_teacher_mixed_into_sampling(
     models: dict[str, Path], data: Path, tmp_path: Path
 ) -> None:
     extra = ("objective.divergence=sequence_reverse_kl", "objective.student_fraction=1", "sampling.teacher_mix=0.2")
-    assert main(["run", *overrides(models, data, tmp_path, *extra, "evaluation.enabled=false")]) == 0
+    assert main(["run", *arguments(models, data, tmp_path, *extra, "evaluation.enabled=false")]) == 0
     assert all(0 < loss < 20 for loss in losses(tmp_path))
     assert all(record["skipped"] == record["fixed_sequences"] == 0 for record in records(tmp_path))
 
@@ -115,9 +75,9 @@ def test_sequences_train_with_a_teacher_mixed_into_sampling(
 @pytest.mark.ray
 def test_ray_gives_the_losses_of_one_process(models: dict[str, Path], data: Path, tmp_path: Path) -> None:
     """To 1e-5, and bit for bit from one Ray run to the next."""
-    assert main(["run", *overrides(models, data, tmp_path / "local")]) == 0
+    assert main(["run", *arguments(models, data, tmp_path / "local")]) == 0
     for name in ("ray-1", "ray-2"):
-        assert main(["run", *overrides(models, data, tmp_path / name, "cluster.mode=ray")]) == 0
+        assert main(["run", *arguments(models, data, tmp_path / name, "cluster.mode=ray")]) == 0
     assert losses(tmp_path / "ray-1") == pytest.approx(losses(tmp_path / "local"), rel=1e-5)
     assert losses(tmp_path / "ray-1") == losses(tmp_path / "ray-2")
 
@@ -125,9 +85,9 @@ def test_ray_gives_the_losses_of_one_process(models: dict[str, Path], data: Path
 @pytest.mark.ray
 def test_replicas_share_the_work_and_change_no_loss(models: dict[str, Path], data: Path, tmp_path: Path) -> None:
     """To 1e-5: the same samples in smaller batches, summed in another order."""
-    assert main(["run", *overrides(models, data, tmp_path / "one")]) == 0
+    assert main(["run", *arguments(models, data, tmp_path / "one")]) == 0
     extra = ("cluster.mode=ray", "sampler.num_replicas=2", "cluster.num_cpus_per_sampler=0.25")
-    assert main(["run", *overrides(models, data, tmp_path / "two", *extra)]) == 0
+    assert main(["run", *arguments(models, data, tmp_path / "two", *extra)]) == 0
     assert losses(tmp_path / "one") == pytest.approx(losses(tmp_path / "two"), rel=1e-5)
 
 
@@ -136,7 +96,7 @@ def test_too_many_samplers_are_refused_by_the_missing_resource(
     models: dict[str, Path], data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     extra = ("cluster.mode=ray", "sampler.num_replicas=5000")
-    assert main(["run", *overrides(models, data, tmp_path, *extra)]) == 2
+    assert main(["run", *arguments(models, data, tmp_path, *extra)]) == 2
     assert "CPU: 2" in capsys.readouterr().err
 
 
@@ -145,7 +105,7 @@ def test_an_engine_that_cannot_start_ends_the_run_with_its_reason(
     models: dict[str, Path], data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     extra = ("cluster.mode=ray", "cluster.startup_timeout_s=2")
-    assert main(["run", *overrides(models, data, tmp_path, *extra)]) == 70
+    assert main(["run", *arguments(models, data, tmp_path, *extra)]) == 70
     error = capsys.readouterr().err
     assert "cluster.startup_timeout_s (2 s)" in error
     assert "Traceback" not in error
@@ -157,7 +117,7 @@ def test_an_ended_run_leaves_no_actor_behind(
     models: dict[str, Path], data: Path, tmp_path: Path, kill: signal.Signals
 ) -> None:
     command = [sys.executable, "-m", "gkd_dist", "run"]
-    command += overrides(models, data, tmp_path, "cluster.mode=ray", "learner.max_steps=5000")
+    command += arguments(models, data, tmp_path, "cluster.mode=ray", "learner.max_steps=5000")
     if kill is signal.SIGKILL:
         command += ["sampler.engine=vllm"]
     log = tmp_path / "log"
@@ -200,10 +160,10 @@ def test_the_ring_turns_on_ray_with_vllm_engines(models: dict[str, Path], data: 
         "objective.mix=per_sequence",
         "learner.max_steps=3",
     )
-    assert main(["run", *overrides(models, data, tmp_path, *extra)]) == 0
+    assert main(["run", *arguments(models, data, tmp_path, *extra)]) == 0
     found = records(tmp_path)
     assert [record["policy_version"] for record in found] == [1, 2, 3]
     assert all(record["sampled_tokens"] > 0 and record["staleness"] == 0 for record in found)
     final = tmp_path / "latest" / "final"
     extra = ("sampler.engine=vllm", "sampler.max_model_len=128", "teacher.max_model_len=128")
-    assert main(["eval", *overrides(models, data, tmp_path, *extra), "--model", str(final)]) == 0
+    assert main(["eval", *arguments(models, data, tmp_path, *extra), "--model", str(final)]) == 0

@@ -1,13 +1,19 @@
 """Small rules of the doors."""
 
+import json
 import logging
 import math
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from gkd_dist.commands import _closing
 from gkd_dist.config.load import load_run_config
-from gkd_dist.reporting import _fall, _known, text_of, transport_name
+from gkd_dist.distillation import _closing
+from gkd_dist.pipeline.job import Outcome
+from gkd_dist.reporting import _fall, _known, report, text_of, transport_name
+from gkd_dist.runs.run_directory import RunDirectory
 
 
 @pytest.mark.parametrize(
@@ -49,3 +55,14 @@ def test_figures_of_partial_transports_say_what_they_are() -> None:
     assert transport_name(load_run_config("tiny", models)) == "hidden"
     topk = load_run_config("tiny", (*models, "teacher.transport=topk", "teacher.top_k=8"))
     assert transport_name(topk) == "topk 8 (bucket tail: divergences are lower bounds)"
+
+
+def test_a_run_without_evaluations_is_finished_too(tmp_path: Path) -> None:
+    config = load_run_config("tiny", ("student.model=s", "teacher.model=t", "evaluation.enabled=false"))
+    job: Any = SimpleNamespace(blueprint=SimpleNamespace(config=config))
+    directory = RunDirectory.create(tmp_path, "r")
+    report(job, Outcome(None, None), directory, 12.34)
+    assert directory.is_finished
+    summary = json.loads(directory.summary.read_text())
+    assert (summary["student"], summary["elapsed_s"]) == ("s", 12.3)
+    assert not summary.keys() & {"before", "after"}

@@ -26,11 +26,13 @@ class FakeModules:
         self.calls: list[tuple[Any, ...]] = []
         self.result: int | BaseException = 0
         commands = ModuleType("gkd_dist.commands")
-        commands.run = self._record("run")  # type: ignore[attr-defined]
         commands.evaluate = self._record("evaluate")  # type: ignore[attr-defined]
         commands.preflight = self._preflight  # type: ignore[attr-defined]
         commands.prune = self._record("prune")  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, "gkd_dist.commands", commands)
+        distillation = ModuleType("gkd_dist.distillation")
+        distillation.run = self._record("run")  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, "gkd_dist.distillation", distillation)
 
     def _record(self, name: str) -> Callable[..., int]:
         def call(*args: Any) -> int:
@@ -60,7 +62,7 @@ def test_help_loads_nothing_heavy_and_offers_no_shell_completion() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert "loaded: []" in done.stdout
-    for command in ("run", "validate", "recipes", "prune", "eval"):
+    for command in ("run", "validate", "recipes", "prune", "eval", "scale", "status", "explain"):
         assert f"\n  {command} " in done.stdout
     assert "completion" not in done.stdout
 

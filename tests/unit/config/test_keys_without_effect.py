@@ -2,7 +2,9 @@
 
 import pytest
 
+from gkd_dist.config.base import Strict
 from gkd_dist.config.load import dump_run_config, load_run_config
+from gkd_dist.config.owners import idle_keys, without_effect
 from gkd_dist.config.run import RunConfig
 from gkd_dist.errors import ConfigError
 
@@ -27,6 +29,7 @@ def load(*overrides: str) -> RunConfig:
             ("objective.alpha=0.5", "reward.type=answer", "cluster.num_cpus_reward=1"),
             "cluster.num_cpus_reward: no model computes the reward",
         ),
+        (("weights.kv_cache=recompute",), "weights.kv_cache: the hf sampler takes new weights between"),
         ((*SERVER, "cluster.num_gpus_per_teacher=1"), "cluster.num_gpus_per_teacher: every teacher is behind a server"),
     ],
 )
@@ -46,6 +49,7 @@ def test_a_key_without_effect_is_refused(overrides: tuple[str, ...], start: str)
         (*ENTAILMENT, "cluster.num_gpus_reward=1", "cluster.num_cpus_reward=2"),
         ("cluster.num_gpus_per_teacher=1",),
         ("teacher.dtype=bfloat16", *SERVER),
+        ("sampler.engine=vllm", "weights.kv_cache=recompute"),
         (),
     ],
 )
@@ -56,3 +60,31 @@ def test_a_key_with_effect_is_kept_and_the_written_configuration_loads(
     path = tmp_path_factory.mktemp("run") / "config.yaml"
     path.write_text(dump_run_config(config))
     assert load_run_config(str(path)) == config
+
+
+OWNERS = {("kind", "a"): ("x", "y"), ("kind", "b"): ("y",), ("speed", "fast"): ("x", "z")}
+
+
+class Section(Strict):
+    kind: str = "c"
+    speed: str = "slow"
+    x: int = 0
+    y: int = 0
+    z: int = 0
+
+
+def test_a_key_is_idle_unless_one_of_its_owners_is_chosen() -> None:
+    assert idle_keys(OWNERS, Section()) == {"x", "y", "z"}
+    assert idle_keys(OWNERS, Section(kind="b")) == {"x", "z"}
+    assert idle_keys(OWNERS, Section(speed="fast")) == {"y"}
+
+
+def test_every_setting_that_owns_an_idle_key_is_named() -> None:
+    assert without_effect(OWNERS, Section(), {"y"}) == [
+        "kind=c does not use y; set kind=a or b, or remove what it does not use"
+    ]
+    assert without_effect(OWNERS, Section(kind="a", speed="fast"), {"x", "y", "z"}) == []
+    assert [line.partition(";")[0] for line in without_effect(OWNERS, Section(), {"x", "z"})] == [
+        "kind=c does not use x",
+        "speed=slow does not use x and z",
+    ]

@@ -332,3 +332,12 @@ def test_any_configuration_survives_the_dump(
     path = tmp_path_factory.getbasetemp() / "resolved.yaml"
     path.write_text(dump_run_config(config), encoding="utf-8", newline="")
     assert load_run_config(str(path)) == config
+
+
+def test_one_key_under_two_names_is_refused_whatever_the_order() -> None:
+    for first, second in (("lmbda", "student_fraction"), ("student_fraction", "lambda")):
+        assert problems_of("tiny", *MODELS, f"objective.{first}=0.1", f"objective.{second}=0.9") == [
+            f"objective.{second}: the same key as objective.{first}, which is given too; keep one"
+        ]
+    twice = load_run_config("tiny", (*MODELS, "objective.lmbda=0.1", "objective.lmbda=0.9"))
+    assert twice.objective.student_fraction == 0.9

@@ -61,8 +61,8 @@ def test_distillation_alone_is_the_default() -> None:
         (
             [*ANSWER, "reward.model=m", "reward.function=a:b"],
             [
-                "reward: reward.type=answer does not use function and model; remove what it does not use, or set "
-                "reward.type=entailment or python"
+                "reward: type=answer does not use function and model; set type=entailment or python, or remove what it "
+                "does not use"
             ],
         ),
         (

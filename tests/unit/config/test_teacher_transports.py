@@ -36,8 +36,8 @@ def test_an_engine_takes_its_own_transports_alone(engine: str, transport: str) -
 @pytest.mark.parametrize(
     ("overrides", "problem"),
     [
-        (("teacher.transport=full", "teacher.top_k=8"), "teacher: transport=full does not use top_k; set transport=topk, or remove top_k"),  # noqa: E501
-        (("teacher.max_retries=3",), "teacher: engine=hf does not use max_retries; set engine=server, or remove max_retries"),  # noqa: E501
+        (("teacher.transport=full", "teacher.top_k=8"), "teacher: transport=full does not use top_k; set transport=topk, or remove what it does not use"),  # noqa: E501
+        (("teacher.max_retries=3",), "teacher: engine=hf does not use max_retries; set engine=server, or remove what it does not use"),  # noqa: E501
         ((*SERVER, "teacher.engine_args={a: 1}"), "teacher: the server engine takes no engine_args; use engine=vllm, or set engine_args={}"),  # noqa: E501
         (("teacher.engine=server", "teacher.transport=topk"), "teacher: the server engine needs base_url; give it, as in base_url=http://host:8000/v1"),  # noqa: E501
         ((*SERVER, "teacher.base_url=host:8000"), 'teacher.base_url: must be an address such as http://host:8000/v1, or null, got "host:8000"'),  # noqa: E501
@@ -83,9 +83,9 @@ def test_a_recipes_dtype_may_stay_when_a_server_takes_over() -> None:
 @pytest.mark.parametrize(
     ("overrides", "kept"),
     [
-        ((), {"dtype", "verify_readout"}),
-        (("teacher.transport=topk", "teacher.top_k=8"), {"dtype", "top_k"}),
-        (("teacher.engine=vllm",), {"dtype", "engine_args", "verify_readout"}),
+        ((), {"dtype", "score_cache_bytes", "verify_readout"}),
+        (("teacher.transport=topk", "teacher.top_k=8"), {"dtype", "score_cache_bytes", "top_k"}),
+        (("teacher.engine=vllm",), {"dtype", "engine_args", "score_cache_bytes", "verify_readout"}),
         (SERVER, {"dtype", "top_k", *TEACHER_KEYS_OF["engine", "server"]}),
         ((*SERVER, "teacher.dtype=bfloat16"), {"top_k", *TEACHER_KEYS_OF["engine", "server"]}),
     ],

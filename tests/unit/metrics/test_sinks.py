@@ -82,6 +82,12 @@ def test_the_summary_names_step_loss_rates_queue_staleness_and_time_left() -> No
     assert StepSummary().line(RECORD) == LINE  # 17 steps of 13.5 s are 229.5 s
 
 
+def test_the_summary_shows_the_bound_of_the_staleness_and_replicas_where_there_are_some() -> None:
+    shown = StepSummary().line(RECORD | {"max_staleness": 2, "num_samplers": 3, "num_teachers": 1})
+    assert " | queue 4 | staleness 1/2 | samplers 3 | teachers 1 | ETA " in shown
+    assert " | staleness 0 | ETA " in StepSummary().line(RECORD | {"staleness": 0, "max_staleness": 0})
+
+
 def test_time_left_follows_the_mean_of_the_last_ten_steps() -> None:
     summary = StepSummary()
     summary.line({"policy_version": 1, "max_steps": 100, "step_s": 10_000.0})

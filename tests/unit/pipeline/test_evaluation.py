@@ -5,14 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from gkd_dist.data.pairs import fixed_trajectory
-from gkd_dist.pipeline.accounting import StepAccounts
 from gkd_dist.pipeline.evaluation import HeldOut, evaluate
 from gkd_dist.pipeline.job import distil
-from gkd_dist.testing.fakes import FakeLearner, FakeMetrics, FakeReward, FakeSampler, FakeSink, FakeTeacher
+from gkd_dist.testing.fakes import FakeLearner, FakeMetrics, FakeReward, FakeSampler, FakeTeacher
 from gkd_dist.types import Answer, FinishReason, SamplingParams
 from tests import tiny
 from tests.fleets import fleet_of
-from tests.unit.pipeline.test_ring import make_plan
+from tests.rings import make_job, make_plan
 
 PROMPTS = tiny.prompts([3, 4, 5])
 PAIRS = [fixed_trajectory(prompt.sample_id, prompt.token_ids, prompt.token_ids, 4) for prompt in PROMPTS]
@@ -46,19 +45,11 @@ def test_the_student_text_is_judged_where_there_is_a_reward() -> None:
     assert len(reward.calls) == 1  # neither the references nor the greedy answers
 
 
-def test_a_job_evaluates_trains_evaluates_and_saves() -> None:
+def test_a_job_evaluates_trains_evaluates_and_saves(tmp_path: Path) -> None:
     fleet, metrics, lines = fleet_of([FakeSampler()], {"teacher": [FakeTeacher()]}, FakeLearner()), FakeMetrics(), []
-    outcome = asyncio.run(
-        distil(
-            make_plan(4, 0.5),
-            fleet,
-            StepAccounts(max_steps=4, metrics=metrics, sinks=[FakeSink()]),
-            held_out=HELD_OUT,
-            metrics=metrics,
-            final=Path("final"),
-            narrate=lines.append,
-        )
-    )
+    plan = make_plan(4, 0.5)
+    job = make_job(plan, fleet, tmp_path, metrics, held_out=HELD_OUT, final=Path("final"), narrate=lines.append)
+    outcome = asyncio.run(distil(job))
     assert (outcome.before.on_policy.objective, outcome.after.on_policy.objective) == (1.0, 0.2)
     assert fleet.learner.saved == [Path("final")]
     gauges = [labels for kind, name, _, labels in metrics.calls if name == "gkd_held_out_divergence_nats"]

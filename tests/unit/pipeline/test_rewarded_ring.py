@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pytest
@@ -20,7 +19,7 @@ from gkd_dist.testing.fakes import FakeLearner, FakeReward, FakeSampler, FakeTea
 from gkd_dist.types import Answer, Source, Trajectory
 from tests import tiny
 from tests.fleets import fleet_of
-from tests.unit.pipeline.test_ring import make_plan, run
+from tests.rings import make_plan, run
 
 BATCH = 6
 
@@ -36,7 +35,7 @@ def rewarded_plan(
     *,
     mix: str = "per_sequence",
     num_generations: int = 1,
-    make_baseline: Callable[[], Baseline] = lambda: MovingAverage(0.5),
+    make_baseline: Callable[[float | None], Baseline] = lambda mean: MovingAverage(0.5, mean),
 ) -> Plan:
     mixture = Mixture(
         student_fraction,
@@ -95,7 +94,10 @@ def test_without_a_reward_there_are_no_advantages() -> None:
 @pytest.mark.parametrize("num_generations", [2, 3])
 def test_several_samples_of_each_prompt_skip_and_repeat_no_row(mix: str, num_generations: int) -> None:
     fleet = make_fleet()
-    make_baseline = partial(LeaveOneOut, num_generations)
+
+    def make_baseline(_: float | None) -> Baseline:
+        return LeaveOneOut(num_generations)
+
     run(rewarded_plan(9, 0.5, mix=mix, num_generations=num_generations, make_baseline=make_baseline), fleet)
     ids = [item.trajectory.sample_id for batch in fleet.learner.batches for item in batch.scored]
     assert len(set(ids)) == len(ids) == 9 * BATCH

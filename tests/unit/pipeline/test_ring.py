@@ -1,22 +1,13 @@
 """The four loops over fakes: order, staleness, mixture, failure."""
 
-import asyncio
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from gkd_dist.config.objective import ScheduleConfig
-from gkd_dist.data.mixture import Mixture
-from gkd_dist.data.prompts import PromptStream, RenderedRow
 from gkd_dist.errors import EngineError
 from gkd_dist.interfaces import Fleet
-from gkd_dist.pipeline.accounting import StepAccounts
-from gkd_dist.pipeline.controller import run_ring
-from gkd_dist.pipeline.ring import Plan
-from gkd_dist.testing.fakes import FakeLearner, FakeMetrics, FakeSampler, FakeSink, FakeTeacher
+from gkd_dist.testing.fakes import FakeLearner, FakeSampler, FakeTeacher
 from gkd_dist.types import (
     Prompt,
     SamplingParams,
@@ -28,41 +19,7 @@ from gkd_dist.types import (
     VersionRange,
 )
 from tests.fleets import fleet_of
-
-BATCH = 4
-
-
-def make_plan(
-    max_steps: int,
-    student_fraction: float,
-    mix: str = "per_sequence",
-    save_steps: int = 0,
-    sentinel_steps: Mapping[str, int] | None = None,
-) -> Plan:
-    rows = [
-        RenderedRow(np.asarray([number + 3, number + 4], np.int32), np.asarray([7, 8, 1], np.int32))
-        for number in range(10)
-    ]
-    mixture = Mixture(student_fraction, mix, ScheduleConfig(), batch_size=BATCH, seed=0, max_steps=max_steps)
-    return Plan(
-        stream=PromptStream(rows, run="test", seed=0, shuffle=True),
-        mixture=mixture,
-        sampling=SamplingParams(max_new_tokens=5),
-        batch_size=BATCH,
-        max_steps=max_steps,
-        max_staleness=0,
-        replay_capacity=BATCH,
-        save_steps=save_steps,
-        sentinel_steps=sentinel_steps or {},
-        checkpoints=Path("checkpoints"),
-    )
-
-
-def run(plan: Plan, fleet: Fleet) -> tuple[FakeMetrics, FakeSink]:
-    metrics, sink = FakeMetrics(), FakeSink()
-    accounts = StepAccounts(max_steps=plan.max_steps, metrics=metrics, sinks=[sink])
-    asyncio.run(asyncio.wait_for(run_ring(plan, fleet, accounts), timeout=20))
-    return metrics, sink
+from tests.rings import BATCH, make_plan, run
 
 
 def test_every_step_trains_on_the_version_before_it() -> None:
@@ -117,7 +74,7 @@ def test_denominators_cover_the_whole_batch() -> None:
 def test_checkpoints_are_saved_by_version() -> None:
     learner = FakeLearner()
     run(make_plan(5, 0.0, save_steps=2), fleet_of([FakeSampler()], {"teacher": [FakeTeacher()]}, learner))
-    assert learner.saved == [Path("checkpoints/step-2"), Path("checkpoints/step-4")]
+    assert learner.saved == [Path("students/step-2"), Path("students/step-4")]
 
 
 def test_one_record_per_step_accounts_for_everything() -> None:
@@ -173,25 +130,6 @@ def test_the_failure_keeps_its_cause() -> None:
     with pytest.raises(EngineError) as caught:
         run(make_plan(3, 1.0), fleet_of([FakeSampler()], {"teacher": [CausedTeacher()]}, FakeLearner()))
     assert str(caught.value.__cause__) == "the disk is full"
-
-
-class SoreLoserSampler(FakeSampler):
-    """Fails while it is cancelled."""
-
-    async def sample(self, prompts: Sequence[Prompt], params: SamplingParams) -> list[Trajectory]:
-        if not self.calls:
-            return await super().sample(prompts, params)
-        try:
-            await asyncio.sleep(60)
-        finally:
-            raise EngineError("the sampler does not stop")
-
-
-def test_failures_of_other_loops_are_noted_on_the_first() -> None:
-    plan = replace(make_plan(3, 1.0), max_staleness=1)  # the sampler is at step 1 while the learner fails at step 0
-    with pytest.raises(EngineError, match="learner is broken") as caught:
-        run(plan, fleet_of([SoreLoserSampler()], {"teacher": [FakeTeacher()]}, BrokenLearner()))
-    assert "the sampler does not stop" in "\n".join(caught.value.__notes__)
 
 
 def test_depth_and_capacity_of_the_replay_count_the_same_things() -> None:

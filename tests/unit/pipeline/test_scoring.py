@@ -18,7 +18,7 @@ from gkd_dist.testing.fakes import FakeLearner, FakeSampler, FakeTeacher
 from gkd_dist.types import SampleId, SamplingParams, Trajectory
 from tests import tiny
 from tests.fleets import fleet_of
-from tests.unit.pipeline.test_ring import BATCH, make_plan, run
+from tests.rings import BATCH, make_plan, run
 
 TRAJECTORIES = tiny.trajectories([(2, 3), (4, 1), (1, 6), (3, 2), (2, 2)])
 

@@ -1,19 +1,21 @@
 """The sentinel: when teachers are asked, what stops the run, and what is recorded."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from test_ring import make_plan, run
 
-from gkd_dist.checks import TeacherCheck
+from gkd_dist.checks import TeacherCheck, Tolerance
 from gkd_dist.errors import EngineError, ModelError
 from gkd_dist.pipeline.accounting import StepAccounts
-from gkd_dist.pipeline.controller import run_ring
+from gkd_dist.pipeline.controller import make_ring, run_ring
 from gkd_dist.pipeline.job import distil
 from gkd_dist.pipeline.sentinel import check_at_start, due
+from gkd_dist.replay.ledger import Ledger
 from gkd_dist.testing.fakes import FakeLearner, FakeMetrics, FakeSampler, FakeSink, FakeTeacher
 from tests.fleets import fleet_of
+from tests.rings import make_job, make_plan, run
 
 
 def test_a_teacher_is_due_every_so_many_steps_but_not_at_the_first() -> None:
@@ -54,27 +56,25 @@ def test_who_has_scored_since_its_last_check_is_checked_at_the_end(max_steps: in
     [([0.4], 1, "before the first step"), ([0.0, 0.4], 4, "at step 2"), ([0.4], 3, "before the first step")],
 )
 def test_a_failed_check_is_recorded_and_names_the_last_good_one(
-    gaps: list[float], max_steps: int, last_good: str
+    gaps: list[float], max_steps: int, last_good: str, tmp_path: Path
 ) -> None:
     plan = make_plan(max_steps, 0.5, sentinel_steps={"teacher": 2})
     metrics, sink = FakeMetrics(), FakeSink()
     accounts = StepAccounts(max_steps=max_steps, metrics=metrics, sinks=[sink])
     parts = fleet_of([FakeSampler()], {"teacher": [FakeTeacher(gaps_nats=gaps)]}, FakeLearner())
     with pytest.raises(EngineError, match=f"its last good check was {last_good}: do not trust"):
-        asyncio.run(asyncio.wait_for(run_ring(plan, parts, accounts), timeout=20))
+        ring = make_ring(plan, parts, accounts, ledger=Ledger(tmp_path / "ledger.jsonl"))
+        asyncio.run(asyncio.wait_for(run_ring(ring), timeout=20))
     assert ("gauge", "gkd_teacher_golden_gap_nats", 0.4, {}) in metrics.calls
     assert metrics.calls.count(("count", "gkd_teacher_checks_total", 1, {})) == len(gaps)
 
 
 def test_no_student_is_saved_where_a_teacher_changed_before_the_end(tmp_path: Path) -> None:
-    metrics, learner = FakeMetrics(), FakeLearner()
-    accounts = StepAccounts(max_steps=3, metrics=metrics, sinks=[])
+    learner = FakeLearner()
     parts = fleet_of([FakeSampler()], {"teacher": [FakeTeacher(gaps_nats=[0.0, 0.4])]}, learner)
     plan = make_plan(3, 0.5, sentinel_steps={"teacher": 50})
     with pytest.raises(EngineError, match="no longer answers"):
-        asyncio.run(
-            distil(plan, parts, accounts, held_out=None, metrics=metrics, final=tmp_path, narrate=lambda _: None)
-        )
+        asyncio.run(distil(make_job(plan, parts, tmp_path)))
     assert len(learner.batches) == 3 and learner.saved == []
 
 
@@ -86,6 +86,33 @@ def test_named_teachers_are_asked_on_their_own_and_named_in_the_message() -> Non
             fleet_of([FakeSampler()], teachers, FakeLearner()),
         )
     assert teachers["maths"][0].num_checks == 0
+
+
+class Answering(FakeTeacher):
+    """Has answers, and finds nothing wrong with them."""
+
+    def __init__(self, *log_probs: float) -> None:
+        super().__init__()
+        self._log_probs = log_probs
+
+    async def verify(self) -> TeacherCheck:
+        return replace(await super().verify(), tolerance=Tolerance(0.5, 0.05), top_log_probs=self._log_probs)
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [((-1.0, -2.6), "by up to 0.6 nats"), ((-1.2, -2.2), "0.2 on average"), ((-1.0, -2.09), None)],
+)
+def test_replicas_of_one_teacher_have_to_agree(other: tuple[float, ...], message: str | None) -> None:
+    same, strange = Answering(-1.0, -2.0), Answering(*other)
+    apart = fleet_of([FakeSampler()], {"a": [same, same], "b": [strange]}, FakeLearner())
+    assert len(asyncio.run(check_at_start(apart))) == 3
+    together = fleet_of([FakeSampler()], {"a": [same, same, strange]}, FakeLearner())
+    if message is None:
+        asyncio.run(check_at_start(together))
+        return
+    with pytest.raises(ModelError, match=rf"^teacher a 2 is refused: .*same model as teacher a 0.*{message}"):
+        asyncio.run(check_at_start(together))
 
 
 def test_teachers_are_asked_in_turn() -> None:

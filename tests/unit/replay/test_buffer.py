@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gkd_dist.replay.buffer import Admission, Kind, ReplayBuffer, ReplayClosedError
+from gkd_dist.replay.buffer import Admission, ReplayBuffer, ReplayClosedError
 from gkd_dist.replay.sample_ids import SampleIdSet
 from gkd_dist.targets import FullTargets
 from gkd_dist.types import FinishReason, SampleId, ScoredTrajectory, Source, TeacherScore, Trajectory, VersionRange
@@ -36,7 +36,13 @@ def fixed(index, source=Source.GROUND_TRUTH):
 
 
 def indices(batch):
-    return [scored.trajectory.sample_id.prompt_index for scored in batch]
+    return [drawn.scored.trajectory.sample_id.prompt_index for drawn in batch]
+
+
+def admit(replay, *scored_and_version):
+    """Offer trajectories as one group."""
+    *scored, version = scored_and_version
+    return replay.admit(scored, version)
 
 
 async def settle():
@@ -61,9 +67,9 @@ def test_draw_takes_the_lowest_positions_in_stream_order():
     async def scenario():
         replay = buffer(capacity=8)
         for index in (7, 1, 5):
-            await replay.admit(student(index), 0)
+            await admit(replay, student(index), 0)
         for index in (6, 2, 4):
-            await replay.admit(fixed(index), 0)
+            await admit(replay, fixed(index), 0)
         assert (replay.num_student, replay.num_fixed, replay.depth) == (3, 3, 6)
         assert indices(await replay.draw(2, 1, 0)) == [1, 2, 5]
         assert indices(await replay.draw(1, 2, 0)) == [4, 6, 7]
@@ -76,8 +82,8 @@ def test_repeats_of_a_prompt_come_in_order_of_the_repeat_index():
     async def scenario():
         replay = buffer()
         for index, repeat in ((1, 0), (0, 1), (0, 0)):
-            assert await replay.admit(student(index, repeat=repeat), 0) is Admission.ADMITTED
-        drawn = [scored.trajectory.sample_id for scored in await replay.draw(3, 0, 0)]
+            assert await admit(replay, student(index, repeat=repeat), 0) is Admission.ADMITTED
+        drawn = [each.scored.trajectory.sample_id for each in await replay.draw(3, 0, 0)]
         assert drawn == [SampleId("r", 0, 0), SampleId("r", 0, 1), SampleId("r", 1, 0)]
 
     run(scenario)
@@ -86,7 +92,7 @@ def test_repeats_of_a_prompt_come_in_order_of_the_repeat_index():
 def test_teacher_written_pairs_are_fixed():
     async def scenario():
         replay = buffer()
-        await replay.admit(fixed(0, Source.TEACHER), 0)
+        await admit(replay, fixed(0, Source.TEACHER), 0)
         assert replay.num_fixed == 1
 
     run(scenario)
@@ -97,10 +103,10 @@ def test_draw_waits_until_both_kinds_suffice():
         replay = buffer()
         draw = asyncio.create_task(replay.draw(1, 2, 0))
         for scored in (student(0), student(1), fixed(2)):
-            await replay.admit(scored, 0)
+            await admit(replay, scored, 0)
             await settle()
             assert not draw.done()
-        await replay.admit(fixed(3), 0)
+        await admit(replay, fixed(3), 0)
         assert indices(await draw) == [0, 2, 3]
 
     run(scenario)
@@ -109,12 +115,12 @@ def test_draw_waits_until_both_kinds_suffice():
 def test_an_id_is_taken_once_whatever_its_kind_or_attempt():
     async def scenario():
         replay = buffer()
-        assert await replay.admit(student(0), 0) is Admission.ADMITTED
+        assert await admit(replay, student(0), 0) is Admission.ADMITTED
         for again in (student(0), student(0, attempt=1), fixed(0)):
-            assert await replay.admit(again, 0) is Admission.DUPLICATE
+            assert await admit(replay, again, 0) is Admission.DUPLICATE
         await replay.draw(1, 0, 0)
         for again in (student(0, attempt=5), fixed(0)):
-            assert await replay.admit(again, 0) is Admission.DUPLICATE
+            assert await admit(replay, again, 0) is Admission.DUPLICATE
         assert replay.counters == {"admitted": 1, "duplicate": 5, "drawn": 1}
 
     run(scenario)
@@ -123,12 +129,12 @@ def test_an_id_is_taken_once_whatever_its_kind_or_attempt():
 def test_ids_of_a_former_attempt_of_the_run_are_duplicates():
     async def scenario():
         first = buffer()
-        await first.admit(student(0), 0)
-        await first.admit(student(1), 0)
+        await admit(first, student(0), 0)
+        await admit(first, student(1), 0)
         await first.draw(1, 0, 0)
         resumed = buffer(drawn=SampleIdSet(first.drawn.ranges()))
-        assert await resumed.admit(student(0), 0) is Admission.DUPLICATE
-        assert await resumed.admit(student(1), 0) is Admission.ADMITTED, "admitted but never drawn"
+        assert await admit(resumed, student(0), 0) is Admission.DUPLICATE
+        assert await admit(resumed, student(1), 0) is Admission.ADMITTED, "admitted but never drawn"
 
     run(scenario)
 
@@ -136,9 +142,9 @@ def test_ids_of_a_former_attempt_of_the_run_are_duplicates():
 def test_too_stale_is_refused_at_the_door_and_may_come_again():
     async def scenario():
         replay = buffer(max_staleness=1)
-        assert await replay.admit(student(0, version=3, oldest=1), 3) is Admission.TOO_STALE
-        assert await replay.admit(student(0, version=3, oldest=2, attempt=1), 3) is Admission.ADMITTED
-        assert await replay.admit(fixed(1), 3) is Admission.ADMITTED
+        assert await admit(replay, student(0, version=3, oldest=1), 3) is Admission.TOO_STALE
+        assert await admit(replay, student(0, version=3, oldest=2, attempt=1), 3) is Admission.ADMITTED
+        assert await admit(replay, fixed(1), 3) is Admission.ADMITTED
 
     run(scenario)
 
@@ -146,7 +152,7 @@ def test_too_stale_is_refused_at_the_door_and_may_come_again():
 def test_version_the_learner_has_not_reached_is_refused():
     async def scenario():
         replay = buffer()
-        assert await replay.admit(student(0, version=4), 3) is Admission.FROM_FUTURE
+        assert await admit(replay, student(0, version=4), 3) is Admission.FROM_FUTURE
         assert replay.depth == 0
 
     run(scenario)
@@ -155,8 +161,8 @@ def test_version_the_learner_has_not_reached_is_refused():
 def test_older_news_of_the_version_do_not_bring_stale_work_back():
     async def scenario():
         replay = buffer()
-        await replay.admit(student(0, version=5), 5)
-        assert await replay.admit(student(1, version=4), 4) is Admission.TOO_STALE
+        await admit(replay, student(0, version=5), 5)
+        assert await admit(replay, student(1, version=4), 4) is Admission.TOO_STALE
 
     run(scenario)
 
@@ -165,17 +171,17 @@ def test_draw_evicts_what_became_too_stale_and_reports_it():
     async def scenario():
         evicted = []
         replay = buffer(max_staleness=1, on_evict=evicted.append)
-        await replay.admit(student(0, version=0), 0)
-        await replay.admit(student(1, version=1), 1)
-        await replay.admit(fixed(2), 1)
+        await admit(replay, student(0, version=0), 0)
+        await admit(replay, student(1, version=1), 1)
+        await admit(replay, fixed(2), 1)
         draw = asyncio.create_task(replay.draw(2, 1, 2))
         await settle()
-        assert indices(evicted) == [0]
+        assert [group[0].trajectory.sample_id.prompt_index for group in evicted] == [0]
         assert not draw.done()
-        assert await replay.admit(student(0, version=1), 2) is Admission.DUPLICATE, "the attempt that was evicted"
-        assert await replay.admit(student(0, version=2, attempt=1), 2) is Admission.ADMITTED
+        assert await admit(replay, student(0, version=1), 2) is Admission.DUPLICATE, "the attempt that was evicted"
+        assert await admit(replay, student(0, version=2, attempt=1), 2) is Admission.ADMITTED
         assert indices(await draw) == [0, 1, 2]
-        assert await replay.admit(student(0, version=2, attempt=2), 2) is Admission.DUPLICATE
+        assert await admit(replay, student(0, version=2, attempt=2), 2) is Admission.DUPLICATE
         assert replay.staleness_counts == {0: 1, 1: 1}
         assert replay.counters["evicted"] == 1
 
@@ -185,13 +191,13 @@ def test_draw_evicts_what_became_too_stale_and_reports_it():
 def test_admit_waits_while_its_kind_is_full_and_only_then():
     async def scenario():
         replay = buffer(capacity=2, batch_size=2)
-        await replay.admit(student(0), 0)
-        await replay.admit(student(1), 0)
-        late = asyncio.create_task(replay.admit(student(2), 0))
+        await admit(replay, student(0), 0)
+        await admit(replay, student(1), 0)
+        late = asyncio.create_task(admit(replay, student(2), 0))
         await settle()
         assert not late.done()
-        assert await replay.admit(fixed(3), 0) is Admission.ADMITTED, "the other kind has its own space"
-        assert await replay.admit(student(0), 0) is Admission.DUPLICATE, "a refusal needs no space"
+        assert await admit(replay, fixed(3), 0) is Admission.ADMITTED, "the other kind has its own space"
+        assert await admit(replay, student(0), 0) is Admission.DUPLICATE, "a refusal needs no space"
         assert indices(await replay.draw(1, 1, 0)) == [0, 3]
         assert await late is Admission.ADMITTED
         assert replay.num_student == 2
@@ -202,14 +208,14 @@ def test_admit_waits_while_its_kind_is_full_and_only_then():
 def test_waiting_admissions_enter_in_order_of_arrival():
     async def scenario():
         replay = buffer(capacity=1, batch_size=1)
-        await replay.admit(student(0), 0)
+        await admit(replay, student(0), 0)
         order = []
 
-        async def admit(index):
-            await replay.admit(student(index), 0)
+        async def offer(index):
+            await admit(replay, student(index), 0)
             order.append(index)
 
-        tasks = [asyncio.create_task(admit(index)) for index in (5, 3, 9)]
+        tasks = [asyncio.create_task(offer(index)) for index in (5, 3, 9)]
         await settle()
         for expected in (0, 5, 3, 9):
             assert indices(await replay.draw(1, 0, 0)) == [expected]
@@ -223,13 +229,13 @@ def test_waiting_admissions_enter_in_order_of_arrival():
 def test_a_newcomer_does_not_overtake_what_waits():
     async def scenario():
         replay = buffer(capacity=1, batch_size=1)
-        await replay.admit(student(0), 0)
-        waiting = asyncio.create_task(replay.admit(student(5), 0))
+        await admit(replay, student(0), 0)
+        waiting = asyncio.create_task(admit(replay, student(5), 0))
         await settle()
 
         async def draw_and_offer_at_once():
             await replay.draw(1, 0, 0)
-            await replay.admit(student(9), 0)
+            await admit(replay, student(9), 0)
 
         newcomer = asyncio.create_task(draw_and_offer_at_once())
         await settle()
@@ -243,12 +249,12 @@ def test_a_newcomer_does_not_overtake_what_waits():
 def test_newer_version_refuses_what_waits_for_space():
     async def scenario():
         replay = buffer(capacity=1, batch_size=1)
-        await replay.admit(student(0), 0)
-        late = asyncio.create_task(replay.admit(student(1), 0))
+        await admit(replay, student(0), 0)
+        late = asyncio.create_task(admit(replay, student(1), 0))
         await settle()
         draw = asyncio.create_task(replay.draw(1, 0, 1))
         assert await late is Admission.TOO_STALE
-        assert await replay.admit(student(2, version=1), 1) is Admission.ADMITTED
+        assert await admit(replay, student(2, version=1), 1) is Admission.ADMITTED
         assert indices(await draw) == [2]
 
     run(scenario)
@@ -257,8 +263,8 @@ def test_newer_version_refuses_what_waits_for_space():
 def test_of_two_waiting_admissions_of_one_id_one_is_a_duplicate():
     async def scenario():
         replay = buffer(capacity=1, batch_size=1)
-        await replay.admit(student(0), 0)
-        tasks = [asyncio.create_task(replay.admit(student(1, attempt=attempt), 0)) for attempt in range(2)]
+        await admit(replay, student(0), 0)
+        tasks = [asyncio.create_task(admit(replay, student(1, attempt=attempt), 0)) for attempt in range(2)]
         await settle()
         await replay.draw(1, 0, 0)
         assert await asyncio.gather(*tasks) == [Admission.ADMITTED, Admission.DUPLICATE]
@@ -266,29 +272,14 @@ def test_of_two_waiting_admissions_of_one_id_one_is_a_duplicate():
     run(scenario)
 
 
-def test_wait_for_space_ends_when_an_admission_would_not_wait():
-    async def scenario():
-        replay = buffer(capacity=1, batch_size=1)
-        await replay.wait_for_space(Kind.STUDENT)
-        await replay.admit(student(0), 0)
-        waiting = asyncio.create_task(replay.wait_for_space(Kind.STUDENT))
-        await settle()
-        assert not waiting.done()
-        await replay.draw(1, 0, 0)
-        await waiting
-
-    run(scenario)
-
-
 def test_close_wakes_every_waiter():
     async def scenario():
         replay = buffer(capacity=1, batch_size=1)
-        await replay.admit(student(0), 0)
+        await admit(replay, student(0), 0)
         waiters = [
             asyncio.create_task(waiter)
             for waiter in (
-                replay.admit(student(1), 0),
-                replay.wait_for_space(Kind.STUDENT),
+                admit(replay, student(1), 0),
                 replay.draw(0, 1, 0),
                 replay.draw(0, 1, 0),
             )
@@ -298,8 +289,8 @@ def test_close_wakes_every_waiter():
         replay.close()
         replay.close()
         results = await asyncio.gather(*waiters, return_exceptions=True)
-        assert [type(result) for result in results] == [ReplayClosedError] * 4
-        for call in (replay.admit(student(2), 0), replay.draw(1, 0, 0), replay.wait_for_space(Kind.FIXED)):
+        assert [type(result) for result in results] == [ReplayClosedError] * 3
+        for call in (admit(replay, student(2), 0), replay.draw(1, 0, 0)):
             with pytest.raises(ReplayClosedError):
                 await call
 
@@ -313,9 +304,9 @@ def test_cancelled_calls_leave_nothing_behind():
         await settle()
         draw.cancel()
         await settle()
-        await replay.admit(student(0), 0)
+        await admit(replay, student(0), 0)
         assert replay.num_student == 1, "the cancelled draw takes nothing"
-        first, second = (asyncio.create_task(replay.admit(student(index), 0)) for index in (1, 2))
+        first, second = (asyncio.create_task(admit(replay, student(index), 0)) for index in (1, 2))
         await settle()
         first.cancel()
         await settle()
@@ -366,13 +357,74 @@ def test_no_order_of_arrival_blocks_for_ever(capacity, plan, order):
             offers += [student(len(offers) + number) for number in range(num_student)]
             offers += [fixed(len(offers) + number) for number in range(num_fixed)]
         order.shuffle(offers)
-        tasks = [asyncio.create_task(replay.admit(scored, 0)) for scored in offers]
+        tasks = [asyncio.create_task(admit(replay, scored, 0)) for scored in offers]
         drawn = []
         for num_student, num_fixed in counts:
             batch = await replay.draw(num_student, num_fixed, 0)
-            assert sum(scored.trajectory.source is Source.STUDENT for scored in batch) == num_student
+            assert sum(each.scored.trajectory.source is Source.STUDENT for each in batch) == num_student
             drawn += indices(batch)
         await asyncio.gather(*tasks)
         assert sorted(drawn) == list(range(3 * len(plan)))
+
+    run(scenario)
+
+
+def pair_of(index, *, versions=((0, 0), (0, 0)), attempt=0):
+    """Both samples of one prompt."""
+    return [
+        student(index, newest, oldest=oldest, repeat=repeat, attempt=attempt)
+        for repeat, (oldest, newest) in enumerate(versions)
+    ]
+
+
+def test_the_samples_of_a_prompt_come_and_go_together():
+    async def scenario():
+        evicted = []
+        replay = buffer(max_staleness=1, on_evict=evicted.append)
+        await admit(replay, *pair_of(3), 0)
+        await admit(replay, *pair_of(1, versions=((0, 1), (1, 1))), 1)
+        draw = asyncio.create_task(replay.draw(2, 0, 2))
+        await settle()
+        assert [len(group) for group in evicted] == [2, 2], "one stale sample takes its prompt with it"
+        assert not draw.done()
+        await admit(replay, *pair_of(1, versions=((2, 2), (2, 2)), attempt=1), 2)
+        assert indices(await draw) == [1, 1]
+
+    run(scenario)
+
+
+def test_a_number_that_splits_a_prompt_is_refused():
+    async def scenario():
+        replay = buffer()
+        await admit(replay, *pair_of(0), 0)
+        with pytest.raises(ValueError, match="split"):
+            await replay.draw(1, 0, 0)
+
+    run(scenario)
+
+
+def test_used_ones_fill_up_a_draw_that_would_wait_until_they_are_used_up_or_stale():
+    async def scenario():
+        replay = buffer(capacity=2, max_staleness=2, batch_size=2, max_uses=2)
+        await admit(replay, student(0), 0)
+        await admit(replay, student(1), 0)
+        first = await replay.draw(2, 0, 0)
+        await admit(replay, student(2, version=1), 1)
+        second = await replay.draw(2, 0, 1)
+        assert [(each.scored.trajectory.sample_id.prompt_index, each.use) for each in first] == [(0, 1), (1, 1)]
+        assert [(each.scored.trajectory.sample_id.prompt_index, each.use) for each in second] == [(0, 2), (2, 1)]
+        third = await replay.draw(2, 0, 2)
+        assert [(each.scored.trajectory.sample_id.prompt_index, each.use) for each in third] == [(1, 2), (2, 2)]
+        late = asyncio.create_task(replay.draw(1, 0, 2))
+        await settle()
+        assert not late.done(), "everything is used up"
+        late.cancel()
+        assert replay.counters["drawn"] == 3 and replay.counters["drawn_again"] == 3
+        await admit(replay, student(3, version=2), 2)
+        await replay.draw(1, 0, 2)
+        stale = asyncio.create_task(replay.draw(1, 0, 5))
+        await settle()
+        assert not stale.done(), "used once, but too old by now"
+        stale.cancel()
 
     run(scenario)

@@ -36,7 +36,8 @@ class UnreliableRing:
             (1 + LOOKAHEAD) * BATCH_SIZE, MAX_STALENESS, batch_size=BATCH_SIZE, on_evict=self._reissue
         )
 
-    def _reissue(self, scored):
+    def _reissue(self, group):
+        (scored,) = group
         self._reissued.append((scored.trajectory.sample_id, scored.trajectory.attempt + 1))
 
     def _sampled(self, sample_id, attempt):
@@ -47,11 +48,11 @@ class UnreliableRing:
         return ScoredTrajectory(trajectory, (TeacherScore("teacher", TARGETS),))
 
     async def _admit(self, scored):
-        verdict = await self.replay.admit(scored, self._version)
+        verdict = await self.replay.admit([scored], self._version)
         if verdict is Admission.TOO_STALE:
-            self._reissue(scored)
+            self._reissue([scored])
         if self._rng.random() < 0.1:
-            again = await self.replay.admit(scored, self._version)
+            again = await self.replay.admit([scored], self._version)
             assert again in (Admission.DUPLICATE, Admission.TOO_STALE)
 
     async def _issue(self, step):
@@ -100,12 +101,12 @@ def realised(mixture, seed):
         return ring.replay, batches
 
     replay, batches = asyncio.run(scenario())
-    drawn = [scored.trajectory.sample_id.prompt_index for batch in batches for scored in batch]
+    drawn = [each.scored.trajectory.sample_id.prompt_index for batch in batches for each in batch]
     assert sorted(drawn) == list(range(NUM_DRAWS * BATCH_SIZE)), "every stream index trained on exactly once"
     assert set(replay.staleness_counts) <= set(range(MAX_STALENESS + 1))
     assert replay.depth == 0
     assert replay.counters["drawn"] == replay.counters["admitted"] - replay.counters["evicted"] == len(drawn)
-    return replay, [sum(scored.trajectory.source is Source.STUDENT for scored in batch) for batch in batches]
+    return replay, [sum(each.scored.trajectory.source is Source.STUDENT for each in batch) for batch in batches]
 
 
 @pytest.mark.parametrize("student_fraction", [0.37])

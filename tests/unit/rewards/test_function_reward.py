@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from gkd_dist.errors import ConfigError, DeadlineError, EngineError
-from gkd_dist.rewards.function import FunctionReward, load_function
+from gkd_dist.rewards.function import FunctionReward, check_function, load_function
 from gkd_dist.types import Answer
 
 ANSWERS = [Answer("q1", "a b", "a"), Answer("q2", "c", None)]
@@ -184,3 +184,29 @@ asyncio.run(work())
         [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=20, check=True
     )
     assert "did not return within 0 s" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda completions: 1.0, "returned 1.0; it must return a list of numbers"),
+        (lambda completions: [1.0], "returned 1 numbers for 2 completions"),
+        (lambda completions: [1.0, None], "returned None for completion 1"),
+        (lambda completions: [1 / 0], "failed: ZeroDivisionError"),
+    ],
+)
+def test_a_trial_call_finds_what_is_wrong(module: ModuleType, function: Callable[..., Any], message: str) -> None:
+    module.function = function  # type: ignore[attr-defined]
+    with pytest.raises(ConfigError, match=rf"^reward.function: the reward function my_rewards:function {message}"):
+        check_function("my_rewards:function", ANSWERS, timeout_s=20)
+
+
+def test_a_trial_call_that_hangs_is_given_up(module: ModuleType) -> None:
+    async def function(completions: list[str]) -> list[float]:
+        await asyncio.sleep(0.5)
+        return [0.0 for _ in completions]
+
+    module.function = function  # type: ignore[attr-defined]
+    with pytest.raises(ConfigError, match="did not return within"):
+        check_function("my_rewards:function", ANSWERS, timeout_s=0.05)
+    check_function("my_rewards:function", ANSWERS, timeout_s=20)

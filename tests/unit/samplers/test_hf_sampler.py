@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from gkd_dist.errors import WeightsError
 from gkd_dist.samplers.hf_sampler import HfSampler
-from gkd_dist.types import SamplingParams
+from gkd_dist.types import SamplingParams, Trajectory, VersionRange
 from gkd_dist.weights.publisher import WeightPublisher
 from tests import tiny
 
@@ -28,6 +28,13 @@ def decoder_log_probs(path: Path, prompt: np.ndarray, completion: np.ndarray) ->
     decoder_input_ids = torch.cat([torch.tensor([tiny.PAD]), ids[:-1]])[None]
     logits = model(input_ids=torch.from_numpy(prompt).long()[None], decoder_input_ids=decoder_input_ids).logits[0]
     return torch.log_softmax(logits, dim=-1).gather(1, ids[:, None])[:, 0].numpy()
+
+
+@torch.no_grad()
+def causal_log_probs(path: Path, prompt: np.ndarray, completion: np.ndarray) -> np.ndarray:
+    ids = torch.from_numpy(np.concatenate([prompt, completion])).long()
+    logits = AutoModelForCausalLM.from_pretrained(path)(ids[None]).logits[0, prompt.size - 1 : -1]
+    return torch.log_softmax(logits, dim=-1).gather(1, ids[prompt.size :, None])[:, 0].numpy()
 
 
 def test_an_encoder_decoder_student_samples_with_its_own_log_probs(t5: Path) -> None:
@@ -77,3 +84,36 @@ def test_a_poisoned_generation_config_leaves_an_encoder_decoder_alone(tmp_path: 
         tiny.poison_generation_config(path)
     assert clean == poisoned
     assert all(len(ids) == 9 for ids in poisoned)
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_versions_are_those_of_the_weights_that_wrote_whatever_is_called_meanwhile(
+    cancelled: bool, tmp_path: Path
+) -> None:
+    """Three batches and an update between them, all asked for at once; the update may be given up by its caller.
+
+    Within 1e-3 nats: left padding and cached keys sum in another order; the other weights are nats away.
+    """
+    folders = [tiny.save_causal(tmp_path / name, seed=seed) for seed, name in enumerate(("old", "new"))]
+    named = list(AutoModelForCausalLM.from_pretrained(folders[1]).named_parameters())
+    publication = WeightPublisher("e", 1 << 16, "float32").publish(named, 1)
+    params = SamplingParams(max_new_tokens=40, seed=4)
+
+    async def interleaved() -> list[Trajectory]:
+        sampler = HfSampler(folders[0], dtype="float32", pad_token_id=tiny.PAD, num_ids=None)
+        first = asyncio.create_task(sampler.sample(tiny.prompts([4, 9]), params))
+        update = asyncio.create_task(sampler.load_weights(publication))
+        others = [asyncio.create_task(sampler.sample(tiny.prompts([length]), params)) for length in (5, 6)]
+        await asyncio.sleep(0)
+        if cancelled:
+            update.cancel()
+        results = await asyncio.gather(first, *others)
+        await sampler.close()
+        return [item for batch in results for item in batch]
+
+    found = asyncio.run(interleaved())
+    versions = [item.versions for item in found]
+    assert versions == [VersionRange(0, 0)] * 2 + [VersionRange(0, 0) if cancelled else VersionRange(1, 1)] * 2
+    for item in found:
+        expected = causal_log_probs(folders[item.versions.oldest], item.prompt_ids, item.completion_ids)
+        np.testing.assert_allclose(item.behaviour_log_probs, expected, atol=1e-3)

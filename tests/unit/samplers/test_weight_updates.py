@@ -2,6 +2,7 @@
 
 import asyncio
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -27,6 +28,13 @@ class Engine:
     async def pause_generation(self, *, mode: str, clear_cache: bool) -> None:
         self.calls.append(f"pause {mode}")
 
+    async def reset_prefix_cache(self, reset_running_requests: bool) -> bool:
+        self.calls.append(f"reset running={reset_running_requests}")
+        return True
+
+    async def update_weight_version(self, new_version: str) -> None:
+        self.calls.append(f"label {new_version}")
+
     async def resume_generation(self) -> None:
         self.calls.append("resume")
 
@@ -46,9 +54,9 @@ def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def updates(engine: Engine) -> tuple[WeightUpdates, Subscription]:
+def updates(engine: Engine, kv_cache: Literal["keep", "recompute"] = "keep") -> tuple[WeightUpdates, Subscription]:
     subscription = Subscription({"weight": (3,)}, 0)
-    return WeightUpdates(engine, subscription, engine.swap), subscription
+    return WeightUpdates(engine, subscription, engine.swap, kv_cache), subscription
 
 
 def publication(version: int) -> WeightPublication:
@@ -68,12 +76,26 @@ def test_a_cancelled_update_resumes_the_engine_and_leaves_nothing_behind(base: P
         await asyncio.sleep(0)
         engine.go.set()
         await following
-        assert engine.calls == ["pause keep", "swap 1", "resume", "pause keep", "swap 2", "resume"]
+        assert engine.calls == [
+            *("pause keep", "swap 1", "label 1", "resume"),
+            *("pause keep", "swap 2", "label 2", "resume"),
+        ]
         assert subscription.version == 2
         assert not running.weights_lost
 
     asyncio.run(scenario())
     assert list(base.iterdir()) == []
+
+
+def test_recomputing_frees_the_former_keys_after_the_swap_and_before_the_next_token() -> None:
+    async def scenario() -> None:
+        engine = Engine()
+        engine.go.set()
+        running, _ = updates(engine, "recompute")
+        await running.run(publication(1))
+        assert engine.calls == ["pause keep", "swap 1", "reset running=True", "label 1", "resume"]
+
+    asyncio.run(scenario())
 
 
 def test_an_update_cancelled_while_it_writes_leaves_no_segment(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,6 +59,13 @@ def serving(script: Script, port: int = 0) -> Iterator[str]:
             self.end_headers()
             self.wfile.write(data)
 
+        def page(self, text: str) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.send_header("Content-Length", str(len(text)))
+            self.end_headers()
+            self.wfile.write(text.encode())
+
         def refuse(self, status: int, message: str) -> None:
             self.reply(status, {"error": {"message": message, "type": "BadRequestError", "code": status}})
 
@@ -66,7 +73,7 @@ def serving(script: Script, port: int = 0) -> Iterator[str]:
             if script.key is not None and self.headers["Authorization"] != f"Bearer {script.key}":
                 return self.refuse(401, "Unauthorized")
             if script.is_a_web_page:
-                return self.reply(200, "<html>")
+                return self.page("<!doctype html><title>Welcome</title>")
             if self.path != "/v1/models":
                 return self.refuse(404, "Not Found")
             cards = [

@@ -178,3 +178,9 @@ def test_a_small_difference_everywhere_is_seen_where_a_larger_one_at_one_token_i
     once[0].log_probs[1, :] -= np.float32(0.3)
     assert not compare(golden, SEQUENCES, everywhere, None, tolerance).passed
     assert compare(golden, SEQUENCES, once, None, tolerance).passed
+
+
+@pytest.mark.parametrize("kind", ["hidden", "topk", "full"])
+def test_the_check_holds_what_replicas_are_compared_by(kind: str) -> None:
+    exact = torch.from_numpy(np.concatenate([each.log_probs for each in targets_of("full")])).amax(1)
+    assert check(targets_of(kind), READOUT).top_log_probs == pytest.approx(exact.tolist(), abs=1e-5)

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-from gkd_dist.divergences.readout import readout_error
+from gkd_dist.engines.probes import readout_error
 from gkd_dist.errors import ModelError
 from gkd_dist.teachers.readout import load_readout
 from tests.unit.teachers.small_models import save

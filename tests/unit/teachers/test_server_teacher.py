@@ -244,7 +244,14 @@ def test_nobody_there(folder: Path) -> None:
 def test_another_kind_of_server(folder: Path) -> None:
     with serving(Script()) as url, pytest.raises(ConfigError, match=r"teacher.base_url: .*/v2 answered 404"):
         connect(url.replace("/v1", "/v2"), folder)
-    assert "/v1: it did not answer as vLLM does" in problem_of(folder, Script(is_a_web_page=True))
+    problem = problem_of(folder, Script(is_a_web_page=True))
+    assert "/v1: it did not answer as vLLM does: it sent a web page; give the address of `vllm serve`" in problem
+
+
+def test_an_address_without_v1(folder: Path) -> None:
+    with serving(Script()) as url, pytest.raises(ConfigError) as caught:
+        connect(url.removesuffix("/v1"), folder)
+    assert str(caught.value).endswith(f"answered 404: Not Found; teacher.base_url does not end in /v1: is it {url}?")
 
 
 def test_a_model_that_is_not_served(folder: Path) -> None:
@@ -300,6 +307,9 @@ def test_the_key_comes_from_the_environment_alone(folder: Path, monkeypatch: pyt
     assert "teacher.api_key_env" in problem_of(folder, script)
     with serving(script) as url:
         connect(url, folder, key_env="TEACHER_KEY")
+    monkeypatch.setenv("TEACHER_KEY", "open")
+    problem = problem_of(folder, script, key_env="TEACHER_KEY")
+    assert problem.endswith("the key in $TEACHER_KEY (teacher.api_key_env) is not one it takes; export another")
     monkeypatch.delenv("TEACHER_KEY")
     assert problem_of(folder, script, key_env="TEACHER_KEY").startswith("teacher.api_key_env: $TEACHER_KEY is not set")
 

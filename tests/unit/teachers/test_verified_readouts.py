@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoConfig
 
-from gkd_dist.divergences.readout import readout_error
+from gkd_dist.engines.probes import readout_error
 from gkd_dist.errors import ModelError
 from gkd_dist.teachers.readout import load_readout
 from gkd_dist.teachers.verified import FACTORS, VERIFIED, check_readout

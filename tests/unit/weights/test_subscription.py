@@ -1,4 +1,4 @@
-"""A sampler takes publications of one learner, in order, made for its model."""
+"""A sampler takes publications of the latest learner start, in order, made for its model."""
 
 import pytest
 
@@ -14,16 +14,31 @@ def manifest(version: int, run_epoch: str = "a", **shapes: tuple[int, ...]) -> W
     return WeightManifest(version, run_epoch, tensors, (), ())
 
 
-def test_the_first_learner_is_followed_and_no_other() -> None:
+@pytest.mark.fault(36)
+def test_a_former_start_of_the_learner_is_refused_whatever_its_version() -> None:
     subscription = Subscription(SHAPES, 0)
-    subscription.check(manifest(1, "refused for another reason later on"))
-    subscription.check(manifest(1))
-    subscription.accept(manifest(1))
-    subscription.check(manifest(2))
-    with pytest.raises(WeightsError, match="learner start b, this sampler follows a"):
-        subscription.check(manifest(2, "b"))
+    subscription.check(manifest(1, "000009-refused-for-another-reason-later-on"))
+    subscription.accept(manifest(4, "000002-a"))
+    subscription.check(manifest(5, "000002-a"))
+    for version in (1, 4, 9):
+        with pytest.raises(WeightsError, match="learner start 000001-f, this sampler follows the later 000002-a"):
+            subscription.check(manifest(version, "000001-f"))
 
 
+def test_a_later_start_of_the_learner_may_begin_at_a_lower_version() -> None:
+    subscription = Subscription(SHAPES, 0)
+    subscription.accept(manifest(7, "000009-0001-f"))
+    later = manifest(4, "000010-0001-a")
+    subscription.check(later)
+    subscription.accept(later)
+    assert subscription.version == 4
+    with pytest.raises(WeightsError, match="version 3 is older than version 4"):
+        subscription.check(manifest(3, "000010-0001-a"))
+    with pytest.raises(WeightsError, match="learner start 000009"):
+        subscription.check(manifest(8, "000009-0001-f"))
+
+
+@pytest.mark.fault(37)
 def test_versions_do_not_go_back() -> None:
     subscription = Subscription(SHAPES, 4)
     subscription.check(manifest(4))

@@ -4,7 +4,7 @@ import pytest
 
 pytest.importorskip("vllm")
 
-from gkd_dist.teachers.vllm_engine import merged_args
+from gkd_dist.engines.vllm_engine import merged_args
 
 OURS = {"seed": 1, "hf_overrides": {"head_dtype": "float32"}}
 

@@ -1,4 +1,4 @@
-"""vLLM engines for teachers: what all of them share, and the start."""
+"""A vLLM engine in this process: what all of them share, the start, and the end of a request."""
 
 import os
 from collections.abc import AsyncIterator, Mapping
@@ -16,8 +16,6 @@ from gkd_dist.errors import ConfigError, EngineError, RejectedError
 
 _SHARED_ARGS: Mapping[str, Any] = {
     "skip_tokenizer_init": True,
-    # A cached prefix would come back without its hidden states and log-probs.
-    "enable_prefix_caching": False,
     "disable_log_stats": True,
 }
 _CPU_ARGS: Mapping[str, Any] = {
@@ -34,6 +32,7 @@ def start_engine(
     args: Mapping[str, Any],
     engine_args: Mapping[str, Any],
     *,
+    section: str,
     cpu_args: Mapping[str, Any] | None = None,
 ) -> AsyncLLM:
     """An engine that runs `model`; blocks until it is up.
@@ -42,16 +41,18 @@ def start_engine(
         model: local folder in Hugging Face format.
         args: what the caller needs.
         engine_args: the user's, over everything else; see `merged_args`.
+        section: where these stand, for messages: `sampler` or `teacher`.
         cpu_args: what the caller needs on CPU alone.
 
     Raises:
         ConfigError: vLLM does not know an argument of the user's.
     """
+    # Raw engine threads, not a core each: on small machines the roles take turns on all cores.
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     unknown = sorted(engine_args.keys() - {field.name for field in fields(AsyncEngineArgs)})
     if unknown:
-        raise ConfigError([f"teacher.engine_args.{name}: vLLM has no such engine argument" for name in unknown])
+        raise ConfigError([f"{section}.engine_args.{name}: vLLM has no such engine argument" for name in unknown])
     of_platform = {**_CPU_ARGS, **(cpu_args or {})} if current_platform.is_cpu() else {}
     defaults = {**_SHARED_ARGS, **args, **of_platform}
     return AsyncLLM.from_engine_args(AsyncEngineArgs(model=model, **merged_args(defaults, engine_args)))

@@ -1,0 +1,193 @@
+"""What `gkd run` does, from a configuration to an exit code (floor F5)."""
+
+import asyncio
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from typing import Protocol, TypeVar
+
+from gkd_dist.checkpoints.store import CheckpointStore
+from gkd_dist.config.load import dump_run_config
+from gkd_dist.config.run import RunConfig
+from gkd_dist.errors import StoppedError
+from gkd_dist.interfaces import Metrics, RecordSink
+from gkd_dist.metrics.console import Narrator
+from gkd_dist.metrics.exporter import Exporter
+from gkd_dist.metrics.sinks import JsonlSink, terminal_sink
+from gkd_dist.pipeline.accounting import StepAccounts
+from gkd_dist.pipeline.evaluation import Evaluation
+from gkd_dist.pipeline.evaluation_file import read_evaluation, write_evaluation
+from gkd_dist.pipeline.job import Job, Outcome, distil
+from gkd_dist.pipeline.recovery import Durability
+from gkd_dist.pipeline.stage import Stage
+from gkd_dist.pipeline.steering import Steering
+from gkd_dist.preparation import prepare
+from gkd_dist.prepared import Job as PreparedJob
+from gkd_dist.replay.ledger import Ledger
+from gkd_dist.reporting import card_of, describe, report, teacher_counts, teacher_name
+from gkd_dist.runs.attempts import Attempt
+from gkd_dist.runs.resume import Continuation, find_continuation
+from gkd_dist.runs.run_directory import RunDirectory
+from gkd_dist.stop_signals import StopSignals
+from gkd_dist.supervision.together import beside
+
+logger = logging.getLogger(__name__)
+
+
+def run(config: RunConfig) -> int:
+    """Distil, or go on with the run that this command began; returns 0 when the student is saved.
+
+    Raises:
+        StoppedError: asked to stop; the same command goes on.
+        GkdError: what went wrong; its `exit_code` is the command's.
+    """
+    narrate = Narrator()
+    continuation = find_continuation(config)
+    with ExitStack() as stack:
+        exporter = stack.enter_context(_closing(Exporter()))
+        _serve(exporter, config, narrate)
+        prepared = prepare(config, narrate)
+        if continuation is not None:
+            _attempt(prepared, continuation.directory, exporter, narrate, continuation)
+        else:
+            directory = RunDirectory.create(config.output_dir, config.name)
+            try:
+                _attempt(prepared, directory, exporter, narrate)
+            except BaseException:
+                directory.discard_if_bare()
+                raise
+    return 0
+
+
+def _attempt(
+    prepared: PreparedJob,
+    directory: RunDirectory,
+    exporter: Exporter,
+    narrate: Narrator,
+    continuation: Continuation | None = None,
+) -> None:
+    """One start of a run."""
+    config = prepared.blueprint.config
+    with ExitStack() as stack:
+        attempt = stack.enter_context(Attempt(directory))
+        directory.write_config(dump_run_config(config))
+        directory.write_versions()
+        directory.point_latest()
+        for line in describe(prepared):
+            narrate(line)
+        narrate(continuation.line(attempt.number) if continuation else f"run directory {directory.path}")
+        _name_run(exporter, config, directory)
+        sinks: list[RecordSink] = [
+            stack.enter_context(_closing(JsonlSink(directory.metrics))),
+            stack.enter_context(_closing(terminal_sink(sys.stdout))),
+        ]
+        prepared = replace(prepared, blueprint=replace(prepared.blueprint, run_epoch=attempt.next_epoch()))
+        outcome = asyncio.run(_distil(prepared, directory, attempt, exporter, sinks, narrate))
+        narrate(f"done; student in {directory.final}")
+        report(prepared, outcome, directory, narrate.elapsed_s)
+
+
+async def _distil(
+    prepared: PreparedJob,
+    directory: RunDirectory,
+    attempt: Attempt,
+    metrics: Exporter,
+    sinks: Sequence[RecordSink],
+    narrate: Narrator,
+) -> Outcome:
+    config = prepared.blueprint.config
+    accounts = StepAccounts(max_steps=config.learner.max_steps, metrics=metrics, sinks=sinks)
+    narrate(f"starting {config.sampler.num_replicas} sampler(s), {teacher_counts(config)}, 1 learner")
+    with StopSignals(narrate) as signals:
+        async with (
+            prepared.blueprint.fleet(metrics) as fleet,
+            prepared.blueprint.journal(directory.journal) as journal,
+        ):
+            signals.install()  # Ray has taken SIGTERM for itself
+            narrate("all engines are up")
+            metrics.set_ready()
+            stage = Stage()
+            steering = Steering(config, directory, fleet, accounts, stage, attempt.number)
+            durability = Durability(
+                store=CheckpointStore(directory.checkpoints, config.checkpoint.save_total_limit),
+                ledger=Ledger(directory.ledger),
+                config=config.checkpoint,
+                attempt=attempt.number - 1,
+                journal=journal,
+            )
+            job = Job(
+                plan=prepared.plan(directory.name, directory.students),
+                fleet=fleet,
+                accounts=accounts,
+                durability=durability,
+                rules=config.supervision,
+                held_out=prepared.held_out(directory.name) if config.evaluation.enabled else None,
+                metrics=metrics,
+                final=directory.final,
+                diagnosis=directory.diagnosis,
+                stop=signals.event,
+                stage=stage,
+                narrate=narrate,
+                before=_before(directory),
+                keep_before=lambda evaluation: write_evaluation(evaluation, directory.before),
+            )
+            try:
+                async with beside(steering.attend()):
+                    outcome = await distil(job)
+            except StoppedError as stopped:
+                raise signals.error(str(directory.path)) from stopped
+            finally:
+                durability.ledger.close()
+    directory.write_card(card_of(prepared, outcome, num_trained_tokens(stage)))
+    return outcome
+
+
+def num_trained_tokens(stage: Stage) -> int:
+    """Over all starts of the run."""
+    return stage.ring.progress.num_trained_tokens if stage.ring is not None else 0
+
+
+def _before(directory: RunDirectory) -> Evaluation | None:
+    return read_evaluation(directory.before)
+
+
+def _serve(exporter: Exporter, config: RunConfig, narrate: Narrator) -> None:
+    """Serve metrics where the configuration asks for that."""
+    if config.metrics.port is not None:
+        port = exporter.serve(config.metrics.host, config.metrics.port)
+        narrate(f"metrics at http://{config.metrics.host}:{port}/metrics")
+
+
+def _name_run(metrics: Metrics, config: RunConfig, directory: RunDirectory) -> None:
+    """Set what is constant over the run."""
+    metrics.gauge(
+        "gkd_run_info",
+        1,
+        run=directory.name,
+        student=config.student.model,
+        teacher=teacher_name(config),
+        divergence=config.objective.divergence,
+    )
+
+
+class _Closable(Protocol):
+    def close(self) -> None: ...
+
+
+_Held = TypeVar("_Held", bound=_Closable)
+
+
+@contextmanager
+def _closing(held: _Held) -> Iterator[_Held]:
+    """As `contextlib.closing`, but an error of the block is never hidden by one of closing: that is logged."""
+    try:
+        yield held
+    except BaseException:
+        try:
+            held.close()
+        except Exception as closing:
+            logger.warning("closing after a failure failed too: %r", closing)
+        raise
+    held.close()

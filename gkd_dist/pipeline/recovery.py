@@ -1,0 +1,118 @@
+"""Where a run goes on: the newest checkpoint, and what the journal kept of the work after it."""
+
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from operator import methodcaller
+
+from gkd_dist.checkpoints.store import CheckpointStore
+from gkd_dist.config.supervision import CheckpointConfig
+from gkd_dist.interfaces import Fleet, Journal
+from gkd_dist.pipeline.checkpointing import LEARNER, read_progress
+from gkd_dist.pipeline.intake import row_of
+from gkd_dist.pipeline.progress import Progress
+from gkd_dist.pipeline.ring import Plan
+from gkd_dist.replay.buffer import Group, Kind
+from gkd_dist.replay.ledger import Ledger
+from gkd_dist.replay.staleness import admissible
+from gkd_dist.types import SampleId, ScoredTrajectory
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Durability:
+    """What of a run outlives its processes."""
+
+    store: CheckpointStore
+    ledger: Ledger
+    config: CheckpointConfig
+    attempt: int
+    """How often the run was started before."""
+    journal: Journal | None = None
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """State to go on from."""
+
+    progress: Progress
+    waiting: list[Group]
+    """Scored groups that no step of it was trained on, in stream order."""
+
+
+async def recover(
+    plan: Plan, fleet: Fleet, durability: Durability, narrate: Callable[[str], None], *, weights_are_live: bool
+) -> Recovered:
+    """Bring learner, samplers and ledger to the newest checkpoint, or to the beginning where there is none.
+
+    Args:
+        weights_are_live: samplers and learner hold the same weights where there is no checkpoint.
+
+    Raises:
+        UserError: no checkpoint can be used, or it is of another run.
+    """
+    checkpoint = durability.store.newest()
+    progress = Progress(plan.run)
+    if checkpoint is not None:
+        for discarded in checkpoint.discarded:
+            narrate(f"checkpoint {discarded.path.name} cannot be used ({discarded.reason})")
+        progress = read_progress(checkpoint.path)
+        await fleet.learner.restore((checkpoint.path / LEARNER).absolute())
+        narrate(f"going on after step {progress.step}, from {checkpoint.path}")
+    num_dropped = durability.ledger.truncate(progress.step)
+    if num_dropped:
+        narrate(f"{num_dropped} later entries of the ledger are void; their steps are trained again")
+    if checkpoint is not None or not weights_are_live:
+        publication = await fleet.learner.publish()
+        await fleet.samplers.bring_up(methodcaller("load_weights", publication))
+    waiting = await _waiting(plan, progress, durability.journal)
+    if waiting:
+        narrate(f"{sum(map(len, waiting))} scored sequences come from the journal")
+    return Recovered(progress, waiting)
+
+
+async def _waiting(plan: Plan, progress: Progress, journal: Journal | None) -> list[Group]:
+    """Groups of the journal that the steps after `progress` can be trained on."""
+    if journal is None:
+        return []
+    open_items = [item for item in await journal.read() if _is_usable(plan, progress, item)]
+    by_row: dict[int, list[ScoredTrajectory]] = defaultdict(list)
+    for item in open_items:
+        by_row[item.trajectory.sample_id.prompt_index].append(item)
+    groups = [tuple(sorted(items, key=lambda item: item.trajectory.sample_id)) for items in by_row.values()]
+    groups = [group for group in groups if len(group) == _group_size(plan, group)]
+    groups.sort(key=lambda group: group[0].trajectory.sample_id)
+    if plan.whole_steps and not _is_the_next_step(plan, progress, groups):
+        return []  # engines would be asked for a part of the step: another batch, other rounding
+    return groups
+
+
+def _is_usable(plan: Plan, progress: Progress, item: ScoredTrajectory) -> bool:
+    """Of this run, open, complete, and written by versions that exist after the checkpoint.
+
+    What a later version wrote is of a time line that is gone: its weights will not come again.
+    """
+    trajectory = item.trajectory
+    return (
+        trajectory.sample_id.run == plan.run
+        and trajectory.sample_id not in progress.trained
+        and trajectory.sample_id not in progress.dropped
+        and admissible(trajectory.versions, progress.step, plan.max_staleness)
+        and (item.reward is not None) == (plan.reinforcement is not None and Kind.of(item) is Kind.STUDENT)
+    )
+
+
+def _group_size(plan: Plan, group: Group) -> int:
+    return plan.mixture.num_generations if Kind.of(group[0]) is Kind.STUDENT else 1
+
+
+def _is_the_next_step(plan: Plan, progress: Progress, groups: Sequence[Group]) -> bool:
+    first, end = plan.mixture.first_position(progress.step), plan.mixture.first_position(progress.step + 1)
+    open_rows = {
+        index
+        for index in range(first, end)
+        if SampleId(plan.run, index) not in progress.trained and SampleId(plan.run, index) not in progress.dropped
+    }
+    return {row_of(group).index for group in groups} == open_rows

@@ -1,0 +1,89 @@
+"""A running job answers `gkd scale` and shows `gkd status`; queue pressure moves the numbers of replicas."""
+
+import os
+import socket
+from typing import Any
+
+from gkd_dist.config.run import RunConfig
+from gkd_dist.errors import ConfigError
+from gkd_dist.interfaces import Fleet, Replicas
+from gkd_dist.pipeline.accounting import StepAccounts
+from gkd_dist.pipeline.stage import Stage
+from gkd_dist.runs.control import Panel, Target, target_problems
+from gkd_dist.runs.run_directory import RunDirectory
+from gkd_dist.runs.status import Role, Slot, Status
+
+
+class Steering:
+    """What a job says and does about its replicas.
+
+    Args:
+        attempt: number of this start of the run.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        directory: RunDirectory,
+        fleet: Fleet,
+        accounts: StepAccounts,
+        stage: Stage,
+        attempt: int,
+    ) -> None:
+        self._config = config
+        self._fleet = fleet
+        self._accounts = accounts
+        self._stage = stage
+        self._attempt = attempt
+        self._panel = Panel(directory, apply=self._apply, status=self.status)
+
+    async def attend(self) -> None:
+        """Answer and show, for ever."""
+        await self._panel.attend()
+
+    def status(self) -> Status:
+        """This moment."""
+        ring = self._stage.ring
+        return Status(
+            attempt=self._attempt,
+            pid=os.getpid(),
+            host=socket.gethostname(),
+            state=self._stage.state if ring is None or not ring.stop.is_set() else "stopping",
+            step=ring.progress.step if ring else 0,
+            max_steps=self._config.learner.max_steps,
+            samplers=_role(self._fleet.samplers),
+            teachers={name: _role(pool) for name, pool in self._fleet.teachers.items()},
+            queue_depth=ring.replay.depth if ring else 0,
+            staleness=self._accounts.staleness,
+            max_staleness=self._config.max_staleness,
+            last_checkpoint=ring.checkpointer.last_step if ring and ring.checkpointer else None,
+            tokens_per_s=dict(self._accounts.tokens_per_s),
+        )
+
+    def _apply(self, target: Target) -> None:
+        """
+        Raises:
+            ConfigError: numbers that the configuration does not allow; nothing was changed.
+        """
+        if problems := target_problems(self._config, target.samplers, target.teachers):
+            raise ConfigError(problems)
+        if target.samplers is not None:
+            self._fleet.samplers.set_target(target.samplers)
+        for name, number in target.teachers.items():
+            self._fleet.teachers[name].set_target(number)
+
+
+def _role(pool: Replicas[Any]) -> Role:
+    return Role(
+        target=pool.target,
+        slots=tuple(
+            Slot(
+                slot=each.slot,
+                state=each.state,  # type: ignore[arg-type]  # the same words, a test says so
+                pid=each.place.get("pid"),  # type: ignore[arg-type]
+                node=each.place.get("node"),  # type: ignore[arg-type]
+                restarts=each.num_restarts,
+            )
+            for each in pool.slots
+        ),
+    )

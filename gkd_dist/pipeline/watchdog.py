@@ -1,0 +1,133 @@
+"""The stall watchdog: above all deadlines, it ends a run in which nothing comes to an end any more.
+
+It watches from a thread of its own, so that it also sees an event loop that stands still.
+"""
+
+import asyncio
+import faulthandler
+import json
+import logging
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from gkd_dist.errors import StalledError
+from gkd_dist.fault_points import fault_point
+
+logger = logging.getLogger(__name__)
+
+_LAST_WORDS_S = 30.0
+"""What a run that was told to stop may take, a last checkpoint included."""
+
+
+class Watchdog:
+    """Cancels the task that entered the block when nothing has moved for too long.
+
+    async with Watchdog(accounts_idle_s, 900, file, diagnose):
+        await run_ring(ring)          # raises StalledError
+
+    Args:
+        idle_s: seconds since anything last came to an end.
+        timeout_s: so many are too many.
+        file: receives the diagnosis as JSON.
+        diagnose: what else to say in it; called on the watchdog's thread while the loop may run.
+        last_words: awaited before StalledError is raised, within a deadline: a checkpoint, say.
+        exit: ends the process when even its event loop does not react.
+    """
+
+    def __init__(
+        self,
+        idle_s: Callable[[], float],
+        timeout_s: float,
+        file: Path,
+        diagnose: Callable[[], dict[str, Any]],
+        *,
+        last_words: Callable[[], Any] | None = None,
+        exit: Callable[[int], object] = os._exit,
+    ) -> None:
+        self._idle_s = idle_s
+        self._timeout_s = timeout_s
+        self._file = file
+        self._diagnose = diagnose
+        self._last_words = last_words
+        self._exit = exit
+        self._done = threading.Event()
+        self._stalled = False
+
+    async def __aenter__(self) -> "Watchdog":
+        self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
+        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+        self._thread.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if self._stalled and isinstance(error, asyncio.CancelledError):
+                if self._task is not None:
+                    self._task.uncancel()
+                await self._say_last_words()
+                raise StalledError(
+                    f"nothing has come to an end for {self._timeout_s:g} s (supervision.stall_timeout_s); what every "
+                    f"part was doing is in {self._file}"
+                ) from None
+        finally:
+            self._done.set()
+
+    async def _say_last_words(self) -> None:
+        if self._last_words is None:
+            return
+        try:
+            async with asyncio.timeout(_LAST_WORDS_S / 2):
+                await self._last_words()
+        except Exception as error:
+            logger.error("no checkpoint after the stall: %r", error)
+
+    def _watch(self) -> None:
+        while not self._done.wait(min(1.0, self._timeout_s / 10)):
+            if self._idle_s() < self._timeout_s:
+                continue
+            self._stalled = True
+            self._write()
+            self._loop.call_soon_threadsafe(self._cancel)
+            if not self._done.wait(_LAST_WORDS_S):
+                logger.critical("the event loop does not react; ending the process")
+                faulthandler.dump_traceback(all_threads=True)
+                self._exit(StalledError.exit_code)
+            return
+
+    def _cancel(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    def _write(self) -> None:
+        fault_point("watchdog.write")
+        diagnosis: dict[str, Any] = {"at": time.time(), "idle_s": self._idle_s(), "timeout_s": self._timeout_s}
+        try:
+            diagnosis |= self._diagnose()
+        except Exception as error:  # a part that is broken must not hide the rest
+            diagnosis["diagnosis_failed"] = repr(error)
+        diagnosis["stacks"] = stacks(self._loop)
+        self._file.write_text(json.dumps(diagnosis, indent=2, default=str) + "\n")
+        logger.critical("stalled; diagnosis in %s", self._file)
+
+
+def stacks(loop: asyncio.AbstractEventLoop) -> dict[str, list[str]]:
+    """The Python stack of every thread of this process and of every task of `loop`, innermost call last."""
+    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    found = {
+        f"thread {names.get(ident, ident)}": traceback.format_stack(frame)
+        for ident, frame in sys._current_frames().items()
+    }
+    for task in asyncio.all_tasks(loop):
+        found[f"task {task.get_name()}"] = [
+            f"{frame.f_code.co_filename}:{frame.f_lineno} {frame.f_code.co_name}" for frame in task.get_stack()
+        ]
+    return found

@@ -1,0 +1,51 @@
+"""What `gkd scale` does: asks a running job for other numbers of replicas, and waits for them (floor F5)."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from gkd_dist.runs.control import Target, await_target
+from gkd_dist.runs.control import scale as ask
+from gkd_dist.runs.documents import read_document
+from gkd_dist.runs.run_directory import RunDirectory
+from gkd_dist.runs.status import Status
+
+
+def scale(
+    run: str,
+    output_dir: Path,
+    *,
+    samplers: int | None,
+    teachers: int | Mapping[str, int] | None,
+    timeout_s: float | None,
+) -> int:
+    """Prints the replicas that serve now and those that are asked for; returns 0.
+
+    Args:
+        timeout_s: how long to wait for them; None returns once they are asked for.
+
+    Raises:
+        RunError: no such run, or it does not run.
+        ConfigError: numbers that it does not allow.
+        DeadlineError: they are not there in time.
+    """
+    directory = RunDirectory.find(run, output_dir)
+    request = ask(directory, samplers=samplers, teachers=teachers)
+    for line in _changes(read_document(directory.status, Status), request):
+        print(f"{directory.name}: {line}", flush=True)
+    if timeout_s is None:
+        print(f"asked; see `gkd status {directory.path}`")
+        return 0
+    began = time.monotonic()
+    await_target(directory, request, timeout_s=timeout_s)
+    print(f"all of them serve, after {time.monotonic() - began:.1f} s")
+    return 0
+
+
+def _changes(status: Status | None, request: Target) -> list[str]:
+    """`samplers 2 -> 3`, one line per role; `?` where the run has said nothing yet."""
+    lines = []
+    for name, number in request.roles.items():
+        role = None if status is None else status.role(name)
+        lines.append(f"{name} {'?' if role is None else role.num_serving} -> {number}")
+    return lines

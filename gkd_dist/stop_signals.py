@@ -1,0 +1,92 @@
+"""SIGTERM and Ctrl-C as a wish to stop in order (floor F0).
+
+    with StopSignals(print) as stop:
+        ...
+        stop.install()             # once more after `ray.init`, which takes SIGTERM for itself
+        await stop.wait()
+        raise stop.error("runs/quickstart-3")
+
+The first of either is a wish: the event is set, the caller finishes its step, saves a checkpoint and exits with 75.
+The second ends the process at once with 128 + its number (130, 143); the kernel then ends what Ray started, but for
+Ray's two agents, which need up to a minute to notice.
+"""
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable
+from types import FrameType, TracebackType
+from typing import Any
+
+from gkd_dist.errors import StoppedError
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class StopSignals:
+    """Made inside of the running loop, in the main thread.
+
+    Args:
+        say: told in one line, in the loop, what was understood.
+    """
+
+    def __init__(self, say: Callable[[str], object]) -> None:
+        self._say = say
+        self._loop = asyncio.get_running_loop()
+        self.event = asyncio.Event()
+        """Set by the first signal."""
+        self._former: dict[int, Any] = {}
+        self.received: str | None = None
+        """Name of the first signal, such as `SIGTERM`; None where there was none."""
+
+    @property
+    def is_requested(self) -> bool:
+        return self.received is not None
+
+    def install(self) -> None:
+        """Take both signals, also from whoever has taken them meanwhile. What was asked before stays asked."""
+        for number in _SIGNALS:
+            former = signal.signal(number, self._receive)
+            self._former.setdefault(number, former)
+
+    def restore(self) -> None:
+        """Give the signals back to who had them first. May be called twice."""
+        for number, former in self._former.items():
+            signal.signal(number, former)
+        self._former.clear()
+
+    async def wait(self) -> None:
+        """Until the first signal."""
+        await self.event.wait()
+
+    def error(self, run: str) -> StoppedError:
+        """What to raise once the checkpoint of `run` is written."""
+        return StoppedError(f"{self.received}: stopped with a good checkpoint; the same command goes on with {run}")
+
+    def __enter__(self) -> "StopSignals":
+        self.install()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.restore()
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - Python's signature
+        if self.received is not None:
+            _leave(128 + number)
+        self.received = signal.Signals(number).name
+        # Not `Event.set` itself: the loop may sleep in a system call, and this wakes it.
+        self._loop.call_soon_threadsafe(self._tell)
+
+    def _tell(self) -> None:
+        self.event.set()
+        self._say(f"{self.received}: finishing this step, then a checkpoint; the same signal again stops at once")
+
+
+def _leave(code: int) -> None:
+    """No clean-up: it may be what hangs. Only a terminal gets its cursor back, which a live line hides."""
+    if os.isatty(1):
+        os.write(1, b"\x1b[?25h")
+    os.write(2, b"\nstopped at once, without a checkpoint of the last steps\n")
+    os._exit(code)

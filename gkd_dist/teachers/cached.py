@@ -1,0 +1,105 @@
+"""A teacher that is asked about each fixed pair once."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+
+from gkd_dist.checks import TeacherCheck
+from gkd_dist.interfaces import Teacher
+from gkd_dist.targets import TargetsHandle, TeacherTargets
+from gkd_dist.teachers.fingerprint import sequences_key
+from gkd_dist.teachers.score_cache import ScoreCache
+from gkd_dist.types import Source, Trajectory
+
+logger = logging.getLogger(__name__)
+
+Answers = dict[int, TeacherTargets | TargetsHandle]
+"""By the index of the trajectory."""
+
+
+class CachedTeacher:
+    """Implements `interfaces.Teacher` around another: what that says about completions that the student did not write
+    is kept on disk and found there by the next epoch, replica or run.
+
+    A teacher is frozen and its targets are those of temperature 1, so they depend on the teacher and the tokens alone:
+    neither on the objective nor on `teacher.temperature`. They are those of the first time, when they were computed
+    beside other sequences; asked again, a teacher answers the same up to the rounding of another batch. What the
+    student wrote is always asked for, in a call of its own, so that its rounding does not depend on what was found.
+
+    `verify` goes to the teacher itself. Where it fails, what was kept since it last passed is dropped.
+
+    Args:
+        teacher: in this process, so that it answers with targets, not with handles.
+        cache: where the answers are kept.
+        fingerprint: everything that the answers depend on but the tokens; called once, with the first fixed pair,
+            since it may read the weights.
+    """
+
+    def __init__(self, teacher: Teacher, cache: ScoreCache, fingerprint: Callable[[], str]) -> None:
+        self._teacher = teacher
+        self._cache = cache
+        self._make_fingerprint = fingerprint
+        self._fingerprint: str | None = None
+        self._unverified: set[str] = set()
+        self.num_hits = 0
+        """Fixed pairs that the teacher was not asked about."""
+        self.num_misses = 0
+        """Fixed pairs that it was asked about."""
+
+    async def score(self, trajectories: Sequence[Trajectory]) -> list[TeacherTargets | TargetsHandle]:
+        """See `interfaces.Scorer.score`."""
+        fixed = {index: each for index, each in enumerate(trajectories) if each.source is not Source.STUDENT}
+        if not fixed:
+            return await self._teacher.score(trajectories)
+        keys, answers = await asyncio.to_thread(self._look_up, fixed)
+        self.num_hits += len(answers)
+        self.num_misses += len(fixed) - len(answers)
+        missing = [index for index in fixed if index not in answers]
+        written = [index for index in range(len(trajectories)) if index not in fixed]
+        groups = [group for group in (written, missing) if group]
+        scored = await asyncio.gather(
+            *(self._teacher.score([trajectories[index] for index in group]) for group in groups)
+        )
+        for group, targets in zip(groups, scored, strict=True):
+            answers |= zip(group, targets, strict=True)
+        await asyncio.to_thread(self._keep, {keys[index]: answers[index] for index in missing})
+        return [answers[index] for index in range(len(trajectories))]
+
+    async def verify(self) -> TeacherCheck:
+        """See `interfaces.Teacher.verify`."""
+        before = set(self._unverified)
+        check = await self._teacher.verify()
+        if check.passed:
+            self._unverified -= before
+        else:
+            for key in self._unverified:
+                self._cache.drop(key)
+            self._unverified.clear()
+        return check
+
+    async def ping(self) -> None:
+        """See `interfaces.Scorer.ping`."""
+        await self._teacher.ping()
+
+    async def close(self) -> None:
+        """Close the teacher; what was kept stays."""
+        num_fixed = self.num_hits + self.num_misses
+        logger.info("%d of %d fixed pairs were scored before", self.num_hits, num_fixed)
+        await self._teacher.close()
+
+    def _look_up(
+        self, fixed: dict[int, Trajectory]
+    ) -> tuple[dict[int, str], dict[int, TeacherTargets | TargetsHandle]]:
+        """Keys of all, and the answers that were kept, both by index."""
+        if self._fingerprint is None:
+            self._fingerprint = self._make_fingerprint()
+        keys = {index: sequences_key(self._fingerprint, [each]) for index, each in fixed.items()}
+        found = {index: self._cache.find(keys[index], each.num_completion_tokens) for index, each in fixed.items()}
+        return keys, {index: targets for index, targets in found.items() if targets is not None}
+
+    def _keep(self, answers: dict[str, TeacherTargets | TargetsHandle]) -> None:
+        for key, targets in answers.items():
+            # What no model can say is refused later, and by name; it must not come back.
+            if not isinstance(targets, TargetsHandle) and targets.fault is None:
+                self._unverified.add(key)
+                self._cache.keep(key, targets)

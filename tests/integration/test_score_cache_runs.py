@@ -1,0 +1,61 @@
+"""Whole runs that share a score cache: fixed pairs are scored once, whatever the epoch, the run and the objective."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from gkd_dist.cli import main
+from gkd_dist.teachers.hf_teacher import HfTeacher
+from gkd_dist.types import Source
+from tests import tiny
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[Source]:
+    """The source of everything that the teacher's engine scores, but for the golden sequences."""
+    seen: list[Source] = []
+    score = HfTeacher._score
+
+    def watched(teacher: HfTeacher, trajectories: list, transport: object) -> list:
+        seen.extend(each.source for each in trajectories if each.sample_id.run != "golden")
+        return score(teacher, trajectories, transport)
+
+    monkeypatch.setattr(HfTeacher, "_score", watched)
+    return seen
+
+
+def losses(output: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (output / "latest" / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_second_epoch_and_a_sweep_over_beta_score_no_pair_again(
+    asked: list[Source], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """12 rows to train on and 2 of each 4 sequences fixed: 8 steps read 16 pairs, so some of them twice."""
+    monkeypatch.setenv("GKD_CACHE_DIR", str(tmp_path / "cache"))
+    tiny.save_causal(tmp_path / "student", seed=1)
+    tiny.save_causal(tmp_path / "teacher", seed=2, num_layers=3)
+    rows = [{"prompt": f"w{3 + row} w{40 + row} w9", "completion": f"w7 w{50 + row} w9"} for row in range(16)]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def run(name: str, *overrides: str) -> int:
+        """How many fixed pairs the teacher was asked about."""
+        asked.clear()
+        models = (f"student.model={tmp_path / 'student'}", f"teacher.model={tmp_path / 'teacher'}")
+        shared = (*models, f"data.path={tmp_path / 'pairs.jsonl'}", "data.num_train=12", "learner.max_steps=8")
+        shared += ("objective.divergence=jsd",)
+        assert main(["run", "tiny", *shared, f"output_dir={tmp_path / name}", *overrides]) == 0
+        assert asked.count(Source.STUDENT) > 0
+        return len(asked) - asked.count(Source.STUDENT)
+
+    num_pairs = len(rows)  # those to train on, and the held-out references
+    assert 0 < run("first", "objective.beta=0.25") <= num_pairs
+    assert run("again", "objective.beta=0.25") == 0
+    assert run("swept", "objective.beta=0.75") == 0
+    assert run("colder", "objective.beta=0.25", "teacher.temperature=0.5") == 0
+    assert run("other", "teacher.transport=full") > 0
+    assert run("off", "objective.beta=0.25", "teacher.score_cache_bytes=0") > num_pairs
+    assert losses(tmp_path / "again") == losses(tmp_path / "first")
+    assert losses(tmp_path / "off") == pytest.approx(losses(tmp_path / "first"), rel=1e-5)
+    assert losses(tmp_path / "swept") != losses(tmp_path / "first")

@@ -1,0 +1,209 @@
+"""`gkd scale`, `gkd status` and `gkd explain` on run directories, with and without a job behind them."""
+
+import asyncio
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from gkd_dist.cli import main
+from gkd_dist.config.load import dump_run_config, load_run_config
+from gkd_dist.errors import StoppedError
+from gkd_dist.replay.ledger import DroppedPrompt, Ledger, StepEntry, TrainedSequence
+from gkd_dist.runs.attempts import Attempt
+from gkd_dist.runs.control import Panel, Target
+from gkd_dist.runs.run_directory import COMPLETE, RunDirectory
+from gkd_dist.runs.status import Role, Slot, Status
+from gkd_dist.types import SampleId, Source, VersionRange
+
+SETTINGS = ("student.model=s", "teacher.model=t", "cluster.mode=ray", "sampler.max_replicas=4", "learner.max_steps=60")
+
+
+@pytest.fixture
+def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunDirectory:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "120")
+    made = RunDirectory.create(Path("runs"), "tiny")
+    made.write_config(dump_run_config(load_run_config("tiny", SETTINGS)))
+    (made.checkpoints / "step-40").mkdir(parents=True)
+    (made.checkpoints / "step-40" / COMPLETE).touch()
+    return made
+
+
+@contextmanager
+def job(directory: RunDirectory, *, obeys: bool = True) -> Iterator[dict[str, int]]:
+    """A controller that answers, in a thread of this process; its targets."""
+    targets, over = {"samplers": 1, "teachers.teacher": 1}, threading.Event()
+
+    def role(name: str) -> Role:
+        num_slots = targets[name] if obeys else 1
+        slots = tuple(Slot(slot=number, state="healthy", pid=7, node="n") for number in range(num_slots))
+        return Role(target=targets[name], slots=slots)
+
+    def apply(target: Target) -> None:
+        targets.update(target.roles)
+
+    def status() -> Status:
+        return Status(
+            attempt=1, pid=5, host="h", state="training", step=41, max_steps=60, samplers=role("samplers"),
+            teachers={"teacher": role("teachers.teacher")}, queue_depth=3, staleness=1, max_staleness=2,
+            last_checkpoint=40, tokens_per_s={"sampler": 110.4, "learner": 95},
+        )  # fmt: skip
+
+    def serve() -> None:
+        while not over.wait(0.01):
+            asyncio.run(panel.turn())
+
+    with Attempt(directory):
+        panel = Panel(directory, apply=apply, status=status)
+        asyncio.run(panel.turn())
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield targets
+        finally:
+            over.set()
+            thread.join()
+
+
+def test_scale_asks_and_waits_until_the_replicas_serve(
+    directory: RunDirectory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with job(directory) as targets:
+        assert main(["scale", "tiny-1", "--samplers", "3", "--teachers", "2"]) == 0
+        assert targets == {"samplers": 3, "teachers.teacher": 2}
+        first, second, last = capsys.readouterr().out.splitlines()
+        assert (first, second) == ("tiny-1: samplers 1 -> 3", "tiny-1: teachers.teacher 1 -> 2")
+        assert last.startswith("all of them serve, after ")
+        assert main(["scale", "latest", "--teacher", "teacher=1", "--timeout", "30"]) == 0
+        assert targets == {"samplers": 3, "teachers.teacher": 1}
+
+
+def test_scale_can_leave_at_once(directory: RunDirectory, capsys: pytest.CaptureFixture[str]) -> None:
+    with job(directory, obeys=False):
+        assert main(["scale", str(directory.path), "--samplers", "2", "--no-wait"]) == 0
+    out = capsys.readouterr().out
+    assert out == f"tiny-1: samplers 1 -> 2\nasked; see `gkd status {directory.path}`\n"
+
+
+def test_scale_says_that_it_did_not_converge(directory: RunDirectory, capsys: pytest.CaptureFixture[str]) -> None:
+    with job(directory, obeys=False):
+        assert main(["scale", "tiny-1", "--samplers", "2", "--timeout", "1"]) == 70
+    assert capsys.readouterr().err == "error: not there after 1 s: samplers 1 of 2; the run goes on trying\n"
+
+
+@pytest.mark.fault(39)
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--samplers", "5"], "error: sampler: 5 replicas; this run allows between 1 and 4"),
+        (["--teacher", "maths=2"], "error: no teacher is called maths; this run has teacher"),
+        ([], "error: nothing to scale"),
+        (["--teacher", "teacher"], "'teacher' is not NAME=N"),
+        (["--teacher", "teacher=-1"], "'teacher=-1' is not NAME=N"),
+        (["--teacher", "teacher=1", "--teachers", "2"], "give one of them"),
+        (["--samplers", "many"], "valid integer"),
+    ],
+)
+def test_scale_refuses_bad_numbers_with_2(
+    directory: RunDirectory, capsys: pytest.CaptureFixture[str], args: list[str], message: str
+) -> None:
+    with job(directory) as targets:
+        assert main(["scale", "tiny-1", *args]) == 2
+        assert targets == {"samplers": 1, "teachers.teacher": 1}
+    err = capsys.readouterr().err
+    assert message in err and "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["scale", "tiny-1", "--samplers", "2"], "this run is not running"),
+        (["scale", "tiny-7", "--samplers", "2"], "tiny-7: neither a run directory nor the name"),
+        (["status", "tiny-7"], "there are latest, tiny-1"),
+        (["explain", "tiny-7", "1"], "neither a run directory"),
+        (["explain", "tiny-1", "1"], "no step 1; it has no step yet"),
+    ],
+)
+def test_what_cannot_be_done_is_said_with_2_and_without_a_traceback(
+    directory: RunDirectory, capsys: pytest.CaptureFixture[str], command: list[str], message: str
+) -> None:
+    assert main(command) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ") and message in err and "Traceback" not in err
+
+
+def test_a_finished_run_cannot_be_scaled(directory: RunDirectory, capsys: pytest.CaptureFixture[str]) -> None:
+    directory.write_summary({})
+    assert main(["scale", "tiny-1", "--samplers", "2"]) == 2
+    assert "this run is finished; `gkd run` starts another one" in capsys.readouterr().err
+
+
+def test_status_of_a_running_job(directory: RunDirectory, capsys: pytest.CaptureFixture[str]) -> None:
+    with job(directory):
+        assert main(["status", "latest"]) == 0
+        assert capsys.readouterr().out.splitlines() == [
+            "tiny-1: training, step 41/60, attempt 1 (h, pid 5)",
+            "samplers: 1 of 1 serve",
+            "  slot 0: healthy, 0 restart(s), pid 7 node n",
+            "teacher teacher: 1 of 1 serve",
+            "  slot 0: healthy, 0 restart(s), pid 7 node n",
+            "queue 3 | staleness 1/2 | tok/s sampler 110 learner 95",
+            f"last checkpoint: step 40; run directory {directory.path}",
+        ]
+        assert main(["status", "latest", "--json"]) == 0
+        shown = json.loads(capsys.readouterr().out)
+    assert (shown["run"], shown["is_running"], shown["is_finished"]) == ("tiny-1", True, False)
+    assert shown["last_checkpoint"] == shown["status"]["last_checkpoint"] == 40
+    assert shown["attempts"][0]["how"] is None
+    assert Status.model_validate_json(json.dumps(shown["status"])).samplers.num_serving == 1
+
+
+def test_status_of_a_run_that_has_ended(directory: RunDirectory, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["status", "tiny-1"]) == 0
+    assert capsys.readouterr().out.startswith("tiny-1: not running\nlast checkpoint: step 40")
+    with pytest.raises(StoppedError), job(directory):
+        raise StoppedError
+    assert main(["status", "tiny-1"]) == 0
+    first, second, _ = capsys.readouterr().out.splitlines()
+    assert first.startswith("tiny-1: not running; attempt 1 began ") and first.endswith(" and ended: stopped")
+    assert second == "last seen at step 41/60"
+    directory.write_summary({})
+    assert main(["status", "tiny-1"]) == 0
+    assert capsys.readouterr().out.startswith("tiny-1: finished\n")
+
+
+def test_explain_names_every_sequence_of_a_step(directory: RunDirectory, capsys: pytest.CaptureFixture[str]) -> None:
+    student = TrainedSequence(
+        SampleId("tiny-1", 17, 1), 2, Source.STUDENT, VersionRange(3, 4), ("a", "b"), use=2, staleness=1
+    )
+    fixed = TrainedSequence(SampleId("tiny-1", 18), 0, Source.GROUND_TRUTH, None, ("a",), use=1, staleness=0)
+    ledger = Ledger(directory.ledger)
+    ledger.append(StepEntry(3, 0, 0.5, 0, (fixed,)))
+    ledger.append(DroppedPrompt(4, SampleId("tiny-1", 9), "too long"))
+    ledger.append(StepEntry(4, 1, 0.25, 1, (student, fixed)))
+    ledger.close()
+    assert main(["explain", "tiny-1", "4"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == (
+        "tiny-1, step 4: 2 sequences, lambda 0.25, 1 from the student asked for; the run had been resumed 1 time(s)"
+    )
+    cells = [[cell.strip() for cell in line.strip("\u2502").split("\u2502")] for line in lines if "\u2502" in line]
+    assert cells == [
+        ["tiny-1/17/1", "student", "2", "3-4", "1", "a b", "2"],
+        ["tiny-1/18/0", "ground_truth", "0", "-", "0", "a", "1"],
+    ]
+    assert lines[-1] == "given up: tiny-1/9/0 (too long)"
+    assert main(["explain", "tiny-1", "4", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["sequences"][0]["versions"] == {"oldest": 3, "newest": 4}
+    assert shown["dropped"][0]["reason"] == "too long"
+    assert main(["explain", "tiny-1", "5"]) == 2
+    assert "no step 5; it has steps 3 to 4" in capsys.readouterr().err
+    directory.ledger.write_bytes(b"damaged\n" + directory.ledger.read_bytes())
+    assert main(["explain", "tiny-1", "4"]) == 2
+    assert "line 1 is damaged" in capsys.readouterr().err

@@ -1,0 +1,116 @@
+"""The first signal is a wish, the second the end: in a process of its own, with an asyncio loop."""
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+PROGRAM = """
+import asyncio, signal, sys, time
+from gkd_dist.errors import GkdError
+from gkd_dist.stop_signals import StopSignals
+
+def say(text):
+    print(text, flush=True)
+
+async def main(how):
+    with StopSignals(say) as stop:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(99))  # as ray.init does
+        stop.install()
+        say("ready")
+        if how == "deaf":
+            while True:
+                try:
+                    await asyncio.sleep(3600)
+                except asyncio.CancelledError:
+                    pass
+        if how == "busy":
+            time.sleep(3600)
+        await stop.wait()
+        say("checkpoint")
+        raise stop.error("runs/r-1")
+
+try:
+    asyncio.run(main(sys.argv[1]))
+except GkdError as error:
+    say(str(error))
+    sys.exit(error.exit_code)
+"""
+
+
+@contextmanager
+def process(how: str) -> Iterator[subprocess.Popen[str]]:
+    running = subprocess.Popen([sys.executable, "-c", PROGRAM, how], stdout=-1, stderr=-1, text=True)
+    try:
+        assert running.stdout is not None and running.stdout.readline() == "ready\n"
+        yield running
+    finally:
+        running.kill()
+        running.communicate(timeout=20)
+
+
+@pytest.mark.fault(33)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_first_signal_lets_the_run_end_in_order_with_75(number: signal.Signals) -> None:
+    with process("willing") as running:
+        running.send_signal(number)
+        out, err = running.communicate(timeout=20)
+    assert running.returncode == 75
+    assert err == ""
+    told, checkpoint, ended = out.splitlines()
+    assert told.startswith(f"{number.name}: finishing this step")
+    assert checkpoint == "checkpoint"
+    assert ended == f"{number.name}: stopped with a good checkpoint; the same command goes on with runs/r-1"
+
+
+@pytest.mark.fault(33)
+@pytest.mark.parametrize(
+    ("first", "second", "code"),
+    [(signal.SIGTERM, signal.SIGTERM, 143), (signal.SIGINT, signal.SIGINT, 130), (signal.SIGTERM, signal.SIGINT, 130)],
+)
+def test_the_second_signal_ends_a_run_that_does_not_come_to_its_end(
+    first: signal.Signals, second: signal.Signals, code: int
+) -> None:
+    with process("deaf") as running:
+        running.send_signal(first)
+        assert running.stdout is not None and running.stdout.readline().startswith(f"{first.name}: finishing")
+        running.send_signal(second)
+        _, err = running.communicate(timeout=20)
+    assert running.returncode == code
+    assert "stopped at once" in err
+
+
+@pytest.mark.fault(33)
+def test_a_loop_that_stands_still_is_ended_too() -> None:
+    with process("busy") as running:
+        deadline = time.monotonic() + 20
+        while running.poll() is None and time.monotonic() < deadline:
+            running.send_signal(signal.SIGTERM)  # two that arrive together count as one: until two were seen
+            time.sleep(0.02)
+        _, err = running.communicate(timeout=20)
+    assert running.returncode == 143
+    assert "stopped at once" in err
+
+
+def test_the_handlers_of_before_come_back() -> None:
+    code = """
+import asyncio, signal
+from gkd_dist.stop_signals import StopSignals
+mine = lambda *_: None
+signal.signal(signal.SIGTERM, mine)
+async def main():
+    during = signal.getsignal(signal.SIGINT)
+    with StopSignals(print) as stop:
+        assert signal.getsignal(signal.SIGTERM) == stop._receive == signal.getsignal(signal.SIGINT)
+        stop.install()
+        assert not stop.is_requested
+    assert signal.getsignal(signal.SIGTERM) is mine
+    assert signal.getsignal(signal.SIGINT) is during
+asyncio.run(main())
+assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
