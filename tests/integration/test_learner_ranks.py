@@ -1,7 +1,6 @@
 """Learner ranks as Ray actors: the losses of one process, and the end of all when one dies or never comes."""
 
 import asyncio
-import json
 import os
 import signal
 from pathlib import Path
@@ -18,44 +17,85 @@ from gkd_dist.config.ring import ClusterConfig
 from gkd_dist.config.supervision import SupervisionConfig
 from gkd_dist.errors import DeadlineError, LearnerLostError
 from gkd_dist.testing.fakes import FakeSampler, FakeTeacher
-from tests import tiny
+from tests import tiny, tiny_runs
 
 CONFIG = ClusterConfig(num_cpus_per_sampler=0, num_cpus_per_teacher=0, num_cpus_learner=0)
 
 
-@pytest.mark.ray
-def test_two_ranks_on_ray_give_the_losses_of_one_process(tmp_path: Path) -> None:
-    """To 1e-5, on fixed pairs: sampled tokens may differ where rounding decides between two."""
-    tiny.save_causal(tmp_path / "student", seed=1)
-    tiny.save_causal(tmp_path / "teacher", seed=2, num_layers=3)
-    rows = [{"prompt": f"w{3 + row} w{40 + row}", "completion": f"w7 w8 w{9 + row}"} for row in range(40)]
-    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+RANKS = ("cluster.mode=ray", "learner.num_ranks=2", "cluster.num_cpus_learner=0.25")
 
-    def run(name: str, *extra: str) -> list[dict[str, float]]:
-        arguments = [
-            f"student.model={tmp_path / 'student'}",
-            f"teacher.model={tmp_path / 'teacher'}",
-            f"data.path={tmp_path / 'pairs.jsonl'}",
-            f"output_dir={tmp_path / name}",
-            "learner.learning_rate=1e-3",
-            "objective.student_fraction=0",
-            "evaluation.enabled=false",
-        ]
-        assert main(["run", "tiny", *arguments, *extra]) == 0
-        lines = (tmp_path / name / "latest" / "metrics.jsonl").read_text().splitlines()
-        return [json.loads(line) for line in lines]
 
-    alone = run("alone")
-    ranks = run("ranks", "cluster.mode=ray", "learner.num_ranks=2", "cluster.num_cpus_learner=0.25")
-    assert len(alone) == len(ranks) == 4
-    for key in ("loss", "grad_norm"):
-        assert [step[key] for step in ranks] == pytest.approx([step[key] for step in alone], rel=1e-5)
-    finals = [
-        dict(AutoModelForCausalLM.from_pretrained(tmp_path / name / "latest" / "final").named_parameters())
-        for name in ("alone", "ranks")
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("models")
+    tiny_runs.save_pairs(folder / "pairs.jsonl")
+    return {
+        "student": tiny.save_causal(folder / "student", seed=1),
+        "teacher": tiny.save_causal(folder / "teacher", seed=2, num_layers=3),
+        "data": folder / "pairs.jsonl",
+    }
+
+
+def run(models: dict[str, Path], output: Path, *extra: str) -> dict[int, dict[str, Any]]:
+    """The last record of every step, of a run on fixed pairs: sampled tokens may differ where rounding decides."""
+    extra = ("objective.student_fraction=0", "evaluation.enabled=false", *extra)
+    assert main(["run", *tiny_runs.arguments(models, models["data"], output, *extra)]) == 0
+    return {record["step"]: record for record in tiny_runs.records(output)}
+
+
+@pytest.fixture(scope="module")
+def alone(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[int, dict[str, Any]]]:
+    """One learner in one process."""
+    output = tmp_path_factory.mktemp("alone")
+    return output, run(models, output)
+
+
+def same_student(first: Path, second: Path) -> None:
+    """As near as AdamW keeps what float32 sums in another order."""
+    parameters = [
+        dict(AutoModelForCausalLM.from_pretrained(output / "latest" / "final").named_parameters())
+        for output in (first, second)
     ]
-    for name, value in finals[0].items():
-        assert (finals[1][name] - value).abs().mean() < 1e-6, name
+    assert parameters[0].keys() == parameters[1].keys()
+    for name, value in parameters[0].items():
+        assert (parameters[1][name] - value).abs().mean() < 1e-6, name
+
+
+@pytest.mark.ray
+def test_two_ranks_on_ray_give_the_losses_of_one_process(
+    models: dict[str, Path], alone: tuple[Path, dict[int, dict[str, Any]]], tmp_path: Path
+) -> None:
+    """To 1e-5."""
+    folder, steps = alone
+    found = run(models, tmp_path, *RANKS)
+    assert len(steps) == 4
+    assert found.keys() == steps.keys()
+    for step, record in steps.items():
+        for key in ("loss", "grad_norm"):
+            assert found[step][key] == pytest.approx(record[key], rel=1e-5)
+    same_student(folder, tmp_path)
+
+
+@pytest.mark.ray
+@pytest.mark.fault(10)
+def test_a_run_whose_rank_is_killed_goes_on_from_the_parts_of_its_checkpoint(
+    models: dict[str, Path],
+    alone: tuple[Path, dict[int, dict[str, Any]]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """In the last step; the checkpoint is of the second. Losses are those of the run that nothing happened to."""
+    folder, steps = alone
+    (tmp_path / "witness").mkdir()
+    monkeypatch.setenv("GKD_FAULTS", "learner.after_backward:kill@4")
+    monkeypatch.setenv("GKD_FAULTS_WITNESS", str(tmp_path / "witness"))
+    found = run(models, tmp_path / "run", *RANKS, "checkpoint.save_steps=2")
+    assert [path.name for path in (tmp_path / "witness").iterdir()] == ["learner.after_backward.kill.4"]
+    assert "starting another learner (1 of 1)" in capsys.readouterr().out
+    for step, record in steps.items():
+        assert found[step]["loss"] == pytest.approx(record["loss"], rel=1e-5)
+    same_student(folder, tmp_path / "run")
 
 
 @pytest.mark.ray
