@@ -12,6 +12,7 @@ from gkd_dist.config.learner import LearnerConfig
 from gkd_dist.config.models import SamplerConfig, StudentConfig, TeacherConfig
 from gkd_dist.config.objective import ObjectiveConfig
 from gkd_dist.config.pacing import pacing_problems
+from gkd_dist.config.ranks import rank_problems
 from gkd_dist.config.reward import RewardConfig
 from gkd_dist.config.ring import (
     ClusterConfig,
@@ -126,6 +127,7 @@ class RunConfig(Strict):
             )
         problems += self._reinforcement()
         problems += pacing_problems(self)
+        problems += rank_problems(self)
         problems += self._without_effect()
         if problems:
             raise ValueError("\n".join(problems))
