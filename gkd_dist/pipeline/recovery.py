@@ -77,7 +77,12 @@ async def _waiting(plan: Plan, progress: Progress, journal: Journal | None) -> l
     """Groups of the journal that the steps after `progress` can be trained on."""
     if journal is None:
         return []
-    open_items = [item for item in await journal.read() if _is_usable(plan, progress, item)]
+    try:
+        kept = await journal.read()
+    except Exception as error:
+        logger.warning("the journal cannot be read, what it kept is sampled and scored again: %r", error)
+        return []
+    open_items = [item for item in kept if _is_usable(plan, progress, item)]
     by_row: dict[int, list[ScoredTrajectory]] = defaultdict(list)
     for item in open_items:
         by_row[item.trajectory.sample_id.prompt_index].append(item)
