@@ -30,6 +30,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Runs]:
     return make
 
 
+@pytest.fixture(scope="session")
+def local_overrides() -> tuple[str, ...]:
+    return LOCAL
+
+
 @pytest.fixture
 def local(made: Callable[..., Runs], tmp_path: Path) -> Iterator[Runs]:
     """Everything in one process, a checkpoint after every step."""
