@@ -89,8 +89,10 @@ async def _train(job: Job) -> None:
     """To the last step, with as many learners as that takes and supervision.max_learner_restarts allows."""
     num_restarts = 0
     while True:
-        recovered = await recover(job.plan, job.fleet, job.durability, job.narrate, weights_are_live=num_restarts == 0)
         try:
+            recovered = await recover(
+                job.plan, job.fleet, job.durability, job.narrate, weights_are_live=num_restarts == 0
+            )
             return await _turn(job, recovered)
         except LearnerLostError as error:
             num_restarts += 1
@@ -128,9 +130,12 @@ async def _turn(job: Job, recovered: Recovered) -> None:
         last_words=lambda: checkpointer.now(ring.progress),
         spare=(LearnerLostError, StoppedError),
     )
-    async with watchdog:
-        await run_ring(ring, recovered.waiting)
-    await checkpointer.settle()
+    try:
+        async with watchdog:
+            await run_ring(ring, recovered.waiting)
+        await checkpointer.settle()
+    finally:
+        await checkpointer.end()
     if job.stop.is_set():
         await checkpointer.now(ring.progress)
         raise StoppedError("stopped after the last step; run the same command again to save and evaluate the student")

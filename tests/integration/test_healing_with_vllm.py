@@ -18,7 +18,7 @@ from tests.tiny_runs import arguments
 
 pytest.importorskip("vllm", reason="needs vLLM")
 
-HEALED_WITHIN_S = 120
+HEALED_WITHIN_S = 240
 NO_ROOM_NEEDED = tuple(f"cluster.num_cpus_{part}=0.1" for part in ("per_sampler", "per_teacher", "learner"))
 
 
@@ -76,7 +76,7 @@ def test_engines_die_and_come_back_while_the_run_goes_on(models: dict[str, Path]
         process = subprocess.Popen(command, stdout=stream, stderr=stream, start_new_session=True)
     family: list[psutil.Process] = []
     try:
-        await_that(lambda: status_of(run).get("step", 0) >= 5, log)
+        await_that(lambda: status_of(run).get("step", 0) >= 5, log, 400)
         teacher, sampler = slot(run, "teachers", "teacher")["pid"], slot(run, "samplers")["pid"]
         for engine in psutil.Process(teacher).children(recursive=True):
             engine.kill()  # the actor itself lives
@@ -88,7 +88,7 @@ def test_engines_die_and_come_back_while_the_run_goes_on(models: dict[str, Path]
         await_that(lambda: status_of(run).get("step", 0) >= step + 10, log)
         family = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 75, log.read_text()[-3000:]
+        assert process.wait(120) == 75, log.read_text()[-3000:]
         _, alive = psutil.wait_procs(family, timeout=30)
         assert [each for each in alive if "Sampler" in each.name() or "VLLM" in each.name()] == []
     finally:
