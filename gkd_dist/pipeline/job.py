@@ -39,7 +39,7 @@ class Job:
     Args:
         held_out: None skips both evaluations.
         final: receives the student.
-        diagnosis: file that a stall is explained in.
+        diagnosis: file that a stall or a failure is explained in.
         before: evaluation of the untrained student by a former start of the run.
         narrate: told in one line what happens next.
     """
@@ -128,6 +128,7 @@ async def _turn(job: Job, recovered: Recovered) -> None:
         job.diagnosis,
         lambda: diagnose(ring),
         last_words=lambda: checkpointer.now(ring.progress),
+        spare=(LearnerLostError, StoppedError),
     )
     try:
         async with watchdog:
