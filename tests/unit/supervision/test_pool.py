@@ -7,7 +7,15 @@ from contextlib import asynccontextmanager
 import pytest
 
 from gkd_dist.config.supervision import SupervisionConfig
-from gkd_dist.errors import DeadlineError, EngineError, RejectedError, ResourceError, RoleLostError, WeightsError
+from gkd_dist.errors import (
+    DeadlineError,
+    EngineError,
+    OutOfMemoryError,
+    RejectedError,
+    ResourceError,
+    RoleLostError,
+    WeightsError,
+)
 from gkd_dist.metrics.catalogue import definition_of
 from gkd_dist.supervision.census import Census
 from gkd_dist.supervision.health import Reason, State
@@ -131,6 +139,26 @@ async def test_a_replica_that_dies_is_replaced_and_all_it_had_in_hand_goes_elsew
         assert [await task for task in tasks] == [1, 2, 3]
         assert it.count("gkd_requests_retried_total", **{"class": "infra"}) == 2
         assert it.count("gkd_replica_restarts_total", reason="died") == 1
+
+
+@pytest.mark.fault(49)
+@in_a_loop
+async def test_a_replica_that_was_killed_for_memory_is_replaced_and_that_is_the_reason() -> None:
+    error = OutOfMemoryError("sampler 0 died: out of memory")
+    async with scene(2) as it:  # in the middle of work
+        (task,) = await it.asked(1)
+        it.launcher.running(0).fail(1, error)
+        await it.time.settle()
+        assert it.where(1) == [1]
+        await it.time.advance(1.0)
+        it.finish(1)
+        assert await task == 1
+        assert it.pool.states[0] is State.HEALTHY
+        assert it.count("gkd_replica_restarts_total", reason="oom") == 1
+    async with scene(2) as it:  # while it catches up
+        it.launcher.running(0).obligation_error = error
+        await it.pool.bring_up(lambda replica: replica.load(1))
+        assert it.reasons(0)[-1] is Reason.OOM
 
 
 @in_a_loop
