@@ -89,8 +89,9 @@ async def _train(job: Job) -> None:
     """To the last step, with as many learners as that takes and supervision.max_learner_restarts allows."""
     num_restarts = 0
     while True:
-        recovered = await recover(job.plan, job.fleet, job.durability, job.narrate, weights_are_live=num_restarts == 0)
+        first = num_restarts == 0
         try:
+            recovered = await recover(job.plan, job.fleet, job.durability, job.narrate, weights_are_live=first)
             return await _turn(job, recovered)
         except LearnerLostError as error:
             num_restarts += 1
@@ -127,8 +128,12 @@ async def _turn(job: Job, recovered: Recovered) -> None:
         lambda: diagnose(ring),
         last_words=lambda: checkpointer.now(ring.progress),
     )
-    async with watchdog:
-        await run_ring(ring, recovered.waiting)
+    try:
+        async with watchdog:
+            await run_ring(ring, recovered.waiting)
+    except LearnerLostError:
+        await checkpointer.settle()  # the next turn goes back behind it: it must find it whole, or not at all
+        raise
     await checkpointer.settle()
 
 
