@@ -10,7 +10,8 @@ that is measured alone replaces only its own figures.
     ceiling     the same engines as Ray actors: what is left of it once every request crosses a process
     scaling     engines of fixed cost: throughput against samplers and teachers, over what the engines could do
     growth      `gkd scale` to one more sampler: from the command to the first sample that the new one serves
-    recovery    SIGKILL to a sampler, then to a teacher: until throughput is back
+    recovery    SIGKILL to one of four samplers, then of four teachers: until throughput is back, which is the begin of
+                the first window after the slowest one that has 95 % of the throughput before
 
 CPU time is that of the driver process, all of its threads (`time.process_time`), over the sequences trained on.
 """
@@ -61,8 +62,10 @@ CONTROLLER_CASES = {
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="all of them where none is named")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all where none is named")
     parts = parser.parse_args().parts or list(PARTS)
+    if unknown := set(parts) - set(PARTS):
+        parser.error(f"no part is called {', '.join(unknown)}; there are {', '.join(PARTS)}")
     result = json.loads(RESULT.read_text()) if RESULT.exists() else {}
     result["machine"] = {
         "cpu": cpu_name(),
@@ -180,7 +183,6 @@ async def recover() -> dict[str, Any]:
     async with turning_on_ray(Settings(16, 3, TOKEN_S), 1) as turning:
         await scale_to(turning, 4, 4)
         for role in ("sampler", "teacher"):
-            await asyncio.sleep(SETTLE_S)
             found[role] = await heal(turning, role)
             print(role, found[role], flush=True)
     return {"of_each_role": 4, "window_s": RECOVERY_WINDOW_S, "recovered_at": RECOVERED, "killed": found}
@@ -188,9 +190,10 @@ async def recover() -> dict[str, Any]:
 
 async def heal(turning: Turning, role: str) -> dict[str, float]:
     pool = turning.samplers if role == "sampler" else turning.teachers
-    now = time.time()
-    since = now - SETTLE_S + 1.0
-    before = turning.pace.rate(since, now)
+    await asyncio.sleep(SETTLE_S)
+    since = time.time()
+    await asyncio.sleep(WINDOW_S)
+    before = turning.pace.rate(since, time.time())
     victim, num_events = pid_of(pool, 1), len(pool.events)
     offset = time.time() - time.monotonic()
     killed = time.time()
@@ -198,7 +201,7 @@ async def heal(turning: Turning, role: str) -> dict[str, float]:
     await until(lambda: any(event.to_state is State.DEAD for event in pool.events[num_events:]))
     await until(lambda: len(pool.serving) == pool.target)
     first = await first_answer(turning, role, pid_of(pool, 1))
-    await asyncio.sleep(3 * RECOVERY_WINDOW_S)
+    await asyncio.sleep(WINDOW_S)
     events = pool.events[num_events:]
     starts = [killed + step * 0.05 for step in range(int((time.time() - killed - RECOVERY_WINDOW_S) / 0.05))]
     shares = [turning.pace.rate(start, start + RECOVERY_WINDOW_S) / before for start in starts]
@@ -213,6 +216,7 @@ async def heal(turning: Turning, role: str) -> dict[str, float]:
         "kill_to_serving_s": round(when(events, State.HEALTHY) + offset - killed, 2),
         "kill_to_first_answer_s": round(first - killed, 2),
         "lowest_share": round(shares[lowest], 3),
+        "engines_without_it_share": round(1 - 1 / pool.target, 3),
         "kill_to_recovered_s": None if back is None else round(back - killed, 2),
     }
 
