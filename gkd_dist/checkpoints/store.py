@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from gkd_dist.checkpoints.disk import flush
 from gkd_dist.checkpoints.manifest import MARKER, fault_of, is_marked, mark, seal
+from gkd_dist.disk import flush
 from gkd_dist.errors import UserError
 from gkd_dist.fault_points import fault_point
 

@@ -8,6 +8,7 @@ from operator import methodcaller
 
 from gkd_dist.checkpoints.store import CheckpointStore
 from gkd_dist.config.supervision import CheckpointConfig
+from gkd_dist.errors import EngineError
 from gkd_dist.interfaces import Fleet, Journal
 from gkd_dist.pipeline.checkpointing import LEARNER, read_progress
 from gkd_dist.pipeline.intake import row_of
@@ -52,6 +53,7 @@ async def recover(
 
     Raises:
         UserError: no checkpoint can be used, or it is of another run.
+        EngineError: the journal cannot be freed from what is void.
     """
     checkpoint = durability.store.newest()
     progress = Progress(plan.run)
@@ -68,6 +70,8 @@ async def recover(
         publication = await fleet.learner.publish()
         await fleet.samplers.bring_up(methodcaller("load_weights", publication))
     waiting = await _waiting(plan, progress, durability.journal)
+    if durability.journal is not None:
+        await _leave_only(waiting, durability.journal)
     if waiting:
         narrate(f"{sum(map(len, waiting))} scored sequences come from the journal")
     return Recovered(progress, waiting)
@@ -90,6 +94,22 @@ async def _waiting(plan: Plan, progress: Progress, journal: Journal | None) -> l
     groups = [group for group in groups if len(group) == _group_size(plan, group)]
     groups.sort(key=lambda group: group[0].trajectory.sample_id)
     return _of_the_next_step(plan, progress, groups) if plan.whole_steps else groups
+
+
+async def _leave_only(waiting: Sequence[Group], journal: Journal) -> None:
+    """Nothing else may stay: what weights that are gone wrote would pass for the work of later ones of their version,
+    and hide a lower attempt at the same sample."""
+    try:
+        await journal.keep_only(frozenset(item.trajectory.sample_id for group in waiting for item in group))
+    except Exception as error:
+        logger.warning("the journal is emptied, for it could not be rewritten: %r", error)
+        try:
+            await journal.keep_only(frozenset())
+        except Exception as again:
+            raise EngineError(
+                f"the journal holds sequences of steps that are void, and cannot be emptied ({again!r}); run the same "
+                "command again, or remove the folder journal/ of the run before that"
+            ) from again
 
 
 def _is_usable(plan: Plan, progress: Progress, item: ScoredTrajectory) -> bool:
