@@ -52,7 +52,7 @@ async def recover(
         weights_are_live: samplers and learner hold the same weights where there is no checkpoint.
 
     Raises:
-        UserError: no checkpoint can be used, or it is of another run.
+        UserError: no checkpoint can be used, or the ledger does not name what it was trained on.
         EngineError: the journal cannot be freed from what is void.
     """
     checkpoint = durability.store.newest()
@@ -63,7 +63,9 @@ async def recover(
         progress = read_progress(checkpoint.path)
         await fleet.learner.restore((checkpoint.path / LEARNER).absolute())
         narrate(f"going on after step {progress.step}, from {checkpoint.path}")
-    num_dropped = durability.ledger.truncate(progress.step)
+    num_dropped = durability.ledger.truncate(
+        progress.step, run=progress.run, trained=progress.trained, dropped=progress.dropped
+    )
     if num_dropped:
         narrate(f"{num_dropped} later entries of the ledger are void; their steps are trained again")
     if checkpoint is not None or not weights_are_live:
