@@ -41,6 +41,8 @@ class Recovered:
     progress: Progress
     waiting: list[Group]
     """Scored groups that no step of it was trained on, in stream order."""
+    checkpoint: int | None = None
+    """Step of the checkpoint that it comes from; None at the beginning."""
 
 
 async def recover(
@@ -55,7 +57,8 @@ async def recover(
         UserError: no checkpoint can be used, or the ledger does not name what it was trained on.
         EngineError: the journal cannot be freed from what is void.
     """
-    checkpoint = durability.store.newest()
+    on_disk = durability.store.disk.run  # every byte of a checkpoint is read: that takes its time
+    checkpoint = await on_disk(durability.store.newest)
     progress = Progress(plan.run)
     if checkpoint is not None:
         for discarded in checkpoint.discarded:
@@ -63,8 +66,10 @@ async def recover(
         progress = read_progress(checkpoint.path)
         await fleet.learner.restore((checkpoint.path / LEARNER).absolute())
         narrate(f"going on after step {progress.step}, from {checkpoint.path}")
-    num_dropped = durability.ledger.truncate(
-        progress.step, run=progress.run, trained=progress.trained, dropped=progress.dropped
+    num_dropped = await on_disk(
+        lambda: durability.ledger.truncate(
+            progress.step, run=progress.run, trained=progress.trained, dropped=progress.dropped
+        )
     )
     if num_dropped:
         narrate(f"{num_dropped} later entries of the ledger are void; their steps are trained again")
@@ -76,7 +81,7 @@ async def recover(
         await _leave_only(waiting, durability.journal)
     if waiting:
         narrate(f"{sum(map(len, waiting))} scored sequences come from the journal")
-    return Recovered(progress, waiting)
+    return Recovered(progress, waiting, checkpoint.step if checkpoint is not None else None)
 
 
 async def _waiting(plan: Plan, progress: Progress, journal: Journal | None) -> list[Group]:

@@ -178,7 +178,7 @@ def test_a_ledger_that_is_not_the_checkpoints_is_refused_and_left_as_it_is(ledge
     else:
         run = "run-0"
     before = ledger.path.read_bytes() if ledger.path.exists() else None
-    with pytest.raises(DataError, match="put back the ledger.jsonl of this run"):
+    with pytest.raises(DataError, match=r"put back the ledger\.jsonl of this run"):
         ledger.truncate(3, run=run, trained=known)
     assert (ledger.path.read_bytes() if ledger.path.exists() else None) == before
     assert os.listdir(ledger.path.parent) == (["ledger.jsonl"] if before else [])
