@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from transformers import AutoTokenizer, GenerationConfig
 
+from gkd_dist.disk import flush
 from gkd_dist.errors import ModelError
 from gkd_dist.learners.adapters import merged_state_dict, save_adapters
 from gkd_dist.learners.dropout import no_dropout, set_dropout
@@ -37,12 +38,12 @@ def save_student(
         _write(student, draft, source, state_dict)
         for file in draft.iterdir():
             file.chmod(0o644)  # safetensors writes for its owner alone; a model is there to be served
-            _flush(file)
-        _flush(draft)
+            flush(file)
+        flush(draft)
         if path.exists():
             shutil.rmtree(path)
         draft.rename(path)
-        _flush(path.parent)
+        flush(path.parent)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 
@@ -92,11 +93,3 @@ def _as_loaded(student: StudentModel) -> Iterator[None]:
         model.config.use_cache = False
         set_dropout(model.config, no_dropout(student.dropout))
         model.generation_config = own
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from gkd_dist.disk import flush
 from gkd_dist.fault_points import fault_point
 
 
@@ -19,7 +20,11 @@ class AppendFile:
 
     def __init__(self, path: Path, *, from_byte: int | None = None) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
+        is_new = not path.exists()
         self._descriptor: int | None = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
+        if is_new:  # a file is lost with its name, however well it is flushed itself
+            flush(path.parent)
+            flush(path.parent.parent)
         self.num_bytes = os.lseek(self._descriptor, 0, os.SEEK_END)
         if from_byte is not None and from_byte < self.num_bytes:
             self._cut(from_byte)

@@ -7,6 +7,7 @@ from typing import TypeVar
 from pydantic import ConfigDict, ValidationError
 
 from gkd_dist.config.base import Strict
+from gkd_dist.disk import flush
 from gkd_dist.errors import RunError
 
 MAX_BYTES = 1 << 20
@@ -36,6 +37,8 @@ def replace_file(path: Path, text: str, *, survives_power_cut: bool = True) -> N
     except BaseException:
         draft.unlink(missing_ok=True)
         raise
+    if survives_power_cut:
+        flush(path.parent)
 
 
 def write_document(path: Path, document: Document) -> None:
