@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from gkd_dist.disk import flush
 from gkd_dist.errors import ModelError
 
 MANIFEST_NAME = "gkd_manifest.json"
@@ -61,9 +62,9 @@ def write_whole(target: Path, write: Writer) -> None:
         manifest = {"format": FORMAT_VERSION, **facts, "files": files}
         (scratch / MANIFEST_NAME).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
         for path in [*_files(scratch), scratch]:
-            _flush(path)
+            flush(path)
         scratch.rename(target)  # replaces an empty folder, never a filled one
-        _flush(target.parent)
+        flush(target.parent)
     except OSError as error:
         raise ModelError(f"cannot write {target}: {error}; check free space and permissions there") from error
     finally:
@@ -112,11 +113,3 @@ def _locked(target: Path) -> Iterator[None]:
 
 def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
