@@ -176,6 +176,9 @@ DEFINITIONS: tuple[Definition, ...] = (
     ),
     Definition("gkd_checkpoint_failures_total", _C, "Checkpoints that could not be written.", "checkpoints"),
     Definition(
+        "gkd_journal_skipped_total", _C, "Scored sequences that the journal was too slow to keep.", "sequences",
+    ),
+    Definition(
         "gkd_checkpoint_save_seconds", _H, "Wall time of writing one checkpoint, beside the training.", "seconds",
         buckets=_WORK_SECONDS,
     ),

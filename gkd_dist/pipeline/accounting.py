@@ -53,6 +53,8 @@ class StepAccounts:
         """Completion tokens trained on so far."""
         self.staleness = 0
         """Of the newest step, train steps."""
+        self.num_not_kept = 0
+        """Scored sequences that the journal was too slow for."""
         self.tokens_per_s: dict[str, float] = {}
         """By role, over the newest step."""
 
@@ -126,6 +128,11 @@ class StepAccounts:
         """Sequences that became too stale in the replay, or before they got there; their prompts are issued again."""
         self._open["evicted"] += number
         self._metrics.count("gkd_samples_dropped_total", number, reason="too_stale")
+
+    def not_kept(self, number: int) -> None:
+        """Scored sequences that the journal was too slow for."""
+        self.num_not_kept += number
+        self._metrics.count("gkd_journal_skipped_total", number)
 
     def checkpointed(self, step: int | None) -> None:
         """The checkpoint of `step` is on the disk; None: one failed."""

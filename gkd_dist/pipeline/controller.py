@@ -111,8 +111,11 @@ async def run_ring(ring: Ring, waiting: Sequence[Group] = ()) -> None:
     ring.accounts.begin(len(Kind) * ring.plan.replay_capacity)  # of both kinds, as the depth is
     for group in waiting:
         ring.intake.adopt(row_of(group))
-    async with beside(sampling_loop(ring), _admit_all(ring, waiting)):
-        await gather_all(loop(ring) for loop in (learning_loop, publishing_loop))
+    try:
+        async with beside(sampling_loop(ring), _admit_all(ring, waiting)):
+            await gather_all(loop(ring) for loop in (learning_loop, publishing_loop))
+    finally:
+        await ring.end_keeping()
     await ring.sentinel.at_end(ring.plan.max_steps)
 
 

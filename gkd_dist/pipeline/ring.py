@@ -24,6 +24,11 @@ from gkd_dist.types import SamplingParams, StepReport, WeightPublication
 
 logger = logging.getLogger(__name__)
 
+MAX_PENDING_BYTES = 256 << 20
+"""Of targets on their way into the journal, apart from one append of any size."""
+LAST_APPENDS_S = 5.0
+"""What they may take when the ring has ended."""
+
 
 @dataclass(frozen=True)
 class Reinforcement:
@@ -85,21 +90,42 @@ class Ring:
     journal: Journal | None = None
     """Keeps scored sequences until a checkpoint holds the step that trained on them."""
     baseline: Baseline | None = None
-    kept: set[asyncio.Task[None]] = field(default_factory=set)
-    """What is on its way into the journal."""
+    kept: dict[asyncio.Task[None], int] = field(default_factory=dict)
+    """What is on its way into the journal, with the bytes of its targets."""
 
     def repeats(self, kind: Kind) -> range:
         """Samples of one row."""
         return range(self.plan.mixture.num_generations if kind is Kind.STUDENT else 1)
 
     def keep(self, groups: Sequence[Group]) -> None:
-        """Write scored groups to the journal; nobody waits for it. What is lost in a crash is scored again."""
-        if self.journal is not None and groups:
-            task = asyncio.create_task(self.journal.append([scored for group in groups for scored in group]))
-            self.kept.add(task)
-            task.add_done_callback(self._kept)
+        """Write scored groups to the journal; nobody waits for it. What is lost in a crash is scored again.
+
+        Where the journal is the slower one, some are left out: until they are written they hold memory of the object
+        store.
+        """
+        if self.journal is None or not groups:
+            return
+        scored = [item for group in groups for item in group]
+        num_bytes = sum(score.targets.num_bytes for item in scored for score in item.scores)
+        if self.kept and sum(self.kept.values()) + num_bytes > MAX_PENDING_BYTES:
+            if not self.accounts.num_not_kept:
+                logger.warning("the journal is slower than the ring: after a crash, what it misses is done again")
+            self.accounts.not_kept(len(scored))
+            return
+        task = asyncio.create_task(self.journal.append(scored))
+        self.kept[task] = num_bytes
+        task.add_done_callback(self._kept)
+
+    async def end_keeping(self) -> None:
+        """Wait a little for what is on its way into the journal; then no append is under way."""
+        if self.kept:
+            await asyncio.wait(self.kept, timeout=LAST_APPENDS_S)
+            late = list(self.kept)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
 
     def _kept(self, task: asyncio.Task[None]) -> None:
-        self.kept.discard(task)
+        self.kept.pop(task, None)
         if not task.cancelled() and task.exception() is not None:
             logger.warning("scored sequences did not get into the journal: %r", task.exception())

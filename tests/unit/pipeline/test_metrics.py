@@ -24,6 +24,7 @@ OF_THE_EXPORTER = {"gkd_build_info"}
 """Set by the exporter itself."""
 OF_FAULTS = {
     "gkd_checkpoint_failures_total",
+    "gkd_journal_skipped_total",
     "gkd_replicas",
     "gkd_replicas_target",
     "gkd_replica_restarts_total",
