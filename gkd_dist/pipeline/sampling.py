@@ -1,5 +1,6 @@
 """The sampling loop: by lambda, the student writes answers to prompts or fixed pairs take their place."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -16,6 +17,8 @@ from gkd_dist.replay.buffer import Admission, Group, Kind
 from gkd_dist.replay.ledger import DroppedPrompt
 from gkd_dist.supervision.together import task_group
 from gkd_dist.types import Prompt, Trajectory
+
+logger = logging.getLogger(__name__)
 
 
 async def sampling_loop(ring: Ring) -> None:
@@ -42,13 +45,30 @@ async def _go_round(ring: Ring, rows: Sequence[Row]) -> None:
         ring.budgets.spend(error)
         ring.intake.arrived(rows)
         for row in rows:
-            ring.intake.issue_again(row)
+            _lost(ring, row, error)
         return
     ring.budgets.succeeded()
+    for row in rows:
+        ring.losses.pop(row.index, None)
     ring.keep(groups)
     for group in groups:
         await admit(ring, group)
     ring.intake.arrived(rows)
+
+
+def _lost(ring: Ring, row: Row, error: Exception) -> None:
+    """It goes in again; one that is lost whoever is asked is to blame itself, and dropped.
+
+    Raises:
+        RejectedError: too many rows were dropped.
+    """
+    ring.losses[row.index] += 1
+    if ring.losses[row.index] < ring.max_losses:
+        ring.intake.issue_again(row)
+        return
+    logger.warning("row %d of the data was lost %d times: %s", row.index, ring.losses.pop(row.index), error)
+    ring.budgets.spend(RejectedError(f"row {row.index} of the data is lost whoever is asked: {error}"))
+    drop(ring, row)
 
 
 async def _scored(ring: Ring, rows: Sequence[Row]) -> list[Group]:
@@ -71,7 +91,8 @@ async def admit(ring: Ring, group: Group) -> None:
         EngineError: the replay refused it for a reason that cannot be.
     """
     fault_point("replay.admit")
-    verdict = await ring.replay.admit(group, ring.intake.version)
+    # The learner's own version: samplers may have its newest weights before they count as live everywhere.
+    verdict = await ring.replay.admit(group, ring.progress.step)
     ring.accounts.queued(ring.replay.depth)
     if verdict is Admission.TOO_STALE:
         ring.accounts.evicted(len(group))
