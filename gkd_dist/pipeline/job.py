@@ -89,10 +89,9 @@ async def _train(job: Job) -> None:
     """To the last step, with as many learners as that takes and supervision.max_learner_restarts allows."""
     num_restarts = 0
     while True:
+        first = num_restarts == 0
         try:
-            recovered = await recover(
-                job.plan, job.fleet, job.durability, job.narrate, weights_are_live=num_restarts == 0
-            )
+            recovered = await recover(job.plan, job.fleet, job.durability, job.narrate, weights_are_live=first)
             return await _turn(job, recovered)
         except LearnerLostError as error:
             num_restarts += 1
