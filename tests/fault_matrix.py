@@ -67,7 +67,7 @@ def marked(source: str) -> Iterator[tuple[int, str]]:
         yield int(ast.unparse(call.args[0])), "" if name == "pytestmark" else name
 
 
-def tests_by_row() -> dict[int, list[tuple[Path, str]]]:
+def cases_by_row() -> dict[int, list[tuple[Path, str]]]:
     """Files below the repository and names of tests, by row."""
     found: dict[int, set[tuple[Path, str]]] = defaultdict(set)
     for path in sorted((REPOSITORY / "tests").rglob("test_*.py")):
@@ -82,7 +82,7 @@ def page() -> str:
     Raises:
         ValueError: a marker of a row that is not there, or a reason for a row that has tests.
     """
-    tests = tests_by_row()
+    tests = cases_by_row()
     unknown = sorted(tests.keys() - ROWS.keys())
     excused = sorted(number for number in tests if number in ROWS and ROWS[number].untested)
     if unknown or excused:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.fault_matrix import PAGE, ROWS, marked, page, tests_by_row
+from tests.fault_matrix import PAGE, ROWS, marked, page, cases_by_row
 
 
 def test_the_page_is_up_to_date() -> None:
@@ -14,7 +14,7 @@ def test_rows_are_counted_from_one_without_a_gap() -> None:
 
 
 def test_every_row_has_a_test_or_a_reason() -> None:
-    tests = tests_by_row()
+    tests = cases_by_row()
     assert [number for number, row in ROWS.items() if number not in tests and not row.untested] == []
 
 
