@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.fault_matrix import PAGE, ROWS, marked, page, cases_by_row
+from tests.fault_matrix import PAGE, ROWS, cases_by_row, marked, page
 
 
 def test_the_page_is_up_to_date() -> None:
