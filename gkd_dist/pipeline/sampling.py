@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from gkd_dist.data.pairs import fixed_trajectory
-from gkd_dist.errors import DataError, DeadlineError, EngineError, RejectedError
+from gkd_dist.errors import DataError, DeadlineError, EngineError, RejectedError, WeightsError
 from gkd_dist.fault_points import fault_point
 from gkd_dist.interfaces import Sampler
 from gkd_dist.pipeline.intake import Row, row_of
@@ -33,7 +33,7 @@ async def _go_round(ring: Ring, rows: Sequence[Row]) -> None:
     """
     try:
         groups = await _scored(ring, rows)
-    except (EngineError, DeadlineError) as error:
+    except (EngineError, DeadlineError, WeightsError) as error:
         if ring.plan.whole_steps:
             raise
         ring.budgets.spend(error)
@@ -104,7 +104,10 @@ async def _sample(ring: Ring, rows: Sequence[Row]) -> list[Trajectory]:
             trial = trials.setdefault(index, 0)
             numbers.append(attempts[index] + trial // len(repeats))
             trials[index] += 1
+        live = ring.intake.version
         answers = await sampler.sample(share, ring.plan.sampling)
+        for answer in answers:
+            _check_versions(answer, live, ring.progress.step)
         return [replace(answer, attempt=number) for answer, number in zip(answers, numbers, strict=True)]
 
     with ring.accounts.timed("sample"):
@@ -112,6 +115,21 @@ async def _sample(ring: Ring, rows: Sequence[Row]) -> list[Trajectory]:
     whole = _whole(answers, len(repeats))
     ring.accounts.sampled(whole)
     return whole
+
+
+def _check_versions(answer: Trajectory, live: int, newest: int) -> None:
+    """Every replica has the live version before it is asked: another one would be thrown away, and asked for anew for
+    ever by whom the replay refuses it.
+
+    Raises:
+        WeightsError: it was written with weights that its sampler should not have.
+    """
+    versions = answer.versions
+    if versions is not None and not live <= versions.oldest <= versions.newest <= newest:
+        raise WeightsError(
+            f"{answer.sample_id} was written by versions {versions.oldest} to {versions.newest}, but version {live} was "
+            f"live on every sampler, and {newest} is the newest"
+        )
 
 
 def _whole(answers: Sequence[Trajectory | None], num_repeats: int) -> list[Trajectory]:
