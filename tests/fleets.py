@@ -2,9 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from gkd_dist.supervision.pool import Pool
-
 from gkd_dist.interfaces import Fleet, Learner, Reward, Sampler, Teacher
+from gkd_dist.supervision.pool import Pool
 
 
 def fleet_of(

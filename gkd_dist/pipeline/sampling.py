@@ -127,8 +127,8 @@ def _check_versions(answer: Trajectory, live: int, newest: int) -> None:
     versions = answer.versions
     if versions is not None and not live <= versions.oldest <= versions.newest <= newest:
         raise WeightsError(
-            f"{answer.sample_id} was written by versions {versions.oldest} to {versions.newest}, but version {live} was "
-            f"live on every sampler, and {newest} is the newest"
+            f"{answer.sample_id} was written by versions {versions.oldest} to {versions.newest}, but version {live} "
+            f"was live on every sampler, and {newest} is the newest"
         )
 
 
