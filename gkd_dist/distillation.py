@@ -100,23 +100,23 @@ async def _distil(
     config = prepared.blueprint.config
     accounts = StepAccounts(max_steps=config.learner.max_steps, metrics=metrics, sinks=sinks)
     narrate(f"starting {config.sampler.num_replicas} sampler(s), {teacher_counts(config)}, 1 learner")
-    with StopSignals(narrate) as signals:
-        async with (
-            prepared.blueprint.fleet(metrics) as fleet,
-            prepared.blueprint.journal(directory.journal) as journal,
-        ):
-            signals.install()  # Ray has taken SIGTERM for itself
-            narrate("all engines are up")
-            metrics.set_ready()
-            stage = Stage()
-            steering = Steering(config, directory, fleet, accounts, stage, attempt.number)
-            durability = Durability(
-                store=CheckpointStore(directory.checkpoints, config.checkpoint.save_total_limit),
-                ledger=Ledger(directory.ledger),
-                config=config.checkpoint,
-                attempt=attempt.number - 1,
-                journal=journal,
-            )
+    async with (
+        prepared.blueprint.fleet(metrics) as fleet,
+        prepared.blueprint.journal(directory.journal) as journal,
+    ):
+        narrate("all engines are up")
+        metrics.set_ready()
+        stage = Stage()
+        steering = Steering(config, directory, fleet, accounts, stage, attempt.number)
+        durability = Durability(
+            store=CheckpointStore(directory.checkpoints, config.checkpoint.save_total_limit),
+            ledger=Ledger(directory.ledger),
+            config=config.checkpoint,
+            attempt=attempt.number - 1,
+            journal=journal,
+        )
+        # Only now: before, Ctrl-C has nothing to save, and Ray takes SIGTERM for itself when it starts.
+        with StopSignals(narrate) as signals:
             job = Job(
                 plan=prepared.plan(directory.name, directory.students),
                 fleet=fleet,

@@ -29,6 +29,7 @@ async def ray_fleet(blueprint: Blueprint, metrics: Metrics | None = None) -> Asy
             for name, teacher in config.named_teachers.items()
         },
         learner=blueprint.make_learner,
+        num_learner_ranks=config.learner.num_ranks,
         num_ids=blueprint.num_ids,
         reward=blueprint.make_reward if blueprint.reward_is_model else None,
         server_teachers=[name for name, teacher in config.named_teachers.items() if teacher.engine == "server"],

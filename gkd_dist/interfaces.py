@@ -234,6 +234,10 @@ class Replicas(Protocol[Replica]):
         """Run `obligation` on all that serve; one that joins later does the newest before it serves."""
         ...
 
+    def require(self, obligation: Callable[[Replica], Awaitable[object]]) -> None:
+        """As `bring_up`, for those alone that join later."""
+        ...
+
     def set_target(self, num_replicas: int) -> None:
         """`supervise` gets there."""
         ...

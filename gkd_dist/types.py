@@ -200,6 +200,7 @@ class TrainBatch:
     step: int
     """The policy version before this step."""
     scored: tuple[ScoredTrajectory, ...]
+    """Of the whole step, or of one learner rank: that may be none."""
     num_sequences: int
     """Global denominator of the per-sequence mean."""
     num_tokens: int
@@ -208,7 +209,7 @@ class TrainBatch:
     """[B] float32 rewards less their baseline, 0 for fixed pairs; None where the objective asks for no reward."""
 
     def __post_init__(self) -> None:
-        if not self.scored:
+        if self.num_sequences < 1:
             raise ValueError("a train batch needs at least one trajectory")
         if self.num_sequences < len(self.scored):
             raise ValueError(f"num_sequences {self.num_sequences} is less than the {len(self.scored)} sequences here")

@@ -11,6 +11,7 @@ from gkd_dist.build.sampler import make_sampler
 from gkd_dist.build.teacher import make_teacher
 from gkd_dist.config.run import RunConfig
 from gkd_dist.interfaces import Fleet, Journal, Learner, Metrics, Reward, Sampler, Teacher
+from gkd_dist.learners.seat import Seat
 from gkd_dist.types import Trajectory
 
 
@@ -38,12 +39,13 @@ class Blueprint:
         """The teacher of that name in the configuration."""
         return make_teacher(self, name)
 
-    def make_learner(self, restart: int = 0) -> Learner:
+    def make_learner(self, restart: int = 0, seat: Seat | None = None) -> Learner:
         """
         Args:
             restart: how many learners of this start of the run were before it.
+            seat: among several ranks.
         """
-        return make_learner(self, restart)
+        return make_learner(self, restart, seat)
 
     @asynccontextmanager
     async def journal(self, folder: Path) -> AsyncIterator[Journal | None]:

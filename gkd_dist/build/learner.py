@@ -9,17 +9,22 @@ if TYPE_CHECKING:
     from gkd_dist.build.blueprint import Blueprint
     from gkd_dist.divergences import Readout
     from gkd_dist.learners.objective import Objective
+    from gkd_dist.learners.seat import Seat
     from gkd_dist.learners.targets import TargetRules, TeacherView
 
 
-def make_learner(blueprint: "Blueprint", restart: int) -> Learner:
+def make_learner(blueprint: "Blueprint", restart: int, seat: "Seat | None" = None) -> Learner:
+    """The whole student on one device, or the part of one rank."""
     from gkd_dist.learners.layouts import choose_layout
     from gkd_dist.learners.learner import GkdLearner
     from gkd_dist.learners.load import load_student
+    from gkd_dist.learners.sharded import shard
     from gkd_dist.learners.step import LossSettings
+    from gkd_dist.learners.world import ALONE, RankGroup
     from gkd_dist.weights.publisher import WeightPublisher
 
     config, objective = blueprint.config, blueprint.config.objective
+    group = seat and RankGroup(seat, device_of(config.cluster.num_gpus_learner))  # meet before loading anything
     student = load_student(
         blueprint.student,
         gradient_checkpointing=config.learner.gradient_checkpointing,
@@ -40,7 +45,7 @@ def make_learner(blueprint: "Blueprint", restart: int) -> Learner:
         loss_memory_bytes=config.learner.loss_memory_bytes,
     )
     return GkdLearner(
-        student,
+        shard(student, group) if group else student,
         source=blueprint.student,
         config=config.learner,
         settings=settings,
@@ -50,6 +55,7 @@ def make_learner(blueprint: "Blueprint", restart: int) -> Learner:
             config.weights.bucket_bytes,
             config.weights.dtype or config.sampler.dtype,
         ),
+        world=group or ALONE,
     )
 
 
@@ -57,8 +63,12 @@ def objective_of(blueprint: "Blueprint") -> "Objective":
     """What the learner minimises."""
     from gkd_dist.learners.reinforced import Reinforced
 
-    alpha = blueprint.config.objective.alpha
-    return _distillation(blueprint) if alpha == 1 else Reinforced(_distillation(blueprint), alpha)
+    config = blueprint.config
+    if config.objective.alpha == 1:
+        return _distillation(blueprint)
+    return Reinforced(
+        _distillation(blueprint), config.objective.alpha, config.samples_off_policy, config.objective.max_importance
+    )
 
 
 def _distillation(blueprint: "Blueprint") -> "Objective":

@@ -13,6 +13,7 @@ from ray.actor import ActorHandle
 
 from gkd_dist.cluster.actors import LearnerActor, RewardActor, SamplerActor, TeacherActor
 from gkd_dist.cluster.launchers import ActorLauncher, Needs
+from gkd_dist.cluster.learner_ranks import LearnerGroupLauncher
 from gkd_dist.cluster.proxies import LearnerProxy, RewardProxy, SamplerProxy, TeacherProxy
 from gkd_dist.config.ring import ClusterConfig
 from gkd_dist.config.supervision import SupervisionConfig
@@ -21,6 +22,7 @@ from gkd_dist.interfaces import Fleet, Learner, Metrics, Reward, Sampler, Teache
 from gkd_dist.process import actor_environment
 from gkd_dist.supervision.census import Census
 from gkd_dist.supervision.pool import Pool
+from gkd_dist.supervision.slots import Launcher
 from gkd_dist.supervision.together import gather_all
 
 Part = TypeVar("Part", covariant=True)
@@ -43,14 +45,15 @@ class FleetPlan:
     samplers: Role[Sampler]
     teachers: Mapping[str, Role[Teacher]]
     """By name."""
-    learner: Callable[[int], Learner]
-    """Given the number of learners before it."""
+    learner: Callable[..., Learner]
+    """Given the number of learners before it and, where there are several ranks, a `Seat`."""
     num_ids: int
     """Ids that the tokenizer knows: answers with others are refused."""
     reward: Callable[[], Reward] | None = None
     """None where there is none, or none that needs a process of its own."""
     server_teachers: Collection[str] = ()
     """Names of teachers that ask a server: such a replica needs no GPU."""
+    num_learner_ranks: int = 1
 
     @property
     def num_rewards(self) -> int:
@@ -75,19 +78,20 @@ def check_resources(plan: FleetPlan, config: ClusterConfig) -> None:
     wanted = Needs(
         num_cpus=plan.samplers.num_replicas * config.num_cpus_per_sampler
         + plan.num_teachers * config.num_cpus_per_teacher
-        + config.num_cpus_learner
+        + plan.num_learner_ranks * config.num_cpus_learner
         + plan.num_rewards * config.num_cpus_reward,
         num_gpus=plan.samplers.num_replicas * config.num_gpus_per_sampler
         + plan.num_local_teachers * config.num_gpus_per_teacher
-        + config.num_gpus_learner
+        + plan.num_learner_ranks * config.num_gpus_learner
         + plan.num_rewards * config.num_gpus_reward,
     )
     missing = wanted.missing(ray.available_resources())
     if missing:
         raise ResourceError(
             f"the cluster has too little for {plan.samplers.num_replicas} sampler(s), {plan.num_teachers} teacher(s), "
-            f"{'a reward ' if plan.reward else ''}and a learner ({'; '.join(missing)}); lower sampler.num_replicas, "
-            "the num_replicas of a teacher or cluster.num_cpus_* and num_gpus_*, or add nodes"
+            f"{'a reward ' if plan.reward else ''}and {plan.num_learner_ranks} learner rank(s) "
+            f"({'; '.join(missing)}); lower sampler.num_replicas, the num_replicas of a teacher, learner.num_ranks or "
+            "cluster.num_cpus_* and num_gpus_*, or add nodes"
         )
 
 
@@ -112,9 +116,9 @@ async def start_fleet(
         for name, role in plan.teachers.items()
     }
     learners, rewards = launchers.learner(), launchers.reward()
-    singles: list[tuple[ActorLauncher[Any], Any]] = []
+    singles: list[tuple[Launcher[Any], Any]] = []
 
-    async def start_one(launcher: ActorLauncher[Any]) -> Any:
+    async def start_one(launcher: Launcher[Any]) -> Any:
         part = await launcher.start(0)
         singles.append((launcher, part))
         return part
@@ -172,17 +176,28 @@ class Launchers:
             **self._limits,
         )
 
-    def learner(self, restart: int = 0) -> ActorLauncher[LearnerProxy]:
+    def learner(self, restart: int = 0) -> ActorLauncher[LearnerProxy] | LearnerGroupLauncher:
         """
         Args:
             restart: how many were before it.
         """
+        make = partial(self._plan.learner, restart)
+        needs = Needs(self._config.num_cpus_learner, self._config.num_gpus_learner)
+        if self._plan.num_learner_ranks > 1:
+            return LearnerGroupLauncher(
+                make,
+                self._plan.num_learner_ranks,
+                needs=needs,
+                timeout_s=self._config.request_timeout_s,
+                loopback=self._config.address == "local",
+                **self._limits,
+            )
         return ActorLauncher(
             lambda _: "learner",
             LearnerActor,
-            (partial(self._plan.learner, restart),),
+            (make,),
             self._timed(LearnerProxy),
-            needs=Needs(self._config.num_cpus_learner, self._config.num_gpus_learner),
+            needs=needs,
             **self._limits,
         )
 

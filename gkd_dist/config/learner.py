@@ -11,6 +11,10 @@ class LearnerConfig(Strict):
     max_steps: int = Field(default=20, ge=0)
     batch_size: int = Field(default=8, ge=1, validation_alias=AliasChoices("batch_size", "per_device_train_batch_size"))
     """Sequences per train step."""
+    num_ranks: int = Field(default=1, ge=1)
+    """Processes that hold parameters, gradients and optimizer together, each a part (FSDP2), and share the tokens of
+    each batch. Changes memory per process, never the gradient. Each takes cluster.num_cpus_learner and
+    num_gpus_learner."""
     max_micro_batch_tokens: int = Field(default=2048, ge=1)
     """Tokens per forward, padding included where there is any; changes memory, never the gradient."""
     packing: bool | None = None

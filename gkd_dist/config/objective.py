@@ -62,7 +62,7 @@ class ObjectiveConfig(Strict):
     generalised divergence of what does not sum to 1."""
     max_importance: float = Field(default=2.0, gt=0)
     """Cap of the importance weights student / behaviour of policy gradients, where sampling is not from the student
-    at temperature 1; where it is, there are none."""
+    that is trained at temperature 1 (mode=async lets it be an older one); where it is, there are none."""
     student_fraction: float = Field(
         default=0.5, ge=0, le=1, validation_alias=AliasChoices("student_fraction", "lmbda", "lambda")
     )

@@ -12,6 +12,7 @@ from gkd_dist.config.learner import LearnerConfig
 from gkd_dist.config.models import SamplerConfig, StudentConfig, TeacherConfig
 from gkd_dist.config.objective import ObjectiveConfig
 from gkd_dist.config.pacing import pacing_problems
+from gkd_dist.config.ranks import rank_problems
 from gkd_dist.config.reward import RewardConfig
 from gkd_dist.config.ring import (
     ClusterConfig,
@@ -80,8 +81,8 @@ class RunConfig(Strict):
 
     @property
     def samples_off_policy(self) -> bool:
-        """Whether training samples are drawn from something else than the student's own softmax."""
-        return self.sampling.temperature != 1 or self.sampling.teacher_mix > 0
+        """Whether training samples are drawn from something else than the softmax of the student that is trained."""
+        return self.sampling.temperature != 1 or self.sampling.teacher_mix > 0 or self.max_staleness > 0
 
     @model_validator(mode="after")
     def _between_components(self, info: ValidationInfo) -> "RunConfig":
@@ -126,6 +127,7 @@ class RunConfig(Strict):
             )
         problems += self._reinforcement()
         problems += pacing_problems(self)
+        problems += rank_problems(self)
         problems += self._without_effect()
         if problems:
             raise ValueError("\n".join(problems))
@@ -150,10 +152,11 @@ class RunConfig(Strict):
         if not any(each.transport == "topk" for each in teachers):
             objective["topk_tail"] = "no teacher has transport=topk; set it, or remove topk_tail"
         by_key = {self.key_of(name): each for name, each in self.named_teachers.items()}
-        if not (self.samples_off_policy and is_policy_gradient(self.objective, by_key)):
+        is_gradient = is_policy_gradient(self.objective, by_key) or self.objective.alpha < 1
+        if not (self.samples_off_policy and is_gradient):
             objective["max_importance"] = (
-                "caps the weights of a policy gradient (sequence_reverse_kl, transport=sampled) where sampling is not "
-                "from the student at temperature 1, and there are none here; remove it"
+                "caps the weights of a policy gradient (sequence_reverse_kl, transport=sampled, alpha below 1) where "
+                "sampling is not from the student at temperature 1, or mode=async, and there are none here; remove it"
             )
         if self.reward is None or self.reward.model is None:
             why = "no model computes the reward; set reward.type=entailment, or remove it"

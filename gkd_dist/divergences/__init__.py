@@ -11,6 +11,7 @@ distribution and Q the student's; everything is in nats.
 from gkd_dist.divergences.alignment import predicting_positions
 from gkd_dist.divergences.chunked import ChunkedResult, chunked_divergence, chunked_loss
 from gkd_dist.divergences.dense import DenseTerm, TeacherLogits, full_teacher, hidden_teacher
+from gkd_dist.divergences.importance import importance_weights
 from gkd_dist.divergences.kinds import Divergence, DivergenceKind, ForwardKl, ReverseKl, make_divergence
 from gkd_dist.divergences.mixture import MixedTeacher, MixtureKind, mixed_teacher
 from gkd_dist.divergences.pointwise import (
@@ -23,7 +24,7 @@ from gkd_dist.divergences.pointwise import (
 )
 from gkd_dist.divergences.readout import Readout
 from gkd_dist.divergences.reduction import Reduction, token_weights
-from gkd_dist.divergences.sampled import SampledTerm, importance_weights
+from gkd_dist.divergences.sampled import SampledTerm
 from gkd_dist.divergences.selected import partition_log_probs, selected_log_probs
 from gkd_dist.divergences.terms import LikelihoodTerm, Measuring, Term, TermChunk
 from gkd_dist.divergences.topk import Tail, TopKTeacher, TopKTerm, topk_teacher

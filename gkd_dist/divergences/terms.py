@@ -11,6 +11,8 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from gkd_dist.divergences.importance import importance_weights
+
 _BLOCK_BYTES = 1 << 20
 
 
@@ -73,18 +75,27 @@ class Measuring(Protocol):
 class LikelihoodTerm:
     """- sum of weights[n] * log q(ids[n]): maximum likelihood; with advantages as weights, the policy gradient.
 
+    Where another policy drew the ids, each token's gradient is weighed by min(q / behaviour, max_importance), taken as
+    a constant: the policy gradient per token, capped. The value stays - log q.
+
     Raises:
-        ValueError: ids and weights of different lengths.
+        ValueError: tensors of different lengths.
     """
 
     ids: Tensor
     """[N] int64, the tokens that were written."""
     weights: Tensor
     """[N] float32; receives no gradient."""
+    behaviour_log_probs: Tensor | None = None
+    """[N] under the policy that drew the ids; None: the student itself, or fixed data."""
+    max_importance: float = 2.0
+    """See `importance_weights`."""
 
     def __post_init__(self) -> None:
         if self.ids.shape != self.weights.shape or self.ids.ndim != 1:
             raise ValueError(f"ids {list(self.ids.shape)} and weights {list(self.weights.shape)} must both be [N]")
+        if self.behaviour_log_probs is not None and self.behaviour_log_probs.shape != self.ids.shape:
+            raise ValueError(f"behaviour_log_probs {list(self.behaviour_log_probs.shape)} must be [N] as ids are")
 
     @property
     def num_tiles(self) -> int:
@@ -98,5 +109,8 @@ class LikelihoodTerm:
         if not wants_slope:
             return TermChunk(nats, None)
         weights = self.weights[span].unsqueeze(1).to(logits)
+        if self.behaviour_log_probs is not None:
+            capped = importance_weights(-nats, self.behaviour_log_probs[span], self.max_importance)
+            weights = weights * capped.unsqueeze(1)
         slope = torch.sub(logits, log_z, out=logits if owns_logits else None).exp_().mul_(weights)
         return TermChunk(nats, slope.scatter_add_(1, ids, -weights))

@@ -18,20 +18,23 @@ from gkd_dist.learners.model import StudentModel
 _GENERATION = "generation_config.json"
 
 
-def save_student(student: StudentModel, path: Path, *, source: Path) -> None:
+def save_student(
+    student: StudentModel, path: Path, *, source: Path, state_dict: dict[str, torch.Tensor] | None = None
+) -> None:
     """Write weights, config, generation config and tokenizer to `path`, or adapters and tokenizer.
 
     Everything is written to a sibling folder, flushed to disk, and renamed.
 
     Args:
         source: where the tokenizer and the generation config come from.
+        state_dict: the whole model, where the student holds a part of it.
     """
     path = Path(path)
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
     try:
-        _write(student, draft, source)
+        _write(student, draft, source, state_dict)
         for file in draft.iterdir():
             file.chmod(0o644)  # safetensors writes for its owner alone; a model is there to be served
             _flush(file)

@@ -16,6 +16,7 @@ from gkd_dist.learners.optimizer import make_optimizer
 from gkd_dist.learners.schedule import make_schedule
 from gkd_dist.learners.snapshot import LearnerState, Progress, Snapshot
 from gkd_dist.learners.step import LossSettings, accumulate_gradient, token_divergences
+from gkd_dist.learners.world import ALONE, World
 from gkd_dist.serial import SerialThread
 from gkd_dist.types import DivergenceReport, StepReport, TrainBatch, WeightPublication
 from gkd_dist.weights.publisher import WeightPublisher
@@ -23,6 +24,9 @@ from gkd_dist.weights.publisher import WeightPublisher
 
 class GkdLearner:
     """Implements `interfaces.Learner` on one device, that of the student. CPU; CUDA untested.
+
+    As one of several ranks it takes its share of a batch and reports on all of it. Every rank gets the same calls in
+    the same order; a publication and a saved student leave from rank 0.
 
     All work runs on one thread of its own, in the order of the calls; the event loop stays free.
 
@@ -32,6 +36,7 @@ class GkdLearner:
         config: optimizer, schedule, clipping.
         settings: the loss.
         publisher: how weights leave.
+        world: the ranks that hold the student together.
     """
 
     def __init__(
@@ -42,15 +47,17 @@ class GkdLearner:
         config: LearnerConfig,
         settings: LossSettings,
         publisher: WeightPublisher,
+        world: World = ALONE,
     ) -> None:
         self._student = student
         self._source = source
         self._config = config
         self._settings = settings
         self._publisher = publisher
+        self._world = world
         self._optimizer = make_optimizer(student.model, config)
         self._schedule = make_schedule(self._optimizer, config)
-        self._state = LearnerState(student, self._optimizer, self._schedule)
+        self._state = LearnerState(student, self._optimizer, self._schedule, rank=world.rank, world_size=world.size)
         self._snapshot: Snapshot | None = None
         self._step = 0
         self._nonfinite_in_a_row = 0
@@ -67,7 +74,7 @@ class GkdLearner:
         return await self._thread.run(lambda: self._publisher.publish(self._student.published(), self._step))
 
     async def save(self, path: Path) -> None:
-        await self._thread.run(lambda: save_student(self._student, path, source=self._source))
+        await self._thread.run(lambda: self._save(path))
 
     async def snapshot(self) -> int:
         return await self._thread.run(self._take_snapshot)
@@ -90,16 +97,18 @@ class GkdLearner:
     async def close(self) -> None:
         self._thread.close()
         self._writer.close()
+        self._world.close()
 
     def _train(self, batch: TrainBatch) -> StepReport:
         if batch.step != self._step:
             raise EngineError(f"the learner is at step {self._step}, the batch is for step {batch.step}")
         start = time.perf_counter()
         quantities: dict[str, float] = {}
-        loss = accumulate_gradient(self._student, batch, self._settings, quantities)
+        loss = accumulate_gradient(self._student, batch, self._settings, quantities, self._world)
         fault_point("learner.after_backward")
         backward_end = time.perf_counter()
-        grad_norm = torch.nn.utils.clip_grad_norm_(self._student.model.parameters(), self._config.max_grad_norm).item()
+        norm = torch.nn.utils.clip_grad_norm_(self._student.model.parameters(), self._config.max_grad_norm)
+        grad_norm = self._world.whole(norm).item()
         learning_rate = self._schedule.get_last_lr()[0]
         finite = math.isfinite(loss) and math.isfinite(grad_norm)
         if finite:
@@ -116,12 +125,17 @@ class GkdLearner:
             loss=loss,
             grad_norm=grad_norm,
             learning_rate=learning_rate,
-            num_sequences=len(batch.scored),
-            num_trained_tokens=sum(item.trajectory.num_completion_tokens for item in batch.scored),
+            num_sequences=batch.num_sequences,
+            num_trained_tokens=batch.num_tokens,
             num_skipped=0 if finite else 1,
             seconds={"gradient": backward_end - start, "optimizer": time.perf_counter() - backward_end},
             quantities=quantities,
         )
+
+    def _save(self, path: Path) -> None:
+        gathered = self._student.gathered()  # by all ranks, before anything that may fail at one
+        if self._world.rank == 0:
+            save_student(self._student, path, source=self._source, state_dict=gathered)
 
     def _take_snapshot(self) -> int:
         self._snapshot = None  # before there are two
@@ -145,12 +159,11 @@ class GkdLearner:
 
     def _evaluate(self, batch: TrainBatch) -> DivergenceReport:
         kinds = [ForwardKl(), ReverseKl(), None]
-        sums = token_divergences(self._student, batch.scored, kinds, self._settings)
-        num_tokens = sum(item.trajectory.num_completion_tokens for item in batch.scored)
+        sums = token_divergences(self._student, batch.scored, kinds, self._settings, self._world)
         return DivergenceReport(
-            forward_kl=sums[0] / num_tokens,
-            reverse_kl=sums[1] / num_tokens,
-            objective=sums[2] / num_tokens,
-            num_sequences=len(batch.scored),
-            num_tokens=num_tokens,
+            forward_kl=sums[0] / batch.num_tokens,
+            reverse_kl=sums[1] / batch.num_tokens,
+            objective=sums[2] / batch.num_tokens,
+            num_sequences=batch.num_sequences,
+            num_tokens=batch.num_tokens,
         )

@@ -38,9 +38,19 @@ class StudentModel:
         head = self.model.get_output_embeddings()
         return Readout.of(head.weight, getattr(head, "bias", None), self.model.config, num_ids=num_ids)
 
+    def idle(self) -> torch.Tensor:
+        """[1, 1, H] of one token: a forward like any other where one is needed and there is nothing to train on."""
+        ids = torch.zeros(1, 1, dtype=torch.int64, device=self.device)
+        hidden: torch.Tensor = self.body(input_ids=ids, use_cache=False).last_hidden_state
+        return hidden
+
     def published(self) -> list[tuple[str, Publishable]]:
         """What samplers load, by name."""
         return list(published(self.model, self.adapters))
+
+    def gathered(self) -> dict[str, torch.Tensor] | None:
+        """The whole model where `model` itself is only a part of it."""
+        return None
 
     def named_parameters(self) -> list[tuple[str, torch.Tensor]]:
         """Names inside the model and tensors, tied ones once."""

@@ -6,7 +6,7 @@ denominator as a weight.
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -26,6 +26,7 @@ from gkd_dist.learners.layouts import Layout, PaddedLayout
 from gkd_dist.learners.model import StudentModel
 from gkd_dist.learners.objective import MicroBatch, Objective
 from gkd_dist.learners.targets import measurable
+from gkd_dist.learners.world import ALONE, World
 from gkd_dist.types import ScoredTrajectory, TrainBatch
 
 
@@ -53,21 +54,28 @@ class LossSettings:
 
 
 def accumulate_gradient(
-    student: StudentModel, batch: TrainBatch, settings: LossSettings, quantities: dict[str, float] | None = None
+    student: StudentModel,
+    batch: TrainBatch,
+    settings: LossSettings,
+    quantities: dict[str, float] | None = None,
+    world: World = ALONE,
 ) -> float:
     """Add the gradient of the batch's loss to the parameters' .grad; returns its divergence in nats.
 
     Args:
+        batch: this rank's share; loss, gradient and quantities are those of all shares together.
         quantities: receives what the terms measured, by name, as means over the tokens that have it.
 
     Raises:
         EngineError: a completion with an id that is not shared, or targets that do not fit.
     """
-    _check_ids(batch.scored, settings.num_ids)
     loss = 0.0
     measured: dict[str, tuple[float, int]] = {}
     gaps: list[float] = []
-    for indices in _micro_batches(batch.scored, settings):
+    for indices in _rounds(batch.scored, settings, world):
+        if not indices:
+            (student.idle().sum() * 0.0).backward()
+            continue
         group = [batch.scored[index] for index in indices]
         hidden = completion_hidden(student, group, settings)
         weights = token_weights(
@@ -94,7 +102,7 @@ def accumulate_gradient(
                 readout,
                 version=batch.step,
                 temperature=settings.behaviour_temperature,
-                tokens_each=max(1, NUM_TOKENS // len(batch.scored)),
+                tokens_each=max(1, NUM_TOKENS // batch.num_sequences),
             )
         terms = settings.objective.terms(micro)
         result = chunked_loss(
@@ -110,11 +118,12 @@ def accumulate_gradient(
         loss += torch.dot(micro.weights.to(result.per_token), result.per_token).item()
         if quantities is not None:
             _measure(terms, measured)
+    losses, tables, parts = zip(*world.everyone([loss, measured, gaps]), strict=True)
     if quantities is not None:
-        quantities.update({name: total / number for name, (total, number) in measured.items()})
-        if gaps:
+        quantities.update(_means(tables))
+        if gaps := [gap for part in parts for gap in part]:
             quantities |= {"behaviour_gap_mean_nats": sum(gaps) / len(gaps), "behaviour_gap_max_nats": max(gaps)}
-    return loss
+    return sum(losses)
 
 
 @torch.no_grad()
@@ -123,21 +132,25 @@ def token_divergences(
     scored: Sequence[ScoredTrajectory],
     divergences: Sequence[Divergence | None],
     settings: LossSettings,
+    world: World = ALONE,
 ) -> list[float]:
     """Sum over all completion tokens of each divergence, nats; no gradient, teachers at their own temperatures.
 
     Args:
+        scored: this rank's share; the sums are those of all shares together.
         divergences: None stands for the configured objective's first term.
 
     Returns:
         Not a number where the targets cannot tell.
     """
-    _check_ids(scored, settings.num_ids)
     objectives = [settings.objective.measuring(each) if each else settings.objective for each in divergences]
     sums = [0.0] * len(divergences)
-    for indices in _micro_batches(scored, settings):
+    for indices in _rounds(scored, settings, world):
         group = [scored[index] for index in indices]
         with student.evaluating():
+            if not group:
+                student.idle()
+                continue
             hidden = completion_hidden(student, group, settings)
         readout = student.readout(settings.num_ids)
         weights = torch.ones(hidden.shape[0], device=hidden.device)
@@ -152,7 +165,7 @@ def token_divergences(
             )
             values = (nats.sum().item() for nats in result.per_term)
         sums = [total + next(values) if known else math.nan for total, known in zip(sums, told, strict=True)]
-    return sums
+    return [sum(column) for column in zip(*world.everyone(sums), strict=True)]
 
 
 def completion_hidden(student: StudentModel, group: Sequence[ScoredTrajectory], settings: LossSettings) -> torch.Tensor:
@@ -170,15 +183,37 @@ def _measure(terms: Sequence[Term], measured: dict[str, tuple[float, int]]) -> N
                 measured[name] = total + values.sum().item(), number + values.numel()
 
 
-def _check_ids(scored: Sequence[ScoredTrajectory], num_ids: int) -> None:
+def _means(tables: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, float]:
+    """Totals over numbers, each summed over ranks."""
+    names = dict.fromkeys(name for table in tables for name in table)
+    columns = {name: zip(*(table[name] for table in tables if name in table), strict=True) for name in names}
+    return {name: sum(totals) / sum(numbers) for name, (totals, numbers) in columns.items()}
+
+
+def _rounds(scored: Sequence[ScoredTrajectory], settings: LossSettings, world: World) -> list[list[int]]:
+    """The micro-batches of this rank as indices of `scored`; empty ones make them as many as any rank has, because
+    ranks compute forward and backward together.
+
+    Raises:
+        EngineError: at every rank, for what one of them cannot train on.
+    """
+    rounds = list(_micro_batches(scored, settings))
+    problems, numbers = zip(*world.everyone([_problem(scored, settings.num_ids), len(rounds)]), strict=True)
+    for problem in filter(None, problems):
+        raise EngineError(problem)
+    return rounds + [[]] * (max(numbers) - len(rounds))
+
+
+def _problem(scored: Sequence[ScoredTrajectory], num_ids: int) -> str | None:
     """Both softmaxes are cut to `num_ids`: a token beyond them would be trained on as if it could not occur."""
     for item in scored:
         largest = int(item.trajectory.completion_ids.max())
         if largest >= num_ids:
-            raise EngineError(
+            return (
                 f"the completion of {item.trajectory.sample_id} contains id {largest}, but student and teacher share "
                 f"only the ids below {num_ids}"
             )
+    return None
 
 
 def _micro_batches(scored: Sequence[ScoredTrajectory], settings: LossSettings) -> Iterator[list[int]]:

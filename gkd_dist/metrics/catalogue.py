@@ -162,6 +162,13 @@ DEFINITIONS: tuple[Definition, ...] = (
         "gkd_requests_hedged_total", _C, "Requests sent to a second replica because the first was late.", "requests",
         labels={"role": REPLICATED_ROLES},
     ),
+    Definition(
+        "gkd_learner_wait_seconds_total", _C, "Time that the learner waited for a batch.", "seconds",
+    ),
+    Definition(
+        "gkd_sampler_blocked_seconds_total", _C, "Time in which no prompt might be begun: the learner is behind.",
+        "seconds",
+    ),
     # checkpoints
     Definition("gkd_checkpoint_last_step", _G, "Train step of the newest good checkpoint.", "steps"),
     Definition(

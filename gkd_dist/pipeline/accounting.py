@@ -17,6 +17,8 @@ _HISTOGRAMS = {
     "checkpoint": "gkd_checkpoint_save_seconds",
 }
 """Of single requests, by part."""
+_COUNTERS = {"wait": "gkd_learner_wait_seconds_total", "blocked": "gkd_sampler_blocked_seconds_total"}
+"""Seconds by part, over the whole run."""
 
 
 class StepAccounts:
@@ -42,6 +44,7 @@ class StepAccounts:
         self._open: dict[str, float] = defaultdict(float)
         self._steps: dict[int, dict[str, float]] = {}
         """What training said about steps whose weights are not live yet."""
+        self._totals: dict[str, float] = defaultdict(float)
         self._busy: dict[str, tuple[int, float]] = {}
         """Parts at work: how many at once, and since when."""
         self._step_began = clock()
@@ -61,6 +64,8 @@ class StepAccounts:
             yield
         finally:
             ended = self._at_work(part, -1)
+            if part in _COUNTERS:
+                self._metrics.count(_COUNTERS[part], ended - began)
             if part in _HISTOGRAMS:
                 self._metrics.observe(_HISTOGRAMS[part], ended - began)
             self.progressed()
@@ -68,6 +73,11 @@ class StepAccounts:
     def progressed(self) -> None:
         """Something came to an end: the run is not stuck."""
         self._last_progress = self._clock()
+
+    def spent_s(self, part: str) -> float:
+        """Wall time of `part` since the run began, that of blocks under way too; overlapping blocks count once."""
+        number, since = self._busy.get(part, (0, 0.0))
+        return self._totals[part] + (self._clock() - since if number else 0.0)
 
     def idle_s(self) -> float:
         """Seconds since anything last came to an end."""
@@ -78,6 +88,7 @@ class StepAccounts:
         number, since = self._busy.get(part, (0, now))
         if number:
             self._open[f"{part}_s"] += now - since
+            self._totals[part] += now - since
         self._busy[part] = (number + change, now)
         return now
 

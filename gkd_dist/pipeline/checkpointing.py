@@ -17,6 +17,8 @@ logger = logging.getLogger(__name__)
 LEARNER = "learner"
 """Folder of a checkpoint with what the learner wrote."""
 PROGRESS = "ring.json"
+_LAST_SAVE_S = 60.0
+"""What a save under way may take once the ring has failed."""
 
 
 class Checkpointer:
@@ -75,6 +77,12 @@ class Checkpointer:
         if self._under_way is not None:
             await asyncio.wait([self._under_way])
 
+    async def end(self) -> None:
+        """Let the save under way finish, but not for ever: then it is given up, and former checkpoints stay."""
+        if self._under_way is not None:
+            await asyncio.wait([self._under_way], timeout=_LAST_SAVE_S)
+            self._under_way.cancel()
+
     async def _begin(self, progress: Progress) -> None:
         if self._failures >= self._config.max_failures:
             raise EngineError(
@@ -90,6 +98,9 @@ class Checkpointer:
             async with asyncio.timeout(self._config.timeout_s):
                 with self._accounts.timed("checkpoint"):
                     await self._write(progress)
+        except asyncio.CancelledError:
+            self._store.abandon(progress.step)
+            raise
         except Exception as error:
             self._failures += 1
             self._accounts.checkpointed(None)
@@ -108,8 +119,15 @@ class Checkpointer:
         await asyncio.to_thread(self._ledger.sync)
         await asyncio.to_thread(self._store.commit, progress.step)
         await asyncio.to_thread(self._store.prune)
+        await self._forget(progress)
+
+    async def _forget(self, progress: Progress) -> None:
+        """A journal that fails costs work after a crash, and no checkpoint."""
         if self._journal is not None:
-            await self._journal.forget(progress.trained.union(progress.dropped))
+            try:
+                await self._journal.forget(progress.trained.union(progress.dropped))
+            except Exception as error:
+                logger.warning("the journal did not forget what step %d holds: %r", progress.step, error)
 
 
 def read_progress(checkpoint: Path) -> Progress:

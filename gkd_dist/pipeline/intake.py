@@ -73,6 +73,8 @@ class Intake:
         self._trained = dict.fromkeys(Kind, 0)
         self._trained_before: dict[int, dict[Kind, int]] = {step: dict(self._trained)}
         """By version: rows that it learned from, over all steps of this start."""
+        self._allowed = self._most()
+        """Rows that may be issued over all steps of this start, while this version is live."""
         self._again: list[Row] = []
         self._adopted: set[int] = set()
         self._spares = count(mixture.first_position(max_steps))
@@ -95,6 +97,7 @@ class Intake:
             raise ValueError(f"version {version} after version {self.version}: versions only grow")
         self.version = version
         self._trained_before = {each: done for each, done in self._trained_before.items() if each >= version}
+        self._allowed = self._most()
         self._wake()
 
     def trained(self, version: int, num_student: int, num_fixed: int) -> None:
@@ -131,9 +134,12 @@ class Intake:
         return bool(self._again) or any(self._allowance(kind) > 0 for kind in Kind)
 
     def _allowance(self, kind: Kind) -> int:
-        last = min(self.version + self._max_staleness, self._max_steps - 1)
-        demand = sum(self._demand(kind, step) for step in range(self.version, last + 1))
-        return self._trained_before[self.version][kind] + demand - self._issued[kind]
+        return self._allowed[kind] - self._issued[kind]
+
+    def _most(self) -> dict[Kind, int]:
+        steps = range(self.version, min(self.version + self._max_staleness + 1, self._max_steps))
+        trained = self._trained_before[self.version]
+        return {kind: trained[kind] + sum(self._demand(kind, step) for step in steps) for kind in Kind}
 
     def _demand(self, kind: Kind, step: int) -> int:
         if kind is Kind.STUDENT:

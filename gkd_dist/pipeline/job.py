@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gkd_dist.config.supervision import SupervisionConfig
-from gkd_dist.errors import LearnerLostError
+from gkd_dist.errors import LearnerLostError, StoppedError
 from gkd_dist.interfaces import Fleet, Metrics
 from gkd_dist.pipeline.accounting import StepAccounts
 from gkd_dist.pipeline.checkpointing import Checkpointer
@@ -16,7 +16,7 @@ from gkd_dist.pipeline.diagnosis import diagnose
 from gkd_dist.pipeline.evaluation import Evaluation, HeldOut, evaluate
 from gkd_dist.pipeline.recovery import Durability, Recovered, recover
 from gkd_dist.pipeline.ring import Plan
-from gkd_dist.pipeline.sentinel import check_at_start
+from gkd_dist.pipeline.sentinel import check_at_start, guard_newcomers
 from gkd_dist.pipeline.stage import Stage
 from gkd_dist.pipeline.watchdog import Watchdog
 from gkd_dist.supervision.together import beside
@@ -39,7 +39,7 @@ class Job:
     Args:
         held_out: None skips both evaluations.
         final: receives the student.
-        diagnosis: file that a stall is explained in.
+        diagnosis: file that a stall or a failure is explained in.
         before: evaluation of the untrained student by a former start of the run.
         narrate: told in one line what happens next.
     """
@@ -127,19 +127,23 @@ async def _turn(job: Job, recovered: Recovered) -> None:
         job.diagnosis,
         lambda: diagnose(ring),
         last_words=lambda: checkpointer.now(ring.progress),
+        spare=(LearnerLostError, StoppedError),
     )
     try:
         async with watchdog:
             await run_ring(ring, recovered.waiting)
-    except LearnerLostError:
-        await checkpointer.settle()  # the next turn goes back behind it: it must find it whole, or not at all
-        raise
-    await checkpointer.settle()
+        await checkpointer.settle()
+    finally:
+        await checkpointer.end()
+    if job.stop.is_set():
+        await checkpointer.now(ring.progress)
+        raise StoppedError("stopped after the last step; run the same command again to save and evaluate the student")
 
 
 async def _check_teachers(job: Job) -> None:
     checks = await check_at_start(job.fleet, lambda found: job.accounts.checked(None, found))
-    for check in {str(check): check for check in checks}.values():
+    guard_newcomers(job.fleet, checks)
+    for check in {str(check): check for check in checks.values()}.values():
         job.narrate(f"teacher checked: {check}")
 
 

@@ -29,14 +29,16 @@ async def learning_loop(ring: Ring) -> None:
     while progress.step < plan.max_steps:
         step = progress.step
         num_student = plan.mixture.num_student(step)
-        drawn = await _unless_stopped(ring, ring.replay.draw(num_student, plan.batch_size - num_student, step))
+        with ring.accounts.timed("wait"):
+            drawn = await _unless_stopped(ring, ring.replay.draw(num_student, plan.batch_size - num_student, step))
         if drawn is None:
             await _stop(ring)
         await ring.sentinel.before_step(step)
         report = await _train(ring, drawn or [])
         _commit(ring, report, drawn or [])
         fault_point("controller.after_step")
-        publication = await ring.fleet.learner.publish()
+        with ring.accounts.timed("publish"):
+            publication = await ring.fleet.learner.publish()
         if plan.save_steps and report.policy_version % plan.save_steps == 0:
             await ring.fleet.learner.save(plan.students / f"step-{report.policy_version}")
         if ring.checkpointer is not None:

@@ -37,7 +37,7 @@ class Replica:
 
 async def check_at_start(
     fleet: Fleet, record: Callable[[Sequence[TeacherCheck]], None] = lambda _: None
-) -> list[TeacherCheck]:
+) -> dict[Replica, TeacherCheck]:
     """Verify every replica of every teacher, and hold the replicas of one teacher against each other.
 
     Args:
@@ -47,14 +47,34 @@ async def check_at_start(
         ModelError: one does not answer as it should, or as its replicas do.
     """
     checks = await _verify(fleet.teachers)
-    found = list(checks.values())
-    record(found)
+    record(list(checks.values()))
     for replica, check in checks.items():
         if not check.passed:
             remedy = _LOOK_AT_WEIGHTS if check.fault else _LOOK_AT_HEAD
             raise ModelError(f"{replica} is refused: {check}; {remedy}")
     _compare_replicas(checks)
-    return found
+    return checks
+
+
+def guard_newcomers(fleet: Fleet, checks: Mapping[Replica, TeacherCheck]) -> None:
+    """Hold every replica of a teacher that joins later to what its teacher's first replica answered at the start.
+
+    Args:
+        checks: as `check_at_start` returned them.
+    """
+    first: dict[str, tuple[Replica, TeacherCheck]] = {}
+    for replica, check in checks.items():
+        first.setdefault(replica.name, (replica, check))
+    for name, (model, expected) in first.items():
+
+        async def answers_alike(teacher: Teacher, model: Replica = model, expected: TeacherCheck = expected) -> None:
+            check = await teacher.verify()
+            if not check.passed:
+                raise ModelError(f"a new replica of {model.name} is refused: {check}")
+            if difference := _difference(model, expected, check):
+                raise ModelError(f"a new replica of {model.name} is refused: {difference}")
+
+        fleet.teachers[name].require(answers_alike)
 
 
 def _compare_replicas(checks: Mapping[Replica, TeacherCheck]) -> None:
@@ -62,14 +82,20 @@ def _compare_replicas(checks: Mapping[Replica, TeacherCheck]) -> None:
     first: dict[str, tuple[Replica, TeacherCheck]] = {}
     for replica, check in checks.items():
         model, expected = first.setdefault(replica.name, (replica, check))
-        gaps = [abs(one - other) for one, other in zip(expected.top_log_probs, check.top_log_probs, strict=True)]
-        if not check.tolerance.allows(gaps):
-            raise ModelError(
-                f"{replica} is refused: it is not the same model as {model}: their log-probs at {len(gaps)} golden "
-                f"tokens differ by up to {max(gaps):.3g} nats (allowed {check.tolerance.max_nats:g}), "
-                f"{sum(gaps) / len(gaps):.2g} on average (allowed {check.tolerance.mean_nats:g}); "
-                f"{_LOOK_AT_WEIGHTS}"
-            )
+        if difference := _difference(model, expected, check):
+            raise ModelError(f"{replica} is refused: {difference}")
+
+
+def _difference(model: Replica, expected: TeacherCheck, check: TeacherCheck) -> str:
+    """How the answers of two replicas differ; empty where they are those of one model."""
+    gaps = [abs(one - other) for one, other in zip(expected.top_log_probs, check.top_log_probs, strict=True)]
+    if check.tolerance.allows(gaps):
+        return ""
+    return (
+        f"it is not the same model as {model}: their log-probs at {len(gaps)} golden tokens differ by up to "
+        f"{max(gaps):.3g} nats (allowed {check.tolerance.max_nats:g}), {sum(gaps) / len(gaps):.2g} on average (allowed "
+        f"{check.tolerance.mean_nats:g}); {_LOOK_AT_WEIGHTS}"
+    )
 
 
 class Sentinel:

@@ -1,5 +1,7 @@
 """A running job answers `gkd scale` and shows `gkd status`; queue pressure moves the numbers of replicas."""
 
+import asyncio
+import logging
 import os
 import socket
 from typing import Any
@@ -12,6 +14,12 @@ from gkd_dist.pipeline.stage import Stage
 from gkd_dist.runs.control import Panel, Target, target_problems
 from gkd_dist.runs.run_directory import RunDirectory
 from gkd_dist.runs.status import Role, Slot, Status
+from gkd_dist.supervision.scaling import Decision, Pressure, decide
+from gkd_dist.supervision.together import gather_all
+
+logger = logging.getLogger(__name__)
+
+_DECISION_S = 10.0
 
 
 class Steering:
@@ -38,8 +46,8 @@ class Steering:
         self._panel = Panel(directory, apply=self._apply, status=self.status)
 
     async def attend(self) -> None:
-        """Answer and show, for ever."""
-        await self._panel.attend()
+        """Answer, show and scale, for ever."""
+        await gather_all([self._panel.attend(), self._follow_pressure()])
 
     def status(self) -> Status:
         """This moment."""
@@ -59,6 +67,43 @@ class Steering:
             last_checkpoint=ring.checkpointer.last_step if ring and ring.checkpointer else None,
             tokens_per_s=dict(self._accounts.tokens_per_s),
         )
+
+    async def _follow_pressure(self) -> None:
+        """Move the roles that have bounds towards what the queue asks for (`supervision/scaling.py`)."""
+        limits = {"samplers": self._config.sampler, **self._config.named_teachers}
+        pools = {"samplers": self._fleet.samplers, **self._fleet.teachers}
+        decisions: dict[str, Decision] = {}
+        waited, blocked = self._spent()
+        while True:
+            await asyncio.sleep(_DECISION_S)
+            (waited_before, blocked_before), (waited, blocked) = (waited, blocked), self._spent()
+            ring = self._stage.ring
+            if ring is None or self._stage.state != "training":
+                decisions.clear()
+                continue
+            for name, pool in pools.items():
+                low, high = limits[name].min_replicas, limits[name].max_replicas
+                if low is None and high is None:
+                    continue
+                pressure = Pressure(
+                    elapsed_s=_DECISION_S,
+                    queue_depth=ring.replay.depth,
+                    queue_capacity=ring.plan.replay_capacity,
+                    num_in_flight=pool.num_outstanding,
+                    waited_s=waited - waited_before,
+                    blocked_s=blocked - blocked_before,
+                )
+                decisions[name] = decide(
+                    pressure, pool.target, low or 1, max(high or 0, pool.target), decisions.get(name)
+                )
+                if decisions[name].desired != pool.target:
+                    logger.warning(
+                        "%s: %d -> %d replicas by queue pressure", name, pool.target, decisions[name].desired
+                    )
+                    pool.set_target(decisions[name].desired)
+
+    def _spent(self) -> tuple[float, float]:
+        return self._accounts.spent_s("wait"), self._accounts.spent_s("blocked")
 
     def _apply(self, target: Target) -> None:
         """

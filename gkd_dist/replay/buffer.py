@@ -128,6 +128,8 @@ class ReplayBuffer:
         self._on_evict = on_evict
         self._drawn = drawn or SampleIdSet()
         self._waiting: dict[Kind, list[Entry]] = {kind: [] for kind in Kind}
+        self._num_waiting = dict.fromkeys(Kind, 0)
+        """Trajectories, not groups."""
         self._used: list[_Used] = []
         """What may be drawn again."""
         self._ids: set[SampleId] = set()
@@ -144,12 +146,12 @@ class ReplayBuffer:
     @property
     def num_student(self) -> int:
         """Student trajectories waiting for their first use."""
-        return sum(len(group) for _, group in self._waiting[Kind.STUDENT])
+        return self._num_waiting[Kind.STUDENT]
 
     @property
     def num_fixed(self) -> int:
         """Fixed pairs waiting."""
-        return len(self._waiting[Kind.FIXED])
+        return self._num_waiting[Kind.FIXED]
 
     @property
     def depth(self) -> int:
@@ -192,6 +194,7 @@ class ReplayBuffer:
         self.counters[verdict] += len(group)
         if verdict is Admission.ADMITTED:
             heapq.heappush(self._waiting[kind], (_id_of(group[0]), group))
+            self._num_waiting[kind] += len(group)
             self._ids.update(map(_id_of, group))
         return verdict
 
@@ -267,7 +270,7 @@ class ReplayBuffer:
             raise ReplayClosedError("the replay buffer is closed")
 
     def _has_space(self, kind: Kind, num_more: int) -> bool:
-        return sum(len(group) for _, group in self._waiting[kind]) + num_more <= self._capacity
+        return self._num_waiting[kind] + num_more <= self._capacity
 
     def _verdict(self, group: Group) -> Admission:
         ids = [_id_of(scored) for scored in group]
@@ -305,6 +308,7 @@ class ReplayBuffer:
             self._on_evict(group)
 
     def _leave(self, group: Group) -> None:
+        self._num_waiting[Kind.of(group[0])] -= len(group)
         for sample_id in map(_id_of, group):
             self._ids.remove(sample_id)
             self._evicted_attempts.pop(sample_id, None)

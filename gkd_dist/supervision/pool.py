@@ -169,6 +169,14 @@ class Pool(Generic[Replica]):
         number = roster.newest
         await gather_all([self._oblige(incarnation, number) for incarnation in roster.serving])
 
+    def require(self, obligation: Callable[[Replica], Awaitable[object]]) -> None:
+        """As `bring_up`, for replicas that start from now on: those that serve have done it, or need not."""
+        roster = self._roster
+        roster.obligation = obligation
+        roster.newest += 1
+        for incarnation in roster.serving:
+            incarnation.fulfilled = roster.newest
+
     async def _oblige(self, incarnation: Incarnation[Replica], number: int) -> None:
         roster = self._roster
         try:

@@ -14,7 +14,7 @@ from gkd_dist.testing.fakes import FakeLearner, FakeSampler, FakeTeacher
 
 @pytest.mark.ray
 def test_what_a_part_raises_while_it_is_built_arrives_as_it_was_raised() -> None:
-    def refused() -> FakeLearner:  # local functions travel by value: actors cannot import this module
+    def refused(_: int) -> FakeLearner:  # local functions travel by value: actors cannot import this module
         raise ModelError("this student has no head")
 
     def broken() -> FakeSampler:

@@ -128,7 +128,7 @@ def test_an_ended_run_leaves_no_actor_behind(
         session = os.getsid(process.pid)
         assert any("Actor" in line for line in processes_of(session))
         process.send_signal(kill)
-        assert process.wait(60) == (130 if kill is signal.SIGINT else -signal.SIGKILL)
+        assert process.wait(60) == (75 if kill is signal.SIGINT else -signal.SIGKILL)
         wait_until(lambda: not [line for line in processes_of(session) if "Actor" in line or "VLLM" in line], 60, log)
     finally:
         for line in processes_of(process.pid):
