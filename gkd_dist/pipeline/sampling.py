@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from gkd_dist.data.pairs import fixed_trajectory
-from gkd_dist.errors import DataError, DeadlineError, EngineError, RejectedError
+from gkd_dist.errors import DataError, DeadlineError, EngineError, RejectedError, WeightsError
 from gkd_dist.fault_points import fault_point
 from gkd_dist.interfaces import Sampler
 from gkd_dist.pipeline.intake import Row, row_of
@@ -38,7 +38,7 @@ async def _go_round(ring: Ring, rows: Sequence[Row]) -> None:
     """
     try:
         groups = await _scored(ring, rows)
-    except (EngineError, DeadlineError) as error:
+    except (EngineError, DeadlineError, WeightsError) as error:
         if ring.plan.whole_steps:
             raise
         ring.budgets.spend(error)
@@ -127,7 +127,10 @@ async def _sample(ring: Ring, rows: Sequence[Row]) -> list[Trajectory]:
             trial = trials.setdefault(index, 0)
             numbers.append(attempts[index] + trial // len(repeats))
             trials[index] += 1
+        live = ring.intake.version
         answers = await sampler.sample(share, ring.plan.sampling)
+        for answer in answers:
+            _check_versions(answer, live, ring.progress.step)
         return [replace(answer, attempt=number) for answer, number in zip(answers, numbers, strict=True)]
 
     with ring.accounts.timed("sample"):
@@ -135,6 +138,21 @@ async def _sample(ring: Ring, rows: Sequence[Row]) -> list[Trajectory]:
     whole = _whole(answers, len(repeats))
     ring.accounts.sampled(whole)
     return whole
+
+
+def _check_versions(answer: Trajectory, live: int, newest: int) -> None:
+    """Every replica has the live version before it is asked: another one would be thrown away, and asked for anew for
+    ever by whom the replay refuses it.
+
+    Raises:
+        WeightsError: it was written with weights that its sampler should not have.
+    """
+    versions = answer.versions
+    if versions is not None and not live <= versions.oldest <= versions.newest <= newest:
+        raise WeightsError(
+            f"{answer.sample_id} was written by versions {versions.oldest} to {versions.newest}, but version {live} "
+            f"was live on every sampler, and {newest} is the newest"
+        )
 
 
 def _whole(answers: Sequence[Trajectory | None], num_repeats: int) -> list[Trajectory]:
