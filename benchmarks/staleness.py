@@ -102,7 +102,7 @@ def main() -> None:
                 result["curves"] = curves(result["runs"])
                 RESULT.write_text(json.dumps(result, indent=2) + "\n")
                 print(json.dumps(result["runs"][-1]), flush=True)
-    print(json.dumps(result.get("curves"), indent=2), f"\nwritten to {RESULT}")
+    print(table(result["curves"]), f"\nwritten to {RESULT}")
 
 
 def points_of(objective: str) -> tuple[int | None, ...]:
@@ -278,6 +278,20 @@ def curves(runs: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
             if own:
                 found.setdefault(objective, {})["sync" if point is None else str(point)] = _point(own, sync)
     return found
+
+
+def table(found: dict[str, dict[str, Any]]) -> str:
+    """Rows of Markdown: divergences after training (mean, standard deviation over seeds), and their ratio to sync."""
+    lines = []
+    for objective, points in found.items():
+        for name, point in points.items():
+            after, over = point["reverse_kl"]["after"], point["reverse_kl"]["over_sync"]
+            lines.append(
+                f"| {objective} | {name} | {point['seeds']} | {point['realised_mean']:.2f} "
+                f"| {point['forward_kl']['after']['mean']:.3f} | {after['mean']:.3f} +- {after['std']:.3f} "
+                f"| {over['mean']:.3f} ({over['min']:.3f} to {over['max']:.3f}) |"
+            )
+    return "\n".join(lines)
 
 
 def _point(found: list[dict[str, Any]], sync: dict[int, dict[str, Any]]) -> dict[str, Any]:
