@@ -11,6 +11,7 @@ GkdError                     exit 70 unless a subclass says otherwise
 +-- EngineError              a sampler, teacher or learner failed while working
 |   +-- RejectedError        it refused one request, or answered it wrongly: asking again may not help
 |   +-- LostTargetsError     teacher targets are gone with the node that held them: score again
+|   +-- OutOfMemoryError     a part was killed because its machine ran out of memory
 |   +-- RoleLostError        no replica of a role is left, or came back in time
 |   +-- LearnerLostError     the learner died; its last checkpoint did not
 +-- StoppedError             exit 75: asked to stop, and did so with a good checkpoint
@@ -88,6 +89,10 @@ class EngineError(GkdError):
 
 class RejectedError(EngineError):
     """One request was refused or answered wrongly; others may be fine."""
+
+
+class OutOfMemoryError(EngineError):
+    """A part was killed because its machine ran out of memory."""
 
 
 class LostTargetsError(EngineError):

@@ -6,10 +6,11 @@ folder, whatever the number of processes and restarts, and leaves a file `NAME.A
 proof that the fault happened. Without the folder an entry fires once per process.
 
 Actions: `kill` (SIGKILL to itself), `exit` (at once, status 1, nothing cleaned up), `stop` (SIGSTOP), `segfault`,
-`raise` (EngineError), `hang` (for ever; an asyncio loop in this thread stands still), `delay=SECONDS`,
-`gil=SECONDS` (as delay, without letting other threads run).
+`raise` (EngineError), `cancel` (asyncio.CancelledError: what runs is given up without a word), `hang` (for ever; an
+asyncio loop in this thread stands still), `delay=SECONDS`, `gil=SECONDS` (as delay, without letting other threads run).
 """
 
+import asyncio
 import faulthandler
 import os
 import signal
@@ -29,6 +30,7 @@ def fault_point(name: str) -> None:
 
     Raises:
         EngineError: where the action is `raise`.
+        asyncio.CancelledError: where it is `cancel`.
     """
     if _ENTRIES not in os.environ:
         return
@@ -66,6 +68,8 @@ def _fail(name: str, action: str) -> None:
             faulthandler._sigsegv()  # type: ignore[attr-defined]
         case "raise":
             raise EngineError(f"fault point {name}")
+        case "cancel":
+            raise asyncio.CancelledError(f"fault point {name}")
         case "hang":
             while True:
                 time.sleep(3600)

@@ -2,7 +2,8 @@
 
 A test writes files: `hold` makes all requests wait while it is there, `hold-PID` those of one process, `die-in-load`
 ends one when it is told to load weights, `refuse` makes every start fail, `lie-PID` makes a teacher answer wrongly.
-A part writes `started-PID`, `asked-PID` with one line per request, and `child-PID` with the pid of its child.
+A part writes `started-PID`, `asked-PID` with one line per request, `cancelled-PID` when one was given up, and
+`child-PID` with the pid of its child.
 """
 
 import asyncio
@@ -44,8 +45,12 @@ class Folder:
     async def ask(self, what: str) -> None:
         with (self.path / f"asked-{os.getpid()}").open("a") as file:
             file.write(f"{what}\n")
-        while self.says("hold"):
-            await asyncio.sleep(0.02)
+        try:
+            while self.says("hold"):
+                await asyncio.sleep(0.02)
+        except asyncio.CancelledError:
+            (self.path / f"cancelled-{os.getpid()}").touch()
+            raise
 
 
 class MockSampler(FakeSampler):

@@ -3,8 +3,9 @@
 import logging
 
 from ray.exceptions import ObjectLostError, RayActorError, RayError, RayTaskError
+from ray.exceptions import OutOfMemoryError as KilledForMemory
 
-from gkd_dist.errors import EngineError, GkdError
+from gkd_dist.errors import EngineError, GkdError, OutOfMemoryError
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +42,9 @@ def failure_of(
     if isinstance(error, RayTaskError):
         kind = EngineError if isinstance(cause, _OF_THE_MACHINE) else unknown
         return kind(f"{name} failed to {what}: {_first_line(repr(cause))}")
+    if isinstance(error, KilledForMemory):  # to Ray no RayActorError
+        kind = OutOfMemoryError if died is EngineError else died
+        return kind(f"{name} died while asked to {what}: out of memory: {_first_line(str(error))}")
     if isinstance(error, RayActorError):
         return died(f"{name} died while asked to {what}: {_first_line(str(error))}")
     return EngineError(f"{name} failed to {what}: {type(error).__name__}: {_first_line(str(error))}")

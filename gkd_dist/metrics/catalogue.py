@@ -16,7 +16,7 @@ ROLES = ("sampler", "teacher", "learner")
 REPLICATED_ROLES = ("sampler", "teacher")
 """Roles of which there may be several replicas that stand in for each other; all teachers are one role."""
 REPLICA_STATES = ("healthy", "suspect", "dead", "restarting", "stale", "draining", "retired")
-DEATHS = ("probe", "request", "died", "obligation", "start", "no_room", "scaled")
+DEATHS = ("probe", "request", "died", "oom", "obligation", "start", "no_room", "scaled")
 """Why a replica had to be started again; `supervision/health.py` says what each means."""
 QUEUES = ("replay",)
 """Scored sequences that wait for the learner."""

@@ -119,8 +119,15 @@ class Checkpointer:
         await asyncio.to_thread(self._ledger.sync)
         await asyncio.to_thread(self._store.commit, progress.step)
         await asyncio.to_thread(self._store.prune)
+        await self._forget(progress)
+
+    async def _forget(self, progress: Progress) -> None:
+        """A journal that fails costs work after a crash, and no checkpoint."""
         if self._journal is not None:
-            await self._journal.forget(progress.trained.union(progress.dropped))
+            try:
+                await self._journal.forget(progress.trained.union(progress.dropped))
+            except Exception as error:
+                logger.warning("the journal did not forget what step %d holds: %r", progress.step, error)
 
 
 def read_progress(checkpoint: Path) -> Progress:

@@ -39,7 +39,7 @@ class Job:
     Args:
         held_out: None skips both evaluations.
         final: receives the student.
-        diagnosis: file that a stall is explained in.
+        diagnosis: file that a stall or a failure is explained in.
         before: evaluation of the untrained student by a former start of the run.
         narrate: told in one line what happens next.
     """
@@ -89,10 +89,9 @@ async def _train(job: Job) -> None:
     """To the last step, with as many learners as that takes and supervision.max_learner_restarts allows."""
     num_restarts = 0
     while True:
+        first = num_restarts == 0
         try:
-            recovered = await recover(
-                job.plan, job.fleet, job.durability, job.narrate, weights_are_live=num_restarts == 0
-            )
+            recovered = await recover(job.plan, job.fleet, job.durability, job.narrate, weights_are_live=first)
             return await _turn(job, recovered)
         except LearnerLostError as error:
             num_restarts += 1
@@ -128,6 +127,7 @@ async def _turn(job: Job, recovered: Recovered) -> None:
         job.diagnosis,
         lambda: diagnose(ring),
         last_words=lambda: checkpointer.now(ring.progress),
+        spare=(LearnerLostError, StoppedError),
     )
     try:
         async with watchdog:

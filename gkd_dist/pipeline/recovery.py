@@ -77,16 +77,19 @@ async def _waiting(plan: Plan, progress: Progress, journal: Journal | None) -> l
     """Groups of the journal that the steps after `progress` can be trained on."""
     if journal is None:
         return []
-    open_items = [item for item in await journal.read() if _is_usable(plan, progress, item)]
+    try:
+        kept = await journal.read()
+    except Exception as error:
+        logger.warning("the journal cannot be read, what it kept is sampled and scored again: %r", error)
+        return []
+    open_items = [item for item in kept if _is_usable(plan, progress, item)]
     by_row: dict[int, list[ScoredTrajectory]] = defaultdict(list)
     for item in open_items:
         by_row[item.trajectory.sample_id.prompt_index].append(item)
     groups = [tuple(sorted(items, key=lambda item: item.trajectory.sample_id)) for items in by_row.values()]
     groups = [group for group in groups if len(group) == _group_size(plan, group)]
     groups.sort(key=lambda group: group[0].trajectory.sample_id)
-    if plan.whole_steps and not _is_the_next_step(plan, progress, groups):
-        return []  # engines would be asked for a part of the step: another batch, other rounding
-    return groups
+    return _of_the_next_step(plan, progress, groups) if plan.whole_steps else groups
 
 
 def _is_usable(plan: Plan, progress: Progress, item: ScoredTrajectory) -> bool:
@@ -108,11 +111,16 @@ def _group_size(plan: Plan, group: Group) -> int:
     return plan.mixture.num_generations if Kind.of(group[0]) is Kind.STUDENT else 1
 
 
-def _is_the_next_step(plan: Plan, progress: Progress, groups: Sequence[Group]) -> bool:
+def _of_the_next_step(plan: Plan, progress: Progress, groups: Sequence[Group]) -> list[Group]:
+    """All groups of the next step, or none: engines asked for a part of it get another batch, and round otherwise.
+
+    Of later steps there may be pairs, which no version wrote; they are scored again with their step.
+    """
     first, end = plan.mixture.first_position(progress.step), plan.mixture.first_position(progress.step + 1)
     open_rows = {
         index
         for index in range(first, end)
         if SampleId(plan.run, index) not in progress.trained and SampleId(plan.run, index) not in progress.dropped
     }
-    return {row_of(group).index for group in groups} == open_rows
+    found = [group for group in groups if row_of(group).index in open_rows]
+    return found if {row_of(group).index for group in found} == open_rows else []

@@ -22,6 +22,7 @@ async def sampling_loop(ring: Ring) -> None:
     """Endless: whatever the intake gives out goes round by itself until it is in the replay."""
     async with task_group() as under_way:
         while True:
+            fault_point("sampling.next")
             with ring.accounts.timed("blocked"):
                 rows = await ring.intake.next()
             under_way.create_task(_go_round(ring, rows))

@@ -4,13 +4,18 @@ A teacher that answers as it should costs one small scoring call. In synchronous
 nothing else, so that the batches of the run are what they would be without it.
 """
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import methodcaller
 
 from gkd_dist.checks import TeacherCheck
 from gkd_dist.errors import EngineError, ModelError
 from gkd_dist.interfaces import Fleet, Replicas, Teacher
 from gkd_dist.pipeline.accounting import StepAccounts
+from gkd_dist.supervision.failures import Failure, classify
+
+logger = logging.getLogger(__name__)
 
 _LOOK_AT_WEIGHTS = "look at the weights of teacher.model, or at the server that answers"
 _LOOK_AT_HEAD = (
@@ -115,7 +120,7 @@ class Sentinel:
         names = due(step, self._steps_between)
         if names:
             with self._accounts.timed("sentinel"):
-                checks = await _verify({name: self._fleet.teachers[name] for name in names})
+                checks = await _verify_living({name: self._fleet.teachers[name] for name in names})
             self._judge(step, checks)
             self._last_good.update(dict.fromkeys(names, step))
 
@@ -127,7 +132,7 @@ class Sentinel:
         """
         names = [name for name, steps in self._steps_between.items() if steps and not self._checked_at(name, num_steps)]
         if names and num_steps:
-            self._judge(None, await _verify({name: self._fleet.teachers[name] for name in names}))
+            self._judge(None, await _verify_living({name: self._fleet.teachers[name] for name in names}))
 
     def _checked_at(self, name: str, num_steps: int) -> bool:
         return self._last_good.get(name) == num_steps - 1
@@ -157,3 +162,19 @@ async def _verify(teachers: Mapping[str, Replicas[Teacher]]) -> dict[Replica, Te
     }
     # In turn: replicas may be one server, where sequences asked together share a batch, and its rounding.
     return {replica: await teacher.verify() for replica, teacher in named.items()}
+
+
+async def _verify_living(teachers: Mapping[str, Replicas[Teacher]]) -> dict[Replica, TeacherCheck]:
+    """As `_verify`, but a replica that dies meanwhile is left to supervision. One of each teacher answers at least."""
+    checks: dict[Replica, TeacherCheck] = {}
+    for name, replicas in teachers.items():
+        found = {}
+        for slot, teacher in enumerate(replicas.serving):
+            try:
+                found[Replica(name, slot)] = await teacher.verify()
+            except Exception as error:
+                if classify(error) is not Failure.INFRA:
+                    raise
+                logger.warning("%s is not checked: %r", Replica(name, slot), error)
+        checks |= found or {Replica(name, 0): await replicas.call(methodcaller("verify"), "verify its answers")}
+    return checks

@@ -1,6 +1,7 @@
 """The stall watchdog: above all deadlines, it ends a run in which nothing comes to an end any more.
 
-It watches from a thread of its own, so that it also sees an event loop that stands still.
+It watches from a thread of its own, so that it also sees an event loop that stands still. A run that fails otherwise
+leaves the same behind as one that stalls: a diagnosis, and a checkpoint where one can still be had.
 """
 
 import asyncio
@@ -37,7 +38,8 @@ class Watchdog:
         timeout_s: so many are too many.
         file: receives the diagnosis as JSON.
         diagnose: what else to say in it; called on the watchdog's thread while the loop may run.
-        last_words: awaited before StalledError is raised, within a deadline: a checkpoint, say.
+        last_words: awaited when the block fails, within a deadline: a checkpoint, say.
+        spare: errors after which the run goes on, or ends as it should.
         exit: ends the process when even its event loop does not react.
     """
 
@@ -49,6 +51,7 @@ class Watchdog:
         diagnose: Callable[[], dict[str, Any]],
         *,
         last_words: Callable[[], Any] | None = None,
+        spare: tuple[type[Exception], ...] = (),
         exit: Callable[[int], object] = os._exit,
     ) -> None:
         self._idle_s = idle_s
@@ -56,6 +59,7 @@ class Watchdog:
         self._file = file
         self._diagnose = diagnose
         self._last_words = last_words
+        self._spare = spare
         self._exit = exit
         self._done = threading.Event()
         self._stalled = False
@@ -78,6 +82,9 @@ class Watchdog:
                     f"nothing has come to an end for {self._timeout_s:g} s (supervision.stall_timeout_s); what every "
                     f"part was doing is in {self._file}"
                 ) from None
+            if isinstance(error, Exception) and not isinstance(error, self._spare):
+                self._write(error)
+                await self._say_last_words()
         finally:
             self._done.set()
 
@@ -88,7 +95,7 @@ class Watchdog:
             async with asyncio.timeout(_LAST_WORDS_S / 2):
                 await self._last_words()
         except Exception as error:
-            logger.error("no checkpoint after the stall: %r", error)
+            logger.error("no checkpoint at the end: %r", error)
 
     def _watch(self) -> None:
         while not self._done.wait(min(1.0, self._timeout_s / 10)):
@@ -107,16 +114,22 @@ class Watchdog:
         if self._task is not None:
             self._task.cancel()
 
-    def _write(self) -> None:
+    def _write(self, failure: Exception | None = None) -> None:
+        """
+        Args:
+            failure: None for a stall.
+        """
         fault_point("watchdog.write")
         diagnosis: dict[str, Any] = {"at": time.time(), "idle_s": self._idle_s(), "timeout_s": self._timeout_s}
+        if failure is not None:
+            diagnosis["error"] = traceback.format_exception(failure)
         try:
             diagnosis |= self._diagnose()
         except Exception as error:  # a part that is broken must not hide the rest
             diagnosis["diagnosis_failed"] = repr(error)
         diagnosis["stacks"] = stacks(self._loop)
         self._file.write_text(json.dumps(diagnosis, indent=2, default=str) + "\n")
-        logger.critical("stalled; diagnosis in %s", self._file)
+        logger.critical("%s; diagnosis in %s", "stalled" if failure is None else "failed", self._file)
 
 
 def stacks(loop: asyncio.AbstractEventLoop) -> dict[str, list[str]]:

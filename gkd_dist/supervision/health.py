@@ -58,6 +58,8 @@ class Reason(StrEnum):
     """Real requests failed, so many in a row."""
     DIED = "died"
     """A request failed as if it were dead, and so did the probe that followed."""
+    OOM = "oom"
+    """It was killed because its machine ran out of memory."""
     OBLIGATION = "obligation"
     """It could not do what every replica must, such as load new weights."""
     START = "start"

@@ -185,7 +185,7 @@ class Pool(Generic[Replica]):
             if roster.is_fixed:
                 raise
             if not incarnation.ended:
-                roster.condemn(incarnation, Reason.OBLIGATION, repr(error))
+                roster.condemn(incarnation, Reason.OBLIGATION, error)
             return
         if not incarnation.ended and incarnation.slot.health.serves:
             incarnation.slot.health.caught_up(roster.clock())

@@ -111,11 +111,15 @@ class Request(Generic[Replica, T]):
         return await self._hedged(incarnation, self._roster.rules.hedge_after_s)
 
     async def _hedged(self, incarnation: Incarnation[Replica], after_s: float) -> T:
-        """The first answer of one replica, or of two once the first is late; the loser is cancelled."""
+        """The first answer of one replica, or of two once the first is late.
+
+        The loser goes on, because nothing stops its engine: it counts as work of its replica, which gets less of it
+        then, and as a failure of it where it never ends.
+        """
         roster = self._roster
         tries = {asyncio.create_task(self._try(incarnation))}
         timer = roster.timer(after_s)
-        is_hedged = False
+        is_hedged = is_answered = False
         try:
             while True:
                 waiting = {*tries, *(set() if timer.done() else {timer})}
@@ -123,6 +127,7 @@ class Request(Generic[Replica, T]):
                 for task in [task for task in tries if task.done()]:
                     error = task.exception()
                     if error is None or len(tries) == 1:
+                        is_answered = True
                         return task.result()
                     tries.discard(task)
                 if not timer.done() or is_hedged:
@@ -135,7 +140,8 @@ class Request(Generic[Replica, T]):
         finally:
             timer.cancel()
             for task in tries:
-                task.cancel()
+                if not is_answered:
+                    task.cancel()
                 roster.keep(task)
 
     async def _try(self, incarnation: Incarnation[Replica]) -> T:

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Collection, Coroutine
 from typing import Any, Generic, TypeVar
 
 from gkd_dist.config.supervision import SupervisionConfig
-from gkd_dist.errors import EngineError
+from gkd_dist.errors import EngineError, OutOfMemoryError
 from gkd_dist.supervision.census import Census
 from gkd_dist.supervision.failures import Failure, ReplicaEndedError, classify
 from gkd_dist.supervision.health import Event, Reason, SlotHealth, State
@@ -131,6 +131,9 @@ class Roster(Generic[Replica]):
         """A request failed. The replica is probed where the error may mean that it is dead."""
         if incarnation.ended or self.is_fixed or classify(error) is Failure.DATA:
             return
+        if isinstance(error, OutOfMemoryError):  # known to be dead
+            self.condemn(incarnation, Reason.DIED, error)
+            return
         incarnation.slot.health.request_failed(self.clock(), repr(error))
         self.settle(incarnation)
         if isinstance(error, EngineError) and not incarnation.ended and not incarnation.probes:
@@ -149,8 +152,8 @@ class Roster(Generic[Replica]):
         except Exception as error:
             if incarnation.ended:
                 return
-            if condemn:
-                self.condemn(incarnation, Reason.DIED, repr(error))
+            if condemn or isinstance(error, OutOfMemoryError):
+                self.condemn(incarnation, Reason.DIED, error)
             else:
                 incarnation.slot.health.probe_failed(self.clock(), repr(error))
                 self.settle(incarnation)
@@ -158,9 +161,13 @@ class Roster(Generic[Replica]):
             if not incarnation.ended:
                 incarnation.slot.health.probe_succeeded(self.clock())
 
-    def condemn(self, incarnation: Incarnation[Replica], reason: Reason, detail: str = "") -> None:
-        """Its slot is dead from now on: the replica is killed, and what it had in hand goes elsewhere."""
-        incarnation.slot.health.die(self.clock(), reason, detail)
+    def condemn(self, incarnation: Incarnation[Replica], reason: Reason, error: Exception | None = None) -> None:
+        """Its slot is dead from now on: the replica is killed, and what it had in hand goes elsewhere.
+
+        Args:
+            error: that led here.
+        """
+        incarnation.slot.health.die(self.clock(), *cause_of_death(reason, error))
         self.settle(incarnation, drained=reason is Reason.SCALED)
 
     def settle(self, incarnation: Incarnation[Replica], drained: bool = False) -> None:
@@ -258,3 +265,8 @@ class Roster(Generic[Replica]):
 
     def _is_due(self, incarnation: Incarnation[Replica]) -> bool:
         return not incarnation.requests and incarnation.slot.health.may_be_tried(self.clock())
+
+
+def cause_of_death(reason: Reason, error: Exception | None) -> tuple[Reason, str]:
+    """For the record; want of memory is the reason wherever it was noticed."""
+    return Reason.OOM if isinstance(error, OutOfMemoryError) else reason, "" if error is None else repr(error)

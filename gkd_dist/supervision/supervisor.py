@@ -11,7 +11,7 @@ from typing import Any, Generic
 
 from gkd_dist.errors import DeadlineError, ResourceError
 from gkd_dist.supervision.health import RUNNING, Reason, State
-from gkd_dist.supervision.roster import Roster
+from gkd_dist.supervision.roster import Roster, cause_of_death
 from gkd_dist.supervision.slots import Incarnation, Replica, Slot
 
 
@@ -105,7 +105,8 @@ class Supervisor(Generic[Replica]):
         except Exception as error:
             if slot.health.state is State.RESTARTING:
                 is_full = isinstance(error, ResourceError | DeadlineError)
-                slot.health.die(roster.clock(), Reason.NO_ROOM if is_full else Reason.START, repr(error))
+                reason = Reason.NO_ROOM if is_full else Reason.START
+                slot.health.die(roster.clock(), *cause_of_death(reason, error))
             raise
         if slot.health.state is not State.RESTARTING:  # scaled away, and the start did not notice in time
             await roster.launcher.kill(replica)
@@ -120,7 +121,7 @@ class Supervisor(Generic[Replica]):
                 await roster.fulfil(incarnation, roster.newest)
         except Exception as error:
             if not incarnation.ended:
-                roster.condemn(incarnation, Reason.OBLIGATION, repr(error))
+                roster.condemn(incarnation, Reason.OBLIGATION, error)
             raise
         if not incarnation.ended and slot.health.state is State.STALE:
             slot.health.caught_up(roster.clock())

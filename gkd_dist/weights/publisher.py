@@ -5,9 +5,10 @@ from typing import Protocol
 
 import torch
 
+from gkd_dist.errors import EngineError
 from gkd_dist.types import WeightManifest, WeightPublication
 from gkd_dist.weights.manifest import digest, plan_buckets
-from gkd_dist.weights.tensors import fill_buckets
+from gkd_dist.weights.tensors import fill_buckets, read_tensors
 
 
 class Publishable(Protocol):
@@ -34,10 +35,20 @@ class WeightPublisher:
         self._dtype = dtype
 
     def publish(self, parameters: Sequence[tuple[str, Publishable]], version: int) -> WeightPublication:
-        """A publication of `parameters` as `version`, in buckets of bytes owned by the publication."""
+        """A publication of `parameters` as `version`, in buckets of bytes owned by the publication.
+
+        Raises:
+            EngineError: one of them is not finite: nobody could sample with it.
+        """
         shapes = [(name, self._dtype, tuple(tensor.shape)) for name, tensor in parameters]
         plan = plan_buckets(shapes, self._bucket_bytes)
         buckets = fill_buckets(parameters, plan.tensors, plan.bucket_bytes)
+        for name, tensor in read_tensors(buckets, plan.tensors):
+            if not tensor.isfinite().all():
+                raise EngineError(
+                    f"parameter {name} is not finite after step {version}, so it is not published; go on from the last "
+                    "checkpoint with a lower learner.learning_rate"
+                )
         manifest = WeightManifest(
             version=version,
             run_epoch=self._run_epoch,

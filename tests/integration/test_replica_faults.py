@@ -85,6 +85,20 @@ async def healed(pool: Pool[Any], former: int) -> int:
     return pid_of(pool, 0)
 
 
+@pytest.mark.fault(35)
+def test_a_request_that_nobody_waits_for_is_dropped_by_the_engine_too(tmp_path: Path) -> None:
+    async def work(pool: Pool[Any]) -> None:
+        (tmp_path / "hold").touch()
+        request = asyncio.create_task(sample(pool))
+        await until(lambda: all(asked(tmp_path, pid_of(pool, slot)) for slot in range(2)))
+        request.cancel()
+        await until(lambda: len(list(tmp_path.glob("cancelled-*"))) == 2)
+        (tmp_path / "hold").unlink()
+        assert complete(await sample(pool)), "both replicas go on"
+
+    with_samplers(tmp_path, work)
+
+
 @pytest.mark.fault(1)
 def test_a_sampler_killed_in_the_middle_loses_no_prompt_and_comes_back_with_current_weights(tmp_path: Path) -> None:
     learner = FakeLearner()

@@ -9,18 +9,26 @@ import pytest
 from ray.exceptions import (
     NodeDiedError,
     ObjectLostError,
-    OutOfMemoryError,
     OwnerDiedError,
     RayActorError,
     RayError,
     RayTaskError,
 )
+from ray.exceptions import OutOfMemoryError as KilledForMemory
 
 from gkd_dist.cluster.failures import failure_of
 from gkd_dist.cluster.placement import environment_of
 from gkd_dist.cluster.proxies import Proxy
 from gkd_dist.config.ring import ClusterConfig
-from gkd_dist.errors import DeadlineError, EngineError, LearnerLostError, LostTargetsError, ModelError, RejectedError
+from gkd_dist.errors import (
+    DeadlineError,
+    EngineError,
+    LearnerLostError,
+    LostTargetsError,
+    ModelError,
+    OutOfMemoryError,
+    RejectedError,
+)
 
 
 def task_error(cause: Exception) -> RayTaskError:
@@ -53,7 +61,7 @@ def test_any_other_error_of_a_part_is_one_line_and_the_rest_is_logged(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     found = awaited(task_error(cause))
-    assert type(found) is EngineError
+    assert type(found) in (EngineError, OutOfMemoryError)
     assert str(found).startswith(f"sampler 0 failed to sample: {type(cause).__name__}(")
     assert "\n" not in str(found)
     assert "its second line" in caplog.text
@@ -63,7 +71,7 @@ def test_any_other_error_of_a_part_is_one_line_and_the_rest_is_logged(
     "error",
     [
         ObjectLostError("00" * 28, None, ""),
-        OutOfMemoryError("no memory\nmany lines"),
+        KilledForMemory("no memory\nmany lines"),
         NodeDiedError("the node died\nmany lines"),
         RayActorError(),
         RayError("first\nsecond"),
@@ -71,7 +79,7 @@ def test_any_other_error_of_a_part_is_one_line_and_the_rest_is_logged(
 )
 def test_every_error_of_ray_is_an_engine_error_of_one_line(error: RayError) -> None:
     found = awaited(error)
-    assert type(found) is EngineError
+    assert type(found) in (EngineError, OutOfMemoryError)
     assert str(found).startswith("sampler 0 ")
     assert "\n" not in str(found)
     assert found.__cause__ is error
@@ -109,6 +117,18 @@ def test_what_is_lost_and_who_died_has_the_name_that_the_caller_gives_it(error: 
     for each in (error, task_error(error)):
         assert type(failure_of(each, "learner", "train", lost=LostTargetsError)) is LostTargetsError
     assert type(failure_of(RayActorError(), "learner", "train", died=LearnerLostError)) is LearnerLostError
+
+
+@pytest.mark.fault(49)
+def test_a_part_that_was_killed_for_memory_says_so() -> None:
+    killed = KilledForMemory("1 worker(s) were killed due to the node running low on memory. 22 GB\nObject store")
+    error = failure_of(killed, "sampler 1", "sample")
+    assert type(error) is OutOfMemoryError
+    assert str(error) == (
+        "sampler 1 died while asked to sample: out of memory: 1 worker(s) were killed due to the node running low on "
+        "memory. 22 GB"
+    )
+    assert type(failure_of(killed, "learner", "train", died=LearnerLostError)) is LearnerLostError
 
 
 def test_a_bug_is_the_requests_and_a_full_disk_is_not() -> None:

@@ -35,6 +35,31 @@ def test_every_replica_is_asked_and_the_largest_gap_recorded() -> None:
     assert metrics.calls.count(("count", "gkd_teacher_checks_total", 2, {})) == 2
 
 
+class MortalTeacher(FakeTeacher):
+    """Its process ends when it is checked."""
+
+    async def verify(self) -> TeacherCheck:
+        self.num_checks += 1
+        raise EngineError("teacher 0 died while asked to verify its answers")
+
+
+@pytest.mark.fault(7)
+def test_a_teacher_that_dies_while_it_is_checked_is_no_teacher_that_answers_wrongly() -> None:
+    dead, living = MortalTeacher(), FakeTeacher()
+    plan = make_plan(5, 0.5, sentinel_steps={"teacher": 2})
+    metrics, _ = run(plan, fleet_of([FakeSampler()], {"teacher": [dead, living]}, FakeLearner()))
+    assert (dead.num_checks, living.num_checks) == (2, 2)
+    assert metrics.calls.count(("count", "gkd_teacher_checks_total", 1, {})) == 2
+
+
+def test_one_replica_of_every_teacher_has_to_be_checked() -> None:
+    with pytest.raises(EngineError, match="died while asked to verify"):
+        run(
+            make_plan(5, 0.5, sentinel_steps={"teacher": 2}),
+            fleet_of([FakeSampler()], {"teacher": [MortalTeacher()]}, FakeLearner()),
+        )
+
+
 def test_a_teacher_that_changes_ends_the_run_before_its_scores_are_trained_on() -> None:
     teachers = [FakeTeacher(), FakeTeacher(gaps_nats=[0.0, 0.4])]
     learner = FakeLearner()

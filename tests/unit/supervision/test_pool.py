@@ -7,7 +7,15 @@ from contextlib import asynccontextmanager
 import pytest
 
 from gkd_dist.config.supervision import SupervisionConfig
-from gkd_dist.errors import DeadlineError, EngineError, RejectedError, ResourceError, RoleLostError, WeightsError
+from gkd_dist.errors import (
+    DeadlineError,
+    EngineError,
+    OutOfMemoryError,
+    RejectedError,
+    ResourceError,
+    RoleLostError,
+    WeightsError,
+)
 from gkd_dist.metrics.catalogue import definition_of
 from gkd_dist.supervision.census import Census
 from gkd_dist.supervision.health import Reason, State
@@ -133,6 +141,26 @@ async def test_a_replica_that_dies_is_replaced_and_all_it_had_in_hand_goes_elsew
         assert it.count("gkd_replica_restarts_total", reason="died") == 1
 
 
+@pytest.mark.fault(49)
+@in_a_loop
+async def test_a_replica_that_was_killed_for_memory_is_replaced_and_that_is_the_reason() -> None:
+    error = OutOfMemoryError("sampler 0 died: out of memory")
+    async with scene(2) as it:  # in the middle of work
+        (task,) = await it.asked(1)
+        it.launcher.running(0).fail(1, error)
+        await it.time.settle()
+        assert it.where(1) == [1]
+        await it.time.advance(1.0)
+        it.finish(1)
+        assert await task == 1
+        assert it.pool.states[0] is State.HEALTHY
+        assert it.count("gkd_replica_restarts_total", reason="oom") == 1
+    async with scene(2) as it:  # while it catches up
+        it.launcher.running(0).obligation_error = error
+        await it.pool.bring_up(lambda replica: replica.load(1))
+        assert it.reasons(0)[-1] is Reason.OOM
+
+
 @in_a_loop
 async def test_an_engine_error_of_a_replica_that_lives_makes_it_suspect_only() -> None:
     async with scene(2) as it:
@@ -248,9 +276,35 @@ async def test_a_late_request_is_sent_twice_and_the_first_answer_counts() -> Non
         it.launcher.running(1).finish(1)
         assert await task == 1
         await it.time.settle()
-        assert it.launcher.running(0).cancelled == [1]
         assert it.count("gkd_requests_hedged_total") == 1
+        assert it.pool.num_outstanding == 1  # the engine of the first is still at it
+        (task,) = await it.asked(2)
+        assert it.where(2) == [1]
+        it.finish(2)
+        assert await task == 2
+        it.launcher.running(0).finish(1)
+        await it.time.settle()
+        assert it.pool.num_outstanding == 0
+        assert it.launcher.running(0).cancelled == []
         assert set(it.pool.states.values()) == {State.HEALTHY}
+
+
+@pytest.mark.fault(4)
+@in_a_loop
+async def test_a_replica_that_never_finishes_what_others_finish_for_it_is_condemned() -> None:
+    async with scene(2, hedge_after_s=4.0) as it:
+        victim = it.launcher.running(0)
+        for number in range(RULES.failures_to_condemn):
+            await it.time.advance(30.0)
+            (task,) = await it.asked(number)
+            assert it.where(number) == [0]
+            await it.time.advance(4.0)
+            it.launcher.running(1).finish(number)
+            assert await task == number
+            victim.fail(number, DeadlineError("no answer within the deadline"))
+            await it.time.settle()
+        assert Reason.REQUEST in [event.reason for event in it.pool.events if event.to_state is State.DEAD]
+        assert victim.is_killed
 
 
 @in_a_loop

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gkd_dist.errors import WeightsError
+from gkd_dist.errors import EngineError, WeightsError
 from gkd_dist.weights.manifest import verify
 from gkd_dist.weights.publisher import WeightPublisher
 from gkd_dist.weights.shared_memory import SharedSegment, map_bucket, sweep
@@ -32,6 +32,16 @@ def test_every_tensor_comes_back_bit_for_bit(shapes: list[tuple[int, ...]]) -> N
     for name, tensor in named:
         assert torch.equal(back[name], tensor)
     assert publication.manifest.version == 3
+
+
+@pytest.mark.fault(24)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_what_is_not_finite_is_not_published(dtype: str, value: float) -> None:
+    named = parameters([(7, 5), (3,), (2, 2)])
+    named[1][1][2] = value
+    with pytest.raises(EngineError, match=r"tensor\.1 is not finite after step 4"):
+        WeightPublisher("epoch", 64, dtype).publish(named, 4)
 
 
 def test_bfloat16_is_rounded_once_by_torch() -> None:

@@ -1,0 +1,49 @@
+"""A wish to stop, from a scheduler or a person: the step is finished, a checkpoint written, and the command goes on."""
+
+import signal
+
+import pytest
+
+from tests.gkd_process import Runs, equal
+
+MOMENTS = ["scoring.ask:delay=2@2", "learner.after_forward:delay=2@2", "checkpoint.between_files:delay=2@2"]
+"""Before the step, within it, and while a checkpoint is written."""
+
+
+@pytest.mark.fault(33)
+def test_stopped_at_several_moments(local: Runs, clean: Runs) -> None:
+    for number, moment in zip((signal.SIGTERM, signal.SIGINT, signal.SIGTERM), MOMENTS, strict=True):
+        process = local.start(faults=moment)
+        process.until_fired(moment)
+        process.send(number)
+        assert process.ended() == 75, process.said
+        assert f"{signal.Signals(number).name}: stopped with a good checkpoint" in process.said
+        assert "Traceback" not in process.said
+    local.ends(0)
+    assert equal(local, clean)
+    assert local.directory.name == "tiny-1"
+
+
+@pytest.mark.fault(33)
+def test_a_stop_before_the_first_step_is_kept_too(local: Runs, clean: Runs) -> None:
+    process = local.start("checkpoint.save_steps=0")
+    process.until_said("all engines are up")
+    process.send(signal.SIGTERM)
+    assert process.ended() == 75, process.said
+    assert local.directory.last_checkpoint is not None
+    assert "continuing" in local.ends(0).said
+    assert equal(local, clean)
+
+
+@pytest.mark.fault(33)
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_the_second_signal_ends_it_at_once(local: Runs, number: signal.Signals, code: int) -> None:
+    hang = "learner.after_forward:hang@2"
+    process = local.start(faults=hang)
+    process.until_fired(hang)
+    process.send(number)
+    process.until_said(f"{number.name}: finishing this step")
+    process.send(number)
+    assert process.ended() == code
+    assert "stopped at once" in process.said
+    assert local.directory.lock.read_text() != ""  # it had no time to say that it ends
