@@ -104,8 +104,8 @@ def controller() -> dict[str, Any]:
 
 
 def ceiling() -> dict[str, Any]:
-    bare = asyncio.run(sweep(Settings(64, 2), [(number, number) for number in ACTORS]))
-    return {**bare, "with_journal": asyncio.run(sweep(Settings(64, 2, journal=True), [(1, 1)]))["cases"][0]}
+    journal = asyncio.run(sweep(Settings(64, 2, journal=True), [(1, 1)]))["cases"][0]
+    return {"with_journal": journal, **asyncio.run(sweep(Settings(64, 2), [(number, number) for number in ACTORS]))}
 
 
 def scaling() -> dict[str, Any]:
