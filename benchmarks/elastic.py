@@ -76,7 +76,8 @@ def main() -> None:
     }
     for name in parts:
         print(f"{name}:", flush=True)
-        result[name] = PARTS[name]()
+        load = round(os.getloadavg()[0], 1)
+        result[name] = {"load_average_before": load, **PARTS[name]()}
         RESULT.write_text(json.dumps(result, indent=2) + "\n")
         print(json.dumps(result[name], indent=2), flush=True)
     print(f"written to {RESULT}")
