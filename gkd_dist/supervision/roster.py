@@ -194,6 +194,8 @@ class Roster(Generic[Replica]):
         """
         async with incarnation.turn:
             while incarnation.fulfilled < number and self.obligation is not None:
+                if incarnation.ended:
+                    raise ReplicaEndedError(f"{self.role} {incarnation.slot.index} was ended", incarnation.drained)
                 newest = self.newest
                 await self.run(incarnation, self.obligation, incarnation.duties, "catch up")
                 incarnation.fulfilled = newest
