@@ -104,7 +104,7 @@ class RoleLostError(EngineError):
 
 
 class LearnerLostError(EngineError):
-    """The learner died."""
+    """The learner died, or did not answer in time."""
 
 
 class StoppedError(GkdError):

@@ -1,7 +1,8 @@
 """Sampler, Teacher, Reward and Learner over actor handles: the F1 interfaces as the controller sees them.
 
 Every call has a deadline. An actor's death is EngineError (LearnerLostError for the learner), silence is
-DeadlineError, and an error that the part raised itself arrives as it was raised. Answers are checked here: one that
+DeadlineError (for the learner, where a run needs its answer, it is as good as dead), and an error that the part raised
+itself arrives as it was raised. Answers are checked here: one that
 does not fit the question is RejectedError, one that is no message is WireError.
 """
 
@@ -21,7 +22,7 @@ from gkd_dist.cluster.checks import check_lengths, check_trajectories
 from gkd_dist.cluster.failures import failure_of
 from gkd_dist.cluster.headers import BatchHeader, payload_of
 from gkd_dist.cluster.whereabouts import Whereabouts
-from gkd_dist.errors import DeadlineError, EngineError, LearnerLostError, LostTargetsError, RejectedError
+from gkd_dist.errors import DeadlineError, EngineError, GkdError, LearnerLostError, LostTargetsError, RejectedError
 from gkd_dist.targets import TargetsHandle, TeacherTargets
 from gkd_dist.types import (
     Answer,
@@ -93,6 +94,7 @@ class Proxy:
         *,
         lost: type[EngineError] = EngineError,
         unknown: type[EngineError] = EngineError,
+        late: type[GkdError] = DeadlineError,
     ) -> T:
         try:
             return await asyncio.wait_for(_as_coroutine(call), self._timeout_s)
@@ -103,7 +105,7 @@ class Proxy:
             raise failure_of(error, self._name, what, died=self.died, lost=lost, unknown=unknown) from error
         except TimeoutError:
             _give_up(call)
-            raise DeadlineError(f"{self._name} did not {what} within {self._timeout_s:.0f} s") from None
+            raise late(f"{self._name} did not {what} within {self._timeout_s:.0f} s") from None
 
 
 async def _as_coroutine(call: Awaitable[T]) -> T:
@@ -171,7 +173,8 @@ class LearnerProxy(Proxy):
     async def train(self, batch: TrainBatch) -> StepReport:
         places, frames = payload_of(batch.scored)
         call = self._actor.train.remote(BatchHeader(batch, places), *frames)
-        return decode(await self._await(call, "train", lost=LostTargetsError), StepReport)[0]
+        report = await self._await(call, "train", lost=LostTargetsError, late=LearnerLostError)
+        return decode(report, StepReport)[0]
 
     async def evaluate(self, batch: TrainBatch) -> DivergenceReport:
         places, frames = payload_of(batch.scored)
@@ -179,7 +182,7 @@ class LearnerProxy(Proxy):
         return decode(await self._await(call, "evaluate", lost=LostTargetsError), DivergenceReport)[0]
 
     async def publish(self) -> WeightPublication:
-        manifest, buckets = await self._await(self._published(), "publish")
+        manifest, buckets = await self._await(self._published(), "publish", late=LearnerLostError)
         return WeightPublication(manifest, buckets)
 
     async def _published(self) -> tuple[WeightManifest, tuple[object, ...]]:
@@ -192,10 +195,11 @@ class LearnerProxy(Proxy):
         await self._await(self._actor.save.remote(path), f"save to {path}")
 
     async def snapshot(self) -> int:
-        return await self._await(self._actor.snapshot.remote(), "take a snapshot")
+        return await self._await(self._actor.snapshot.remote(), "take a snapshot", late=LearnerLostError)
 
     async def write_snapshot(self, folder: Path) -> None:
-        await self._await(self._actor.write_snapshot.remote(folder), f"write a snapshot to {folder}")
+        call = self._actor.write_snapshot.remote(folder)
+        await self._await(call, f"write a snapshot to {folder}", late=LearnerLostError)
 
     async def restore(self, folder: Path) -> int:
-        return await self._await(self._actor.restore.remote(folder), f"restore {folder}")
+        return await self._await(self._actor.restore.remote(folder), f"restore {folder}", late=LearnerLostError)

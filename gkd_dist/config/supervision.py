@@ -33,6 +33,9 @@ class SupervisionConfig(Strict):
     """Starts of a new learner from the last checkpoint, within one run."""
     stall_timeout_s: float = Field(default=900.0, gt=0)
     """Without any progress for so long, the run writes a diagnosis, tries a checkpoint and ends with exit code 70."""
+    catch_up_timeout_s: float = Field(default=60.0, gt=0)
+    """What a replica has to load new weights while another has them; it serves no more after that until it has, too.
+    """
     drain_timeout_s: float = Field(default=60.0, gt=0)
     """What a replica that is scaled away has to finish its requests; they go elsewhere after that."""
 

@@ -4,8 +4,9 @@
     DEAD -> RETIRED                                        more than max_restarts
     RESTARTING, STALE, HEALTHY, SUSPECT, DRAINING -> DEAD
     STALE, HEALTHY, SUSPECT -> DRAINING -> STALE           scaled away, and taken back
+    HEALTHY, SUSPECT -> STALE                              late with new weights, which others have
 
-Nothing leads from DEAD to HEALTHY but a start and a catch-up: no replica serves with weights of the past. Failures of
+Nothing leads from DEAD or STALE to HEALTHY but a catch-up: no replica serves with weights of the past. Failures of
 probes and of real requests are counted apart, because an engine may answer `ping` and never finish a request: good
 probes never excuse failed requests. Only a finished request or a completed catch-up does.
 """
@@ -41,8 +42,8 @@ EDGES: dict[State, frozenset[State]] = {
     State.DEAD: frozenset({State.RESTARTING, State.RETIRED}),
     State.RESTARTING: frozenset({State.STALE, State.DEAD}),
     State.STALE: frozenset({State.HEALTHY, State.DRAINING, State.DEAD}),
-    State.HEALTHY: frozenset({State.SUSPECT, State.DRAINING, State.DEAD}),
-    State.SUSPECT: frozenset({State.HEALTHY, State.DRAINING, State.DEAD}),
+    State.HEALTHY: frozenset({State.SUSPECT, State.STALE, State.DRAINING, State.DEAD}),
+    State.SUSPECT: frozenset({State.HEALTHY, State.STALE, State.DRAINING, State.DEAD}),
     State.DRAINING: frozenset({State.STALE, State.DEAD}),
     State.RETIRED: frozenset(),
 }
@@ -71,6 +72,8 @@ class Reason(StrEnum):
     STARTED = "started"
     CAUGHT_UP = "caught_up"
     CLEARED = "cleared"
+    LATE = "late"
+    """Others had the newest weights, and it did not."""
     TAKEN_BACK = "taken_back"
     EXHAUSTED = "exhausted"
     """Of restarts."""
@@ -210,6 +213,11 @@ class SlotHealth:
 
     def drain(self, now: float) -> None:
         self._move(State.DRAINING, now, Reason.SCALED)
+
+    def fall_behind(self, now: float) -> None:
+        """It takes too long to catch up, and serves no more until it has."""
+        self._require(SERVING, "fall behind")
+        self._move(State.STALE, now, Reason.LATE)
 
     def take_back(self, now: float) -> None:
         """Wanted again: it must catch up with what it missed."""

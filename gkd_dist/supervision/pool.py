@@ -158,7 +158,9 @@ class Pool(Generic[Replica]):
         """Do `obligation` on every replica that serves, and on each that is started or taken back before it serves.
 
         A newer one takes its place: a replica that is late does the newest alone. A replica that fails it is
-        condemned, and the others go on. Returns when every replica that still serves has done it.
+        condemned, and the others go on. So they do without one that takes longer than supervision.catch_up_timeout_s
+        while another has done it: that one serves again once it has caught up. Returns when every replica that still
+        serves has done it.
 
         Raises:
             Exception: with fixed replicas, the first failure.
@@ -166,8 +168,33 @@ class Pool(Generic[Replica]):
         roster = self._roster
         roster.obligation = obligation
         roster.newest += 1
+        works = {incarnation: self._oblige(incarnation, roster.newest) for incarnation in roster.serving}
+        if roster.is_fixed:
+            await gather_all(works.values())
+            return
         number = roster.newest
-        await gather_all([self._oblige(incarnation, number) for incarnation in roster.serving])
+        late = await self._until_late([roster.spawn(work) for work in works.values()], number)
+        for incarnation in roster.serving if late else []:
+            if incarnation.fulfilled < number:
+                incarnation.slot.health.fall_behind(roster.clock())
+
+    async def _until_late(self, tasks: list[asyncio.Task[None]], number: int) -> bool:
+        """Wait for `tasks`; True where some go on after the deadline, while another replica has done it."""
+        roster = self._roster
+        timer = roster.timer(roster.rules.catch_up_timeout_s)
+        try:
+            while not all(task.done() for task in tasks):
+                if timer.done() and any(each.fulfilled >= number for each in roster.serving):
+                    return True
+                waiting = {task for task in [*tasks, timer] if not task.done()}
+                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            return False
+        except asyncio.CancelledError:
+            for task in tasks:
+                task.cancel()
+            raise
+        finally:
+            timer.cancel()
 
     def require(self, obligation: Callable[[Replica], Awaitable[object]]) -> None:
         """As `bring_up`, for replicas that start from now on: those that serve have done it, or need not."""

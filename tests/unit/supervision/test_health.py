@@ -25,6 +25,7 @@ ACTIONS: dict[str, Callable[[SlotHealth, float], None]] = {
     "probe_failed": SlotHealth.probe_failed,
     "die": lambda health, now: health.die(now, Reason.DIED),
     "drain": SlotHealth.drain,
+    "fall_behind": SlotHealth.fall_behind,
     "take_back": SlotHealth.take_back,
 }
 
@@ -48,10 +49,12 @@ LEADS: dict[State, dict[str, State]] = {
     State.HEALTHY: {
         "caught_up": State.HEALTHY, "request_succeeded": State.HEALTHY, "request_failed": State.SUSPECT,
         "probe_succeeded": State.HEALTHY, "probe_failed": State.SUSPECT, "die": State.DEAD, "drain": State.DRAINING,
+        "fall_behind": State.STALE,
     },
     State.SUSPECT: {
         "caught_up": State.HEALTHY, "request_succeeded": State.SUSPECT, "request_failed": State.SUSPECT,
         "probe_succeeded": State.SUSPECT, "probe_failed": State.SUSPECT, "die": State.DEAD, "drain": State.DRAINING,
+        "fall_behind": State.STALE,
     },
     State.DRAINING: {
         "request_succeeded": State.DRAINING, "request_failed": State.DRAINING, "probe_succeeded": State.DRAINING,

@@ -35,6 +35,7 @@ RULES = SupervisionConfig(
     data_attempts=2,
     role_loss_grace_s=60.0,
     drain_timeout_s=20.0,
+    catch_up_timeout_s=60.0,
 )
 
 
@@ -159,6 +160,21 @@ async def test_a_replica_that_was_killed_for_memory_is_replaced_and_that_is_the_
         it.launcher.running(0).obligation_error = error
         await it.pool.bring_up(lambda replica: replica.load(1))
         assert it.reasons(0)[-1] is Reason.OOM
+
+
+@pytest.mark.fault(36)
+@in_a_loop
+async def test_a_replica_that_serves_with_other_weights_is_replaced_at_once() -> None:
+    async with scene(2) as it:
+        (task,) = await it.asked(1)
+        it.launcher.running(0).fail(1, WeightsError("version 3 was live, it wrote with version 1"))
+        await it.time.settle()
+        assert it.where(1) == [1]
+        assert it.reasons(0)[-1] is Reason.OBLIGATION
+        it.finish(1)
+        assert await task == 1
+        await it.time.advance(1.0)
+        assert it.pool.states == {0: State.HEALTHY, 1: State.HEALTHY}
 
 
 @in_a_loop
@@ -460,6 +476,78 @@ async def test_a_replica_that_fails_its_obligation_is_replaced_and_the_others_go
         assert it.pool.states[1] is State.HEALTHY
         assert it.launcher.running(1).loaded == [1]
         assert it.count("gkd_replica_restarts_total", reason="obligation") == 1
+
+
+@pytest.mark.fault(13)
+@in_a_loop
+async def test_a_replica_that_hangs_in_its_obligation_serves_no_more_and_the_others_go_on() -> None:
+    async with scene(2) as it:
+        late = it.launcher.running(0)
+        late.hold_obligations = True
+        bringing = asyncio.create_task(it.pool.bring_up(lambda replica: replica.load(1)))
+        await it.time.advance(59.0)
+        assert not bringing.done()
+        await it.time.advance(1.0)
+        await bringing
+        assert it.pool.states == {0: State.STALE, 1: State.HEALTHY}
+        assert it.reasons(0)[-1] is Reason.LATE
+        await it.pool.bring_up(lambda replica: replica.load(2))
+        tasks = await it.asked(7, 8)
+        assert it.where(7) == it.where(8) == [1]
+        late.release()
+        await it.time.settle()
+        assert late.loaded == [1, 2], "it serves again with the newest weights alone"
+        assert it.pool.states == {0: State.HEALTHY, 1: State.HEALTHY}
+        tasks += await it.asked(9)
+        assert it.where(9) == [0]
+        for number in (7, 8, 9):
+            it.finish(number)
+        await asyncio.gather(*tasks)
+
+
+@pytest.mark.fault(13)
+@in_a_loop
+async def test_a_late_replica_that_fails_in_the_end_is_replaced() -> None:
+    async with scene(2) as it:
+        late = it.launcher.running(0)
+        late.hold_obligations = True
+        late.obligation_error = DeadlineError("no answer")
+        bringing = asyncio.create_task(it.pool.bring_up(lambda replica: replica.load(1)))
+        await it.time.advance(60.0)
+        await bringing
+        late.release()
+        await it.time.advance(1.0)
+        assert late.is_killed
+        assert it.launcher.running(0).loaded == [1]
+        assert it.pool.states[0] is State.HEALTHY
+
+
+@in_a_loop
+async def test_where_all_are_late_they_are_waited_for() -> None:
+    async with scene(2) as it:
+        replicas = [it.launcher.running(slot) for slot in (0, 1)]
+        for each in replicas:
+            each.hold_obligations = True
+        bringing = asyncio.create_task(it.pool.bring_up(lambda replica: replica.load(1)))
+        await it.time.advance(100.0)
+        assert not bringing.done()
+        assert it.pool.states == {0: State.HEALTHY, 1: State.HEALTHY}
+        replicas[1].release()
+        await bringing
+        assert it.pool.states == {0: State.STALE, 1: State.HEALTHY}
+        replicas[0].release()
+
+
+@in_a_loop
+async def test_nobody_loads_for_a_bring_up_that_was_given_up() -> None:
+    async with scene(1) as it:
+        it.launcher.running(0).hold_obligations = True
+        bringing = asyncio.create_task(it.pool.bring_up(lambda replica: replica.load(1)))
+        await it.time.settle()
+        bringing.cancel()
+        await it.time.settle()
+        (_, gate), *_ = it.launcher.running(0).held
+        assert gate.cancelled()
 
 
 @pytest.mark.fault(38)
