@@ -93,8 +93,8 @@ class MockTeacher(FakeTeacher):
 
 
 class MockLearner(FakeLearner):
-    def __init__(self, path: Path) -> None:
-        super().__init__()
+    def __init__(self, path: Path, restart: int = 0) -> None:
+        super().__init__(str(restart))
         self._folder = Folder(path)
 
     async def train(self, batch: TrainBatch) -> StepReport:
