@@ -14,9 +14,9 @@ from tests.gkd_process import Runs, equal
 def killed(
     made: Callable[..., Runs], local_overrides: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory
 ) -> Runs:
-    """Has two good checkpoints, and was killed when it began the fourth."""
+    """Has two good checkpoints, and was killed when it began the third."""
     runs = made(tmp_path_factory.mktemp("killed") / "local", *local_overrides)
-    runs.dies("checkpoint.before_files:kill@4")
+    runs.dies("checkpoint.before_files:kill@3")
     return runs
 
 
