@@ -60,7 +60,18 @@ class LearnerGroup:
         return self._same(await self._all(lambda rank: rank.snapshot(), "keep a snapshot"), "keep a snapshot")
 
     async def write_snapshot(self, folder: Path) -> None:
-        await self._all(lambda rank: rank.write_snapshot(folder), "write the snapshot")
+        """As `Learner.write_snapshot`. Ranks write alone and not together: one that fails costs the others nothing.
+
+        Raises:
+            LearnerLostError: a rank is lost.
+            Exception: of the first rank that failed otherwise, once all have ended.
+        """
+        if self._lost is not None:
+            raise LearnerLostError(self._lost)
+        results = await asyncio.gather(*(rank.write_snapshot(folder) for rank in self._ranks), return_exceptions=True)
+        failures = [result for result in results if result is not None]
+        if failures:
+            raise next((each for each in failures if isinstance(each, LearnerLostError)), failures[0])
 
     async def restore(self, folder: Path) -> int:
         versions = await self._all(lambda rank: rank.restore(folder), "restore", changes=True)
