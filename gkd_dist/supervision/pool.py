@@ -103,8 +103,8 @@ class Pool(Generic[Replica]):
 
     @property
     def events(self) -> list[Event]:
-        """Every change of state so far, oldest first."""
-        return self._roster.events
+        """The newest changes of state, oldest first; a thousand at most."""
+        return list(self._roster.events)
 
     async def start(self) -> None:
         """Start all slots of the target at once.
