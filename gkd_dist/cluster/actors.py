@@ -130,6 +130,9 @@ class LearnerActor(Shell[Learner]):
     async def ping(self) -> None:
         await self._part.ping()
 
+    async def fetch(self, *frames: ByteArray) -> None:
+        """Ray has brought `frames` to this machine when this begins."""
+
     async def train(self, header: BatchHeader, *frames: ByteArray) -> ByteArray:
         fault_point("learner.before_train")
         report = await self._part.train(header.batch(frames))

@@ -9,7 +9,7 @@ import pytest
 
 from gkd_dist.cluster.learner_group import LearnerGroup
 from gkd_dist.cluster.learner_ranks import rank_environment
-from gkd_dist.errors import EngineError, LearnerLostError, RejectedError
+from gkd_dist.errors import EngineError, LearnerLostError, LostTargetsError, RejectedError
 from gkd_dist.process import DEFAULTS
 from gkd_dist.targets import SampledTargets
 from gkd_dist.testing.fakes import FakeLearner
@@ -18,13 +18,19 @@ from tests import tiny
 
 
 class Rank(FakeLearner):
-    """A fake whose next calls of `train`, `save` and `write_snapshot` may fail or never answer."""
+    """A fake whose next calls of `train`, `save` and `write_snapshot` may fail or never answer, and which may lack its
+    targets."""
 
     def __init__(self, error: Exception | None = None, *, silent: bool = False) -> None:
         super().__init__()
         self.error = error
         self.silent = silent
         self.cancelled = False
+        self.lost: LostTargetsError | None = None
+
+    async def fetch(self, batch: TrainBatch) -> None:
+        if self.lost is not None:
+            raise self.lost
 
     async def train(self, batch: TrainBatch) -> StepReport:
         await self._fail()
@@ -163,6 +169,19 @@ def test_a_rank_that_cannot_write_its_snapshot_waits_for_those_that_can_and_ends
     assert slow.has_written
     assert ended.times == 0
     assert asyncio.run(group.snapshot()) == 0
+
+
+@pytest.mark.fault(14)
+def test_targets_that_one_rank_cannot_find_are_told_before_any_rank_trains() -> None:
+    ranks = [Rank(), Rank()]
+    group, ended = group_of(*ranks)
+    ranks[1].lost = LostTargetsError("gone with their node")
+    with pytest.raises(LostTargetsError, match="gone with their node"):
+        asyncio.run(group.train(batch()))
+    assert [rank.batches for rank in ranks] == [[], []]
+    assert ended.times == 0
+    ranks[1].lost = None
+    assert asyncio.run(group.train(batch())).policy_version == 1
 
 
 def test_ranks_of_different_versions_are_lost() -> None:
