@@ -76,7 +76,8 @@ def main() -> None:
     }
     for name in parts:
         print(f"{name}:", flush=True)
-        result[name] = PARTS[name]()
+        load = round(os.getloadavg()[0], 1)
+        result[name] = {"load_average_before": load, **PARTS[name]()}
         RESULT.write_text(json.dumps(result, indent=2) + "\n")
         print(json.dumps(result[name], indent=2), flush=True)
     print(f"written to {RESULT}")
@@ -104,8 +105,8 @@ def controller() -> dict[str, Any]:
 
 
 def ceiling() -> dict[str, Any]:
-    bare = asyncio.run(sweep(Settings(64, 2), [(number, number) for number in ACTORS]))
-    return {**bare, "with_journal": asyncio.run(sweep(Settings(64, 2, journal=True), [(1, 1)]))["cases"][0]}
+    journal = asyncio.run(sweep(Settings(64, 2, journal=True), [(1, 1)]))["cases"][0]
+    return {"with_journal": journal, **asyncio.run(sweep(Settings(64, 2), [(number, number) for number in ACTORS]))}
 
 
 def scaling() -> dict[str, Any]:

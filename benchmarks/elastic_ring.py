@@ -88,7 +88,7 @@ def make_plan(settings: Settings) -> Plan:
         whole_steps=False,
         max_staleness=settings.max_staleness,
         max_uses=1,
-        replay_capacity=2 * batch_size,
+        replay_capacity=max(2, settings.max_staleness + 1) * batch_size,
         save_steps=0,
         sentinel_steps={},
         students=Path("students"),

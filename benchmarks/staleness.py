@@ -26,8 +26,10 @@ import statistics
 import tempfile
 import time
 from collections import Counter
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -37,6 +39,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from gkd_dist.config.load import load_run_config
 from gkd_dist.config.run import RunConfig
+from gkd_dist.divergences import sampled
 from gkd_dist.interfaces import Learner
 from gkd_dist.pipeline.accounting import StepAccounts
 from gkd_dist.pipeline.controller import make_ring, run_ring
@@ -50,19 +53,22 @@ from gkd_dist.types import StepReport, TrainBatch
 RESULT = Path(__file__).with_suffix(".json")
 POINTS: tuple[int | None, ...] = (None, 0, 1, 2, 4, 8)
 """None is mode=sync."""
+UNWEIGHTED = "reverse_kl, sampled, unweighted"
 OBJECTIVES = {
     "forward_kl": ["objective.divergence=forward_kl", "teacher.transport=hidden"],
     "reverse_kl": ["objective.divergence=reverse_kl", "teacher.transport=hidden"],
     "reverse_kl, sampled": ["objective.divergence=reverse_kl", "teacher.transport=sampled"],
 }
-"""Two exact losses, and the policy gradient of the second from the teacher's log-probs of the sampled tokens alone."""
+OBJECTIVES[UNWEIGHTED] = OBJECTIVES["reverse_kl, sampled"]
+"""Two exact losses; the policy gradient of the second from the teacher's log-probs of the sampled tokens alone, as it
+is shipped; and the same without the importance weights of older samples."""
 VOCABULARY, STOP = 64, 1
 WORDS = ["<pad>", "</s>", "<unk>", *(f"w{number}" for number in range(3, VOCABULARY))]
 PROMPT_WORDS, NUM_HELD_OUT, NUM_TRAIN = 4, 64, 512
 NOISE = 0.5
 """Standard deviation of the student's noise, over that of each tensor of the teacher."""
 SETTINGS = {
-    "learner.max_steps": 60,
+    "learner.max_steps": 40,
     "learner.batch_size": 32,
     "sampling.num_generations": 8,
     "sampling.max_new_tokens": 16,
@@ -87,7 +93,7 @@ def main() -> None:
     result["machine"] = {"cores": os.cpu_count(), "platform": platform.platform(), "torch": torch.__version__}
     for seed in range(arguments.seeds):
         for objective in arguments.objective or OBJECTIVES:
-            for point in POINTS:
+            for point in points_of(objective):
                 known = {(run["objective"], run["max_staleness"], run["seed"]) for run in result["runs"]}
                 if (objective, point, seed) in known or time.monotonic() > ends_at:
                     continue
@@ -96,7 +102,12 @@ def main() -> None:
                 result["curves"] = curves(result["runs"])
                 RESULT.write_text(json.dumps(result, indent=2) + "\n")
                 print(json.dumps(result["runs"][-1]), flush=True)
-    print(json.dumps(result.get("curves"), indent=2), f"\nwritten to {RESULT}")
+    print(table(result["curves"]), f"\nwritten to {RESULT}")
+
+
+def points_of(objective: str) -> tuple[int | None, ...]:
+    """Without older samples nothing is weighed."""
+    return POINTS[2:] if objective == UNWEIGHTED else POINTS
 
 
 def measure(
@@ -113,7 +124,8 @@ def measure(
         make_pair(folder, seed)
         pace = ["mode=sync"] if max_staleness is None else ["mode=async", f"replay.max_staleness={max_staleness}"]
         config = configuration(folder, folder / "student", seed, [*OBJECTIVES[objective], *pace])
-        counts, loss = asyncio.run(train(config, folder))
+        with unweighted() if objective == UNWEIGHTED else nullcontext():
+            counts, loss = asyncio.run(train(config, folder))
         # Another objective would evaluate itself; here all are judged alike.
         exact = [*OBJECTIVES["reverse_kl"], "mode=sync"]
         before = before or asyncio.run(judge(configuration(folder, folder / "student", seed, exact)))
@@ -154,6 +166,11 @@ async def judge(config: RunConfig) -> dict[str, float]:
     async with job.blueprint.fleet() as fleet:
         report = (await evaluate(fleet, job.held_out("staleness"), 0)).on_policy
     return {"forward_kl": round(report.forward_kl, 5), "reverse_kl": round(report.reverse_kl, 5)}
+
+
+def unweighted() -> AbstractContextManager[object]:
+    """What the learner would do if it took samples of older versions for its own."""
+    return mock.patch.object(sampled, "importance_weights", lambda log_q, *_: torch.ones_like(log_q))
 
 
 class HeldBack:
@@ -251,18 +268,30 @@ def save(model: LlamaForCausalLM, folder: Path) -> None:
 
 
 def curves(runs: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """By objective and point: mean and standard deviation over seeds, and the difference to sync within a seed."""
-    return {
-        objective: {
-            "sync" if point is None else str(point): _point(
-                [run for run in runs if run["objective"] == objective and run["max_staleness"] == point],
-                {run["seed"]: run for run in runs if run["objective"] == objective and run["max_staleness"] is None},
+    """By objective and point: mean and standard deviation over seeds, and the ratio to sync within a seed."""
+    found: dict[str, dict[str, Any]] = {}
+    for objective in OBJECTIVES:
+        reference = "reverse_kl, sampled" if objective == UNWEIGHTED else objective
+        sync = {run["seed"]: run for run in runs if run["objective"] == reference and run["max_staleness"] is None}
+        for point in points_of(objective):
+            own = [run for run in runs if run["objective"] == objective and run["max_staleness"] == point]
+            if own:
+                found.setdefault(objective, {})["sync" if point is None else str(point)] = _point(own, sync)
+    return found
+
+
+def table(found: dict[str, dict[str, Any]]) -> str:
+    """Rows of Markdown: divergences after training (mean, standard deviation over seeds), and their ratio to sync."""
+    lines = []
+    for objective, points in found.items():
+        for name, point in points.items():
+            after, over = point["reverse_kl"]["after"], point["reverse_kl"]["over_sync"]
+            lines.append(
+                f"| {objective} | {name} | {point['seeds']} | {point['realised_mean']:.2f} "
+                f"| {point['forward_kl']['after']['mean']:.3f} | {after['mean']:.3f} +- {after['std']:.3f} "
+                f"| {over['mean']:.3f} ({over['min']:.3f} to {over['max']:.3f}) |"
             )
-            for point in POINTS
-            if any(run["objective"] == objective and run["max_staleness"] == point for run in runs)
-        }
-        for objective in OBJECTIVES
-    }
+    return "\n".join(lines)
 
 
 def _point(found: list[dict[str, Any]], sync: dict[int, dict[str, Any]]) -> dict[str, Any]:
@@ -271,7 +300,7 @@ def _point(found: list[dict[str, Any]], sync: dict[int, dict[str, Any]]) -> dict
         "realised_mean": round(statistics.mean(run["realised_mean"] for run in found), 3),
     }
     for kind in ("forward_kl", "reverse_kl"):
-        ratios = [run["after"][kind] / sync[run["seed"]]["after"][kind] for run in found if run["seed"] in sync]
+        ratios = [run["after"][kind] / sync[run["seed"]]["after"][kind] for run in found]
         point[kind] = {
             "before": _spread([run["before"][kind] for run in found]),
             "after": _spread([run["after"][kind] for run in found]),

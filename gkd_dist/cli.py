@@ -5,6 +5,7 @@ Heavy modules are imported inside the commands, so that `gkd --help` is instant.
 same command goes on; 130 (Ctrl-C) and 143 (SIGTERM) stopped at once.
 """
 
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ import typer
 from gkd_dist import __version__
 from gkd_dist.errors import ConfigError, GkdError
 from gkd_dist.process import prepare_this_process
+from gkd_dist.serial import is_at_work
 
 if TYPE_CHECKING:
     from gkd_dist.config.run import RunConfig
@@ -51,7 +53,20 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run one command line (default: `sys.argv[1:]`) and return its exit code."""
+    """Run one command line and return its exit code.
+
+    Args:
+        args: None: those of this process, which ends at once where an engine is still at work.
+    """
+    code = _main(args)
+    if args is None and is_at_work():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
+
+
+def _main(args: Sequence[str] | None) -> int:
     prepare_this_process()
     try:
         app(args=None if args is None else list(args), prog_name="gkd")

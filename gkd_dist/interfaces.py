@@ -12,7 +12,7 @@ Rules that hold for every one of them:
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -308,6 +308,17 @@ class Journal(Protocol):
 
     async def forget(self, finished: Container[SampleId]) -> None:
         """Let go of samples that a checkpoint holds as trained, or that were given up; others may stay with them."""
+        ...
+
+    async def keep_only(self, wanted: Collection[SampleId]) -> None:
+        """Let go of everything but these samples, also of appends that are still on their way.
+
+        For a run that goes back to a checkpoint: later versions will come a second time with other weights, so nothing
+        that the first ones wrote may be read again.
+
+        Raises:
+            EngineError: what was to go may still be there.
+        """
         ...
 
     async def close(self) -> None: ...

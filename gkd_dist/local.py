@@ -1,7 +1,7 @@
 """The whole ring in one process, without Ray: for debugging, tiny machines and tests."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Container, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Container, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -64,6 +64,9 @@ class LocalJournal:
 
     async def forget(self, finished: Container[SampleId]) -> None:
         await self._thread.run(lambda: self._journal.forget(finished))
+
+    async def keep_only(self, wanted: Collection[SampleId]) -> None:
+        await self._thread.run(lambda: self._journal.keep_only(wanted))
 
     async def close(self) -> None:
         await self._thread.run(self._journal.close)

@@ -11,6 +11,15 @@ from gkd_dist.errors import EngineError
 
 T = TypeVar("T")
 
+_at_work: set[int] = set()
+"""Threads that are inside of a call."""
+
+
+def is_at_work() -> bool:
+    """Whether a call is in progress, on any thread. Native code that comes back while the interpreter ends is killed
+    in a way that aborts the process: who has such calls and wants to end, has to end at once (`os._exit`)."""
+    return bool(_at_work)
+
 
 class SerialThread:
     """Runs calls one at a time, in the order they were made; the event loop stays free.
@@ -71,9 +80,12 @@ def _serve(calls: "queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | Non
 def _answer(future: Future[Any], work: Callable[[], Any]) -> None:
     if not future.set_running_or_notify_cancel():
         return
+    _at_work.add(threading.get_ident())
     try:
         result = work()
     except BaseException as error:
         future.set_exception(error)
     else:
         future.set_result(result)
+    finally:
+        _at_work.discard(threading.get_ident())

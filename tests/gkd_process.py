@@ -93,7 +93,7 @@ class GkdProcess:
         found = []
         for process in psutil.process_iter():
             try:
-                words = " ".join(process.cmdline())
+                words = " ".join(process.cmdline()).strip()  # titles that Ray sets are padded
                 if (
                     os.getsid(process.pid) == self.pid
                     and process.status() != psutil.STATUS_ZOMBIE

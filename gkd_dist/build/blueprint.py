@@ -1,5 +1,6 @@
 """Everything the parts of a run are made from (floor F5)."""
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -51,6 +52,10 @@ class Blueprint:
     async def journal(self, folder: Path) -> AsyncIterator[Journal | None]:
         """What keeps scored sequences in `folder`, inside of the fleet's block; None where none is asked for."""
         if not self.config.checkpoint.journal:
+            from gkd_dist.replay.journal import Journal as Files
+
+            # What a former start kept is void after the next step; a later start would not see that.
+            await asyncio.to_thread(Files(folder).keep_only, ())
             yield None
         elif self.config.cluster.mode == "local":
             from gkd_dist.local import local_journal

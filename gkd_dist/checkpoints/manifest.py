@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 import xxhash
 
-from gkd_dist.checkpoints.disk import flush, write_whole
+from gkd_dist.disk import flush, write_whole
 from gkd_dist.fault_points import fault_point
 
 MANIFEST = "manifest.json"

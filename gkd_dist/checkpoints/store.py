@@ -12,10 +12,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from gkd_dist.checkpoints.disk import flush
 from gkd_dist.checkpoints.manifest import MARKER, fault_of, is_marked, mark, seal
-from gkd_dist.errors import UserError
+from gkd_dist.disk import flush
+from gkd_dist.errors import EngineError, UserError
 from gkd_dist.fault_points import fault_point
+from gkd_dist.serial import SerialThread
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +43,8 @@ class Checkpoint:
 
 
 class CheckpointStore:
-    """The checkpoints of one run. One process at a time writes, and its calls must not overlap.
+    """The checkpoints of one run. One process at a time writes, and its calls must not overlap: asyncio code makes them
+    on `disk`. Only `give_up` may be called at any time.
 
     store = CheckpointStore(run / "checkpoints", keep=2)
     folder = store.draft(40)      # write files into it
@@ -60,6 +62,9 @@ class CheckpointStore:
         self.folder = folder
         self._keep = keep
         self._drafts: set[Path] = set()
+        self.disk = SerialThread("disk")
+        """For calls that block, all of one store in turn; where the disk hangs, the process still can end."""
+        self._given_up: set[int] = set()
         self._good: set[int] = set()
         """Steps whose every byte this object has written or read."""
 
@@ -74,6 +79,7 @@ class CheckpointStore:
             OSError: it cannot be made.
         """
         path = self._draft_of(step)
+        self._given_up.discard(step)
         self.folder.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(path, ignore_errors=True)
         path.mkdir()
@@ -89,6 +95,7 @@ class CheckpointStore:
         Raises:
             OSError: it could not be written (the disk is full, say); the draft is gone, all other checkpoints are
                 untouched.
+            EngineError: it was given up meanwhile; as before.
             ValueError: there is no draft of this step, or something else than files and folders in it.
         """
         draft, path = self._draft_of(step), self.path_of(step)
@@ -99,6 +106,7 @@ class CheckpointStore:
             return path
         try:
             sealed = seal(draft, step)
+            self._check_wanted(step)
             _remove(path)  # unfinished or damaged, or it would be known as good
             draft.rename(path)
         finally:
@@ -106,14 +114,23 @@ class CheckpointStore:
         try:
             flush(self.folder)
             fault_point("checkpoint.before_marker")
+            self._check_wanted(step)
             mark(path, sealed)
             flush(self.folder)
+            self._check_wanted(step)
         except BaseException:
             _remove(path)
             raise
         fault_point("checkpoint.after_marker")
         self._good.add(step)
         return path
+
+    def give_up(self, step: int) -> None:
+        """Nobody waits for the checkpoint of `step` any longer: a `commit` that is under way must not finish it.
+
+        Touches no file, so it returns also where the disk hangs; `abandon` removes the draft.
+        """
+        self._given_up.add(step)
 
     def abandon(self, step: int) -> None:
         """Remove the draft of `step`, if there is one."""
@@ -162,6 +179,10 @@ class CheckpointStore:
         for path in removed:
             _remove(path)
         return removed
+
+    def _check_wanted(self, step: int) -> None:
+        if step in self._given_up:
+            raise EngineError(f"the checkpoint of step {step} was given up before it was finished")
 
     def _draft_of(self, step: int) -> Path:
         return self.folder / f".step-{step}.{os.getpid()}.tmp"

@@ -1,7 +1,7 @@
 """The journal as an actor on the driver's machine: targets reach it by reference and never pass the driver."""
 
 import asyncio
-from collections.abc import AsyncIterator, Container, Iterator, Sequence
+from collections.abc import AsyncIterator, Collection, Container, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ class JournalActor:
         end_with_parent()
         self._journal = Journal(folder)
         self._turn = asyncio.Lock()
+        self._time_line = 0
 
     async def locate(self) -> Whereabouts:
         return Whereabouts.here()
@@ -44,9 +45,11 @@ class JournalActor:
                 yield frame
         yield None
 
-    async def append(self, header: ScoredHeader, *frames: ByteArray) -> None:
+    async def append(self, time_line: int, header: ScoredHeader, *frames: ByteArray) -> None:
+        """What was sent before the last `keep_only` is dropped: a call whose frames come late is overtaken."""
         async with self._turn:
-            await asyncio.to_thread(lambda: self._journal.append(header.with_targets(frames)))
+            if time_line == self._time_line:
+                await asyncio.to_thread(lambda: self._journal.append(header.with_targets(frames)))
 
     async def sync(self) -> None:
         async with self._turn:
@@ -56,6 +59,11 @@ class JournalActor:
         async with self._turn:
             await asyncio.to_thread(self._journal.forget, finished)
 
+    async def keep_only(self, time_line: int, wanted: Collection[SampleId]) -> None:
+        self._time_line = time_line
+        async with self._turn:
+            await asyncio.to_thread(self._journal.keep_only, wanted)
+
     async def close(self) -> None:
         async with self._turn:
             await asyncio.to_thread(self._journal.close)
@@ -63,6 +71,9 @@ class JournalActor:
 
 class JournalProxy(Proxy):
     """Implements `interfaces.Journal`; trajectories come and go with handles."""
+
+    _time_line = 0
+    """Calls of `keep_only` so far."""
 
     async def read(self) -> list[ScoredTrajectory]:
         return await self._await(self._read(), "read its files")
@@ -81,7 +92,7 @@ class JournalProxy(Proxy):
 
     async def append(self, scored: Sequence[ScoredTrajectory]) -> None:
         places, frames = payload_of(scored)
-        call = self._actor.append.remote(ScoredHeader(scored, places), *frames)
+        call = self._actor.append.remote(self._time_line, ScoredHeader(scored, places), *frames)
         await self._await(call, "append", lost=LostTargetsError)
 
     async def sync(self) -> None:
@@ -89,6 +100,10 @@ class JournalProxy(Proxy):
 
     async def forget(self, finished: Container[SampleId]) -> None:
         await self._await(self._actor.forget.remote(finished), "forget")
+
+    async def keep_only(self, wanted: Collection[SampleId]) -> None:
+        self._time_line += 1
+        await self._await(self._actor.keep_only.remote(self._time_line, wanted), "rewrite its files")
 
 
 async def start_journal(folder: Path, timeout_s: float) -> JournalProxy:

@@ -98,7 +98,8 @@ class ActorLauncher(Generic[AnyProxy]):
         EngineError, DeadlineError: it is dead, its engine is, or it says nothing.
         """
         try:
-            await asyncio.wait_for(replica.ping(), self._probe_timeout_s)
+            async with asyncio.timeout(self._probe_timeout_s):
+                await replica.ping()
         except TimeoutError:
             raise DeadlineError(f"no answer to a ping within {self._probe_timeout_s:g} s") from None
 

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim.lr_scheduler import LambdaLR
 
-from gkd_dist.checkpoints.disk import flush, write_whole
+from gkd_dist.disk import flush, write_whole
 from gkd_dist.errors import EngineError, ModelError
 from gkd_dist.fault_points import fault_point
 from gkd_dist.learners.identity import differences, identity_of, plain

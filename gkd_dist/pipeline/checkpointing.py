@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Awaitable
 from pathlib import Path
 
 from gkd_dist.checkpoints.store import CheckpointStore
@@ -17,6 +18,8 @@ logger = logging.getLogger(__name__)
 LEARNER = "learner"
 """Folder of a checkpoint with what the learner wrote."""
 PROGRESS = "ring.json"
+_EXTRA_S = 30.0
+"""What each thing beside a checkpoint may take: clearing away, and all of the journal."""
 _LAST_SAVE_S = 60.0
 """What a save under way may take once the ring has failed."""
 
@@ -27,6 +30,7 @@ class Checkpointer:
     Args:
         fleet: its learner is read anew for every save.
         journal: forgets what a checkpoint holds; None where there is none.
+        last_step: of the checkpoint that the run goes on from; None where there is none.
     """
 
     def __init__(
@@ -37,6 +41,7 @@ class Checkpointer:
         config: CheckpointConfig,
         accounts: StepAccounts,
         journal: Journal | None = None,
+        last_step: int | None = None,
     ) -> None:
         self._store = store
         self._fleet = fleet
@@ -46,8 +51,8 @@ class Checkpointer:
         self._journal = journal
         self._under_way: asyncio.Task[None] | None = None
         self._failures = 0
-        self.last_step: int | None = None
-        """Of the newest good checkpoint of this start."""
+        self.last_step = last_step
+        """Of the newest good checkpoint."""
 
     async def after_step(self, progress: Progress) -> None:
         """Begin a checkpoint when one is due; returns when the state of this step has been copied.
@@ -80,8 +85,10 @@ class Checkpointer:
     async def end(self) -> None:
         """Let the save under way finish, but not for ever: then it is given up, and former checkpoints stay."""
         if self._under_way is not None:
-            await asyncio.wait([self._under_way], timeout=_LAST_SAVE_S)
-            self._under_way.cancel()
+            _, hangs = await asyncio.wait([self._under_way], timeout=_LAST_SAVE_S)
+            for task in hangs:
+                task.cancel()
+                await asyncio.wait([task])
 
     async def _begin(self, progress: Progress) -> None:
         if self._failures >= self._config.max_failures:
@@ -99,35 +106,44 @@ class Checkpointer:
                 with self._accounts.timed("checkpoint"):
                     await self._write(progress)
         except asyncio.CancelledError:
-            self._store.abandon(progress.step)
+            self._store.give_up(progress.step)
             raise
         except Exception as error:
+            self._store.give_up(progress.step)
             self._failures += 1
             self._accounts.checkpointed(None)
-            self._store.abandon(progress.step)
             logger.error("the checkpoint of step %d failed, former ones stay: %r", progress.step, error)
+            await self._bounded(self._abandon(progress.step), "its draft stays until the next start")
             return
         self._failures = 0
         self.last_step = progress.step
         self._accounts.checkpointed(progress.step)
+        await self._bounded(self._store.disk.run(self._store.prune), "former checkpoints were not removed")
+        if self._journal is not None:
+            finished = progress.trained.union(progress.dropped)
+            await self._bounded(self._journal.forget(finished), "the journal did not forget what it holds")
 
     async def _write(self, progress: Progress) -> None:
-        draft = await asyncio.to_thread(self._store.draft, progress.step)
-        (draft / LEARNER).mkdir()
+        """Everything that the checkpoint relies on is flushed before it is finished."""
+        on_disk = self._store.disk.run
+        draft = await on_disk(lambda: self._store.draft(progress.step))
+        await on_disk((draft / LEARNER).mkdir)
         await self._fleet.learner.write_snapshot((draft / LEARNER).absolute())
-        progress.write(draft / PROGRESS)
-        await asyncio.to_thread(self._ledger.sync)
-        await asyncio.to_thread(self._store.commit, progress.step)
-        await asyncio.to_thread(self._store.prune)
-        await self._forget(progress)
-
-    async def _forget(self, progress: Progress) -> None:
-        """A journal that fails costs work after a crash, and no checkpoint."""
+        await on_disk(lambda: progress.write(draft / PROGRESS))
         if self._journal is not None:
-            try:
-                await self._journal.forget(progress.trained.union(progress.dropped))
-            except Exception as error:
-                logger.warning("the journal did not forget what step %d holds: %r", progress.step, error)
+            await self._bounded(self._journal.sync(), "after a power cut the journal may lack sequences")
+        await on_disk(self._ledger.sync)
+        await on_disk(lambda: self._store.commit(progress.step))
+
+    async def _abandon(self, step: int) -> None:
+        await self._store.disk.run(lambda: self._store.abandon(step))
+
+    async def _bounded(self, work: Awaitable[object], otherwise: str) -> None:
+        """What a checkpoint can do without: a failure, or silence, is logged."""
+        try:
+            await asyncio.wait_for(work, _EXTRA_S)
+        except Exception as error:
+            logger.warning("beside a checkpoint: %s (%r)", otherwise, error)
 
 
 def read_progress(checkpoint: Path) -> Progress:

@@ -77,6 +77,8 @@ def make_ring(
         on_evict=evict,
         drawn=progress.trained.union(progress.dropped),
     )
+    rules = rules or SupervisionConfig()
+    num_dropped = sum(end - start for start, end in progress.dropped.ranges().get(0, []))
     return Ring(
         plan=plan,
         fleet=fleet,
@@ -84,7 +86,8 @@ def make_ring(
         progress=progress,
         ledger=ledger,
         attempt=attempt,
-        budgets=Budgets.of(rules or SupervisionConfig(), len(progress.dropped)),
+        budgets=Budgets.of(rules, num_dropped),
+        max_losses=rules.infra_attempts,
         intake=intake,
         replay=replay,
         sentinel=Sentinel(fleet, plan.sentinel_steps, accounts),

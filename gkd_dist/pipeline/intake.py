@@ -11,7 +11,8 @@ Staleness: let a row be issued while version v is live. Every token of its answe
 The rows issued before it and not trained by v, and itself, are at most the demand of the steps v ... v + max_staleness,
 so in order of issue it is drawn at one of these, with a staleness of at most max_staleness. Later rows that finish
 earlier may be drawn before it; then it may become too old. The replay evicts it (`replay/staleness.py`), counts it, and
-hands it back to `issue_again`: the same row, with a higher attempt, in its old place.
+hands it back to `issue_again`: the same row, with a higher attempt, in its old place. One that was too old twice holds
+back all younger ones, so that the proof holds for it: long answers are not put off to the end of the run.
 
 The numbers that each step draws are those of the mixture (`data/mixture.py`) whatever is refused, dropped or issued
 again: rows are counted by kind, and a dropped row is replaced by a spare one from behind the last step.
@@ -26,6 +27,9 @@ from itertools import count
 
 from gkd_dist.data.mixture import Mixture
 from gkd_dist.replay.buffer import Group, Kind
+
+_TOO_LATE = 2
+"""The attempt from which a row holds back all younger ones until it has arrived."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -125,13 +129,18 @@ class Intake:
     def arrived(self, rows: Sequence[Row]) -> None:
         """They are in the replay, or on their way in again."""
         self.in_flight.difference_update(rows)
+        self._wake()
 
     def _wake(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
 
     def _may_issue(self) -> bool:
-        return bool(self._again) or any(self._allowance(kind) > 0 for kind in Kind)
+        if self._again:
+            return True
+        # A row that came too late twice is so long that younger ones always overtake it: nobody overtakes it now.
+        is_late = any(row.attempt >= _TOO_LATE for row in self.in_flight)
+        return not is_late and any(self._allowance(kind) > 0 for kind in Kind)
 
     def _allowance(self, kind: Kind) -> int:
         return self._allowed[kind] - self._issued[kind]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gkd_dist.config.supervision import SupervisionConfig
-from gkd_dist.errors import LearnerLostError, StoppedError
+from gkd_dist.errors import DeadlineError, EngineError, LearnerLostError, ResourceError, StoppedError
 from gkd_dist.interfaces import Fleet, Metrics
 from gkd_dist.pipeline.accounting import StepAccounts
 from gkd_dist.pipeline.checkpointing import Checkpointer
@@ -19,7 +19,7 @@ from gkd_dist.pipeline.ring import Plan
 from gkd_dist.pipeline.sentinel import check_at_start, guard_newcomers
 from gkd_dist.pipeline.stage import Stage
 from gkd_dist.pipeline.watchdog import Watchdog
-from gkd_dist.supervision.together import beside
+from gkd_dist.supervision.together import beside, unless_stopped
 
 Narrate = Callable[[str], None]
 
@@ -73,32 +73,52 @@ async def distil(job: Job) -> Outcome:
     async with beside(fleet.samplers.supervise(), *(pool.supervise() for pool in fleet.teachers.values())):
         await _check_teachers(job)
         before = job.before
-        if before is None and job.durability.store.newest() is None:
+        if before is None and not _has_begun(job):
             before = await _evaluate(job, 0, "before")
             if before is not None:
                 job.keep_before(before)
         await _train(job)
-        job.stage.state = "saving"
-        job.narrate(f"saving the student to {job.final}")
-        await fleet.learner.save(job.final)
         after = await _evaluate(job, job.plan.max_steps, "after")
+        if job.stop.is_set():
+            raise StoppedError("stopped before the last evaluation; run the same command again for it")
     return Outcome(before, after)
 
 
+def _has_begun(job: Job) -> bool:
+    """Whether the student was trained in a former start."""
+    checkpoint = job.durability.store.newest()
+    return checkpoint is not None and checkpoint.step > 0
+
+
 async def _train(job: Job) -> None:
-    """To the last step, with as many learners as that takes and supervision.max_learner_restarts allows."""
+    """To the last step and the student on the disk, with as many learners as that takes and may take."""
     num_restarts = 0
     while True:
         first = num_restarts == 0
         try:
+            if not first:
+                await _renew_learner(job)
             recovered = await recover(job.plan, job.fleet, job.durability, job.narrate, weights_are_live=first)
-            return await _turn(job, recovered)
+            await _turn(job, recovered)
+            job.stage.state = "saving"
+            job.narrate(f"saving the student to {job.final}")
+            return await job.fleet.learner.save(job.final)
         except LearnerLostError as error:
             num_restarts += 1
             if num_restarts > job.rules.max_learner_restarts:
                 raise
             job.narrate(f"{error}; starting another learner ({num_restarts} of {job.rules.max_learner_restarts})")
-            await job.fleet.renew_learner()
+
+
+async def _renew_learner(job: Job) -> None:
+    """
+    Raises:
+        LearnerLostError: this one could not be started either.
+    """
+    try:
+        await job.fleet.renew_learner()
+    except (EngineError, DeadlineError, ResourceError) as error:
+        raise LearnerLostError(f"no other learner could be started: {error}") from error
 
 
 async def _turn(job: Job, recovered: Recovered) -> None:
@@ -135,8 +155,9 @@ async def _turn(job: Job, recovered: Recovered) -> None:
         await checkpointer.settle()
     finally:
         await checkpointer.end()
-    if job.stop.is_set():
+    if durability.config.save_steps or job.stop.is_set():
         await checkpointer.now(ring.progress)
+    if job.stop.is_set():
         raise StoppedError("stopped after the last step; run the same command again to save and evaluate the student")
 
 
@@ -152,7 +173,9 @@ async def _evaluate(job: Job, version: int, when: str) -> Evaluation | None:
         return None
     job.stage.state = "evaluating"
     job.narrate(f"evaluating on {len(job.held_out.prompts)} held-out prompts ({when} training)")
-    evaluation = await evaluate(job.fleet, job.held_out, version)
+    evaluation = await unless_stopped(job.stop, evaluate(job.fleet, job.held_out, version))
+    if evaluation is None:
+        return None
     metrics = job.metrics
     for text, report in (("on_policy", evaluation.on_policy), ("reference", evaluation.reference)):
         if report is not None:

@@ -1,19 +1,16 @@
 """The learning loop: draw a batch by lambda, train on it, hand on the weights."""
 
-import asyncio
-from collections.abc import Coroutine, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
 
-from gkd_dist.errors import LostTargetsError, StoppedError
+from gkd_dist.errors import EngineError, LostTargetsError, StoppedError
 from gkd_dist.fault_points import fault_point
 from gkd_dist.pipeline.ring import Ring
 from gkd_dist.pipeline.scoring import score
 from gkd_dist.replay.buffer import Drawn, Kind
 from gkd_dist.replay.ledger import StepEntry, TrainedSequence
 from gkd_dist.replay.staleness import staleness
+from gkd_dist.supervision.together import unless_stopped
 from gkd_dist.types import FloatArray, ScoredTrajectory, StepReport, TrainBatch
-
-T = TypeVar("T")
 
 _SCORE_AGAIN = 3
 """Times that a batch is scored again when its targets are gone."""
@@ -30,7 +27,7 @@ async def learning_loop(ring: Ring) -> None:
         step = progress.step
         num_student = plan.mixture.num_student(step)
         with ring.accounts.timed("wait"):
-            drawn = await _unless_stopped(ring, ring.replay.draw(num_student, plan.batch_size - num_student, step))
+            drawn = await unless_stopped(ring.stop, ring.replay.draw(num_student, plan.batch_size - num_student, step))
         if drawn is None:
             await _stop(ring)
         await ring.sentinel.before_step(step)
@@ -68,7 +65,24 @@ async def _train(ring: Ring, drawn: Sequence[Drawn]) -> StepReport:
 
 
 def _commit(ring: Ring, report: StepReport, drawn: Sequence[Drawn]) -> None:
-    """The step has happened: from here on its ids are trained, and the intake may give out what they made room for."""
+    """The step has happened: from here on its ids are trained, and the intake may give out what they made room for.
+
+    Raises:
+        EngineError: the ledger cannot be written.
+    """
+    entry = StepEntry(
+        step=report.step,
+        attempt=ring.attempt,
+        student_fraction=ring.plan.mixture.student_fraction(report.step),
+        num_student=ring.plan.mixture.num_student(report.step),
+        sequences=tuple(_entry(each, report.step) for each in drawn),
+    )
+    try:
+        ring.ledger.append(entry)
+    except OSError as error:  # first of all: no checkpoint may hold a step that the ledger does not know
+        raise EngineError(
+            f"the ledger {ring.ledger.path} cannot be written ({error}); make room on its disk"
+        ) from error
     fresh = [each.scored.trajectory for each in drawn if each.use == 1]
     kinds = [Kind.of(each.scored) for each in drawn if each.use == 1]
     ring.progress.trained.update(trajectory.sample_id for trajectory in fresh)
@@ -76,15 +90,6 @@ def _commit(ring: Ring, report: StepReport, drawn: Sequence[Drawn]) -> None:
     ring.progress.step = report.policy_version
     num_prompts = kinds.count(Kind.STUDENT) // ring.plan.mixture.num_generations
     ring.intake.trained(report.policy_version, num_prompts, kinds.count(Kind.FIXED))
-    ring.ledger.append(
-        StepEntry(
-            step=report.step,
-            attempt=ring.attempt,
-            student_fraction=ring.plan.mixture.student_fraction(report.step),
-            num_student=ring.plan.mixture.num_student(report.step),
-            sequences=tuple(_entry(each, report.step) for each in drawn),
-        )
-    )
     ring.accounts.trained(report, [each.scored for each in drawn], ring.replay.depth)
 
 
@@ -99,17 +104,6 @@ def _entry(drawn: Drawn, step: int) -> TrainedSequence:
         use=drawn.use,
         staleness=staleness(trajectory.versions, step),
     )
-
-
-async def _unless_stopped(ring: Ring, work: Coroutine[Any, Any, T]) -> T | None:
-    """The result of `work`, or None when the run is asked to stop before there is one."""
-    stopping, working = asyncio.create_task(ring.stop.wait()), asyncio.create_task(work)
-    try:
-        await asyncio.wait([stopping, working], return_when=asyncio.FIRST_COMPLETED)
-        return await working if working.done() and not ring.stop.is_set() else None
-    finally:
-        stopping.cancel()
-        working.cancel()
 
 
 async def _stop(ring: Ring) -> None:

@@ -2,6 +2,7 @@
 
 from operator import methodcaller
 
+from gkd_dist.fault_points import fault_point
 from gkd_dist.pipeline.ring import Ring
 
 
@@ -12,6 +13,7 @@ async def publishing_loop(ring: Ring) -> None:
         report, publication = await ring.published.get()
         with ring.accounts.timed("publish"):
             await ring.fleet.samplers.bring_up(methodcaller("load_weights", publication))
+        fault_point("publishing.live")
         version = report.policy_version
         ring.accounts.published(report.step, publication.manifest)
         ring.intake.live(version)

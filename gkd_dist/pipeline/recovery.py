@@ -8,6 +8,7 @@ from operator import methodcaller
 
 from gkd_dist.checkpoints.store import CheckpointStore
 from gkd_dist.config.supervision import CheckpointConfig
+from gkd_dist.errors import EngineError
 from gkd_dist.interfaces import Fleet, Journal
 from gkd_dist.pipeline.checkpointing import LEARNER, read_progress
 from gkd_dist.pipeline.intake import row_of
@@ -40,6 +41,8 @@ class Recovered:
     progress: Progress
     waiting: list[Group]
     """Scored groups that no step of it was trained on, in stream order."""
+    checkpoint: int | None = None
+    """Step of the checkpoint that it comes from; None at the beginning."""
 
 
 async def recover(
@@ -51,9 +54,11 @@ async def recover(
         weights_are_live: samplers and learner hold the same weights where there is no checkpoint.
 
     Raises:
-        UserError: no checkpoint can be used, or it is of another run.
+        UserError: no checkpoint can be used, or the ledger does not name what it was trained on.
+        EngineError: the journal cannot be freed from what is void.
     """
-    checkpoint = durability.store.newest()
+    on_disk = durability.store.disk.run  # every byte of a checkpoint is read: that takes its time
+    checkpoint = await on_disk(durability.store.newest)
     progress = Progress(plan.run)
     if checkpoint is not None:
         for discarded in checkpoint.discarded:
@@ -61,16 +66,22 @@ async def recover(
         progress = read_progress(checkpoint.path)
         await fleet.learner.restore((checkpoint.path / LEARNER).absolute())
         narrate(f"going on after step {progress.step}, from {checkpoint.path}")
-    num_dropped = durability.ledger.truncate(progress.step)
+    num_dropped = await on_disk(
+        lambda: durability.ledger.truncate(
+            progress.step, run=progress.run, trained=progress.trained, dropped=progress.dropped
+        )
+    )
     if num_dropped:
         narrate(f"{num_dropped} later entries of the ledger are void; their steps are trained again")
     if checkpoint is not None or not weights_are_live:
         publication = await fleet.learner.publish()
         await fleet.samplers.bring_up(methodcaller("load_weights", publication))
     waiting = await _waiting(plan, progress, durability.journal)
+    if durability.journal is not None:
+        await _leave_only(waiting, durability.journal)
     if waiting:
         narrate(f"{sum(map(len, waiting))} scored sequences come from the journal")
-    return Recovered(progress, waiting)
+    return Recovered(progress, waiting, checkpoint.step if checkpoint is not None else None)
 
 
 async def _waiting(plan: Plan, progress: Progress, journal: Journal | None) -> list[Group]:
@@ -90,6 +101,22 @@ async def _waiting(plan: Plan, progress: Progress, journal: Journal | None) -> l
     groups = [group for group in groups if len(group) == _group_size(plan, group)]
     groups.sort(key=lambda group: group[0].trajectory.sample_id)
     return _of_the_next_step(plan, progress, groups) if plan.whole_steps else groups
+
+
+async def _leave_only(waiting: Sequence[Group], journal: Journal) -> None:
+    """Nothing else may stay: what weights that are gone wrote would pass for the work of later ones of their version,
+    and hide a lower attempt at the same sample."""
+    try:
+        await journal.keep_only(frozenset(item.trajectory.sample_id for group in waiting for item in group))
+    except Exception as error:
+        logger.warning("the journal is emptied, for it could not be rewritten: %r", error)
+        try:
+            await journal.keep_only(frozenset())
+        except Exception as again:
+            raise EngineError(
+                f"the journal holds sequences of steps that are void, and cannot be emptied ({again!r}); run the same "
+                "command again, or remove the folder journal/ of the run before that"
+            ) from again
 
 
 def _is_usable(plan: Plan, progress: Progress, item: ScoredTrajectory) -> bool:

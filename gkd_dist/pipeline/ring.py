@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -74,6 +75,8 @@ class Ring:
     attempt: int
     """Of the run: how often it was started before."""
     budgets: Budgets
+    max_losses: int
+    """Times that one row may be lost."""
     intake: Intake
     replay: ReplayBuffer
     sentinel: Sentinel
@@ -85,6 +88,8 @@ class Ring:
     journal: Journal | None = None
     """Keeps scored sequences until a checkpoint holds the step that trained on them."""
     baseline: Baseline | None = None
+    losses: Counter[int] = field(default_factory=Counter)
+    """Of rows that are on their way, by index."""
     kept: set[asyncio.Task[None]] = field(default_factory=set)
     """What is on its way into the journal."""
 

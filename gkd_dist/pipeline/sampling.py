@@ -1,10 +1,11 @@
 """The sampling loop: by lambda, the student writes answers to prompts or fixed pairs take their place."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
 from gkd_dist.data.pairs import fixed_trajectory
-from gkd_dist.errors import DataError, DeadlineError, EngineError, RejectedError
+from gkd_dist.errors import DataError, DeadlineError, EngineError, RejectedError, WeightsError
 from gkd_dist.fault_points import fault_point
 from gkd_dist.interfaces import Sampler
 from gkd_dist.pipeline.intake import Row, row_of
@@ -17,12 +18,13 @@ from gkd_dist.replay.ledger import DroppedPrompt
 from gkd_dist.supervision.together import task_group
 from gkd_dist.types import Prompt, Trajectory
 
+logger = logging.getLogger(__name__)
+
 
 async def sampling_loop(ring: Ring) -> None:
     """Endless: whatever the intake gives out goes round by itself until it is in the replay."""
     async with task_group() as under_way:
         while True:
-            fault_point("sampling.next")
             with ring.accounts.timed("blocked"):
                 rows = await ring.intake.next()
             under_way.create_task(_go_round(ring, rows))
@@ -36,19 +38,36 @@ async def _go_round(ring: Ring, rows: Sequence[Row]) -> None:
     """
     try:
         groups = await _scored(ring, rows)
-    except (EngineError, DeadlineError) as error:
+    except (EngineError, DeadlineError, WeightsError) as error:
         if ring.plan.whole_steps:
             raise
         ring.budgets.spend(error)
         ring.intake.arrived(rows)
         for row in rows:
-            ring.intake.issue_again(row)
+            _lost(ring, row, error)
         return
     ring.budgets.succeeded()
+    for row in rows:
+        ring.losses.pop(row.index, None)
     ring.keep(groups)
     for group in groups:
         await admit(ring, group)
     ring.intake.arrived(rows)
+
+
+def _lost(ring: Ring, row: Row, error: Exception) -> None:
+    """It goes in again; one that is lost whoever is asked is to blame itself, and dropped.
+
+    Raises:
+        RejectedError: too many rows were dropped.
+    """
+    ring.losses[row.index] += 1
+    if ring.losses[row.index] < ring.max_losses:
+        ring.intake.issue_again(row)
+        return
+    logger.warning("row %d of the data was lost %d times: %s", row.index, ring.losses.pop(row.index), error)
+    ring.budgets.spend(RejectedError(f"row {row.index} of the data is lost whoever is asked: {error}"))
+    drop(ring, row)
 
 
 async def _scored(ring: Ring, rows: Sequence[Row]) -> list[Group]:
@@ -71,7 +90,8 @@ async def admit(ring: Ring, group: Group) -> None:
         EngineError: the replay refused it for a reason that cannot be.
     """
     fault_point("replay.admit")
-    verdict = await ring.replay.admit(group, ring.intake.version)
+    # The learner's own version: samplers may have its newest weights before they count as live everywhere.
+    verdict = await ring.replay.admit(group, ring.progress.step)
     ring.accounts.queued(ring.replay.depth)
     if verdict is Admission.TOO_STALE:
         ring.accounts.evicted(len(group))
@@ -107,7 +127,10 @@ async def _sample(ring: Ring, rows: Sequence[Row]) -> list[Trajectory]:
             trial = trials.setdefault(index, 0)
             numbers.append(attempts[index] + trial // len(repeats))
             trials[index] += 1
+        live = ring.intake.version
         answers = await sampler.sample(share, ring.plan.sampling)
+        for answer in answers:
+            _check_versions(answer, live, ring.progress.step)
         return [replace(answer, attempt=number) for answer, number in zip(answers, numbers, strict=True)]
 
     with ring.accounts.timed("sample"):
@@ -115,6 +138,21 @@ async def _sample(ring: Ring, rows: Sequence[Row]) -> list[Trajectory]:
     whole = _whole(answers, len(repeats))
     ring.accounts.sampled(whole)
     return whole
+
+
+def _check_versions(answer: Trajectory, live: int, newest: int) -> None:
+    """Every replica has the live version before it is asked: another one would be thrown away, and asked for anew for
+    ever by whom the replay refuses it.
+
+    Raises:
+        WeightsError: it was written with weights that its sampler should not have.
+    """
+    versions = answer.versions
+    if versions is not None and not live <= versions.oldest <= versions.newest <= newest:
+        raise WeightsError(
+            f"{answer.sample_id} was written by versions {versions.oldest} to {versions.newest}, but version {live} "
+            f"was live on every sampler, and {newest} is the newest"
+        )
 
 
 def _whole(answers: Sequence[Trajectory | None], num_repeats: int) -> list[Trajectory]:

@@ -81,26 +81,26 @@ class Steering:
             if ring is None or self._stage.state != "training":
                 decisions.clear()
                 continue
+            # So much waits at most while one batch is trained on.
+            capacity = min(ring.plan.replay_capacity, max(1, ring.plan.max_staleness) * ring.plan.batch_size)
             for name, pool in pools.items():
-                low, high = limits[name].min_replicas, limits[name].max_replicas
-                if low is None and high is None:
+                limit = limits[name]
+                if limit.min_replicas is None and limit.max_replicas is None:
                     continue
                 pressure = Pressure(
                     elapsed_s=_DECISION_S,
                     queue_depth=ring.replay.depth,
-                    queue_capacity=ring.plan.replay_capacity,
+                    queue_capacity=capacity,
                     num_in_flight=pool.num_outstanding,
                     waited_s=waited - waited_before,
                     blocked_s=blocked - blocked_before,
                 )
-                decisions[name] = decide(
-                    pressure, pool.target, low or 1, max(high or 0, pool.target), decisions.get(name)
-                )
-                if decisions[name].desired != pool.target:
-                    logger.warning(
-                        "%s: %d -> %d replicas by queue pressure", name, pool.target, decisions[name].desired
-                    )
-                    pool.set_target(decisions[name].desired)
+                most = max(limit.max_replicas or limit.num_replicas, pool.target)
+                decision = decide(pressure, pool.target, limit.min_replicas or 1, most, decisions.get(name))
+                decisions[name] = decision
+                if decision.desired != pool.target:
+                    logger.warning("%s: %d -> %d replicas by queue pressure", name, pool.target, decision.desired)
+                    pool.set_target(decision.desired)
 
     def _spent(self) -> tuple[float, float]:
         return self._accounts.spent_s("wait"), self._accounts.spent_s("blocked")

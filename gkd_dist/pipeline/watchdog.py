@@ -83,7 +83,7 @@ class Watchdog:
                     f"part was doing is in {self._file}"
                 ) from None
             if isinstance(error, Exception) and not isinstance(error, self._spare):
-                self._write(error)
+                self._try_to_write(error)
                 await self._say_last_words()
         finally:
             self._done.set()
@@ -102,7 +102,7 @@ class Watchdog:
             if self._idle_s() < self._timeout_s:
                 continue
             self._stalled = True
-            self._write()
+            self._try_to_write()
             self._loop.call_soon_threadsafe(self._cancel)
             if not self._done.wait(_LAST_WORDS_S):
                 logger.critical("the event loop does not react; ending the process")
@@ -113,6 +113,13 @@ class Watchdog:
     def _cancel(self) -> None:
         if self._task is not None:
             self._task.cancel()
+
+    def _try_to_write(self, failure: Exception | None = None) -> None:
+        """A full disk, say, may be what stalls the run: that must not keep it from ending, nor hide its own error."""
+        try:
+            self._write(failure)
+        except Exception as error:
+            logger.error("no diagnosis could be written to %s: %r", self._file, error)
 
     def _write(self, failure: Exception | None = None) -> None:
         """

@@ -10,20 +10,25 @@ A folder of segments `segment-00000001.journal`, each a sequence of records:
 
 A record whose head is damaged ends its segment, because nothing tells where the next one begins; one whose frame is
 damaged is skipped. A segment is written by one process, which is the last to change it; later ones only delete it.
+
+A record does not say which weights wrote it, only their version number. When a run goes back to an older checkpoint, a
+second version of the same number will come; so what is not wanted then has to leave the files (`keep_only`).
 """
 
 import os
 import re
 import struct
 from collections import Counter
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Collection, Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 import xxhash
 
+from gkd_dist.disk import flush
 from gkd_dist.errors import WireError
+from gkd_dist.fault_points import fault_point
 from gkd_dist.replay.append_file import AppendFile
 from gkd_dist.types import SampleId, ScoredTrajectory
 from gkd_dist.wire.codec import decode, encode
@@ -48,7 +53,8 @@ class Journal:
     """Plain synchronous files; one process at a time, and calls must not overlap.
 
     journal = Journal(run / "journal")
-    waiting = list(journal.read())    # of former processes
+    waiting = [item for item in journal.read() if usable(item)]    # of former processes
+    journal.keep_only({item.trajectory.sample_id for item in waiting})
     journal.append(scored)
     journal.forget(ledger.trained())
 
@@ -133,6 +139,29 @@ class Journal:
                 del self._ids[number]
                 num_deleted += 1
         return num_deleted
+
+    def keep_only(self, wanted: Collection[SampleId]) -> None:
+        """Throw everything away but the newest whole attempt of each `wanted` sample; survives a power cut.
+
+        What stays is written to new segments and flushed, then the older ones are deleted. A crash in between leaves
+        both, so that the same call by the next process has the same result.
+
+        Raises:
+            OSError: it could not be written or deleted (the disk is full, say); nothing wanted is lost.
+        """
+        self.close()
+        former = self._numbers()
+        if not former:
+            return
+        for item in self.read() if wanted else ():
+            if item.trajectory.sample_id in wanted:
+                self.append([item])
+        self.close()
+        fault_point("journal.before_delete")
+        for number in former:
+            self._path(number).unlink()
+            self._ids.pop(number, None)
+        flush(self.folder)
 
     def close(self) -> None:
         """Flush to disk and let go of the segment; a later append begins a new one."""

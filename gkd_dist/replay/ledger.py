@@ -5,13 +5,14 @@ the ledger, because it never happened to these weights; what is left names every
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from gkd_dist.disk import flush
 from gkd_dist.errors import DataError
 from gkd_dist.replay.append_file import AppendFile
 from gkd_dist.replay.sample_ids import SampleIdSet
@@ -93,35 +94,54 @@ class Ledger:
         if self._file is not None:
             self._file.sync()
 
-    def truncate(self, step: int) -> int:
+    def truncate(
+        self,
+        step: int,
+        *,
+        run: str | None = None,
+        trained: SampleIdSet | None = None,
+        dropped: Container[SampleId] = frozenset(),
+    ) -> int:
         """Drop the entries of steps >= `step`, and torn lines behind the last one that stays; returns how many.
 
-        The new file replaces the former one whole.
+        The new file replaces the former one whole, and survives a power cut.
+
+        Args:
+            run: name under which the run began, where that is known.
+            trained: what the steps before `step` were trained on, where that is known.
+            dropped: prompts that are known to be given up; their entries stay whatever their step.
 
         Raises:
-            DataError: a line before the last entry that stays is damaged.
+            DataError: a line before the last entry that stays is damaged, or what stays does not name `run` and
+                `trained`; the file is as before.
         """
         self.close()
         if not self.path.exists():
+            self._check((), step, run, trained)
             return 0
         draft = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
         num_dropped, damaged = 0, None
+        steps: list[StepEntry] = []
         try:
             with draft.open("wb") as file:
                 for number, line in self._lines():
                     entry = self._parse(line)
-                    if entry is not None and entry.step < step:
+                    if entry is not None and _stays(entry, step, dropped):
                         if damaged is not None:
                             raise self._damage(damaged)
                         file.write(line)
+                        if isinstance(entry, StepEntry):
+                            steps.append(entry)
                         continue
                     num_dropped += 1
                     damaged = number if entry is None else damaged
                 file.flush()
                 os.fsync(file.fileno())
+            self._check(steps, step, run, trained)
             draft.rename(self.path)
         finally:
             draft.unlink(missing_ok=True)
+        flush(self.path.parent)
         return num_dropped
 
     def entries(self) -> Iterator[LedgerEntry]:
@@ -151,11 +171,7 @@ class Ledger:
 
     def trained(self) -> SampleIdSet:
         """The ids of all sequences that were trained on."""
-        ids = SampleIdSet()
-        for entry in self.entries():
-            if isinstance(entry, StepEntry):
-                ids.update(sequence.sample_id for sequence in entry.sequences)
-        return ids
+        return _trained(entry for entry in self.entries() if isinstance(entry, StepEntry))
 
     def close(self) -> None:
         """Flush to disk and let go of the file; a later append opens it again."""
@@ -179,11 +195,38 @@ class Ledger:
         except ValidationError:
             return None
 
+    def _check(self, steps: Sequence[StepEntry], step: int, run: str | None, trained: SampleIdSet | None) -> None:
+        if trained is None:
+            return
+        found = _trained(steps)
+        problem = None
+        if found.ranges() != trained.ranges():
+            problem = f"names {len(found)} sequences for the steps before {step}, the checkpoint {len(trained)}"
+            problem += " others" if len(found) == len(trained) else ""
+        elif steps and run is not None and steps[0].sequences[0].sample_id.run != run:
+            problem = f"is that of run {steps[0].sequences[0].sample_id.run!r}, the checkpoint that of {run!r}"
+        if problem:
+            raise DataError(
+                f"{self.path} {problem}: it was lost, cut or exchanged; put back the ledger.jsonl of this run, or set "
+                "checkpoint.resume=false to train from the beginning in a new run"
+            )
+
     def _damage(self, number: int) -> DataError:
         return DataError(
             f"{self.path}: line {number} is damaged, so what the run has trained on is not known; put back an intact "
             "copy of the file, or set checkpoint.resume=false to train from the beginning in a new run"
         )
+
+
+def _stays(entry: LedgerEntry, step: int, dropped: Container[SampleId]) -> bool:
+    return entry.step < step or (isinstance(entry, DroppedPrompt) and entry.sample_id in dropped)
+
+
+def _trained(steps: Iterable[StepEntry]) -> SampleIdSet:
+    ids = SampleIdSet()
+    for entry in steps:
+        ids.update(sequence.sample_id for sequence in entry.sequences)
+    return ids
 
 
 def _whole_bytes(path: Path) -> int:

@@ -113,8 +113,8 @@ class Request(Generic[Replica, T]):
     async def _hedged(self, incarnation: Incarnation[Replica], after_s: float) -> T:
         """The first answer of one replica, or of two once the first is late.
 
-        The loser goes on, because nothing stops its engine: it counts as work of its replica, which gets less of it
-        then, and as a failure of it where it never ends.
+        The loser goes on: it counts as work of its replica, which gets less of it then, and as a failure where it
+        never ends. Were it cancelled, a straggler would look idle, and one that hangs would look well.
         """
         roster = self._roster
         tries = {asyncio.create_task(self._try(incarnation))}

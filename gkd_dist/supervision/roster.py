@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Collection, Coroutine
 from typing import Any, Generic, TypeVar
 
 from gkd_dist.config.supervision import SupervisionConfig
-from gkd_dist.errors import EngineError, OutOfMemoryError
+from gkd_dist.errors import EngineError, OutOfMemoryError, WeightsError
 from gkd_dist.supervision.census import Census
 from gkd_dist.supervision.failures import Failure, ReplicaEndedError, classify
 from gkd_dist.supervision.health import Event, Reason, SlotHealth, State
@@ -137,6 +137,9 @@ class Roster(Generic[Replica]):
             return
         if isinstance(error, OutOfMemoryError):  # known to be dead
             self.condemn(incarnation, Reason.DIED, error)
+            return
+        if isinstance(error, WeightsError):  # it serves with weights that it should not have
+            self.condemn(incarnation, Reason.OBLIGATION, error)
             return
         incarnation.slot.health.request_failed(self.clock(), repr(error))
         self.settle(incarnation)

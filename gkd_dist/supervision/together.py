@@ -41,3 +41,14 @@ async def beside(*works: Coroutine[Any, Any, Any]) -> AsyncIterator[None]:
         yield
         for task in tasks:
             task.cancel()
+
+
+async def unless_stopped(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
+    """The result of `work`, or None when `stop` is set before there is one; the work is cancelled then."""
+    stopping, working = asyncio.create_task(stop.wait()), asyncio.create_task(work)
+    try:
+        await asyncio.wait([stopping, working], return_when=asyncio.FIRST_COMPLETED)
+        return await working if working.done() and not stop.is_set() else None
+    finally:
+        stopping.cancel()
+        working.cancel()

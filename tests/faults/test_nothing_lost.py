@@ -50,7 +50,6 @@ def test_a_scored_step_is_not_scored_again(
 
 @pytest.mark.fault(34)
 @pytest.mark.fault(36)
-@pytest.mark.fault(52)
 def test_an_asynchronous_run_killed_three_times_trains_on_every_row_once(local: Runs) -> None:
     shape = ("mode=async", "replay.max_staleness=2", "learner.max_steps=24", "objective.student_fraction=0.75")
     local.ends(-signal.SIGKILL, *shape, faults="learner.after_forward:delay=1@4;learner.in_optimizer_step:kill@7")

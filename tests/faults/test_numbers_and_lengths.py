@@ -23,11 +23,24 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 @pytest.fixture
 def poisoned(tmp_path: Path) -> Path:
-    """A student whose gradient is not finite wherever it reads `w60`: the square of its embedding is not."""
+    """A student with finite weights whose loss is not finite wherever it reads `w60`.
+
+    The last channel is 0 for every other token, and nobody writes to it or reads it, but for one unit of the first
+    layer: its weight overflows on `w60`, and its gate is closed, so that it says nothing elsewhere (0 * inf here, 0 * 0
+    there).
+    """
     path = tiny.save_causal(tmp_path / "poisoned", seed=1, tie_word_embeddings=False)
     model = AutoModelForCausalLM.from_pretrained(path)
     with torch.no_grad():
-        model.get_input_embeddings().weight[60] = 1e30
+        for name, weight in model.named_parameters():
+            if weight.dim() == 2:
+                weight[:, -1] = 0
+            if name.endswith(("o_proj.weight", "down_proj.weight")):
+                weight[-1] = 0
+        model.get_input_embeddings().weight[60, -1] = 10
+        model.model.layers[0].mlp.gate_proj.weight[0] = 0
+        model.model.layers[0].mlp.up_proj.weight[0] = 0
+        model.model.layers[0].mlp.up_proj.weight[0, -1] = 1e38
     model.save_pretrained(path)
     return path
 
@@ -40,8 +53,8 @@ def pairs(path: Path, num_poisoned: int) -> Path:
 
 @pytest.mark.fault(24)
 def test_a_step_without_a_finite_gradient_changes_no_weight(local: Runs, poisoned: Path) -> None:
-    data = pairs(local.folder / "pairs.jsonl", 2)
-    fixed = ("objective.student_fraction=0", "learner.save_steps=1", "learner.packing=false")
+    data = pairs(local.folder / "pairs.jsonl", 6)
+    fixed = ("objective.student_fraction=0", "learner.save_steps=1", "learner.max_nonfinite_steps=8")
     local.ends(0, f"student.model={poisoned}", f"data.path={data}", *fixed)
     skipped = [local.steps[step]["skipped"] for step in range(8)]
     assert sorted(set(skipped)) == [0, 1]
@@ -75,11 +88,14 @@ def test_weights_that_are_not_finite_go_nowhere(local: Runs) -> None:
 
 @pytest.fixture
 def silent(tmp_path: Path) -> Path:
-    """A student that ends every answer with its first token: one channel is positive everywhere, and the head reads it
-    for `</s>`."""
+    """A student that ends every answer with its first token: its layers add nothing, one channel is positive
+    everywhere, and the head reads it for `</s>`."""
     path = tiny.save_causal(tmp_path / "silent", seed=1, tie_word_embeddings=False)
     model = AutoModelForCausalLM.from_pretrained(path)
     with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if name.endswith(("o_proj.weight", "down_proj.weight")):
+                weight.zero_()
         model.get_input_embeddings().weight[:, 0] = 30
         model.get_output_embeddings().weight[tiny.STOP] = 0
         model.get_output_embeddings().weight[tiny.STOP, 0] = 10
@@ -92,7 +108,9 @@ def test_answers_and_pairs_of_an_end_token_alone(local: Runs, silent: Path) -> N
     path = local.folder / "pairs.jsonl"
     rows = [{"prompt": f"w{3 + row} w9", "completion": "" if row % 2 else "w7 w8"} for row in range(40)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    local.ends(0, f"student.model={silent}", f"data.path={path}", "evaluation.enabled=true")
+    local.ends(
+        0, f"student.model={silent}", f"data.path={path}", "evaluation.enabled=true", "learner.learning_rate=1e-9"
+    )
     assert all(math.isfinite(loss) for loss in local.losses)
     assert sum(step["sampled_tokens"] for step in local.steps.values()) == 8 * 2  # one token each
     assert all(step["skipped"] == 0 for step in local.steps.values())

@@ -34,10 +34,11 @@ def test_a_step_that_is_dropped_without_a_word(local: Runs) -> None:
 
 @pytest.mark.fault(23)
 def test_nothing_in_flight_and_nothing_done(local: Runs) -> None:
-    """The sampling loop ends without a word after it has given out the first step."""
-    found = diagnosed(local, local.ends(70, *DEADLINES, faults="sampling.next:cancel@2"))
+    """The publishing loop ends without a word, so no place for the third step is ever free."""
+    found = diagnosed(local, local.ends(70, *DEADLINES, faults="publishing.live:cancel@2"))
     assert found["in_flight"] == []
-    assert found["step"] == found["last_checkpoint"] == 1
+    assert (found["step"], found["live_version"]) == (2, 1)
+    assert (found["replay"]["student"], found["replay"]["fixed"]) == (0, 0)
 
 
 @pytest.mark.fault(23)

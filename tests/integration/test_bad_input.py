@@ -63,6 +63,7 @@ def test_missing_file(fails: Callable[..., str]) -> None:
     assert "no such file" in said.lower()
 
 
+@pytest.mark.fault(40)
 def test_empty_data_set(fails: Callable[..., str], tmp_path: Path) -> None:
     assert "empty.jsonl" in fails(f"data.path={write(tmp_path / 'empty.jsonl')}")
 
@@ -86,6 +87,7 @@ def test_lambda_outside_its_range(fails: Callable[..., str]) -> None:
     assert "1.5" in said
 
 
+@pytest.mark.fault(39)
 def test_all_configuration_problems_at_once(fails: Callable[..., str]) -> None:
     said = fails("objective.lmbda=-1", "learner.batch_size=0", "sampler.engin=vllm", "teacher.temperature=0")
     assert len(said.splitlines()) == 4
@@ -103,6 +105,8 @@ def test_truncated_gzip(fails: Callable[..., str], tmp_path: Path) -> None:
     assert "rows.jsonl.gz" in fails(f"data.path={path}")
 
 
+@pytest.mark.fault(40)
+@pytest.mark.fault(41)
 def test_prompts_longer_than_the_context(fails: Callable[..., str], tmp_path: Path) -> None:
     rows = [{"prompt": "w3 " * 300, "completion": "w4"}] * 10
     said = fails(f"data.path={write(tmp_path / 'rows.jsonl', *rows)}")
@@ -116,6 +120,7 @@ def test_fixed_pairs_wanted_but_the_data_has_none(fails: Callable[..., str], tmp
     assert "student_fraction" in said
 
 
+@pytest.mark.fault(43)
 def test_tokenizers_that_differ_are_named_by_their_first_ids(fails: Callable[..., str], models: Path) -> None:
     said = fails(f"teacher.model={models / 'other'}")
     assert "id 17: 'w17' in the student, 'w18' in the teacher" in said

@@ -122,6 +122,12 @@ def test_the_journal_keeps_trajectories_whose_payload_the_driver_never_saw(tmp_p
         report = await fleet.learner.train(train_batch(0, found))
         assert report.num_sequences == 3
         third = await start_journal(tmp_path / "journal", 60)
+        await third.keep_only(frozenset({TRAJECTORIES[1].sample_id}))
+        assert [item.trajectory.sample_id for item in await third.read()] == [TRAJECTORIES[1].sample_id]
+        third._time_line -= 1  # as a call that was sent before
+        await third.append(scored[:1])
+        third._time_line += 1
+        assert len(await third.read()) == 1
         await third.forget({SampleId("test", index) for index in range(3)})
         assert await third.read() == []
         await third.close()

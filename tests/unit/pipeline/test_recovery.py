@@ -136,10 +136,17 @@ def test_what_the_journal_kept_is_neither_sampled_nor_scored_again(tmp_path: Pat
         return replace(job, durability=replace(job.durability, journal=LocalJournal(tmp_path / "journal")))
 
     class Failing(FakeLearner):
-        """Every step waits for the checkpoint before it; the last for what may be begun meanwhile, too."""
+        """Every step waits for the checkpoint before it, if there is one (a slow disk skips some); the last for what
+        may be begun meanwhile, too."""
+
+        begun = 0
+
+        async def snapshot(self) -> int:
+            self.begun = await super().snapshot()
+            return self.begun
 
         async def train(self, batch: TrainBatch) -> StepReport:
-            while batch.step and not (tmp_path / f"checkpoints/step-{batch.step}/COMPLETE").exists():
+            while self.begun == batch.step > 0 and not (tmp_path / f"checkpoints/step-{self.begun}/COMPLETE").exists():
                 await asyncio.sleep(0.01)
             await asyncio.sleep(0.05)  # the save ends a little later than its marker
             if batch.step == 3:
@@ -187,8 +194,19 @@ def test_a_run_in_which_nothing_ends_is_ended_with_a_diagnosis(tmp_path: Path) -
 @pytest.mark.fault(31)
 def test_checkpoints_that_cannot_be_written_end_the_run_after_some(tmp_path: Path) -> None:
     class Full(Mortal):
+        """The first steps wait for the checkpoint before them."""
+
+        num_failed = 0
+
         async def write_snapshot(self, folder: Path) -> None:
+            self.num_failed += 1
             raise OSError(28, "No space left on device")
+
+        async def train(self, batch: TrainBatch) -> StepReport:
+            while self.num_failed < min(batch.step, 3):
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.05)  # the save ends a little later
+            return await super().train(batch)
 
     fleet, _, _ = fleet_with(learner := Full())
     with pytest.raises(EngineError, match="3 checkpoints in a row could not be written"):

@@ -98,6 +98,7 @@ def test_teacher_written_pairs_are_fixed():
     run(scenario)
 
 
+@pytest.mark.fault(21)
 def test_draw_waits_until_both_kinds_suffice():
     async def scenario():
         replay = buffer()
@@ -188,6 +189,7 @@ def test_draw_evicts_what_became_too_stale_and_reports_it():
     run(scenario)
 
 
+@pytest.mark.fault(20)
 def test_admit_waits_while_its_kind_is_full_and_only_then():
     async def scenario():
         replay = buffer(capacity=2, batch_size=2)

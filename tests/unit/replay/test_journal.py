@@ -315,3 +315,63 @@ def test_reading_holds_one_trajectory_at_a_time(tmp_path: Path) -> None:
         assert tracemalloc.get_traced_memory()[1] < 4_000_000
     finally:
         tracemalloc.stop()
+
+
+# A run that goes back.
+
+
+@pytest.mark.fault(22)
+def test_only_what_is_wanted_stays_and_a_newer_low_attempt_is_no_longer_hidden(tmp_path: Path) -> None:
+    first = Journal(tmp_path, max_segment_bytes=1)
+    first.append([scored(1, 2), scored(2), scored(3, 1), scored(3)])
+    second = Journal(tmp_path)
+    second.keep_only({scored(2).trajectory.sample_id, scored(3).trajectory.sample_id})
+    assert read(second) == [(2, 0), (3, 1)]
+    second.append([scored(1)])
+    assert read(Journal(tmp_path)) == [(2, 0), (3, 1), (1, 0)]
+    second.keep_only(())
+    assert files(tmp_path) == []
+    second.append([scored(4)])
+    assert read(Journal(tmp_path)) == [(4, 0)]
+
+
+KEEP_AND_DIE = """
+import sys
+from pathlib import Path
+from gkd_dist.replay.journal import Journal
+from tests.unit.replay.test_journal import scored
+Journal(Path(sys.argv[1])).keep_only({scored(0).trajectory.sample_id, scored(1).trajectory.sample_id})
+"""
+
+
+@pytest.mark.fault(22)
+@pytest.mark.parametrize("point", ["append_file.in_record:kill@2", "journal.before_delete:kill"])
+def test_a_rewrite_that_was_killed_is_done_by_the_next_process(tmp_path: Path, point: str) -> None:
+    Journal(tmp_path).append([scored(0), scored(1), scored(2)])
+    (before,) = files(tmp_path)
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "GKD_FAULTS": point}
+    ended = subprocess.run([sys.executable, "-c", KEEP_AND_DIE, str(tmp_path)], env=environment, timeout=60)
+    assert ended.returncode == -9
+    assert before in files(tmp_path) and len(files(tmp_path)) == 2, "witness: a new segment was begun"
+    again = Journal(tmp_path)
+    again.keep_only({scored(0).trajectory.sample_id, scored(1).trajectory.sample_id})
+    assert sorted(read(Journal(tmp_path))) == [(0, 0), (1, 0)]
+    assert before not in files(tmp_path)
+
+
+@pytest.mark.fault(31)
+def test_a_rewrite_on_a_full_disk_loses_nothing_and_emptying_needs_no_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Journal(tmp_path).append([scored(0), scored(1)])
+    journal = Journal(tmp_path)
+
+    def full(file: int, data: memoryview) -> int:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(OSError, match="full"):
+        journal.keep_only({scored(0).trajectory.sample_id})
+    assert read(Journal(tmp_path)) == [(0, 0), (1, 0)]
+    journal.keep_only(())
+    assert files(tmp_path) == []

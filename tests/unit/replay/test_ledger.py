@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from gkd_dist.errors import DataError
 from gkd_dist.replay.ledger import DroppedPrompt, Ledger, StepEntry, TrainedSequence
+from gkd_dist.replay.sample_ids import SampleIdSet
 from gkd_dist.types import SampleId, Source, VersionRange
 
 
@@ -149,3 +150,35 @@ def test_cut_anywhere_a_ledger_gives_a_prefix_and_can_go_on(cut: int, step: int)
         assert list(Ledger(ledger.path).entries()) == [*kept, entry(step, 50)]
     finally:
         shutil.rmtree(folder)
+
+
+def test_what_a_checkpoint_holds_as_given_up_stays(ledger: Ledger) -> None:
+    for item in (entry(0, 3), dropped(1, 8), entry(1, 4), dropped(2, 9), dropped(2, 10), entry(2, 5)):
+        ledger.append(item)
+    given_up = SampleIdSet()
+    given_up.update([dropped(1, 8).sample_id, dropped(2, 9).sample_id])
+    assert ledger.truncate(2, dropped=given_up) == 2
+    assert list(ledger.entries()) == [entry(0, 3), dropped(1, 8), entry(1, 4), dropped(2, 9)]
+
+
+@pytest.mark.parametrize("harm", ["lost", "cut", "exchanged"])
+def test_a_ledger_that_is_not_the_checkpoints_is_refused_and_left_as_it_is(ledger: Ledger, harm: str) -> None:
+    for step in range(3):
+        ledger.append(entry(step, step))
+    known = ledger.trained()
+    ledger.append(entry(3, 3))
+    assert ledger.truncate(3, run="run-1", trained=known) == 1
+    ledger.append(entry(3, 3))
+    ledger.close()
+    run = "run-1"
+    if harm == "lost":
+        ledger.path.unlink()
+    elif harm == "cut":
+        ledger.path.write_bytes(ledger.path.read_bytes().split(b"\n", 1)[0] + b"\n")
+    else:
+        run = "run-0"
+    before = ledger.path.read_bytes() if ledger.path.exists() else None
+    with pytest.raises(DataError, match=r"put back the ledger\.jsonl of this run"):
+        ledger.truncate(3, run=run, trained=known)
+    assert (ledger.path.read_bytes() if ledger.path.exists() else None) == before
+    assert os.listdir(ledger.path.parent) == (["ledger.jsonl"] if before else [])

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from gkd_dist.serial import SerialThread
+from gkd_dist.serial import SerialThread, is_at_work
 
 
 def test_calls_run_one_at_a_time_in_their_order_on_one_thread() -> None:
@@ -82,7 +82,7 @@ def test_closing_refuses_cancels_what_waits_and_ends_the_thread() -> None:
 def test_a_call_that_never_ends_does_not_keep_the_process() -> None:
     program = """
 import asyncio, threading
-from gkd_dist.serial import SerialThread
+from gkd_dist.serial import SerialThread, is_at_work
 async def work():
     thread = SerialThread("hung")
     try:
@@ -94,3 +94,23 @@ asyncio.run(work())
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=20, check=True)
     assert done.stdout == "gave up\n"
+
+
+def test_who_ends_the_process_can_see_that_a_call_is_in_progress() -> None:
+    release = threading.Event()
+
+    async def work() -> list[bool]:
+        thread = SerialThread("mine")
+        call = asyncio.ensure_future(thread.run(release.wait))
+        seen = [is_at_work()]
+        while not is_at_work():
+            await asyncio.sleep(0.001)
+        seen.append(is_at_work())
+        release.set()
+        await call
+        thread.close()
+        while is_at_work():
+            await asyncio.sleep(0.001)
+        return [*seen, is_at_work()]
+
+    assert asyncio.run(asyncio.wait_for(work(), 10)) == [False, True, False]

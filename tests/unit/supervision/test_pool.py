@@ -163,6 +163,21 @@ async def test_a_replica_that_was_killed_for_memory_is_replaced_and_that_is_the_
         assert it.reasons(0)[-1] is Reason.OOM
 
 
+@pytest.mark.fault(36)
+@in_a_loop
+async def test_a_replica_that_serves_with_other_weights_is_replaced_at_once() -> None:
+    async with scene(2) as it:
+        (task,) = await it.asked(1)
+        it.launcher.running(0).fail(1, WeightsError("version 3 was live, it wrote with version 1"))
+        await it.time.settle()
+        assert it.where(1) == [1]
+        assert it.reasons(0)[-1] is Reason.OBLIGATION
+        it.finish(1)
+        assert await task == 1
+        await it.time.advance(1.0)
+        assert it.pool.states == {0: State.HEALTHY, 1: State.HEALTHY}
+
+
 @in_a_loop
 async def test_an_engine_error_of_a_replica_that_lives_makes_it_suspect_only() -> None:
     async with scene(2) as it:

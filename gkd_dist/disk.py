@@ -1,4 +1,4 @@
-"""What it takes for bytes to survive a power cut (floor F2): files and the folders that name them are flushed."""
+"""What it takes for bytes to survive a power cut (floor F0): files and the folders that name them are flushed."""
 
 import os
 from pathlib import Path

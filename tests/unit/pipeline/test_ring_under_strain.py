@@ -1,0 +1,202 @@
+"""Schedules that are rare and must not end a run, or end it otherwise than they should."""
+
+import asyncio
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from gkd_dist.checkpoints.store import CheckpointStore
+from gkd_dist.config.supervision import CheckpointConfig, SupervisionConfig
+from gkd_dist.errors import EngineError, LearnerLostError, StoppedError
+from gkd_dist.pipeline.accounting import StepAccounts
+from gkd_dist.pipeline.checkpointing import Checkpointer
+from gkd_dist.pipeline.controller import make_ring, run_ring
+from gkd_dist.pipeline.job import distil
+from gkd_dist.pipeline.progress import Progress
+from gkd_dist.replay.ledger import Ledger
+from gkd_dist.testing.fakes import FakeLearner, FakeMetrics, FakeSampler, FakeTeacher
+from gkd_dist.types import SampleId, VersionRange
+from tests.fleets import fleet_of
+from tests.rings import BATCH, make_job, make_plan, run
+
+
+def async_plan(max_steps, max_staleness=1, **more):
+    capacity = BATCH * max(2, max_staleness + 1)
+    fields = {"whole_steps": False, "max_staleness": max_staleness, "replay_capacity": capacity}
+    return make_plan(max_steps, more.pop("student_fraction", 1.0), **fields | more)
+
+
+def ring_of(plan, fleet, folder, **more):
+    accounts = StepAccounts(max_steps=plan.max_steps, metrics=FakeMetrics(), sinks=[])
+    more = {"ledger": Ledger(folder / "ledger.jsonl")} | more
+    return make_ring(plan, fleet, accounts, **more)
+
+
+def test_a_sample_of_the_newest_weights_is_welcome_while_another_sampler_still_loads_them(tmp_path: Path) -> None:
+    """Stop while version 1 has reached sampler 0 and not yet sampler 1: must be StoppedError (75)."""
+
+    async def turn():
+        loaded, slow = asyncio.Event(), asyncio.Event()
+        answered = asyncio.Event()
+
+        class Quick(FakeSampler):
+            async def load_weights(self, publication):
+                version = await super().load_weights(publication)
+                loaded.set()
+                return version
+
+            async def sample(self, prompts, params):
+                if self.policy_version == 0 and len(self.calls) >= 2:
+                    self.calls.append(list(prompts))
+                    await loaded.wait()
+                    answered.set()
+                    return [self._answer(prompt, params) for prompt in prompts]
+                return await super().sample(prompts, params)
+
+        class Slow(FakeSampler):
+            async def load_weights(self, publication):
+                await slow.wait()
+                return await super().load_weights(publication)
+
+        class Learner(FakeLearner):
+            async def train(self, batch):
+                ring.stop.set()  # SIGTERM in the middle of the step
+                return await super().train(batch)
+
+            async def write_snapshot(self, folder):
+                await asyncio.sleep(0.2)  # a checkpoint takes a while
+                await super().write_snapshot(folder)
+
+        fleet = fleet_of([Quick(), Slow()], {"teacher": [FakeTeacher()]}, Learner())
+        accounts = StepAccounts(max_steps=9, metrics=FakeMetrics(), sinks=[])
+        ledger = Ledger(tmp_path / "ledger.jsonl")
+        checkpointer = Checkpointer(CheckpointStore(tmp_path / "c", 2), fleet, ledger, CheckpointConfig(), accounts)
+        ring = make_ring(async_plan(9), fleet, accounts, ledger=ledger, checkpointer=checkpointer)
+        with pytest.raises(StoppedError):
+            await asyncio.wait_for(run_ring(ring), 5)
+        assert answered.is_set()
+
+    asyncio.run(turn())
+
+
+def test_the_last_publication_may_reach_samplers_one_after_the_other(tmp_path: Path) -> None:
+    """max_uses=2: rows are still on their way when the last weights go out."""
+
+    class Quick(FakeSampler):
+        async def sample(self, prompts, params):
+            if self.policy_version or prompts[0].sample_id.prompt_index >= 6:
+                while self.policy_version < 3:  # written in part by the last version
+                    await asyncio.sleep(0)
+            return await super().sample(prompts, params)
+
+    class Slow(FakeSampler):
+        async def load_weights(self, publication):
+            for _ in range(200):
+                await asyncio.sleep(0)
+            return await super().load_weights(publication)
+
+    plan = async_plan(3, 2, max_uses=3)
+    run(plan, fleet_of([Quick(), Slow()], {"teacher": [FakeTeacher()]}, FakeLearner()))
+
+
+def test_one_row_that_always_fails_does_not_end_the_run_at_its_last_step(tmp_path: Path) -> None:
+    calls = []
+
+    class Poison(FakeSampler):
+        """An engine error, such as the reward's or a memory error, for one row alone."""
+
+        async def sample(self, prompts, params):
+            await asyncio.sleep(0)
+            if any(prompt.sample_id.prompt_index == 5 for prompt in prompts):
+                calls.append(1)
+                raise EngineError("boom")
+            return await super().sample(prompts, params)
+
+    learner = FakeLearner()
+    progress = Progress("test")
+    run(async_plan(12, 1), fleet_of([Poison()], {"teacher": [FakeTeacher()]}, learner), progress=progress)
+    assert learner.policy_version == 12
+    assert SampleId("test", 5) in progress.dropped and len(calls) == SupervisionConfig().infra_attempts
+
+
+def test_a_learner_that_dies_while_it_is_restored_is_replaced_as_often_as_allowed(tmp_path: Path) -> None:
+    class Mortal(FakeLearner):
+        async def train(self, batch):
+            raise LearnerLostError("killed")
+
+    class Stillborn(FakeLearner):
+        async def publish(self):
+            raise LearnerLostError("killed")
+
+    heirs = [FakeLearner("c"), Stillborn("b")]
+
+    async def replace(former):
+        return heirs.pop()
+
+    fleet = fleet_of([FakeSampler()], {"teacher": [FakeTeacher()]}, Mortal("a"))
+    fleet.replace_learner = replace
+    asyncio.run(distil(make_job(make_plan(3, 1.0), fleet, tmp_path, rules=SupervisionConfig(max_learner_restarts=3))))
+
+
+def test_a_run_whose_samplers_are_lost_keeps_its_last_step(tmp_path: Path) -> None:
+    """Row 6 of the matrix: grace, then a checkpoint, exit 70."""
+    from gkd_dist.errors import RoleLostError
+
+    class Lost(FakeSampler):
+        async def sample(self, prompts, params):
+            if self.policy_version >= 3:
+                raise RoleLostError("no sampler is left")
+            return await super().sample(prompts, params)
+
+    fleet = fleet_of([Lost()], {"teacher": [FakeTeacher()]}, FakeLearner())
+    job = make_job(make_plan(9, 1.0), fleet, tmp_path, save_steps=20)
+    with pytest.raises(RoleLostError):
+        asyncio.run(distil(job))
+    assert job.durability.store.newest() is not None
+
+
+def test_a_dropped_prompt_counts_once_also_after_a_resume(tmp_path: Path) -> None:
+    progress = Progress("test")
+    progress.dropped.update(SampleId("test", 3, repeat) for repeat in range(4))  # one row, as `drop` writes it
+    ring = ring_of(make_plan(3, 1.0), fleet_of([FakeSampler()], {}, FakeLearner()), tmp_path, progress=progress)
+    assert ring.budgets.num_dropped == 1
+
+
+def test_a_long_answer_is_trained_on_before_the_end(tmp_path: Path) -> None:
+    learner = FakeLearner()
+    calls = []
+
+    class Sampler(FakeSampler):
+        async def sample(self, prompts, params):
+            first = self.policy_version
+            answers = await super().sample(prompts, params)
+            if prompts[0].sample_id.prompt_index == 2:
+                calls.append(first)
+                until = self.policy_version + 3  # an answer of four steps
+                for _ in range(2000):
+                    if self.policy_version >= until:
+                        break
+                    await asyncio.sleep(0)
+                return [
+                    dataclasses.replace(each, versions=VersionRange(first, self.policy_version)) for each in answers
+                ]
+            return answers
+
+    run(async_plan(40, 2), fleet_of([Sampler()], {"teacher": [FakeTeacher()]}, learner))
+    at = [b.step for b in learner.batches for s in b.scored if s.trajectory.sample_id.prompt_index == 2]
+    print("row 2 trained at", at, "generated", len(calls))
+    assert at[0] < 20
+
+
+def test_a_stall_ends_the_run_also_where_the_diagnosis_cannot_be_written(tmp_path: Path) -> None:
+    """A full disk is what stalls runs."""
+    from gkd_dist.errors import StalledError
+    from gkd_dist.pipeline.watchdog import Watchdog
+
+    async def turn():
+        async with Watchdog(lambda: 99.0, 0.1, tmp_path / "no-such-folder" / "d.json", dict):
+            await asyncio.sleep(2)
+
+    with pytest.raises(StalledError):
+        asyncio.run(turn())

@@ -1,0 +1,100 @@
+"""A run that goes back to an older checkpoint: nothing of the steps that are void comes back."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from gkd_dist.checkpoints.store import CheckpointStore
+from gkd_dist.config.supervision import CheckpointConfig
+from gkd_dist.errors import EngineError
+from gkd_dist.interfaces import Journal
+from gkd_dist.local import LocalJournal
+from gkd_dist.pipeline.accounting import StepAccounts
+from gkd_dist.pipeline.checkpointing import Checkpointer
+from gkd_dist.pipeline.progress import Progress
+from gkd_dist.pipeline.recovery import Durability, Recovered, recover
+from gkd_dist.pipeline.ring import Plan
+from gkd_dist.replay.ledger import Ledger
+from gkd_dist.testing.fakes import FakeLearner, FakeMetrics, FakeSampler, FakeTeacher
+from gkd_dist.types import ScoredTrajectory, TeacherScore
+from tests.fleets import fleet_of
+from tests.rings import BATCH, make_plan
+
+
+def plan_of() -> Plan:
+    return make_plan(9, 1.0, whole_steps=False, max_staleness=2, replay_capacity=3 * BATCH)
+
+
+def durability_of(folder: Path, journal: Journal | None = None) -> Durability:
+    return Durability(
+        CheckpointStore(folder / "checkpoints", 2),
+        Ledger(folder / "ledger.jsonl"),
+        CheckpointConfig(),
+        0,
+        journal or LocalJournal(folder / "journal"),
+    )
+
+
+async def scored(plan: Plan, index: int, version: int) -> ScoredTrajectory:
+    (trajectory,) = await FakeSampler(version).sample([plan.stream.prompt(index)], plan.sampling)
+    (targets,) = await FakeTeacher().score([trajectory])
+    return ScoredTrajectory(trajectory, (TeacherScore("teacher", targets),))
+
+
+async def recovered(plan: Plan, durability: Durability, learner: FakeLearner) -> Recovered:
+    fleet = fleet_of([FakeSampler()], {"teacher": [FakeTeacher()]}, learner)
+    return await recover(plan, fleet, durability, lambda _: None, weights_are_live=True)
+
+
+async def checkpoint(durability: Durability, step: int) -> None:
+    """As a start without a journal's help would write it."""
+    learner = FakeLearner("second")
+    learner._first = step
+    fleet = fleet_of([FakeSampler()], {"teacher": [FakeTeacher()]}, learner)
+    accounts = StepAccounts(max_steps=9, metrics=FakeMetrics(), sinks=[])
+    each = Checkpointer(durability.store, fleet, durability.ledger, durability.config, accounts, durability.journal)
+    await each.now(Progress("test", step))
+
+
+@pytest.mark.fault(22)
+def test_the_journal_brings_back_nothing_that_weights_wrote_which_are_gone(tmp_path: Path) -> None:
+    """Start 1 dies at version 3 without a checkpoint; row 9 was written by its version 2. Start 2 goes on from 0 and
+    has a checkpoint at its own version 2. Start 3 must not train on row 9."""
+
+    async def turn() -> None:
+        plan, journal = plan_of(), LocalJournal(tmp_path / "journal")
+        await journal.append([await scored(plan, 9, 2), await scored(plan, 8, 0)])
+        await journal.close()
+        second = durability_of(tmp_path)
+        waiting = (await recovered(plan, second, FakeLearner("second"))).waiting
+        assert [group[0].trajectory.sample_id.prompt_index for group in waiting] == [8]
+        await checkpoint(second, 2)
+        await second.journal.close()
+        third = await recovered(plan, durability_of(tmp_path), FakeLearner("third"))
+        assert third.progress.step == 2
+        assert [group[0].trajectory.sample_id.prompt_index for group in third.waiting] == [8]
+
+    asyncio.run(turn())
+
+
+@pytest.mark.fault(22)
+@pytest.mark.parametrize("empties", [True, False])
+def test_a_journal_that_cannot_be_rewritten_is_emptied_or_ends_the_run(tmp_path: Path, empties: bool) -> None:
+    class Full(LocalJournal):
+        async def keep_only(self, wanted):
+            if wanted or not empties:
+                raise OSError(28, "No space left on device")
+            await super().keep_only(wanted)
+
+    async def turn() -> None:
+        plan, journal = plan_of(), Full(tmp_path / "journal")
+        await journal.append([await scored(plan, 9, 0)])
+        if not empties:
+            with pytest.raises(EngineError, match="run the same command again"):
+                await recovered(plan, durability_of(tmp_path, journal), FakeLearner())
+            return
+        assert len((await recovered(plan, durability_of(tmp_path, journal), FakeLearner())).waiting) == 1
+        assert await journal.read() == []
+
+    asyncio.run(turn())
