@@ -24,9 +24,14 @@ async def local_fleet(blueprint: Blueprint) -> AsyncIterator[Fleet]:
             return await stack.enter_async_context(Closing(await asyncio.to_thread(make)))
 
         yield Fleet(
-            samplers=Pool.of([await build(blueprint.make_sampler) for _ in range(config.sampler.num_replicas)]),
+            samplers=Pool.of(
+                [await build(blueprint.make_sampler) for _ in range(config.sampler.num_replicas)], config.supervision
+            ),
             teachers={
-                name: Pool.of([await build(partial(blueprint.make_teacher, name)) for _ in range(teacher.num_replicas)])
+                name: Pool.of(
+                    [await build(partial(blueprint.make_teacher, name)) for _ in range(teacher.num_replicas)],
+                    config.supervision,
+                )
                 for name, teacher in config.named_teachers.items()
             },
             learner=await build(blueprint.make_learner),

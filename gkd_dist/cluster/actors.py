@@ -11,7 +11,7 @@ a constructor that fails arrives as the death of the actor.
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import ray
 
@@ -123,12 +123,34 @@ class RewardActor(Shell[Reward]):
         return await self._part.judge(answers)
 
 
+@runtime_checkable
+class Streaming(Protocol):
+    """A learner that can give its weights bucket by bucket, then the manifest, and holds one bucket at a time."""
+
+    def stream(self) -> AsyncIterator[ByteArray | WeightManifest]: ...
+
+
+async def _stream(learner: Learner) -> AsyncIterator[Any]:
+    if isinstance(learner, Streaming):
+        async for part in learner.stream():
+            yield part
+            del part
+        return
+    publication = await learner.publish()
+    for bucket in publication.buckets:
+        yield bucket
+    yield publication.manifest
+
+
 class LearnerActor(Shell[Learner]):
     """A learner in its own process."""
 
     @ray.method(concurrency_group="probes")
     async def ping(self) -> None:
         await self._part.ping()
+
+    async def fetch(self, *frames: ByteArray) -> None:
+        """Ray has brought `frames` to this machine when this begins."""
 
     async def train(self, header: BatchHeader, *frames: ByteArray) -> ByteArray:
         fault_point("learner.before_train")
@@ -142,11 +164,13 @@ class LearnerActor(Shell[Learner]):
     @ray.method(num_returns="streaming")
     async def publish(self) -> AsyncIterator[Any]:
         """The buckets, then the manifest. They belong to the caller and outlive this learner."""
-        publication = await self._part.publish()
-        for bucket in publication.buckets:
-            fault_point("learner.publishing")
-            yield bucket
-        yield encode([publication.manifest])
+        async for part in _stream(self._part):
+            if isinstance(part, WeightManifest):
+                yield encode([part])
+            else:
+                fault_point("learner.publishing")
+                yield part
+            del part
 
     async def save(self, path: Path) -> None:
         await self._part.save(path)

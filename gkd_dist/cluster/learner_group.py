@@ -2,10 +2,10 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from gkd_dist.cluster.shares import shares
 from gkd_dist.errors import LearnerLostError
@@ -20,8 +20,20 @@ GRACE_S = 5.0
 """A rank that refuses has told the others before: they answer within this time, or wait for it in vain."""
 
 
+class Rank(Learner, Protocol):
+    """A learner that works with others."""
+
+    async def fetch(self, batch: TrainBatch) -> None:
+        """Make sure that the targets of `batch` are at hand; changes nothing.
+
+        Raises:
+            LostTargetsError: they are gone.
+        """
+        ...
+
+
 class LearnerGroup:
-    """Implements `interfaces.Learner` over ranks that implement it too, in the order of ranks.
+    """Implements `interfaces.Learner` over ranks, in the order of ranks.
 
     Ranks compute together: when one is lost, or answers otherwise than the others, all are ended.
 
@@ -29,7 +41,7 @@ class LearnerGroup:
         end: ends every rank, whatever its state.
     """
 
-    def __init__(self, ranks: Sequence[Learner], end: Callable[[], None], *, grace_s: float = GRACE_S) -> None:
+    def __init__(self, ranks: Sequence[Rank], end: Callable[[], None], *, grace_s: float = GRACE_S) -> None:
         self._ranks = list(ranks)
         self._end = end
         self._grace_s = grace_s
@@ -40,14 +52,14 @@ class LearnerGroup:
         return len(self._ranks)
 
     async def train(self, batch: TrainBatch) -> StepReport:
-        parts = iter(shares(batch, len(self._ranks)))
+        parts = await self._fetched(batch)
         reports = await self._all(lambda rank: rank.train(next(parts)), "train", changes=True)
         self._same([report.policy_version for report in reports], "train")
         slowest = {name: max(report.seconds.get(name, 0.0) for report in reports) for name in reports[0].seconds}
         return replace(reports[0], seconds=slowest)
 
     async def evaluate(self, batch: TrainBatch) -> DivergenceReport:
-        parts = iter(shares(batch, len(self._ranks)))
+        parts = await self._fetched(batch)
         return (await self._all(lambda rank: rank.evaluate(next(parts)), "evaluate"))[0]
 
     async def publish(self) -> WeightPublication:
@@ -60,7 +72,8 @@ class LearnerGroup:
         return self._same(await self._all(lambda rank: rank.snapshot(), "keep a snapshot"), "keep a snapshot")
 
     async def write_snapshot(self, folder: Path) -> None:
-        await self._all(lambda rank: rank.write_snapshot(folder), "write the snapshot")
+        """As `Learner.write_snapshot`."""
+        await self._each(lambda rank: rank.write_snapshot(folder))
 
     async def restore(self, folder: Path) -> int:
         versions = await self._all(lambda rank: rank.restore(folder), "restore", changes=True)
@@ -82,7 +95,7 @@ class LearnerGroup:
         """End every rank, whatever its state."""
         self._end()
 
-    async def _all(self, call: Callable[[Learner], Awaitable[T]], what: str, *, changes: bool = False) -> list[T]:
+    async def _all(self, call: Callable[[Rank], Awaitable[T]], what: str, *, changes: bool = False) -> list[T]:
         """What every rank returns, in their order.
 
         Args:
@@ -114,6 +127,31 @@ class LearnerGroup:
         if silent or dead or len(texts) > 1 or not together:
             raise self._lose(what, sorted(texts), silent)
         raise failures[0]
+
+    async def _fetched(self, batch: TrainBatch) -> Iterator[TrainBatch]:
+        """The share of each rank. All have their targets before any begins: it would wait for the others in vain.
+
+        Raises:
+            LostTargetsError: some are gone.
+        """
+        parts = shares(batch, len(self._ranks))
+        waiting = iter(parts)
+        await self._each(lambda rank: rank.fetch(next(waiting)))
+        return iter(parts)
+
+    async def _each(self, call: Callable[[Rank], Awaitable[None]]) -> None:
+        """What every rank does alone and not with the others: one that fails costs them nothing.
+
+        Raises:
+            LearnerLostError: a rank is lost.
+            Exception: of the first rank that failed otherwise, once all have ended.
+        """
+        if self._lost is not None:
+            raise LearnerLostError(self._lost)
+        results = await asyncio.gather(*(call(rank) for rank in self._ranks), return_exceptions=True)
+        failures = [result for result in results if result is not None]
+        if failures:
+            raise next((each for each in failures if isinstance(each, LearnerLostError)), failures[0])
 
     def _same(self, versions: list[int], what: str) -> int:
         if len(set(versions)) > 1:

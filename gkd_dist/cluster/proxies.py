@@ -170,6 +170,15 @@ class LearnerProxy(Proxy):
 
     died = LearnerLostError
 
+    async def fetch(self, batch: TrainBatch) -> None:
+        """Bring the targets to the learner's machine.
+
+        Raises:
+            LostTargetsError: they are gone.
+        """
+        _, frames = payload_of(batch.scored)
+        await self._await(self._actor.fetch.remote(*frames), "fetch", lost=LostTargetsError, late=LearnerLostError)
+
     async def train(self, batch: TrainBatch) -> StepReport:
         places, frames = payload_of(batch.scored)
         call = self._actor.train.remote(BatchHeader(batch, places), *frames)

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import torch
@@ -18,7 +19,7 @@ from gkd_dist.learners.snapshot import LearnerState, Progress, Snapshot
 from gkd_dist.learners.step import LossSettings, accumulate_gradient, token_divergences
 from gkd_dist.learners.world import ALONE, World
 from gkd_dist.serial import SerialThread
-from gkd_dist.types import DivergenceReport, StepReport, TrainBatch, WeightPublication
+from gkd_dist.types import ByteArray, DivergenceReport, StepReport, TrainBatch, WeightManifest, WeightPublication
 from gkd_dist.weights.publisher import WeightPublisher
 
 
@@ -72,6 +73,25 @@ class GkdLearner:
 
     async def publish(self) -> WeightPublication:
         return await self._thread.run(lambda: self._publisher.publish(self._student.published(), self._step))
+
+    async def stream(self) -> AsyncIterator[ByteArray | WeightManifest]:
+        """As `publish`: each bucket as soon as it is filled, then the manifest; at most one is held here.
+
+        Raises:
+            EngineError: a parameter is not finite, or a step was trained meanwhile.
+        """
+        step, parts = await self._thread.run(
+            lambda: (self._step, self._publisher.stream(self._student.published(), self._step))
+        )
+
+        def following() -> ByteArray | WeightManifest | None:
+            if self._step != step:
+                raise EngineError(f"step {self._step} was trained while version {step} was published")
+            return next(parts, None)
+
+        while (part := await self._thread.run(following)) is not None:
+            yield part
+            del part
 
     async def save(self, path: Path) -> None:
         await self._thread.run(lambda: self._save(path))

@@ -123,8 +123,8 @@ class VllmSampler:
         stream = self._engine.generate(
             TokensPrompt(
                 prompt_token_ids=prompt.token_ids.tolist(),
-                # Prefixes that other versions cached are not for this request.
-                cache_salt=str(made_at),
+                # Prefixes that other weights cached are not for this request.
+                cache_salt=self._subscription.weights,
             ),
             _engine_params(params, sample_seed(params.seed, prompt.sample_id), self._padding_bias),
             request_id,

@@ -61,9 +61,13 @@ class Pool(Generic[Replica]):
         self._roster.target = _checked(role, target)
 
     @classmethod
-    def of(cls, replicas: Sequence[Replica]) -> "Pool[Replica]":
-        """Replicas that are there already: none is probed, ended or restarted; what fails on all of them is raised."""
-        pool = cls("replica", _Given(replicas), SupervisionConfig(), target=len(replicas))
+    def of(cls, replicas: Sequence[Replica], rules: SupervisionConfig | None = None) -> "Pool[Replica]":
+        """Replicas that are there already: none is probed, ended or restarted; what fails on all of them is raised.
+
+        Args:
+            rules: how often a request is asked, and when it is hedged; None is the defaults.
+        """
+        pool = cls("replica", _Given(replicas), rules or SupervisionConfig(), target=len(replicas))
         pool._roster.is_fixed = True
         for index, replica in enumerate(replicas):
             slot = pool._roster.add(index)
@@ -103,8 +107,8 @@ class Pool(Generic[Replica]):
 
     @property
     def events(self) -> list[Event]:
-        """Every change of state so far, oldest first."""
-        return self._roster.events
+        """The newest changes of state, oldest first; a thousand at most."""
+        return list(self._roster.events)
 
     async def start(self) -> None:
         """Start all slots of the target at once.

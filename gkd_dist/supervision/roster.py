@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Coroutine
 from typing import Any, Generic, TypeVar
 
@@ -17,6 +18,9 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 Clock = Callable[[], float]
 Sleep = Callable[[float], Awaitable[object]]
+
+MAX_EVENTS = 1000
+"""The newest changes of state that are kept: a replica that is suspect now and then changes as long as a run lasts."""
 
 
 class Roster(Generic[Replica]):
@@ -46,7 +50,7 @@ class Roster(Generic[Replica]):
         self.census = census
         self.slots: dict[int, Slot[Replica]] = {}
         self.target = 0
-        self.events: list[Event] = []
+        self.events: deque[Event] = deque(maxlen=MAX_EVENTS)
         self.obligation: Callable[[Replica], Awaitable[object]] | None = None
         self.newest = 0
         """Number of the newest obligation; 0 is none."""

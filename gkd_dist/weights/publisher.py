@@ -1,23 +1,22 @@
 """The learner's end of weight publication: parameters become one verified, versioned publication."""
 
-from collections.abc import Sequence
-from typing import Protocol
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Protocol, cast
 
 import torch
 
 from gkd_dist.errors import EngineError
-from gkd_dist.types import WeightManifest, WeightPublication
+from gkd_dist.types import ByteArray, WeightManifest, WeightPublication
 from gkd_dist.weights.manifest import digest, plan_buckets
-from gkd_dist.weights.tensors import fill_buckets, read_tensors
+from gkd_dist.weights.tensors import Readable, fill_bucket
 
 
-class Publishable(Protocol):
+class Publishable(Readable, Protocol):
     """A tensor, or what becomes one when its turn comes."""
 
     @property
     def shape(self) -> torch.Size: ...
-
-    def detach(self) -> torch.Tensor: ...
 
 
 class WeightPublisher:
@@ -40,20 +39,37 @@ class WeightPublisher:
         Raises:
             EngineError: one of them is not finite: nobody could sample with it.
         """
+        *buckets, manifest = self.stream(parameters, version)
+        return WeightPublication(cast("WeightManifest", manifest), tuple(cast("list[ByteArray]", buckets)))
+
+    def stream(
+        self, parameters: Sequence[tuple[str, Publishable]], version: int
+    ) -> Iterator[ByteArray | WeightManifest]:
+        """As `publish`, each bucket as soon as it is filled, then the manifest. None is kept here."""
         shapes = [(name, self._dtype, tuple(tensor.shape)) for name, tensor in parameters]
         plan = plan_buckets(shapes, self._bucket_bytes)
-        buckets = fill_buckets(parameters, plan.tensors, plan.bucket_bytes)
-        for name, tensor in read_tensors(buckets, plan.tensors):
-            if not tensor.isfinite().all():
+        tensors = (tensor for _, tensor in parameters)
+        digests = []
+        for (_, group), num_bytes in zip(
+            itertools.groupby(plan.tensors, key=lambda entry: entry.bucket), plan.bucket_bytes, strict=True
+        ):
+            entries = list(group)
+            try:
+                bucket = fill_bucket(itertools.islice(tensors, len(entries)), entries, num_bytes)
+            except EngineError as error:
+                for tensor in tensors:  # ranks that gather along wait for it
+                    tensor.detach()
                 raise EngineError(
-                    f"parameter {name} is not finite after step {version}, so it is not published; go on from the last "
-                    "checkpoint with a lower learner.learning_rate"
-                )
-        manifest = WeightManifest(
+                    f"{error} after step {version}, so it is not published; go on from the last checkpoint with a "
+                    "lower learner.learning_rate"
+                ) from None
+            digests.append(digest(bucket))
+            yield bucket
+            del bucket  # before there is another one
+        yield WeightManifest(
             version=version,
             run_epoch=self._run_epoch,
             tensors=plan.tensors,
             bucket_bytes=plan.bucket_bytes,
-            digests=tuple(digest(bucket) for bucket in buckets),
+            digests=tuple(digests),
         )
-        return WeightPublication(manifest, tuple(buckets))

@@ -21,6 +21,11 @@ class Subscription:
         self._run_epoch: str | None = None
         self.version = version
 
+    @property
+    def weights(self) -> str:
+        """Names the weights that are loaded: no other start of the learner and no other version has the same name."""
+        return f"{self._run_epoch}/{self.version}"
+
     def check(self, manifest: WeightManifest) -> None:
         """Raise WeightsError for an earlier start's, an older, or another model's publication.
 

@@ -4,24 +4,39 @@ Bucket layout is that of `manifest.plan_buckets`; bytes are the tensor's own, li
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
 
+from gkd_dist.errors import EngineError
 from gkd_dist.types import ByteArray, TensorEntry
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def fill_buckets(
-    tensors: Iterable[tuple[str, torch.Tensor]], entries: Sequence[TensorEntry], bucket_bytes: Sequence[int]
-) -> list[ByteArray]:
-    """Copy every tensor to its place, converting to the entry's dtype on the way: one pass, one copy."""
-    buckets = [np.zeros(num_bytes, dtype=np.uint8) for num_bytes in bucket_bytes]
-    by_name = {entry.name: entry for entry in entries}
-    for name, tensor in tensors:
-        _view(buckets[by_name[name].bucket], by_name[name]).copy_(tensor.detach())
-    return buckets
+class Readable(Protocol):
+    """A tensor, or what becomes one when it is read."""
+
+    def detach(self) -> torch.Tensor: ...
+
+
+def fill_bucket(tensors: Iterable[Readable], entries: Sequence[TensorEntry], num_bytes: int) -> ByteArray:
+    """A bucket of `num_bytes` with one tensor per entry, converted to the entry's dtype on the way: one copy.
+
+    Args:
+        tensors: in the order of `entries`.
+
+    Raises:
+        EngineError: a tensor that is not finite in its entry's dtype; names it.
+    """
+    bucket = np.zeros(num_bytes, dtype=np.uint8)
+    for entry, tensor in zip(entries, tensors, strict=True):
+        section = _view(bucket, entry)
+        section.copy_(tensor.detach())
+        if not section.isfinite().all():
+            raise EngineError(f"parameter {entry.name} is not finite")
+    return bucket
 
 
 def read_tensors(buckets: Sequence[ByteArray], entries: Sequence[TensorEntry]) -> Iterator[tuple[str, torch.Tensor]]:

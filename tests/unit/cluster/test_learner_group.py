@@ -9,7 +9,7 @@ import pytest
 
 from gkd_dist.cluster.learner_group import LearnerGroup
 from gkd_dist.cluster.learner_ranks import rank_environment
-from gkd_dist.errors import EngineError, LearnerLostError, RejectedError
+from gkd_dist.errors import EngineError, LearnerLostError, LostTargetsError, RejectedError
 from gkd_dist.process import DEFAULTS
 from gkd_dist.targets import SampledTargets
 from gkd_dist.testing.fakes import FakeLearner
@@ -18,13 +18,19 @@ from tests import tiny
 
 
 class Rank(FakeLearner):
-    """A fake whose next calls of `train` and `save` may fail or never answer."""
+    """A fake whose next calls of `train`, `save` and `write_snapshot` may fail or never answer, and which may lack its
+    targets."""
 
     def __init__(self, error: Exception | None = None, *, silent: bool = False) -> None:
         super().__init__()
         self.error = error
         self.silent = silent
         self.cancelled = False
+        self.lost: LostTargetsError | None = None
+
+    async def fetch(self, batch: TrainBatch) -> None:
+        if self.lost is not None:
+            raise self.lost
 
     async def train(self, batch: TrainBatch) -> StepReport:
         await self._fail()
@@ -33,6 +39,10 @@ class Rank(FakeLearner):
     async def save(self, path: Path) -> None:
         await self._fail()
         await super().save(path)
+
+    async def write_snapshot(self, folder: Path) -> None:
+        await self._fail()
+        await super().write_snapshot(folder)
 
     async def _fail(self) -> None:
         if self.silent:
@@ -139,6 +149,39 @@ def test_a_full_disk_at_one_rank_ends_nobody() -> None:
         asyncio.run(group.save(Path("final")))
     assert asyncio.run(group.snapshot()) == 0
     assert ended.times == 0
+
+
+@pytest.mark.fault(31)
+@pytest.mark.parametrize("error", [EngineError("no space left"), LearnerLostError("rank 0 died")])
+def test_a_rank_that_cannot_write_its_snapshot_waits_for_those_that_can_and_ends_nobody(error: Exception) -> None:
+    class Slow(Rank):
+        has_written = False
+
+        async def write_snapshot(self, folder: Path) -> None:
+            for _ in range(100):
+                await asyncio.sleep(0.001)  # longer than the grace of the group
+            self.has_written = True
+
+    slow = Slow()
+    group, ended = group_of(Rank(error), slow)
+    with pytest.raises(type(error), match=str(error)):
+        asyncio.run(group.write_snapshot(Path("snapshot")))
+    assert slow.has_written
+    assert ended.times == 0
+    assert asyncio.run(group.snapshot()) == 0
+
+
+@pytest.mark.fault(14)
+def test_targets_that_one_rank_cannot_find_are_told_before_any_rank_trains() -> None:
+    ranks = [Rank(), Rank()]
+    group, ended = group_of(*ranks)
+    ranks[1].lost = LostTargetsError("gone with their node")
+    with pytest.raises(LostTargetsError, match="gone with their node"):
+        asyncio.run(group.train(batch()))
+    assert [rank.batches for rank in ranks] == [[], []]
+    assert ended.times == 0
+    ranks[1].lost = None
+    assert asyncio.run(group.train(batch())).policy_version == 1
 
 
 def test_ranks_of_different_versions_are_lost() -> None:

@@ -325,6 +325,28 @@ def test_a_publication_holds_the_parameters_under_their_checkpoint_names(
     assert publication.manifest.version == 0
 
 
+def test_a_stream_is_the_publication_in_pieces_and_ends_where_a_step_comes_between(
+    student_path: Path, teacher_path: Path
+) -> None:
+    scored = score(teacher_path, "hidden")
+    learner = make_learner(student_path, teacher_path)
+
+    async def scenario() -> None:
+        publication = await learner.publish()
+        *buckets, manifest = [part async for part in learner.stream()]
+        assert manifest == publication.manifest
+        assert len(buckets) == len(publication.buckets) > 1
+        for own, other in zip(buckets, publication.buckets, strict=True):
+            np.testing.assert_array_equal(own, other)
+        stream = learner.stream()
+        await anext(stream)
+        await learner.train(make_batch(scored))
+        with pytest.raises(EngineError, match="step 1 was trained while version 0 was published"):
+            await anext(stream)
+
+    asyncio.run(scenario())
+
+
 def test_a_saved_student_loads_unchanged_and_replaces_an_older_one(
     student_path: Path, teacher_path: Path, tmp_path: Path
 ) -> None:

@@ -20,6 +20,7 @@ from gkd_dist.metrics.catalogue import definition_of
 from gkd_dist.supervision.census import Census
 from gkd_dist.supervision.health import Reason, State
 from gkd_dist.supervision.pool import Pool
+from gkd_dist.supervision.roster import MAX_EVENTS
 from gkd_dist.testing.fakes import FakeMetrics
 from gkd_dist.testing.replicas import FakeLauncher, FakeReplica
 from gkd_dist.testing.timing import FakeTime
@@ -548,6 +549,18 @@ async def test_nobody_loads_for_a_bring_up_that_was_given_up() -> None:
         await it.time.settle()
         (_, gate), *_ = it.launcher.running(0).held
         assert gate.cancelled()
+
+
+@in_a_loop
+async def test_the_oldest_changes_of_state_are_forgotten() -> None:
+    async with scene(1) as it:
+        for number in range(1, MAX_EVENTS // 5 + 1):
+            it.pool.set_target(2)
+            await it.time.settle()
+            it.pool.set_target(1)
+            await it.time.settle()
+            assert len(it.pool.events) == min(3 + 5 * number, MAX_EVENTS)
+        assert {event.slot for event in it.pool.events} == {1}, "those of the first start are gone"
 
 
 @pytest.mark.fault(38)

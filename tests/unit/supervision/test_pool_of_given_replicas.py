@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gkd_dist.config.supervision import SupervisionConfig
 from gkd_dist.errors import EngineError, RejectedError
 from gkd_dist.supervision.health import State
 from gkd_dist.supervision.pool import Pool
@@ -57,6 +58,14 @@ def test_another_given_replica_answers_for_a_broken_one() -> None:
     assert asyncio.run(Pool.of([broken, sound]).spread([1, 2, 3, 4], ask)) == [10, 20, 30, 40]
     assert broken.asked == [[1, 2]]
     assert sound.asked == [[3, 4], [1, 2]]
+
+
+def test_a_request_is_asked_as_often_as_the_rules_say() -> None:
+    parts = [Part(EngineError("down")) for _ in range(3)]
+    pool = Pool.of(parts, SupervisionConfig(infra_attempts=2))
+    with pytest.raises(EngineError, match="down"):
+        asyncio.run(pool.call(lambda part: part.work([1]), "work"))
+    assert sum(len(part.asked) for part in parts) == 2
 
 
 def test_given_replicas_stay_in_service_whatever_they_raise() -> None:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gkd_dist.errors import EngineError, WeightsError
-from gkd_dist.weights.manifest import verify
+from gkd_dist.types import WeightManifest
+from gkd_dist.weights.manifest import digest, verify
 from gkd_dist.weights.publisher import WeightPublisher
 from gkd_dist.weights.shared_memory import SharedSegment, map_bucket, sweep
 from gkd_dist.weights.tensors import read_tensors
@@ -58,6 +60,29 @@ def test_a_publication_does_not_change_when_the_parameters_do() -> None:
         named[0][1].zero_()
     verify(publication.manifest, publication.buckets)
     assert dict(read_tensors(publication.buckets, publication.manifest.tensors))["tensor.0"].abs().sum() > 0
+
+
+def test_a_stream_of_buckets_holds_one_at_a_time() -> None:
+    named = parameters([(64,)] * 10)
+    whole = WeightPublisher("epoch", 512, "float32").publish(named, 3)
+    alive = most_alive = 0
+
+    def freed() -> None:
+        nonlocal alive
+        alive -= 1
+
+    digests = []
+    parts = WeightPublisher("epoch", 512, "float32").stream(named, 3)
+    while not isinstance(part := next(parts), WeightManifest):
+        alive += 1
+        most_alive = max(most_alive, alive)
+        weakref.finalize(part, freed)
+        digests.append(digest(part))
+        del part  # as an object store does that has it
+    assert most_alive == 1
+    assert part == whole.manifest
+    assert len(digests) == 5
+    assert tuple(digests) == whole.manifest.digests
 
 
 def test_a_flipped_bit_is_found() -> None:

@@ -38,6 +38,16 @@ def test_a_later_start_of_the_learner_may_begin_at_a_lower_version() -> None:
         subscription.check(manifest(8, "000009-0001-f"))
 
 
+@pytest.mark.fault(10)
+def test_weights_of_the_same_version_from_another_start_have_another_name() -> None:
+    subscription = Subscription(SHAPES, 0)
+    names = [subscription.weights]
+    for offered in (manifest(0, "000001-a"), manifest(1, "000001-a"), manifest(1, "000002-b")):
+        subscription.accept(offered)
+        names.append(subscription.weights)
+    assert len(set(names)) == 4
+
+
 @pytest.mark.fault(37)
 def test_versions_do_not_go_back() -> None:
     subscription = Subscription(SHAPES, 4)
