@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gkd_dist import __version__
-from gkd_dist.errors import ConfigError, GkdError
+from gkd_dist.errors import ConfigError, GkdError, StoppedError
 from gkd_dist.process import prepare_this_process
 from gkd_dist.serial import is_at_work
 
@@ -78,8 +78,9 @@ def _main(args: Sequence[str] | None) -> int:
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
     except GkdError as error:
+        prefix = "" if isinstance(error, StoppedError) else "error: "
         for line in str(error).splitlines() or [type(error).__name__]:
-            print(f"error: {line}", file=sys.stderr)
+            print(f"{prefix}{line}", file=sys.stderr)
         return error.exit_code
     except Exception:
         traceback.print_exc()

@@ -52,6 +52,7 @@ def run(config: RunConfig) -> int:
         if continuation is not None:
             _attempt(prepared, continuation.directory, exporter, narrate, continuation)
         else:
+            _say_what_is_left(config, narrate)
             directory = RunDirectory.create(config.output_dir, config.name)
             try:
                 _attempt(prepared, directory, exporter, narrate)
@@ -59,6 +60,13 @@ def run(config: RunConfig) -> int:
                 directory.discard_if_bare()
                 raise
     return 0
+
+
+def _say_what_is_left(config: RunConfig, narrate: Narrator) -> None:
+    """A run that was begun and cannot be gone on with must not be left in silence."""
+    former = next(iter(RunDirectory.all_of(config.output_dir, config.name)), None)
+    if config.checkpoint.resume and former is not None and not former.is_finished and former.last_checkpoint is None:
+        narrate(f"{former.path} is not finished, but has no checkpoint to go on from; starting anew")
 
 
 def _attempt(
@@ -98,7 +106,7 @@ async def _distil(
     narrate: Narrator,
 ) -> Outcome:
     config = prepared.blueprint.config
-    accounts = StepAccounts(max_steps=config.learner.max_steps, metrics=metrics, sinks=sinks)
+    accounts = StepAccounts(max_steps=config.learner.max_steps, metrics=metrics, sinks=sinks, attempt=attempt.number)
     narrate(f"starting {config.sampler.num_replicas} sampler(s), {teacher_counts(config)}, 1 learner")
     async with (
         prepared.blueprint.fleet(metrics) as fleet,

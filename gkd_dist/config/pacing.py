@@ -29,6 +29,12 @@ def pacing_problems(config: "RunConfig") -> list[str]:
                 f"{key}.num_replicas: {role.num_replicas} does not lie between min_replicas ({low}) and max_replicas "
                 f"({high}); change one of them"
             )
+        bounds = [name for name in ("min_replicas", "max_replicas") if getattr(role, name) is not None]
+        if bounds and config.cluster.mode == "local":
+            problems.append(
+                f"{key}.{bounds[0]}: replicas of cluster.mode=local are in one process and cannot be scaled; set "
+                "cluster.mode=ray, or remove it"
+            )
     supervision, timeout_s = config.supervision, config.cluster.request_timeout_s
     if supervision.stall_timeout_s <= timeout_s:
         problems.append(
@@ -40,6 +46,17 @@ def pacing_problems(config: "RunConfig") -> list[str]:
         problems.append(
             f"supervision.hedge_after_s ({supervision.hedge_after_s:g}) must be below cluster.request_timeout_s "
             f"({timeout_s:g}); lower it, or remove it"
+        )
+    if supervision.restart_backoff_s > supervision.max_restart_backoff_s:
+        problems.append(
+            f"supervision.restart_backoff_s ({supervision.restart_backoff_s:g}) is above max_restart_backoff_s "
+            f"({supervision.max_restart_backoff_s:g}); lower the first or raise the second"
+        )
+    if supervision.role_loss_grace_s >= supervision.stall_timeout_s:
+        problems.append(
+            f"supervision.role_loss_grace_s ({supervision.role_loss_grace_s:g}) must be below stall_timeout_s "
+            f"({supervision.stall_timeout_s:g}), or a role that is lost would count as a stall; lower the first or "
+            "raise the second"
         )
     if supervision.probe_timeout_s >= supervision.probe_interval_s:
         problems.append(

@@ -29,15 +29,23 @@ class StepAccounts:
 
     Args:
         max_steps: length of the run, for the record.
+        attempt: of the run, for the record: where steps are trained again, the last record of a step counts.
         metrics: Prometheus metrics by catalogue name.
         sinks: where the finished record goes.
         clock: monotonic seconds.
     """
 
     def __init__(
-        self, *, max_steps: int, metrics: Metrics, sinks: Sequence[RecordSink], clock: Clock = time.perf_counter
+        self,
+        *,
+        max_steps: int,
+        metrics: Metrics,
+        sinks: Sequence[RecordSink],
+        attempt: int = 1,
+        clock: Clock = time.perf_counter,
     ) -> None:
         self._max_steps = max_steps
+        self._attempt = attempt
         self._metrics = metrics
         self._sinks = sinks
         self._clock = clock
@@ -208,7 +216,7 @@ class StepAccounts:
             record[f"{moved}_tokens_per_s"] = self.tokens_per_s[role] = rate
             self._metrics.gauge("gkd_role_tokens_per_second", rate, role=role)
         for sink in self._sinks:
-            sink.write({"step": step, "max_steps": self._max_steps, **record})
+            sink.write({"step": step, "max_steps": self._max_steps, "attempt": self._attempt, **record})
 
     def begin(self, replay_capacity: int) -> None:
         """The ring starts to turn: time from here on belongs to the first step."""

@@ -73,7 +73,7 @@ async def distil(job: Job) -> Outcome:
     async with beside(fleet.samplers.supervise(), *(pool.supervise() for pool in fleet.teachers.values())):
         await _check_teachers(job)
         before = job.before
-        if before is None and not _has_begun(job):
+        if before is None and not await _has_begun(job):
             before = await _evaluate(job, 0, "before")
             if before is not None:
                 job.keep_before(before)
@@ -84,9 +84,10 @@ async def distil(job: Job) -> Outcome:
     return Outcome(before, after)
 
 
-def _has_begun(job: Job) -> bool:
+async def _has_begun(job: Job) -> bool:
     """Whether the student was trained in a former start."""
-    checkpoint = job.durability.store.newest()
+    store = job.durability.store
+    checkpoint = await store.disk.run(store.newest)
     return checkpoint is not None and checkpoint.step > 0
 
 
@@ -126,7 +127,13 @@ async def _turn(job: Job, recovered: Recovered) -> None:
     left = plan.max_steps - recovered.progress.step
     job.narrate(f"training for {left} steps of {plan.batch_size} sequences")
     checkpointer = Checkpointer(
-        durability.store, job.fleet, durability.ledger, durability.config, job.accounts, durability.journal
+        durability.store,
+        job.fleet,
+        durability.ledger,
+        durability.config,
+        job.accounts,
+        durability.journal,
+        last_step=recovered.checkpoint,
     )
     ring = make_ring(
         plan,

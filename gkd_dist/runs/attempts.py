@@ -69,6 +69,9 @@ class Attempt:
             """1 for the first attempt."""
             self._num_epochs = 0
             now, host, pid = _now(), socket.gethostname(), os.getpid()
+            # What was asked of former attempts is void, and what they said of themselves is over.
+            directory.target.unlink(missing_ok=True)
+            directory.status.unlink(missing_ok=True)
             self._lock.write(Holder(run_epoch=self.next_epoch(), host=host, pid=pid, started_at=now))
             self._append(_Line(attempt=self.number, event="started", at=now, host=host, pid=pid))
         except BaseException:

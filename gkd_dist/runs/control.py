@@ -138,7 +138,7 @@ def await_target(
 
 
 class Panel:
-    """The side of the job: reads requests and shows the status. What was asked of former attempts is void.
+    """The side of the job: reads requests and shows the status.
 
     Args:
         apply: sets the targets of the pools; a UserError from it is the answer to who asked.
@@ -154,8 +154,6 @@ class Panel:
         self._answered: str | None = None
         self._problem: str | None = None
         self._trouble: list[str] = []
-        directory.target.unlink(missing_ok=True)
-        directory.status.unlink(missing_ok=True)
 
     async def attend(
         self, *, interval_s: float = 1.0, sleep: Callable[[float], Awaitable[object]] = asyncio.sleep

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from gkd_dist.config.supervision import SupervisionConfig
 from gkd_dist.errors import EngineError, ModelError
 from gkd_dist.interfaces import Closing
 from gkd_dist.local import local_fleet
@@ -33,7 +34,10 @@ class Blueprint:
         self._parts = list(parts)
         replicas = SimpleNamespace(num_replicas=1)
         self.config = SimpleNamespace(
-            sampler=SimpleNamespace(num_replicas=2), named_teachers={"teacher": replicas}, reward=None
+            sampler=SimpleNamespace(num_replicas=2),
+            named_teachers={"teacher": replicas},
+            reward=None,
+            supervision=SupervisionConfig(),
         )
 
     def make(self, name: str = "") -> Any:

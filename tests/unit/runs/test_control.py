@@ -172,7 +172,8 @@ def test_numbers_that_the_run_does_not_allow_are_refused_before_it_sees_them(
 
 @pytest.mark.fault(39)
 def test_a_run_in_one_process_cannot_be_scaled(tmp_path: Path) -> None:
-    directory = made(tmp_path, "cluster.mode=local")
+    without_bounds = ("sampler.min_replicas=null", "sampler.max_replicas=null", "teachers.b.max_replicas=null")
+    directory = made(tmp_path, "cluster.mode=local", *without_bounds)
     with Attempt(directory), pytest.raises(ConfigError, match=r"cluster.mode=local"):
         scale(directory, samplers=2)
 
@@ -192,9 +193,18 @@ def test_only_a_running_job_can_be_asked(directory: RunDirectory) -> None:
 def test_a_new_attempt_does_not_answer_what_the_former_was_asked(directory: RunDirectory) -> None:
     with Attempt(directory):
         scale(directory, samplers=2)
-    job = Job(directory)
-    job.turn()
-    assert job.applied == []
+    with Attempt(directory):
+        job = Job(directory)
+        job.turn()
+        assert job.applied == []
+
+
+def test_what_is_asked_while_the_engines_start_is_answered_once_they_are_up(directory: RunDirectory) -> None:
+    with Attempt(directory):
+        scale(directory, samplers=2)
+        job = Job(directory)
+        job.turn()
+        assert job.applied == [{"samplers": 2}]
 
 
 @pytest.mark.fault(29)

@@ -86,6 +86,7 @@ def test_where_and_how_long_a_run_goes_may_change(root: Path, monkeypatch: pytes
         config(
             Path("runs"), "learner.max_steps=80", "metrics.port=null", "cluster.request_timeout_s=100",
             "supervision.max_restarts=1", "checkpoint.save_steps=7", "teacher.max_replicas=4", "sampler.num_replicas=2",
+            "cluster.mode=ray",
         )
     )  # fmt: skip
     assert found is not None and found.step == 40
