@@ -79,6 +79,8 @@ def _attempt(
     """One start of a run."""
     config = prepared.blueprint.config
     with ExitStack() as stack:
+        if continuation is None:  # nobody else knows of it yet, and a run without one is no run to other commands
+            directory.write_config(dump_run_config(config))
         attempt = stack.enter_context(Attempt(directory))
         directory.write_config(dump_run_config(config))
         directory.write_versions()
