@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import ray
 from ray._private.internal_api import memory_summary
 
 from gkd_dist.cluster.journal import start_journal
@@ -91,7 +92,7 @@ def test_a_dead_learner_is_renewed_and_what_it_published_stays(tmp_path: Path) -
 
 
 def test_a_failing_start_leaves_nothing_running(tmp_path: Path) -> None:
-    def refused() -> FakeLearner:
+    def refused(_: int) -> FakeLearner:
         raise ModelError("no such student")
 
     async def work() -> None:
@@ -147,9 +148,10 @@ def test_large_targets_of_the_past_leave_the_object_store(tmp_path: Path) -> Non
         for _ in range(60):
             targets = await teacher.score(TRAJECTORIES[2:])
             assert targets[0].num_bytes > 6_000_000
-        assert "Spilled" not in memory_summary(stats_only=True)
+        address = ray.get_runtime_context().gcs_address  # there may be other clusters on this machine
+        assert "Spilled" not in memory_summary(address, stats_only=True)
         held = [await teacher.score(TRAJECTORIES[2:]) for _ in range(20)]
-        await until(lambda: "Spilled" in memory_summary(stats_only=True))
+        await until(lambda: "Spilled" in memory_summary(address, stats_only=True))
         assert len(held) == 20
         await launcher.kill(teacher)
 
