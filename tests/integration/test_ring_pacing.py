@@ -222,7 +222,7 @@ def test_a_slow_learner_stops_its_samplers_and_nothing_piles_up(tmp_path: Path) 
     assert max(map(sum, moments)) <= MOST_ROWS
     full = (MOST_ROWS - BATCH, 0)  # a batch is with the learner: its places are free when its weights are live
     assert moments.count(full) > len(moments) / 10, "the samplers had to pause: the witness"
-    assert "Spilled" not in memory_summary(stats_only=True)
+    assert "Spilled" not in memory_summary(ray.get_runtime_context().gcs_address, stats_only=True)
     num_student = sum(job.plan.mixture.num_student(step) for step in range(steps))
     assert sum(requests(tmp_path).values()) == num_student
 
