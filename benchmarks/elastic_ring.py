@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from elastic_parts import CountingLearner, InProcess, Pace, TimedSampler, TimedTeacher
 
+from gkd_dist.closing import Closing
 from gkd_dist.cluster.journal import start_journal
 from gkd_dist.cluster.placement import FleetPlan, Role, start_fleet
 from gkd_dist.cluster.session import ray_session
@@ -22,7 +23,8 @@ from gkd_dist.config.supervision import SupervisionConfig
 from gkd_dist.data.mixture import Mixture
 from gkd_dist.data.prompts import PromptStream, RenderedRow
 from gkd_dist.errors import StoppedError
-from gkd_dist.interfaces import Closing, Fleet, Journal
+from gkd_dist.fleet import Fleet
+from gkd_dist.interfaces import Journal
 from gkd_dist.local import local_journal
 from gkd_dist.metrics.exporter import Exporter
 from gkd_dist.metrics.sinks import JsonlSink

@@ -150,11 +150,11 @@ async def _distil(
                 raise signals.error(str(directory.path)) from stopped
             finally:
                 durability.ledger.close()
-    directory.write_card(card_of(prepared, outcome, num_trained_tokens(stage)))
+    directory.write_card(card_of(prepared, outcome, _num_trained_tokens(stage)))
     return outcome
 
 
-def num_trained_tokens(stage: Stage) -> int:
+def _num_trained_tokens(stage: Stage) -> int:
     """Over all starts of the run."""
     return stage.ring.progress.num_trained_tokens if stage.ring is not None else 0
 

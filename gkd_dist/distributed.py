@@ -7,11 +7,13 @@ from functools import partial
 from pathlib import Path
 
 from gkd_dist.build import Blueprint
+from gkd_dist.closing import Closing
 from gkd_dist.cluster.journal import start_journal
 from gkd_dist.cluster.placement import FleetPlan, Role, start_fleet
 from gkd_dist.cluster.session import ray_session
 from gkd_dist.config.ring import ClusterConfig
-from gkd_dist.interfaces import Closing, Fleet, Journal, Metrics
+from gkd_dist.fleet import Fleet
+from gkd_dist.interfaces import Journal, Metrics
 
 
 @asynccontextmanager

@@ -10,16 +10,13 @@ Rules that hold for every one of them:
 * All calls are coroutines and block nothing but themselves.
 """
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection, Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from gkd_dist.checks import TeacherCheck
-from gkd_dist.errors import LearnerLostError
 from gkd_dist.targets import TargetsHandle, TeacherTargets
 from gkd_dist.types import (
     Answer,
@@ -245,47 +242,6 @@ class Replicas(Protocol[Replica]):
     async def close(self) -> None: ...
 
 
-@dataclass
-class Fleet:
-    """Everything that computes."""
-
-    samplers: Replicas[Sampler]
-    teachers: Mapping[str, Replicas[Teacher]]
-    """By name in the configuration."""
-    learner: Learner
-    """Always read from here: `renew_learner` puts another one in its place."""
-    reward: Reward | None = None
-    """None where the objective asks for none."""
-    replace_learner: Callable[[Learner], Awaitable[Learner]] | None = None
-    """Ends a learner, whatever its state, and starts another; None where that cannot be done."""
-
-    async def renew_learner(self) -> None:
-        """Put a new learner, which holds the initial student, in the place of one that died; restore it next.
-
-        Raises:
-            LearnerLostError: this fleet cannot start another.
-            EngineError, DeadlineError, ResourceError: it tried to.
-        """
-        if self.replace_learner is None:
-            raise LearnerLostError("the learner died, and this fleet cannot start another; run the command again")
-        self.learner = await self.replace_learner(self.learner)
-
-    async def close(self) -> None:
-        """Close all parts; the first error is raised after every part was told, the others are logged."""
-        results = await asyncio.gather(
-            self.samplers.close(),
-            *(replicas.close() for replicas in self.teachers.values()),
-            self.learner.close(),
-            *([self.reward.close()] if self.reward else []),
-            return_exceptions=True,
-        )
-        errors = [result for result in results if isinstance(result, BaseException)]
-        for error in errors[1:]:
-            logger.warning("closing failed too: %r", error)
-        if errors:
-            raise errors[0]
-
-
 class Journal(Protocol):
     """Keeps scored trajectories until a checkpoint holds the step that trained on them."""
 
@@ -322,39 +278,6 @@ class Journal(Protocol):
         ...
 
     async def close(self) -> None: ...
-
-
-class Closable(Protocol):
-    """What holds a process, a port or a file until it is told to let go."""
-
-    async def close(self) -> None: ...
-
-
-Part = TypeVar("Part", bound=Closable)
-
-
-class Closing(Generic[Part]):
-    """Closes a part at the end of a block. An error of the block is never hidden by one of closing: that is logged.
-
-    async with Closing(fleet):
-        await work(fleet)
-    """
-
-    def __init__(self, part: Part) -> None:
-        self._part = part
-
-    async def __aenter__(self) -> Part:
-        return self._part
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            await self._part.close()
-        except Exception as closing:
-            if error is None:
-                raise
-            logger.warning("closing after a failure failed too: %r", closing)
 
 
 class Metrics(Protocol):

@@ -7,7 +7,8 @@ from functools import partial
 from pathlib import Path
 
 from gkd_dist.build import Blueprint
-from gkd_dist.interfaces import Closing, Fleet, Part
+from gkd_dist.closing import Closing, Part
+from gkd_dist.fleet import Fleet
 from gkd_dist.replay.journal import Journal
 from gkd_dist.serial import SerialThread
 from gkd_dist.supervision.pool import Pool

@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from gkd_dist.interfaces import Fleet, Learner, Reward, Sampler, Teacher
+from gkd_dist.fleet import Fleet
+from gkd_dist.interfaces import Learner, Reward, Sampler, Teacher
 from gkd_dist.supervision.pool import Pool
 
 

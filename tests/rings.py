@@ -13,7 +13,8 @@ from gkd_dist.config.objective import ScheduleConfig
 from gkd_dist.config.supervision import CheckpointConfig, SupervisionConfig
 from gkd_dist.data.mixture import Mixture
 from gkd_dist.data.prompts import PromptStream, RenderedRow
-from gkd_dist.interfaces import Fleet, Metrics
+from gkd_dist.fleet import Fleet
+from gkd_dist.interfaces import Metrics
 from gkd_dist.pipeline.accounting import StepAccounts
 from gkd_dist.pipeline.controller import make_ring, run_ring
 from gkd_dist.pipeline.job import Job

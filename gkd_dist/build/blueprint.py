@@ -11,7 +11,8 @@ from gkd_dist.build.reward import make_reward
 from gkd_dist.build.sampler import make_sampler
 from gkd_dist.build.teacher import make_teacher
 from gkd_dist.config.run import RunConfig
-from gkd_dist.interfaces import Fleet, Journal, Learner, Metrics, Reward, Sampler, Teacher
+from gkd_dist.fleet import Fleet
+from gkd_dist.interfaces import Journal, Learner, Metrics, Reward, Sampler, Teacher
 from gkd_dist.learners.seat import Seat
 from gkd_dist.types import Trajectory
 

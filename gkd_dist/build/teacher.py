@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gkd_dist.build.environment import device_of, quiet_vllm
+from gkd_dist.closing import Closing
 from gkd_dist.config.models import TeacherConfig
-from gkd_dist.interfaces import Closing, Scorer, Teacher
+from gkd_dist.interfaces import Scorer, Teacher
 
 if TYPE_CHECKING:
     from gkd_dist.build.blueprint import Blueprint

@@ -18,7 +18,8 @@ from gkd_dist.cluster.proxies import LearnerProxy, RewardProxy, SamplerProxy, Te
 from gkd_dist.config.ring import ClusterConfig
 from gkd_dist.config.supervision import SupervisionConfig
 from gkd_dist.errors import ResourceError
-from gkd_dist.interfaces import Fleet, Learner, Metrics, Reward, Sampler, Teacher
+from gkd_dist.fleet import Fleet
+from gkd_dist.interfaces import Learner, Metrics, Reward, Sampler, Teacher
 from gkd_dist.process import actor_environment
 from gkd_dist.supervision.census import Census
 from gkd_dist.supervision.pool import Pool

@@ -57,8 +57,6 @@ class StepAccounts:
         """Parts at work: how many at once, and since when."""
         self._step_began = clock()
         self._last_progress = clock()
-        self.num_trained_tokens = 0
-        """Completion tokens trained on so far."""
         self.staleness = 0
         """Of the newest step, train steps."""
         self.num_not_kept = 0
@@ -151,7 +149,6 @@ class StepAccounts:
         self._metrics.gauge("gkd_checkpoint_last_success_timestamp_seconds", time.time())
 
     def trained(self, report: StepReport, drawn: Sequence[ScoredTrajectory], queue_depth: int) -> None:
-        self.num_trained_tokens += report.num_trained_tokens
         record = self._steps.setdefault(report.step, {})
         record["learn_s"] = self._open.pop("learn_s", 0.0)
         student = [item.trajectory for item in drawn if item.trajectory.source is Source.STUDENT]

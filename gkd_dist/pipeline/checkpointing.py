@@ -8,7 +8,8 @@ from pathlib import Path
 from gkd_dist.checkpoints.store import CheckpointStore
 from gkd_dist.config.supervision import CheckpointConfig
 from gkd_dist.errors import EngineError
-from gkd_dist.interfaces import Fleet, Journal
+from gkd_dist.fleet import Fleet
+from gkd_dist.interfaces import Journal
 from gkd_dist.pipeline.accounting import StepAccounts
 from gkd_dist.pipeline.progress import Progress
 from gkd_dist.replay.ledger import Ledger

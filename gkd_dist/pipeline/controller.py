@@ -19,7 +19,8 @@ import asyncio
 from collections.abc import Sequence
 
 from gkd_dist.config.supervision import SupervisionConfig
-from gkd_dist.interfaces import Fleet, Journal
+from gkd_dist.fleet import Fleet
+from gkd_dist.interfaces import Journal
 from gkd_dist.pipeline.accounting import StepAccounts
 from gkd_dist.pipeline.checkpointing import Checkpointer
 from gkd_dist.pipeline.intake import Intake, row_of
@@ -29,7 +30,8 @@ from gkd_dist.pipeline.publishing import publishing_loop
 from gkd_dist.pipeline.ring import Plan, Ring
 from gkd_dist.pipeline.sampling import admit, sampling_loop
 from gkd_dist.pipeline.sentinel import Sentinel
-from gkd_dist.replay.buffer import Group, Kind, ReplayBuffer
+from gkd_dist.replay.buffer import ReplayBuffer
+from gkd_dist.replay.groups import Group, Kind
 from gkd_dist.replay.ledger import Ledger
 from gkd_dist.supervision.failures import Budgets
 from gkd_dist.supervision.together import beside, gather_all

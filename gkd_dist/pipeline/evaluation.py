@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from gkd_dist.interfaces import Fleet
+from gkd_dist.fleet import Fleet
 from gkd_dist.pipeline.judging import AnswerOf, judge
 from gkd_dist.pipeline.learning import train_batch
 from gkd_dist.pipeline.routing import TeachersOf

@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from itertools import count
 
 from gkd_dist.data.mixture import Mixture
-from gkd_dist.replay.buffer import Group, Kind
+from gkd_dist.replay.groups import Group, Kind
 
 _TOO_LATE = 2
 """The attempt from which a row holds back all younger ones until it has arrived."""

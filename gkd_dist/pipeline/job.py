@@ -8,7 +8,8 @@ from pathlib import Path
 
 from gkd_dist.config.supervision import SupervisionConfig
 from gkd_dist.errors import DeadlineError, EngineError, LearnerLostError, ResourceError, StoppedError
-from gkd_dist.interfaces import Fleet, Metrics
+from gkd_dist.fleet import Fleet
+from gkd_dist.interfaces import Metrics
 from gkd_dist.pipeline.accounting import StepAccounts
 from gkd_dist.pipeline.checkpointing import Checkpointer
 from gkd_dist.pipeline.controller import make_ring, run_ring

@@ -6,7 +6,7 @@ from gkd_dist.errors import EngineError, LostTargetsError, StoppedError
 from gkd_dist.fault_points import fault_point
 from gkd_dist.pipeline.ring import Ring
 from gkd_dist.pipeline.scoring import score
-from gkd_dist.replay.buffer import Drawn, Kind
+from gkd_dist.replay.groups import Drawn, Kind
 from gkd_dist.replay.ledger import StepEntry, TrainedSequence
 from gkd_dist.replay.staleness import staleness
 from gkd_dist.supervision.together import unless_stopped

@@ -9,12 +9,13 @@ from operator import methodcaller
 from gkd_dist.checkpoints.store import CheckpointStore
 from gkd_dist.config.supervision import CheckpointConfig
 from gkd_dist.errors import EngineError
-from gkd_dist.interfaces import Fleet, Journal
+from gkd_dist.fleet import Fleet
+from gkd_dist.interfaces import Journal
 from gkd_dist.pipeline.checkpointing import LEARNER, read_progress
 from gkd_dist.pipeline.intake import row_of
 from gkd_dist.pipeline.progress import Progress
 from gkd_dist.pipeline.ring import Plan
-from gkd_dist.replay.buffer import Group, Kind
+from gkd_dist.replay.groups import Group, Kind
 from gkd_dist.replay.ledger import Ledger
 from gkd_dist.replay.staleness import admissible
 from gkd_dist.types import SampleId, ScoredTrajectory

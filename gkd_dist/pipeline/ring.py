@@ -9,7 +9,8 @@ from pathlib import Path
 
 from gkd_dist.data.mixture import Mixture
 from gkd_dist.data.prompts import PromptStream
-from gkd_dist.interfaces import Fleet, Journal
+from gkd_dist.fleet import Fleet
+from gkd_dist.interfaces import Journal
 from gkd_dist.pipeline.accounting import StepAccounts
 from gkd_dist.pipeline.baselines import Baseline
 from gkd_dist.pipeline.checkpointing import Checkpointer
@@ -18,7 +19,8 @@ from gkd_dist.pipeline.judging import AnswerOf
 from gkd_dist.pipeline.progress import Progress
 from gkd_dist.pipeline.routing import TeachersOf
 from gkd_dist.pipeline.sentinel import Sentinel
-from gkd_dist.replay.buffer import Group, Kind, ReplayBuffer
+from gkd_dist.replay.buffer import ReplayBuffer
+from gkd_dist.replay.groups import Group, Kind
 from gkd_dist.replay.ledger import Ledger
 from gkd_dist.supervision.failures import Budgets
 from gkd_dist.types import SamplingParams, StepReport, WeightPublication

@@ -13,7 +13,7 @@ from gkd_dist.pipeline.rejection import in_part
 from gkd_dist.pipeline.ring import Plan, Ring
 from gkd_dist.pipeline.routing import ask
 from gkd_dist.pipeline.scoring import scored_groups
-from gkd_dist.replay.buffer import Admission, Group, Kind
+from gkd_dist.replay.groups import Admission, Group, Kind
 from gkd_dist.replay.ledger import DroppedPrompt
 from gkd_dist.supervision.together import task_group
 from gkd_dist.types import Prompt, Trajectory

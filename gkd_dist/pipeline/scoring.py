@@ -7,12 +7,13 @@ from typing import Any
 
 from gkd_dist.errors import EngineError, RejectedError
 from gkd_dist.fault_points import fault_point
-from gkd_dist.interfaces import Fleet, Replicas, Teacher
+from gkd_dist.fleet import Fleet
+from gkd_dist.interfaces import Replicas, Teacher
 from gkd_dist.pipeline.judging import judge
 from gkd_dist.pipeline.rejection import in_part
 from gkd_dist.pipeline.ring import Ring
 from gkd_dist.pipeline.routing import TeachersOf, ask
-from gkd_dist.replay.buffer import Group
+from gkd_dist.replay.groups import Group
 from gkd_dist.supervision.together import gather_all
 from gkd_dist.targets import TargetsHandle, TeacherTargets
 from gkd_dist.types import ScoredTrajectory, TeacherScore, Trajectory

@@ -11,7 +11,8 @@ from operator import methodcaller
 
 from gkd_dist.checks import TeacherCheck
 from gkd_dist.errors import EngineError, ModelError
-from gkd_dist.interfaces import Fleet, Replicas, Teacher
+from gkd_dist.fleet import Fleet
+from gkd_dist.interfaces import Replicas, Teacher
 from gkd_dist.pipeline.accounting import StepAccounts
 from gkd_dist.supervision.failures import Failure, classify
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from gkd_dist.config.run import RunConfig
 from gkd_dist.errors import ConfigError
-from gkd_dist.interfaces import Fleet, Replicas
+from gkd_dist.fleet import Fleet
+from gkd_dist.interfaces import Replicas
 from gkd_dist.pipeline.accounting import StepAccounts
 from gkd_dist.pipeline.stage import Stage
 from gkd_dist.runs.control import Panel, Target, target_problems

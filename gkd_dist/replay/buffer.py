@@ -25,53 +25,19 @@ import heapq
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 
 from gkd_dist.errors import GkdError
+from gkd_dist.replay.groups import Admission, Drawn, Group, Kind
 from gkd_dist.replay.sample_ids import SampleIdSet
 from gkd_dist.replay.staleness import admissible, from_future, staleness
-from gkd_dist.types import SampleId, ScoredTrajectory, Source
+from gkd_dist.types import SampleId, ScoredTrajectory
 
-Group = tuple[ScoredTrajectory, ...]
-"""All samples of one prompt, in order of the repeat index; or one fixed pair."""
 Entry = tuple[SampleId, Group]
 """Under the id of the group's first trajectory."""
 
 
-class Kind(StrEnum):
-    """Which of the two stores of the mixture a trajectory belongs to."""
-
-    STUDENT = "student"
-    FIXED = "fixed"
-
-    @classmethod
-    def of(cls, scored: ScoredTrajectory) -> "Kind":
-        return cls.STUDENT if scored.trajectory.source is Source.STUDENT else cls.FIXED
-
-
-class Admission(StrEnum):
-    """What became of an offered group; everything but ADMITTED means it was thrown away."""
-
-    ADMITTED = "admitted"
-    DUPLICATE = "duplicate"
-    """Its id waits here already, has been drawn, or was evicted in this or a later attempt. Do not re-issue it."""
-    TOO_STALE = "too_stale"
-    """Issue its prompt again, as a higher attempt."""
-    FROM_FUTURE = "from_future"
-    """A version that the learner has not reached wrote it: a former attempt of the run is still sampling."""
-
-
 class ReplayClosedError(GkdError):
     """The replay buffer was closed; nothing more goes in or out."""
-
-
-@dataclass(frozen=True, slots=True)
-class Drawn:
-    """One trajectory of a draw."""
-
-    scored: ScoredTrajectory
-    use: int
-    """1 the first time it is drawn."""
 
 
 @dataclass(frozen=True, slots=True)

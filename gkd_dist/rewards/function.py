@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
+from gkd_dist.closing import Closing
 from gkd_dist.errors import ConfigError, DeadlineError, EngineError
-from gkd_dist.interfaces import Closing
 from gkd_dist.serial import SerialThread
 from gkd_dist.types import Answer
 

@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any, Generic, Protocol, TypeVar
 
-from gkd_dist.interfaces import Closable
+from gkd_dist.closing import Closable
 from gkd_dist.supervision.health import SlotHealth
 
 Replica = TypeVar("Replica", bound=Closable)

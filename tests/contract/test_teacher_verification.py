@@ -13,11 +13,12 @@ from safetensors.torch import load_file, save_file
 from gkd_dist.build import Blueprint
 from gkd_dist.build.teacher import kept_answers
 from gkd_dist.checks import TeacherCheck
+from gkd_dist.closing import Closing
 from gkd_dist.config.run import RunConfig
 from gkd_dist.data.golden import golden_sequences
 from gkd_dist.data.rendering import Renderer
 from gkd_dist.errors import ModelError
-from gkd_dist.interfaces import Closing, Teacher
+from gkd_dist.interfaces import Teacher
 from gkd_dist.pipeline.sentinel import check_at_start
 from gkd_dist.teachers import readout as readouts
 from gkd_dist.teachers.hf_teacher import HfTeacher

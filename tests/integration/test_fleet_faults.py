@@ -20,7 +20,7 @@ from gkd_dist.cluster.session import ray_session
 from gkd_dist.config.ring import ClusterConfig
 from gkd_dist.config.supervision import SupervisionConfig
 from gkd_dist.errors import LearnerLostError, ModelError
-from gkd_dist.interfaces import Fleet
+from gkd_dist.fleet import Fleet
 from gkd_dist.pipeline.learning import train_batch
 from gkd_dist.pipeline.scoring import score
 from gkd_dist.testing.fakes import FakeLearner

@@ -14,11 +14,12 @@ import pytest
 import ray
 from ray._private.internal_api import memory_summary
 
+from gkd_dist.closing import Closing
 from gkd_dist.cluster.placement import FleetPlan, Role, start_fleet
 from gkd_dist.cluster.session import ray_session
 from gkd_dist.config.ring import ClusterConfig
 from gkd_dist.config.supervision import SupervisionConfig
-from gkd_dist.interfaces import Closing, Fleet
+from gkd_dist.fleet import Fleet
 from gkd_dist.pipeline.job import Job, distil
 from gkd_dist.replay.ledger import Ledger, StepEntry
 from gkd_dist.supervision.health import Reason, State

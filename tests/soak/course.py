@@ -12,7 +12,7 @@ from unittest import mock
 from gkd_dist import distillation
 from gkd_dist.config.load import load_run_config
 from gkd_dist.config.run import RunConfig
-from gkd_dist.interfaces import Fleet
+from gkd_dist.fleet import Fleet
 from gkd_dist.pipeline.job import Job, Outcome, distil
 from gkd_dist.replay.ledger import Ledger
 from gkd_dist.runs.control import scale

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from gkd_dist.interfaces import Fleet, Replicas
+from gkd_dist.fleet import Fleet
+from gkd_dist.interfaces import Replicas
 from gkd_dist.supervision.health import SERVING, State
 
 LEARNER = "learner"

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from gkd_dist.closing import Closing
 from gkd_dist.config.supervision import SupervisionConfig
 from gkd_dist.errors import EngineError, ModelError
-from gkd_dist.interfaces import Closing
 from gkd_dist.local import local_fleet
 from gkd_dist.testing.fakes import FakeLearner, FakeSampler, FakeTeacher
 from tests.fleets import fleet_of

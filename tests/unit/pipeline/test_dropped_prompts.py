@@ -11,7 +11,7 @@ from gkd_dist.pipeline.controller import make_ring, run_ring
 from gkd_dist.pipeline.intake import Row
 from gkd_dist.pipeline.recovery import Durability, recover
 from gkd_dist.pipeline.sampling import drop
-from gkd_dist.replay.buffer import Kind
+from gkd_dist.replay.groups import Kind
 from gkd_dist.replay.ledger import Ledger
 from gkd_dist.testing.fakes import FakeLearner, FakeMetrics, FakeSampler, FakeTeacher
 from gkd_dist.types import SampleId

@@ -5,7 +5,7 @@ import asyncio
 from gkd_dist.config.objective import ScheduleConfig
 from gkd_dist.data.mixture import Mixture
 from gkd_dist.pipeline.intake import Intake, Row
-from gkd_dist.replay.buffer import Kind
+from gkd_dist.replay.groups import Kind
 
 BATCH, STEPS = 8, 6
 

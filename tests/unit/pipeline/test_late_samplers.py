@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from gkd_dist.config.supervision import SupervisionConfig
-from gkd_dist.interfaces import Fleet
+from gkd_dist.fleet import Fleet
 from gkd_dist.pipeline.accounting import StepAccounts
 from gkd_dist.pipeline.controller import make_ring, run_ring
 from gkd_dist.replay.ledger import Ledger

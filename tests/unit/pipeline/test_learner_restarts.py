@@ -7,7 +7,8 @@ import pytest
 
 from gkd_dist.config.supervision import SupervisionConfig
 from gkd_dist.errors import LearnerLostError
-from gkd_dist.interfaces import Fleet, Learner
+from gkd_dist.fleet import Fleet
+from gkd_dist.interfaces import Learner
 from gkd_dist.pipeline.job import distil
 from gkd_dist.testing.fakes import FakeLearner, FakeSampler, FakeTeacher
 from gkd_dist.types import StepReport, TrainBatch

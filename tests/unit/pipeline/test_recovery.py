@@ -9,7 +9,7 @@ import pytest
 
 from gkd_dist.config.supervision import SupervisionConfig
 from gkd_dist.errors import EngineError, LearnerLostError, StalledError, StoppedError
-from gkd_dist.interfaces import Fleet
+from gkd_dist.fleet import Fleet
 from gkd_dist.local import LocalJournal
 from gkd_dist.pipeline.job import Job, distil
 from gkd_dist.replay.ledger import Ledger, StepEntry

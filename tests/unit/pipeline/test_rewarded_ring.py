@@ -10,7 +10,7 @@ import pytest
 from gkd_dist.config.objective import ScheduleConfig
 from gkd_dist.data.mixture import Mixture
 from gkd_dist.errors import EngineError
-from gkd_dist.interfaces import Fleet
+from gkd_dist.fleet import Fleet
 from gkd_dist.metrics.sinks import StepSummary
 from gkd_dist.pipeline.baselines import Baseline, LeaveOneOut, MovingAverage
 from gkd_dist.pipeline.judging import judge

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from gkd_dist.errors import EngineError
-from gkd_dist.interfaces import Fleet
+from gkd_dist.fleet import Fleet
 from gkd_dist.testing.fakes import FakeLearner, FakeSampler, FakeTeacher
 from gkd_dist.types import (
     Prompt,

@@ -96,8 +96,9 @@ def test_the_last_publication_may_reach_samplers_one_after_the_other(tmp_path: P
                 await asyncio.sleep(0)
             return await super().load_weights(publication)
 
-    plan = async_plan(3, 2, max_uses=3)
-    run(plan, fleet_of([Quick(), Slow()], {"teacher": [FakeTeacher()]}, FakeLearner()))
+    plan, learner = async_plan(3, 2, max_uses=3), FakeLearner()
+    run(plan, fleet_of([Quick(), Slow()], {"teacher": [FakeTeacher()]}, learner))
+    assert [batch.step for batch in learner.batches] == [0, 1, 2]
 
 
 def test_one_row_that_always_fails_does_not_end_the_run_at_its_last_step(tmp_path: Path) -> None:
@@ -137,6 +138,7 @@ def test_a_learner_that_dies_while_it_is_restored_is_replaced_as_often_as_allowe
     fleet = fleet_of([FakeSampler()], {"teacher": [FakeTeacher()]}, Mortal("a"))
     fleet.replace_learner = replace
     asyncio.run(distil(make_job(make_plan(3, 1.0), fleet, tmp_path, rules=SupervisionConfig(max_learner_restarts=3))))
+    assert heirs == [] and fleet.learner.saved == [tmp_path / "final"]
 
 
 def test_a_run_whose_samplers_are_lost_keeps_its_last_step(tmp_path: Path) -> None:

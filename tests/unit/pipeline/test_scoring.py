@@ -10,7 +10,7 @@ import pytest
 from gkd_dist.data.prompts import PromptStream
 from gkd_dist.data.routes import SourceRoute
 from gkd_dist.errors import EngineError
-from gkd_dist.interfaces import Fleet
+from gkd_dist.fleet import Fleet
 from gkd_dist.pipeline.evaluation import HeldOut, evaluate
 from gkd_dist.pipeline.scoring import score
 from gkd_dist.targets import HiddenTargets, TargetsHandle, TeacherTargets

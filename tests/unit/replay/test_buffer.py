@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gkd_dist.replay.buffer import Admission, ReplayBuffer, ReplayClosedError
+from gkd_dist.replay.buffer import ReplayBuffer, ReplayClosedError
+from gkd_dist.replay.groups import Admission
 from gkd_dist.replay.sample_ids import SampleIdSet
 from gkd_dist.targets import FullTargets
 from gkd_dist.types import FinishReason, SampleId, ScoredTrajectory, Source, TeacherScore, Trajectory, VersionRange

@@ -10,7 +10,8 @@ import pytest
 from gkd_dist.config.objective import ScheduleConfig
 from gkd_dist.data.mixture import Mixture
 from gkd_dist.data.pairs import fixed_trajectory
-from gkd_dist.replay.buffer import Admission, ReplayBuffer
+from gkd_dist.replay.buffer import ReplayBuffer
+from gkd_dist.replay.groups import Admission
 from gkd_dist.targets import FullTargets
 from gkd_dist.types import FinishReason, SampleId, ScoredTrajectory, Source, TeacherScore, Trajectory, VersionRange
 
