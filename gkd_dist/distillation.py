@@ -114,7 +114,6 @@ async def _distil(
         prepared.blueprint.fleet(metrics) as fleet,
         prepared.blueprint.journal(directory.journal) as journal,
     ):
-        narrate("all engines are up")
         metrics.set_ready()
         stage = Stage()
         steering = Steering(config, directory, fleet, accounts, stage, attempt.number)
@@ -127,6 +126,7 @@ async def _distil(
         )
         # Only now: before, Ctrl-C has nothing to save, and Ray takes SIGTERM for itself when it starts.
         with StopSignals(narrate) as signals:
+            narrate("all engines are up")
             job = Job(
                 plan=prepared.plan(directory.name, directory.students),
                 fleet=fleet,

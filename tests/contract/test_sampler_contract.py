@@ -258,12 +258,19 @@ def test_an_updated_vllm_equals_a_fresh_one_on_the_new_weights(dtype: str, tied:
 
 
 def _vllm_samples(model: Path, dtype: str, publication: WeightPublication | None) -> list[Trajectory]:
-    """Four random completions by a vLLM of its own, after `publication` where there is one."""
+    """Four random completions by a vLLM of its own, after `publication` where there is one.
+
+    One after the other: which requests share a batch is a matter of timing, and moves bfloat16's last bits.
+    """
     with asyncio.Runner() as runner:
         sampler = make_sampler("vllm", model, dtype, _PACKED)
         if publication is not None:
             runner.run(sampler.load_weights(publication))
-        samples = runner.run(sampler.sample(tiny.prompts([3, 6, 9, 12], seed=8), RANDOM))
+        samples = [
+            sample
+            for prompt in tiny.prompts([3, 6, 9, 12], seed=8)
+            for sample in runner.run(sampler.sample([prompt], RANDOM))
+        ]
         runner.run(sampler.close())
     return samples
 

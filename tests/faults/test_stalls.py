@@ -7,7 +7,12 @@ import pytest
 
 from tests.gkd_process import GkdProcess, Runs
 
-DEADLINES = ("supervision.stall_timeout_s=4", "cluster.request_timeout_s=3", "sampling.max_new_tokens=4")
+DEADLINES = (
+    "supervision.stall_timeout_s=4",
+    "supervision.role_loss_grace_s=3",
+    "cluster.request_timeout_s=3",
+    "sampling.max_new_tokens=4",
+)
 
 
 def diagnosed(runs: Runs, process: GkdProcess) -> dict[str, Any]:
@@ -45,7 +50,7 @@ def test_nothing_in_flight_and_nothing_done(local: Runs) -> None:
 @pytest.mark.slow
 def test_a_learner_that_hangs(local: Runs) -> None:
     """It answers no wish for a checkpoint either."""
-    process = local.ends(70, *DEADLINES, faults="learner.after_forward:hang@3")
+    process = local.ends(70, *DEADLINES, "checkpoint.save_steps=0", faults="learner.after_forward:hang@3")
     found = diagnosed(local, process)
     assert any("fault_points.py" in line for line in found["stacks"]["thread learner"])
     assert "no checkpoint at the end" in process.said
