@@ -83,7 +83,11 @@ def test_a_dead_journal_costs_no_checkpoint(ray: Runs, clean_ray: Runs) -> None:
 @pytest.mark.fault(23)
 @pytest.mark.slow
 def test_a_learner_that_hangs_is_replaced_at_its_deadline(ray: Runs, clean_ray: Runs) -> None:
-    deadlines = ("cluster.request_timeout_s=15", "supervision.stall_timeout_s=60")
+    deadlines = (
+        "cluster.request_timeout_s=15",
+        "supervision.role_loss_grace_s=30",
+        "supervision.stall_timeout_s=60",
+    )
     process = ray.ends(0, *deadlines, faults="learner.before_train:hang@3")
     assert "learner did not train within 15 s; starting another learner (1 of 1)" in process.said
     assert equal(ray, clean_ray)
