@@ -221,7 +221,7 @@ def status(run: Run, as_json: AsJson = False, output_dir: OutputDir = Path("runs
     raise typer.Exit(show_status(run, output_dir, as_json=as_json))
 
 
-@app.command()
+@app.command(context_settings={"ignore_unknown_options": True})  # -1 is a number, and out of range
 def explain(
     run: Run,
     step: Annotated[int, typer.Argument(metavar="STEP", min=0, help="Train step, counted from 0.")],

@@ -10,12 +10,13 @@ from gkd_dist.errors import RunError
 from gkd_dist.metrics.console import print_table
 from gkd_dist.replay.ledger import DroppedPrompt, Ledger, StepEntry, TrainedSequence
 from gkd_dist.runs.attempts import AttemptRecord, read_attempts
-from gkd_dist.runs.documents import read_document
+from gkd_dist.runs.documents import on_disk, read_document
 from gkd_dist.runs.lock import holder_of
 from gkd_dist.runs.run_directory import RunDirectory
 from gkd_dist.runs.status import Role, Status
 
 
+@on_disk()
 def status(run: str, output_dir: Path, *, as_json: bool) -> int:
     """Prints how a run is, or was when it was last seen; returns 0.
 
@@ -46,6 +47,7 @@ def status(run: str, output_dir: Path, *, as_json: bool) -> int:
     return 0
 
 
+@on_disk()
 def explain(run: str, output_dir: Path, step: int, *, as_json: bool) -> int:
     """Prints what one train step was trained on; returns 0.
 

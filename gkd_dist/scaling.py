@@ -6,11 +6,12 @@ from pathlib import Path
 
 from gkd_dist.runs.control import Target, await_target
 from gkd_dist.runs.control import scale as ask
-from gkd_dist.runs.documents import read_document
+from gkd_dist.runs.documents import on_disk, read_document
 from gkd_dist.runs.run_directory import RunDirectory
 from gkd_dist.runs.status import Status
 
 
+@on_disk()
 def scale(
     run: str,
     output_dir: Path,

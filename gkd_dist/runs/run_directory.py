@@ -67,6 +67,8 @@ class RunDirectory:
         Raises:
             RunError: there is no such run.
         """
+        if not run:
+            raise RunError("no run is named; give a run directory, or the name of one")
         for path in (output_dir / run, Path(run)):
             if (path / "config.yaml").is_file():
                 return cls(path.resolve())

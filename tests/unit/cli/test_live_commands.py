@@ -126,6 +126,8 @@ def test_scale_refuses_bad_numbers_with_2(
         (["status", "tiny-7"], "there are latest, tiny-1"),
         (["explain", "tiny-7", "1"], "neither a run directory"),
         (["explain", "tiny-1", "1"], "no step 1; it has no step yet"),
+        (["status", ""], "no run is named; give a run directory"),
+        (["status", "x" * 300], "File name too long"),
     ],
 )
 def test_what_cannot_be_done_is_said_with_2_and_without_a_traceback(
@@ -135,6 +137,29 @@ def test_what_cannot_be_done_is_said_with_2_and_without_a_traceback(
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("error: ") and message in err and "Traceback" not in err
+
+
+def test_a_step_below_0_is_a_number_and_not_an_option(
+    directory: RunDirectory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["explain", "tiny-1", "-1"]) == 2
+    assert "Invalid value for 'STEP'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("file", "command"),
+    [
+        ("ledger.jsonl", ["explain", "tiny-1", "1"]),
+        ("attempts.jsonl", ["status", "tiny-1"]),
+        ("lock", ["scale", "tiny-1", "--samplers", "2"]),
+    ],
+)
+def test_a_folder_in_the_place_of_a_file_is_named(
+    directory: RunDirectory, capsys: pytest.CaptureFixture[str], file: str, command: list[str]
+) -> None:
+    (directory.path / file).mkdir()
+    assert main(command) == 2
+    assert capsys.readouterr().err == f"error: {directory.path / file}: Is a directory\n"
 
 
 def test_a_finished_run_cannot_be_scaled(directory: RunDirectory, capsys: pytest.CaptureFixture[str]) -> None:
