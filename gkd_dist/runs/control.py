@@ -12,6 +12,7 @@ import logging
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from pydantic import Field
@@ -158,10 +159,14 @@ class Panel:
     async def attend(
         self, *, interval_s: float = 1.0, sleep: Callable[[float], Awaitable[object]] = asyncio.sleep
     ) -> None:
-        """Answer and show, for ever."""
-        while True:
-            await self.turn()
-            await sleep(interval_s)
+        """Answer and show, for ever; cancelled, it shows once more how the job was then."""
+        try:
+            while True:
+                await self.turn()
+                await sleep(interval_s)
+        finally:
+            with suppress(OSError):
+                write_document(self._directory.status, self._now())
 
     async def turn(self) -> None:
         """Answer a new request, if there is one, and show the status.
@@ -185,9 +190,10 @@ class Panel:
             self._answer(target)
 
     async def _show(self) -> None:
-        told = {"request_id": self._answered, "problem": self._problem}
-        status = self._status().model_copy(update=told)
-        await asyncio.to_thread(write_document, self._directory.status, status)
+        await asyncio.to_thread(write_document, self._directory.status, self._now())
+
+    def _now(self) -> Status:
+        return self._status().model_copy(update={"request_id": self._answered, "problem": self._problem})
 
     def _answer(self, target: Target) -> None:
         self._problem = None

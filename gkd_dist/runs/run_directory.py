@@ -14,6 +14,7 @@ import re
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from gkd_dist.errors import ConfigError, RunError
 from gkd_dist.runs.documents import replace_file
@@ -210,6 +211,22 @@ class RunDirectory:
     def write_summary(self, summary: Mapping[str, object]) -> None:
         """The last file of a run: it marks the run as finished."""
         self._write_json("summary.json", summary)
+
+    def read_summary(self) -> dict[str, Any] | None:
+        """What the run wrote last; None where it has not.
+
+        Raises:
+            RunError: something else is in the file.
+        """
+        if not self.is_finished:
+            return None
+        try:
+            summary = json.loads(self.summary.read_bytes())
+        except ValueError as error:
+            raise RunError(f"{self.summary}: no JSON ({error})") from error
+        if not isinstance(summary, dict):
+            raise RunError(f"{self.summary}: not the summary of a run")
+        return summary
 
     def _write_json(self, file: str, content: Mapping[str, object]) -> None:
         replace_file(self.path / file, json.dumps(dict(content), indent=2) + "\n")

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -197,9 +198,33 @@ def test_status_of_a_run_that_has_ended(directory: RunDirectory, capsys: pytest.
     first, second, _ = capsys.readouterr().out.splitlines()
     assert first.startswith("tiny-1: not running; attempt 1 began ") and first.endswith(" and ended: stopped")
     assert second == "last seen at step 41/60"
-    directory.write_summary({})
+    directory.write_summary(
+        {"steps": 60, "before": {"forward_kl_nats": 1.94, "reward": None}, "after": {"forward_kl_nats": 0.642}}
+    )
     assert main(["status", "tiny-1"]) == 0
-    assert capsys.readouterr().out.startswith("tiny-1: finished\n")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "tiny-1: finished"
+    assert lines[1].startswith("60 steps in ") and lines[1].endswith(" s of 1 attempt(s)")
+    assert lines[2] == f"student: {directory.final}"
+    cells = [[cell.strip() for cell in line.strip("\u2502").split("\u2502")] for line in lines if "\u2502" in line]
+    assert cells == [["forward_kl_nats", "1.940", "0.642"], ["reward", "n/a", "n/a"]]
+    assert main(["status", "tiny-1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["summary"]["steps"] == 60
+
+
+def test_status_while_engines_start_names_the_process(
+    directory: RunDirectory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Attempt(directory):
+        assert main(["status", "tiny-1"]) == 0
+    assert capsys.readouterr().out.startswith(f"tiny-1: starting (process {os.getpid()} on ")
+
+
+def test_a_summary_of_something_else_is_named(directory: RunDirectory, capsys: pytest.CaptureFixture[str]) -> None:
+    for text in ("{", "[]"):
+        directory.summary.write_text(text)
+        assert main(["status", "tiny-1"]) == 2
+        assert capsys.readouterr().err.startswith(f"error: {directory.summary}: no")
 
 
 def test_explain_names_every_sequence_of_a_step(directory: RunDirectory, capsys: pytest.CaptureFixture[str]) -> None:

@@ -273,9 +273,11 @@ def test_the_panel_attends_until_it_is_cancelled(directory: RunDirectory) -> Non
     async def sleep(seconds: float) -> None:
         intervals.append(seconds)
         if len(intervals) == 3:
+            job.targets["a"] = 4  # since the last turn
             raise asyncio.CancelledError
 
     with pytest.raises(asyncio.CancelledError):
         asyncio.run(job.panel.attend(sleep=sleep))
     assert intervals == [1.0, 1.0, 1.0]
-    assert directory.status.exists()
+    last = read_document(directory.status, Status)
+    assert last is not None and last.teachers["a"].target == 4
