@@ -11,7 +11,7 @@ from typing import Protocol, TypeVar
 from gkd_dist.checkpoints.store import CheckpointStore
 from gkd_dist.config.load import dump_run_config
 from gkd_dist.config.run import RunConfig
-from gkd_dist.errors import StoppedError
+from gkd_dist.errors import StoppedError, plain
 from gkd_dist.interfaces import Metrics, RecordSink
 from gkd_dist.metrics.console import Narrator
 from gkd_dist.metrics.exporter import Exporter
@@ -198,6 +198,6 @@ def _closing(held: _Held) -> Iterator[_Held]:
         try:
             held.close()
         except Exception as closing:
-            logger.warning("closing after a failure failed too: %r", closing)
+            logger.warning("closing after a failure failed too: %s", plain(closing))
         raise
     held.close()

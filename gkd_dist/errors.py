@@ -29,6 +29,16 @@ class GkdError(Exception):
     exit_code = 70
 
 
+def plain(error: BaseException | None) -> str:
+    """One line to read: what was raised on purpose in its own words, the machine in its own, anything else by name."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    if isinstance(error, GkdError) and text:
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
 class UserError(GkdError):
     """Something the user can mend; shown without a traceback."""
 
