@@ -11,6 +11,11 @@ from gkd_dist.interfaces import Learner, Replicas, Reward, Sampler, Teacher
 logger = logging.getLogger(__name__)
 
 
+def role_of(teacher: str) -> str:
+    """What messages call the replicas of a teacher: `teacher`, or `teacher NAME`."""
+    return teacher if teacher == "teacher" else f"teacher {teacher}"
+
+
 @dataclass
 class Fleet:
     """Everything that computes."""

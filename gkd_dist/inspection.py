@@ -156,3 +156,5 @@ def _role_lines(name: str, role: Role) -> Iterator[str]:
             f"{key} {value}" for key, value in (("pid", slot.pid), ("node", slot.node)) if value is not None
         )
         yield f"  slot {slot.slot}: {slot.state}, {slot.restarts} restart(s){', ' + where if where else ''}"
+        if slot.problem:
+            yield f"    {slot.problem}"

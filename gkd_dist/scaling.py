@@ -38,7 +38,9 @@ def scale(
         print(f"asked; see `gkd status {directory.path}`")
         return 0
     began = time.monotonic()
-    await_target(directory, request, timeout_s=timeout_s)
+    await_target(
+        directory, request, timeout_s=timeout_s, say=lambda line: print(f"{directory.name}: {line}", flush=True)
+    )
     print(f"all of them serve, after {time.monotonic() - began:.1f} s")
     return 0
 

@@ -42,6 +42,8 @@ def job(directory: RunDirectory, *, obeys: bool = True) -> Iterator[dict[str, in
     def role(name: str) -> Role:
         num_slots = targets[name] if obeys else 1
         slots = tuple(Slot(slot=number, state="healthy", pid=7, node="n") for number in range(num_slots))
+        if num_slots < targets[name]:
+            slots += (Slot(slot=num_slots, state="restarting", problem="the cluster has no room for it"),)
         return Role(target=targets[name], slots=slots)
 
     def apply(target: Target) -> None:
@@ -93,7 +95,20 @@ def test_scale_can_leave_at_once(directory: RunDirectory, capsys: pytest.Capture
 def test_scale_says_that_it_did_not_converge(directory: RunDirectory, capsys: pytest.CaptureFixture[str]) -> None:
     with job(directory, obeys=False):
         assert main(["scale", "tiny-1", "--samplers", "2", "--timeout", "1"]) == 70
-    assert capsys.readouterr().err == "error: not there after 1 s: samplers 1 of 2; the run goes on trying\n"
+    assert capsys.readouterr().err == (
+        "error: not there after 1 s: samplers 1 of 2 (slot 1 restarting: the cluster has no room for it); the run goes "
+        "on trying\n"
+    )
+
+
+def test_what_a_replica_waits_for_is_seen_by_who_asks(
+    directory: RunDirectory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with job(directory, obeys=False):
+        assert main(["scale", "tiny-1", "--samplers", "2", "--timeout", "1"]) == 70
+        assert "tiny-1: samplers slot 1 restarting: the cluster has no room for it\n" in capsys.readouterr().out
+        assert main(["status", "tiny-1"]) == 0
+    assert "  slot 1: restarting, 0 restart(s)\n    the cluster has no room for it\n" in capsys.readouterr().out
 
 
 @pytest.mark.fault(39)

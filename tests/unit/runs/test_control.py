@@ -121,6 +121,24 @@ def test_waiting_goes_on_while_replicas_start_or_drain_and_says_what_is_missing(
         assert await_target(directory, request, timeout_s=5).samplers.num_serving == 2
 
 
+def test_what_keeps_a_replica_from_serving_is_said_once_and_again_at_the_deadline(directory: RunDirectory) -> None:
+    now, said = 0.0, []
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+        job.turn()
+
+    room = "the cluster has no room for it (CPU: 2 wanted, 0.5 free)"
+    with Attempt(directory):
+        job = Job(directory)
+        request = scale(directory, samplers=2)
+        job.samplers = (*slots("healthy"), Slot(slot=1, state="restarting", problem=room))
+        with pytest.raises(DeadlineError, match=r"slot 1 restarting: the cluster has no room for it \(CPU: 2 wanted"):
+            await_target(directory, request, timeout_s=5, say=said.append, clock=lambda: now, sleep=sleep)
+    assert said == [f"samplers slot 1 restarting: {room}"]
+
+
 def test_a_job_that_does_not_look_is_told_apart(directory: RunDirectory) -> None:
     with Attempt(directory):
         Job(directory).turn()
