@@ -129,6 +129,7 @@ def test_the_handlers_of_before_come_back() -> None:
 import asyncio, signal
 from gkd_dist.stop_signals import StopSignals
 mine = lambda *_: None
+before = signal.getsignal(signal.SIGINT)  # a shell lets its background jobs ignore it
 signal.signal(signal.SIGTERM, mine)
 async def main():
     during = signal.getsignal(signal.SIGINT)
@@ -139,6 +140,6 @@ async def main():
     assert signal.getsignal(signal.SIGTERM) is mine
     assert signal.getsignal(signal.SIGINT) is during
 asyncio.run(main())
-assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+assert signal.getsignal(signal.SIGINT) is before
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
