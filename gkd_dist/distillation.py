@@ -146,7 +146,7 @@ async def _distil(
             except StoppedError as stopped:
                 raise signals.error(str(directory.path)) from stopped
             finally:
-                durability.ledger.close()
+                await durability.close()
     directory.write_card(card_of(prepared, outcome, _num_trained_tokens(stage)))
     return outcome
 

@@ -1,5 +1,6 @@
 """Where a run goes on: the newest checkpoint, and what the journal kept of the work after it."""
 
+import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -22,6 +23,8 @@ from gkd_dist.types import SampleId, ScoredTrajectory
 
 logger = logging.getLogger(__name__)
 
+_CLOSE_S = 30.0
+
 
 @dataclass(frozen=True)
 class Durability:
@@ -33,6 +36,13 @@ class Durability:
     attempt: int
     """How often the run was started before."""
     journal: Journal | None = None
+
+    async def close(self) -> None:
+        """Flush the ledger and let go of it; a disk that hangs does not keep the run from its end."""
+        try:
+            await asyncio.wait_for(self.store.disk.run(self.ledger.close), _CLOSE_S)
+        except TimeoutError:
+            logger.warning("%s could not be flushed within %g s", self.ledger.path, _CLOSE_S)
 
 
 @dataclass(frozen=True)
