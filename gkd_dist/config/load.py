@@ -79,6 +79,7 @@ def dump_run_config(config: RunConfig) -> str:
         "objective": idle,
         "cluster": set(config.idle_keys["cluster"]),
         "weights": set(config.idle_keys["weights"]),
+        "supervision": set(config.idle_keys["supervision"]),
         **({"reward": config.reward.idle_keys} if config.reward else {}),
     }
     tree = config.model_dump(mode="json", exclude=exclude)

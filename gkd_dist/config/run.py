@@ -22,7 +22,7 @@ from gkd_dist.config.ring import (
     SamplingConfig,
     WeightsConfig,
 )
-from gkd_dist.config.supervision import CheckpointConfig, SupervisionConfig
+from gkd_dist.config.supervision import OF_REPLICAS, CheckpointConfig, SupervisionConfig
 from gkd_dist.config.transports import is_policy_gradient, transport_problems
 
 WITHOUT_RULES = "without rules"
@@ -147,6 +147,10 @@ class RunConfig(Strict):
         objective: dict[str, str] = {}
         cluster: dict[str, str] = {}
         weights: dict[str, str] = {}
+        supervision: dict[str, str] = {}
+        if self.cluster.mode == "local":
+            why = "cluster.mode=local is one process, in which nothing is probed, replaced or scaled; remove it"
+            supervision = dict.fromkeys(sorted(OF_REPLICAS), why)
         if self.sampler.engine == "hf":
             weights["kv_cache"] = "the hf sampler takes new weights between two batches alone; remove it"
         if not any(each.transport == "topk" for each in teachers):
@@ -163,7 +167,7 @@ class RunConfig(Strict):
             cluster |= {"num_cpus_reward": why, "num_gpus_reward": why}
         if teachers and all(each.engine == "server" for each in teachers):
             cluster["num_gpus_per_teacher"] = "every teacher is behind a server, and to ask it takes no GPU; remove it"
-        return {"objective": objective, "cluster": cluster, "weights": weights}
+        return {"objective": objective, "cluster": cluster, "weights": weights, "supervision": supervision}
 
     def _without_effect(self) -> list[str]:
         return [

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from gkd_dist.data.mixture import Mixture
 from gkd_dist.data.prompts import PromptStream
+from gkd_dist.errors import plain
 from gkd_dist.fleet import Fleet
 from gkd_dist.interfaces import Journal
 from gkd_dist.pipeline.accounting import StepAccounts
@@ -135,4 +136,4 @@ class Ring:
     def _kept(self, task: asyncio.Task[None]) -> None:
         self.kept.pop(task, None)
         if not task.cancelled() and task.exception() is not None:
-            logger.warning("scored sequences did not get into the journal: %r", task.exception())
+            logger.warning("scored sequences did not get into the journal: %s", plain(task.exception()))

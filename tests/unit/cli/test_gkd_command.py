@@ -113,6 +113,7 @@ def test_nothing_starts_on_a_bad_configuration_and_each_problem_has_its_line(
         (DataError("row [3] has [bold]no[/bold] prompt\nuse {x}"), 2, ["error: row [3] has [bold]no[/bold] prompt", "error: use {x}"]),  # noqa: E501
         (DataError(), 2, ["error: DataError"]),
         (EngineError("the sampler died"), 70, ["error: the sampler died"]),
+        (OSError(28, "No space left on device", "/data/metrics.jsonl"), 70, ["error: No space left on device: /data/metrics.jsonl; make room there, and run the same command again"]),  # noqa: E501
         (KeyboardInterrupt(), 130, ["interrupted"]),
     ],
 )  # fmt: skip
