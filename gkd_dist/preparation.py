@@ -21,7 +21,7 @@ from gkd_dist.errors import ConfigError, DataError, UserError
 from gkd_dist.pipeline.job import Narrate
 from gkd_dist.prepared import Data, Job
 from gkd_dist.runs.run_directory import check_output_dir
-from gkd_dist.types import Answer
+from gkd_dist.types import Answer, Trajectory
 
 T = TypeVar("T")
 
@@ -201,7 +201,7 @@ def _fit(config: RunConfig, data: Data, folders: Mapping[str, Path], prune: Prun
     renderer = _collect(problems, lambda: _renderer(config, student))
     if problems or renderer is None:
         raise ConfigError(problems)
-    num_ids = min(num for num in shared if num is not None)
+    num_ids = min([num for num in shared if num is not None], default=renderer.num_ids)
     for part in lengths:
         _collect(problems, partial(check_vocabulary, folders[part], part, num_ids))
     for name, teacher in config.named_teachers.items():
@@ -229,7 +229,7 @@ def _fit(config: RunConfig, data: Data, folders: Mapping[str, Path], prune: Prun
         pad_token_id=renderer.pad_token_id,
         num_ids=num_ids,
         run_epoch=uuid.uuid4().hex,
-        golden=golden_sequences(renderer, num_ids, min(each.max_model_len for each in config.named_teachers.values())),
+        golden=_golden(config, renderer, num_ids),
         reward_model=reward_model,
     )
     return Job(blueprint, data.rows, rendered, renderer, data.mixture)
@@ -261,6 +261,12 @@ def _ask_servers(config: RunConfig) -> None:
             _collect(problems, partial(find_model, endpoint, teacher.served_model_name))
     if problems:
         raise ConfigError(problems)
+
+
+def _golden(config: RunConfig, renderer: Renderer, num_ids: int) -> tuple[Trajectory, ...]:
+    """What teachers are checked with; nothing where there are none."""
+    teachers = config.named_teachers.values()
+    return golden_sequences(renderer, num_ids, min(each.max_model_len for each in teachers)) if teachers else ()
 
 
 def _renderer(config: RunConfig, student: Path) -> Renderer:

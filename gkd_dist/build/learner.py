@@ -73,9 +73,11 @@ def objective_of(blueprint: "Blueprint") -> "Objective":
 
 def _distillation(blueprint: "Blueprint") -> "Objective":
     from gkd_dist.divergences import make_divergence
-    from gkd_dist.learners.objective import Distillation
+    from gkd_dist.learners.objective import Distillation, Likelihood
     from gkd_dist.learners.sequence import SequenceReverseKl
 
+    if blueprint.config.objective.divergence == "nll":
+        return Likelihood()
     objective, rules = blueprint.config.objective, _target_rules(blueprint)
     teachers = {name: _teacher_view(blueprint, name) for name in blueprint.config.named_teachers}
     if objective.divergence == "sequence_reverse_kl":

@@ -31,7 +31,7 @@ class LearnerConfig(Strict):
     lr_scheduler_type: Literal["constant", "constant_with_warmup", "linear", "cosine", "warmup_stable_decay"] = (
         "constant_with_warmup"
     )
-    """`warmup_stable_decay`: up over `warmup_steps`, constant, and down to 0 over the last `decay_steps`, each linear."""
+    """`warmup_stable_decay`: up over `warmup_steps`, constant, and to 0 over the last `decay_steps`, both linear."""
     warmup_steps: int = Field(default=0, ge=0)
     decay_steps: int = Field(default=0, ge=0)
     """Of `warmup_stable_decay`: how long the fall is that ends with the run."""
@@ -60,8 +60,8 @@ class LearnerConfig(Strict):
             )
         if decays and not self.decay_steps:
             problems.append(
-                "lr_scheduler_type=warmup_stable_decay needs decay_steps; give the length of the fall at the end, or use "
-                "lr_scheduler_type=constant_with_warmup"
+                "lr_scheduler_type=warmup_stable_decay needs decay_steps; give the length of the fall at the end, or "
+                "use lr_scheduler_type=constant_with_warmup"
             )
         if decays and self.warmup_steps + self.decay_steps > self.max_steps:
             problems.append(

@@ -156,7 +156,7 @@ def test_an_empty_section_means_the_defaults(write: Any) -> None:
         ("data.num_train=0", "data.num_train: must be at least 1 (or null), got 0"),
         ("data.path=3", "data.path: must be text, or null, got 3"),
         ("data.apply_chat_template=x", 'data.apply_chat_template: must be auto, or true or false, got "x"'),
-        ("objective.divergence=kl", 'objective.divergence: must be one of forward_kl, reverse_kl, jsd, tvd, skewed_forward_kl, skewed_reverse_kl, sequence_reverse_kl, got "kl"'),  # noqa: E501
+        ("objective.divergence=kl", 'objective.divergence: must be one of forward_kl, reverse_kl, jsd, tvd, skewed_forward_kl, skewed_reverse_kl, sequence_reverse_kl, nll, got "kl"'),  # noqa: E501
         ("weights.dtype=fp8", 'weights.dtype: must be one of float32, bfloat16, or null, got "fp8"'),
         ("cluster=3", "cluster: must be a mapping (key: value), got 3"),
         ("sampler.engine_args=3", "sampler.engine_args: must be a mapping (key: value), got 3"),
