@@ -35,6 +35,9 @@ class LearnerConfig(Strict):
     warmup_steps: int = Field(default=0, ge=0)
     decay_steps: int = Field(default=0, ge=0)
     """Of `warmup_stable_decay`: how long the fall is that ends with the run."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Share that is dropped at random wherever the student's configuration knows a dropout, while it learns alone; with
+    one, the gradient depends on how a batch is split."""
     max_grad_norm: float = Field(default=1.0, gt=0)
     bf16: bool = True
     """bfloat16 autocast; parameters and optimizer stay float32."""

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gkd_dist.config.load import dump_run_config, load_run_config, recipe_names, recipe_summary, recipe_text
+from gkd_dist.config.load import dump_run_config, load_run_config
+from gkd_dist.config.recipes import recipe_names
 from gkd_dist.config.run import RunConfig
 from gkd_dist.errors import ConfigError
 
@@ -31,14 +32,6 @@ def write(tmp_path: Path) -> Any:
 
 
 # recipes
-
-
-@pytest.mark.parametrize("name", recipe_names())
-def test_every_packaged_recipe_is_valid_and_has_a_summary(name: str) -> None:
-    config = load_run_config(name, MODELS)
-    assert config.name == name
-    assert recipe_text(name).startswith("# ")
-    assert len(recipe_summary(name)) > 20
 
 
 def test_quickstart_needs_no_override() -> None:
@@ -168,7 +161,7 @@ def test_an_empty_section_means_the_defaults(write: Any) -> None:
         ("objective.lamda=1", "objective.lamda: unknown key; did you mean lambda?"),
         ("techer.model=x", "techer: unknown key; did you mean teacher?"),
         ("batch-size=1", "batch-size: unknown key here; did you mean learner.batch_size?"),
-        ("student.zzz=1", "student.zzz: unknown key; valid keys: model, prune, lora"),
+        ("student.zzz=1", "student.zzz: unknown key; valid keys: model, scratch, prune, lora"),
         ("learner={max_step: 3}", "learner.max_step: unknown key; did you mean max_steps?"),
         ("sampler.engine_args.a=1", "sampler: the hf engine takes no engine_args; use engine=vllm, or set engine_args={}"),  # noqa: E501
         ("teacher.engine_args={a: 1}", "teacher: the hf engine takes no engine_args; use engine=vllm, or set engine_args={}"),  # noqa: E501
