@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from gkd_dist.config.base import Strict
 
@@ -45,3 +45,12 @@ class DataConfig(Strict):
     max_dropped_share: float = Field(default=0.1, ge=0, le=1)
     """More than this share dropped is an error."""
     shuffle: bool = True
+
+    @model_validator(mode="after")
+    def _teachers_text(self) -> "DataConfig":
+        if self.written_by == "teacher" and self.path is None:
+            raise ValueError(
+                "no teacher wrote the embedded word problems; set path to the file of what a teacher wrote, or "
+                "written_by=ground_truth"
+            )
+        return self

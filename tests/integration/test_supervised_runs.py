@@ -45,3 +45,11 @@ def test_sft_goes_on_where_it_was_stopped(models: dict[str, Path], data: Path, t
 def test_supervised_distillation_samples_nothing(models: dict[str, Path], data: Path, tmp_path: Path) -> None:
     assert main(["run", *arguments(models, data, tmp_path, "objective.student_fraction=0")]) == 0
     assert {record["student_sequences"] for record in records(tmp_path)} == {0}
+
+
+def test_what_a_teacher_wrote_is_counted_as_its_own(models: dict[str, Path], data: Path, tmp_path: Path) -> None:
+    assert main(["run", *sft(models, data, tmp_path, "data.written_by=teacher")]) == 0
+    assert main(["explain", "latest", "0", "--output-dir", str(tmp_path)]) == 0
+    steps = [json.loads(line) for line in (tmp_path / "latest" / "ledger.jsonl").read_text().splitlines()]
+    sources = {sequence["source"] for step in steps for sequence in step.get("sequences", ())}
+    assert sources == {"teacher"}
