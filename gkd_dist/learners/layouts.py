@@ -69,7 +69,7 @@ def choose_layout(student: StudentModel, packing: bool | None) -> Layout:
         ModelError: packing was asked for, and would let sequences see each other.
     """
     padded = PaddedLayout(student.family)
-    if packing is False:
+    if packing is False or (packing is None and not student.family.in_one_row):
         return padded
     problem = packing_problem(student)
     if problem is None:
