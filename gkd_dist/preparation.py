@@ -182,11 +182,12 @@ def _fit(config: RunConfig, data: Data, folders: Mapping[str, Path], prune: Prun
     problems: list[str] = []
     student = folders["student"]
     teachers = {name: folders[config.key_of(name)] for name in config.named_teachers}
-    lengths = {"student": ("sampler", config.sampler.max_model_len)}
+    lengths = {"student": ("sampler", config.sampler.engine, config.sampler.max_model_len)}
     for name, teacher in config.named_teachers.items():
-        lengths[config.key_of(name)] = (config.key_of(name), teacher.num_positions)
-    for part, (engine, max_model_len) in lengths.items():
-        _collect(problems, partial(check_suitable, folders[part], part, max_model_len=max_model_len, engine=engine))
+        lengths[config.key_of(name)] = (config.key_of(name), teacher.engine, teacher.num_positions)
+    for part, (section, engine, max_model_len) in lengths.items():
+        check = partial(check_suitable, max_model_len=max_model_len, section=section, engine=engine)
+        _collect(problems, partial(check, folders[part], part))
     if prune is not None and not problems:
         _collect(problems, partial(check_request, student, prune.num_layers, prune.drop_layers))
     reward_model = folders.get("reward")

@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 
 from gkd_dist.config.lora import LoraConfig
+from gkd_dist.engines.families import Family, family_at
 from gkd_dist.engines.probes import probe_ids, readout_error
 from gkd_dist.errors import ModelError
 from gkd_dist.learners.adapters import Adapters
@@ -40,16 +41,16 @@ def load_student(
         seed: decides the adapters' initial values.
 
     Raises:
-        ModelError: not a causal language model, modules that cannot have adapters, a head that `Readout` does not
+        ModelError: not a language model, modules that cannot have adapters, a head that `Readout` does not
             reproduce, a forward that is random, or a folder whose student could not be saved again.
     """
-    model, dropout = _load(path, device)
+    family, model, dropout = _load(path, device)
     model.config.use_cache = False
     adapters = None
     if lora is not None:
         adapters = Adapters(lora, attach(model, lora, seed=seed))
         adapters.peft.base_model_name_or_path = base_name or str(Path(path).resolve())
-    student = StudentModel(model, dropout, adapters)
+    student = StudentModel(model, family, dropout, adapters)
     _check_readout(student, path)
     if gradient_checkpointing:
         model.gradient_checkpointing_enable()
@@ -59,21 +60,19 @@ def load_student(
     return student
 
 
-def _load(path: Path, device: str) -> tuple[PreTrainedModel, DropoutValues]:
+def _load(path: Path, device: str) -> tuple[Family, PreTrainedModel, DropoutValues]:
     try:
-        config = AutoConfig.from_pretrained(path)
+        family, config = family_at(path), AutoConfig.from_pretrained(path)
         set_dropout(config, no_dropout(dropout_values(config)))
-        model = AutoModelForCausalLM.from_pretrained(
-            path, config=config, dtype=torch.float32, attn_implementation=_attention(device)
-        )
+        model = family.load(path, config=config, dtype=torch.float32, attn_implementation=_attention(device))
         original = AutoConfig.from_pretrained(path)
     except (OSError, ValueError) as error:
-        raise ModelError(f"student {path} does not load as a causal language model: {error}") from error
+        raise ModelError(f"student {path} does not load as a language model: {error}") from error
     if type(original) is not type(model.config):  # a text model out of a larger one
         original = original.get_text_config()
-    if device == "cpu":
+    if device == "cpu" and family.in_one_row:
         attend_by_sequence(model)
-    return model.to(device).eval(), dropout_values(original)
+    return family, model.to(device).eval(), dropout_values(original)
 
 
 def _attention(device: str) -> str:
@@ -82,7 +81,7 @@ def _attention(device: str) -> str:
 
 
 def _check_readout(student: StudentModel, path: Path) -> None:
-    difference = readout_error(student.model, student.readout())
+    difference = readout_error(student.model, student.readout(), student.family)
     if not difference <= _PROBE_TOLERANCE:
         raise ModelError(
             f"student {path} ({type(student.model).__name__}): its logits are not readout(hidden states), "
@@ -93,8 +92,8 @@ def _check_readout(student: StudentModel, path: Path) -> None:
 @torch.no_grad()
 def _check_repeats(student: StudentModel, path: Path) -> None:
     """In the mode in which it trains: a random forward would teach the student something else than the loss says."""
-    ids = probe_ids(student.model)
-    first, second = (student.body(input_ids=ids, use_cache=False).last_hidden_state for _ in range(2))
+    inputs = student.family.reading(probe_ids(student.model))
+    first, second = (student.states(**inputs) for _ in range(2))
     if not torch.equal(first, second):
         raise ModelError(
             f"student {path} ({type(student.model).__name__}): two forwards of one input differ, so something is "

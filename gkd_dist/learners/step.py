@@ -225,6 +225,6 @@ def _micro_batches(scored: Sequence[ScoredTrajectory], settings: LossSettings) -
     for index, item in enumerate(scored):
         panels[tuple(score.teacher for score in item.scores)].append(index)
     for indices in panels.values():
-        lengths = [scored[index].trajectory.num_tokens for index in indices]
-        for group in settings.layout.groups(lengths, settings.max_micro_batch_tokens):
+        trajectories = [scored[index].trajectory for index in indices]
+        for group in settings.layout.groups(trajectories, settings.max_micro_batch_tokens):
             yield [indices[position] for position in group]

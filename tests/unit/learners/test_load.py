@@ -88,7 +88,7 @@ def test_nothing_is_dropped_and_the_saved_student_has_its_dropout_back(
     assert student.model.training is checkpointing
     student.model.train()
     ids = torch.arange(2, 34)[None]
-    first, second = (student.body(input_ids=ids).last_hidden_state for _ in range(2))
+    first, second = (student.states(input_ids=ids) for _ in range(2))
     assert torch.equal(first, second)
     with student.evaluating():
         assert not student.model.training
