@@ -37,7 +37,10 @@ app = typer.Typer(
 )
 
 Recipe = Annotated[
-    str, typer.Argument(metavar="RECIPE", help="Name of a packaged recipe (see `gkd recipes`), or path of a YAML file.")
+    str,
+    typer.Argument(
+        metavar="RECIPE", help="Name of a packaged recipe (see `gkd recipes`), or path of a YAML file; A+B is B over A."
+    ),
 ]
 Overrides = Annotated[
     list[str] | None,
@@ -145,7 +148,7 @@ def recipes(
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="Print this one.", show_default=False)] = None,
 ) -> None:
     """List the packaged recipes, or print one."""
-    from gkd_dist.config.load import recipe_names, recipe_summary, recipe_text
+    from gkd_dist.config.recipes import recipe_names, recipe_summary, recipe_text
 
     if name is not None:
         print(recipe_text(name), end="")

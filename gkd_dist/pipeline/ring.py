@@ -24,7 +24,7 @@ from gkd_dist.replay.buffer import ReplayBuffer
 from gkd_dist.replay.groups import Group, Kind
 from gkd_dist.replay.ledger import Ledger
 from gkd_dist.supervision.failures import Budgets
-from gkd_dist.types import SamplingParams, StepReport, WeightPublication
+from gkd_dist.types import SamplingParams, Source, StepReport, WeightPublication
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +67,8 @@ class Plan:
     """Folder that receives `step-N`."""
     reinforcement: Reinforcement | None = None
     """None where the objective asks for no reward."""
+    fixed_source: Source = Source.GROUND_TRUTH
+    """Who wrote the completions of `stream`."""
     teachers_of: TeachersOf | None = None
     """Who scores a sample of `stream`; None: every teacher scores every sample."""
 

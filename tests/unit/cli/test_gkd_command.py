@@ -11,7 +11,8 @@ import pytest
 
 from gkd_dist import __version__
 from gkd_dist.cli import main
-from gkd_dist.config.load import load_run_config, recipe_names, recipe_text
+from gkd_dist.config.load import load_run_config
+from gkd_dist.config.recipes import recipe_names, recipe_text
 from gkd_dist.config.run import RunConfig
 from gkd_dist.errors import ConfigError, DataError, EngineError
 
