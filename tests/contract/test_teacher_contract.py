@@ -1,4 +1,4 @@
-"""What every teacher promises, asked of the fake, of transformers (causal, encoder-decoder), of vLLM and of a server."""
+"""What every teacher promises, asked of the fake, of transformers (both families), of vLLM and of a server."""
 
 import asyncio
 from collections.abc import Iterator
