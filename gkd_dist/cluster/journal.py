@@ -34,11 +34,11 @@ class JournalActor:
         return Whereabouts.here()
 
     @ray.method(num_returns="streaming")
-    async def read(self) -> AsyncIterator[Any]:
+    async def read(self, finished: Container[SampleId]) -> AsyncIterator[Any]:
         """For every few trajectories a header, with the bytes of each score, and then their targets as one frame; None
         is the end. All of them belong to the caller: they outlive this actor."""
         async with self._turn:
-            items: Iterator[ScoredTrajectory] = self._journal.read()
+            items: Iterator[ScoredTrajectory] = self._journal.read(finished)
             while scored := await asyncio.to_thread(lambda: list(islice(items, _RECORDS_PER_FRAME))):
                 header, num_bytes, frame = framed(scored)
                 yield header, num_bytes
@@ -75,11 +75,11 @@ class JournalProxy(Proxy):
     _time_line = 0
     """Calls of `keep_only` so far."""
 
-    async def read(self) -> list[ScoredTrajectory]:
-        return await self._await(self._read(), "read its files")
+    async def read(self, finished: Container[SampleId] = frozenset()) -> list[ScoredTrajectory]:
+        return await self._await(self._read(finished), "read its files")
 
-    async def _read(self) -> list[ScoredTrajectory]:
-        stream = self._actor.read.remote()
+    async def _read(self, finished: Container[SampleId]) -> list[ScoredTrajectory]:
+        stream = self._actor.read.remote(finished)
         found: list[ScoredTrajectory] = []
         async for reference in stream:
             facts = await reference
