@@ -25,7 +25,7 @@ from gkd_dist.pipeline.recovery import Durability
 from gkd_dist.pipeline.stage import Stage
 from gkd_dist.pipeline.steering import Steering
 from gkd_dist.preparation import prepare
-from gkd_dist.prepared import Job as PreparedJob
+from gkd_dist.prepared import PreparedJob
 from gkd_dist.replay.ledger import Ledger
 from gkd_dist.reporting import card_of, describe, report, teacher_counts, teacher_name
 from gkd_dist.runs.attempts import Attempt

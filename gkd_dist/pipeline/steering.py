@@ -14,7 +14,7 @@ from gkd_dist.pipeline.accounting import StepAccounts
 from gkd_dist.pipeline.stage import Stage
 from gkd_dist.runs.control import Panel, Target, target_problems
 from gkd_dist.runs.run_directory import RunDirectory
-from gkd_dist.runs.status import MAX_PROBLEM, Role, Slot, Status
+from gkd_dist.runs.status import MAX_PROBLEM, RoleStatus, SlotStatus, Status
 from gkd_dist.supervision.scaling import Decision, Pressure, decide
 from gkd_dist.supervision.together import gather_all
 
@@ -119,11 +119,11 @@ class Steering:
             self._fleet.teachers[name].set_target(number)
 
 
-def _role(pool: Replicas[Any]) -> Role:
-    return Role(
+def _role(pool: Replicas[Any]) -> RoleStatus:
+    return RoleStatus(
         target=pool.target,
         slots=tuple(
-            Slot(
+            SlotStatus(
                 slot=each.slot,
                 state=each.state,  # type: ignore[arg-type]  # the same words, a test says so
                 pid=each.place.get("pid"),  # type: ignore[arg-type]
