@@ -14,8 +14,9 @@ from gkd_dist.pipeline.accounting import StepAccounts
 from gkd_dist.pipeline.checkpointing import Checkpointer
 from gkd_dist.pipeline.controller import make_ring, run_ring
 from gkd_dist.pipeline.diagnosis import diagnose
+from gkd_dist.pipeline.durability import Durability
 from gkd_dist.pipeline.evaluation import Evaluation, HeldOut, evaluate
-from gkd_dist.pipeline.recovery import Durability, Recovered, recover
+from gkd_dist.pipeline.recovery import Recovered, recover
 from gkd_dist.pipeline.ring import Plan
 from gkd_dist.pipeline.sentinel import check_at_start, guard_newcomers
 from gkd_dist.pipeline.stage import Stage
