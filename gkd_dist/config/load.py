@@ -1,24 +1,19 @@
 """Recipe or file plus overrides -> RunConfig; RunConfig -> text (floor F1).
 
-Precedence: defaults < file < overrides. Every problem is found before any is reported.
+Precedence: defaults < what a file extends < the file < overrides. Every problem is found before any is reported.
 
     config = load_run_config("quickstart", ["learner.max_steps=100", "data.path=train.jsonl"])
 """
 
-import difflib
-import os
 from collections.abc import Sequence
-from importlib import resources
-from importlib.resources.abc import Traversable
-from pathlib import Path
 
 from gkd_dist.config.combination import MIXTURES
 from gkd_dist.config.models import TeacherConfig
-from gkd_dist.config.overrides import apply_overrides, canonical_keys
+from gkd_dist.config.overrides import apply_overrides
+from gkd_dist.config.recipes import read_recipe
 from gkd_dist.config.run import RunConfig
-from gkd_dist.config.schema import show
 from gkd_dist.config.validation import validate
-from gkd_dist.config.yaml_text import YamlTextError, format_yaml, parse_yaml
+from gkd_dist.config.yaml_text import format_yaml
 from gkd_dist.errors import ConfigError
 
 
@@ -38,24 +33,15 @@ def load_run_config(recipe: str, overrides: Sequence[str] = ()) -> RunConfig:
     """The checked configuration of one run.
 
     Args:
-        recipe: name of a packaged recipe (`gkd recipes` lists them), or path of a YAML file.
+        recipe: name of a packaged recipe (`gkd recipes` lists them), path of a YAML file, or several joined by `+`.
         overrides: `key.path=value` each, the value in YAML; a later one wins. A mapping replaces the whole section.
 
     Raises:
         InvalidError: with all problems, one line each.
         ConfigError: there is nothing that could be checked.
     """
-    source, text = _read(recipe)
-    try:
-        tree = parse_yaml(text)
-    except YamlTextError as error:
-        raise ConfigError([f"{source}, line {error.line}, column {error.column}: {error.problem}"]) from error
-    if tree is None:
-        tree = {}
-    if not isinstance(tree, dict):
-        raise ConfigError([f"{source}: must be a mapping of keys to values, got {show(tree)}"])
     problems: list[str] = []
-    tree = canonical_keys(tree, RunConfig, (), problems)
+    tree = read_recipe(recipe, problems)
     apply_overrides(tree, overrides, problems)
     config, invalid = validate(tree)
     problems += invalid
@@ -79,6 +65,7 @@ def dump_run_config(config: RunConfig) -> str:
         "objective": idle,
         "cluster": set(config.idle_keys["cluster"]),
         "weights": set(config.idle_keys["weights"]),
+        "supervision": set(config.idle_keys["supervision"]),
         **({"reward": config.reward.idle_keys} if config.reward else {}),
     }
     tree = config.model_dump(mode="json", exclude=exclude)
@@ -93,56 +80,6 @@ def dump_run_config(config: RunConfig) -> str:
     return format_yaml(tree)
 
 
-def recipe_names() -> list[str]:
-    """Names of the packaged recipes, sorted."""
-    return sorted(entry.name.removesuffix(".yaml") for entry in _recipes().iterdir() if entry.name.endswith(".yaml"))
-
-
-def recipe_text(name: str) -> str:
-    """The YAML text of a packaged recipe.
-
-    Raises:
-        ConfigError: no recipe has that name.
-    """
-    if name not in recipe_names():
-        raise ConfigError([_unknown_recipe(name)])
-    return (_recipes() / f"{name}.yaml").read_text(encoding="utf-8")
-
-
-def recipe_summary(name: str) -> str:
-    """The comment in the first line of a packaged recipe."""
-    return recipe_text(name).partition("\n")[0].removeprefix("#").strip()
-
-
-def _recipes() -> Traversable:
-    return resources.files("gkd_dist") / "recipes"
-
-
-def _read(recipe: str) -> tuple[str, str]:
-    """(what to call it in messages, its text)."""
-    is_path = recipe.endswith((".yaml", ".yml")) or os.sep in recipe
-    if not is_path and (recipe in recipe_names() or not Path(recipe).is_file()):
-        return f"recipe {recipe}", recipe_text(recipe)
-    try:
-        return recipe, Path(recipe).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ConfigError([f"{recipe}: no such file; packaged recipes are {', '.join(recipe_names())}"]) from None
-    except UnicodeDecodeError as error:
-        raise ConfigError([f"{recipe}: not UTF-8 text (byte {error.start}); save it as UTF-8"]) from error
-    except OSError as error:
-        raise ConfigError([f"{recipe}: cannot be read: {error.strerror}"]) from error
-
-
 def _one_line(problem: str) -> str:
     """Keys may hold line breaks and control characters; messages may not."""
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in problem)
-
-
-def _unknown_recipe(name: str) -> str:
-    names = recipe_names()
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"packaged recipes are {', '.join(names)}"
-    return f"recipe {name}: neither a packaged recipe nor a file; {hint}"
-
-
-__all__ = ["InvalidError", "dump_run_config", "load_run_config", "recipe_names", "recipe_summary", "recipe_text"]

@@ -38,7 +38,7 @@ def validate(tree: Tree) -> tuple[RunConfig | None, list[str]]:
     removed: set[Path] = set()
     for _ in range(_MAX_ROUNDS):
         tree.setdefault("student", {})
-        if tree.get("teachers") is None and ("teachers",) not in removed:
+        if tree.get("teachers") is None and ("teachers",) not in removed and _needs_teacher(tree):
             tree.setdefault("teacher", {})
         try:
             config = RunConfig.model_validate_json(json.dumps(tree), strict=True)
@@ -57,6 +57,11 @@ def validate(tree: Tree) -> tuple[RunConfig | None, list[str]]:
         for path, details in faults.items():
             _mend(tree, path, details)
     return None, problems
+
+
+def _needs_teacher(tree: Tree) -> bool:
+    objective = tree.get("objective")
+    return not (isinstance(objective, dict) and objective.get("divergence") == "nll")
 
 
 def _without_rules(tree: Tree) -> RunConfig:

@@ -12,7 +12,7 @@ from gkd_dist.errors import ModelError
 from gkd_dist.learners.adapters import Adapters
 from gkd_dist.learners.attention import attend_by_sequence
 from gkd_dist.learners.checkpoint import check_saves
-from gkd_dist.learners.dropout import DropoutValues, dropout_values, no_dropout, set_dropout
+from gkd_dist.learners.dropout import DropoutValues, dropout_values, even_dropout, set_dropout
 from gkd_dist.learners.model import StudentModel
 from gkd_dist.weights.adapters import attach
 
@@ -27,43 +27,53 @@ def load_student(
     device: str = "cpu",
     lora: LoraConfig | None = None,
     base_name: str | None = None,
+    dropout: float = 0.0,
     seed: int = 0,
 ) -> StudentModel:
-    """Load a student for training: float32 parameters, no dropout, readout checked against the model's own logits.
+    """Load a student for training: float32 parameters, readout checked against the model's own logits.
 
-    The model stays in evaluation mode, where nothing is dropped whatever the configuration says; only gradient
-    checkpointing needs training mode.
+    Without `dropout` the model stays in evaluation mode, where nothing is dropped whatever the configuration says; only
+    gradient checkpointing needs training mode then.
 
     Args:
         device: where it trains. CPU; CUDA untested.
         lora: train these adapters alone.
         base_name: what saved adapters call their base model; None means `path`.
-        seed: decides the adapters' initial values.
+        dropout: share dropped wherever its configuration knows of dropping, in training mode.
+        seed: decides the adapters' initial values, and what is dropped.
 
     Raises:
         ModelError: not a language model, modules that cannot have adapters, a head that `Readout` does not
-            reproduce, a forward that is random, or a folder whose student could not be saved again.
+            reproduce, a forward that is random without dropout, no dropout to switch on, or a folder whose student
+            could not be saved again.
     """
-    family, model, dropout = _load(path, device)
+    family, model, own_dropout = _load(path, device, dropout)
     model.config.use_cache = False
     adapters = None
     if lora is not None:
         adapters = Adapters(lora, attach(model, lora, seed=seed))
         adapters.peft.base_model_name_or_path = base_name or str(Path(path).resolve())
-    student = StudentModel(model, family, dropout, adapters)
+    student = StudentModel(model, family, own_dropout, adapters)
     _check_readout(student, path)
     if gradient_checkpointing:
         model.gradient_checkpointing_enable()
         model.train()
-    _check_repeats(student, path)
+    if not dropout:
+        _check_repeats(student, path)
     check_saves(student, path)
+    if dropout:
+        torch.manual_seed(seed)
+        model.train()
     return student
 
 
-def _load(path: Path, device: str) -> tuple[Family, PreTrainedModel, DropoutValues]:
+def _load(path: Path, device: str, dropout: float) -> tuple[Family, PreTrainedModel, DropoutValues]:
     try:
         family, config = family_at(path), AutoConfig.from_pretrained(path)
-        set_dropout(config, no_dropout(dropout_values(config)))
+        shares = even_dropout(dropout_values(config), dropout)
+        if dropout and not any(shares.values()):
+            raise ModelError(f"learner.dropout is {dropout:g}, but no key of {path}/config.json drops; set it to 0")
+        set_dropout(config, shares)
         model = family.load(path, config=config, dtype=torch.float32, attn_implementation=_attention(device))
         original = AutoConfig.from_pretrained(path)
     except (OSError, ValueError) as error:

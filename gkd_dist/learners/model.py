@@ -22,7 +22,7 @@ class StudentModel:
     model: PreTrainedModel
     family: Family = Causal()  # noqa: RUF009 - immutable
     dropout: DropoutValues = field(default_factory=dict)
-    """What its source drops; nothing is dropped here, but the student saved gets these values back."""
+    """What its source drops; the student saved gets these values back, whatever is dropped here."""
     adapters: Adapters | None = None
     """Where only low-rank adapters are trained."""
 

@@ -105,6 +105,7 @@ OUTSIDE_OF_FILE = {
     "data/rendering.py": frozenset({"transformers", "jinja2"}),
     "divergences/triton_rows.py": frozenset({"triton"}),
     "engines/vllm_engine.py": frozenset({"vllm"}),
+    "models/vocabulary.py": frozenset({"tokenizers"}),
     "samplers/vllm_sampler.py": frozenset({"vllm"}),
     "teachers/answers.py": frozenset({"msgspec"}),
     "teachers/endpoint.py": frozenset({"openai"}),
