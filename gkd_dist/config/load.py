@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
+from typing import TypeVar
 
+from gkd_dist.config.base import Strict
 from gkd_dist.config.combination import MIXTURES
 from gkd_dist.config.models import TeacherConfig
 from gkd_dist.config.overrides import apply_overrides, canonical_keys
@@ -22,6 +24,9 @@ from gkd_dist.config.yaml_text import YamlTextError, format_yaml, parse_yaml
 from gkd_dist.errors import ConfigError
 
 
+Root = TypeVar("Root", bound=Strict)
+
+
 class InvalidError(ConfigError):
     """A configuration that breaks rules, or an override that cannot be applied.
 
@@ -29,7 +34,7 @@ class InvalidError(ConfigError):
         config: what there is of it, so that the files it names can be looked for too; None where sections are wrong.
     """
 
-    def __init__(self, problems: Sequence[str], config: RunConfig | None = None) -> None:
+    def __init__(self, problems: Sequence[str], config: Strict | None = None) -> None:
         super().__init__(problems)
         self.config = config
 
@@ -46,6 +51,18 @@ def load_run_config(recipe: str, overrides: Sequence[str] = ()) -> RunConfig:
         ConfigError: there is nothing that could be checked.
     """
     source, text = _read(recipe)
+    return load_config(RunConfig, source, text, overrides)
+
+
+def load_config(root: type[Root], source: str, text: str, overrides: Sequence[str]) -> Root:
+    """The checked configuration of YAML text under `overrides`.
+
+    Args:
+        source: what to call the text in messages.
+
+    Raises:
+        InvalidError, ConfigError: as `load_run_config`.
+    """
     try:
         tree = parse_yaml(text)
     except YamlTextError as error:
@@ -55,9 +72,9 @@ def load_run_config(recipe: str, overrides: Sequence[str] = ()) -> RunConfig:
     if not isinstance(tree, dict):
         raise ConfigError([f"{source}: must be a mapping of keys to values, got {show(tree)}"])
     problems: list[str] = []
-    tree = canonical_keys(tree, RunConfig, (), problems)
-    apply_overrides(tree, overrides, problems)
-    config, invalid = validate(tree)
+    tree = canonical_keys(tree, root, problems)
+    apply_overrides(tree, root, overrides, problems)
+    config, invalid = validate(tree, root)
     problems += invalid
     if problems or config is None:
         raise InvalidError([_one_line(problem) for problem in dict.fromkeys(problems)], config)
