@@ -2,7 +2,6 @@
 
 from pydantic import BaseModel, ConfigDict
 
-
 WITHOUT_RULES = "without rules"
 """Validation context under which the rules between sections are not looked at."""
 

@@ -61,7 +61,7 @@ class EvalConfig(Strict):
     """JSONL (optionally .gz) or Parquet; of mmlu and bbh also the folder with all its files."""
     engine: Literal["hf", "vllm"] = "hf"
     dtype: Literal["float32", "bfloat16"] = "float32"
-    engine_args: dict[str, Any] = {}
+    engine_args: dict[str, Any] = Field(default_factory=dict)
     """Passed to vLLM untouched."""
     num_rows: int | None = Field(default=None, ge=1)
     """The first so many rows; of mmlu and bbh, of each subject or task."""

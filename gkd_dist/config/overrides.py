@@ -56,9 +56,7 @@ def apply_overrides(tree: Tree, root: type[Strict], overrides: Sequence[str], pr
         _apply(tree, root, override, spelled, problems)
 
 
-def _apply(
-    tree: Tree, root: type[Strict], override: str, spelled: dict[Path, str], problems: list[str]
-) -> None:
+def _apply(tree: Tree, root: type[Strict], override: str, spelled: dict[Path, str], problems: list[str]) -> None:
     """Set one override. A field under two names is a mistake, not a correction: `spelled` has the name it had first."""
     key, equals, text = override.partition("=")
     keys = tuple(key.strip().split("."))

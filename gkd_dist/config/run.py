@@ -25,6 +25,7 @@ from gkd_dist.config.ring import (
 from gkd_dist.config.supervision import CheckpointConfig, SupervisionConfig
 from gkd_dist.config.transports import is_policy_gradient, transport_problems
 
+
 class RunConfig(Strict):
     """One distillation job."""
 

@@ -25,7 +25,7 @@ _TOKEN = re.compile(
 _SAME = {"x": "*", "\u00d7": "*", "\u00f7": "/", "\u2212": "-", "^": "**"}
 
 
-class ArithmeticFault(Exception):
+class NoValueError(Exception):
     """Not an expression, or one without a value that can be had."""
 
 
@@ -33,17 +33,17 @@ def evaluate(expression: str) -> Fraction:
     """The exact value.
 
     Raises:
-        ArithmeticFault: it is no expression, divides by zero, has a power that is not a whole number, or is too large.
+        NoValueError: it is no expression, divides by zero, has a power that is not a whole number, or is too large.
 
     Example:
         evaluate("2*(1,000+0.5)")  # Fraction(2001)
     """
     if len(expression) > MAX_LETTERS:
-        raise ArithmeticFault(f"longer than {MAX_LETTERS} letters")
+        raise NoValueError(f"longer than {MAX_LETTERS} letters")
     reader = _Reader(_tokens(expression))
     value = reader.sum()
     if reader.next is not None:
-        raise ArithmeticFault(f"{reader.next!r} is out of place")
+        raise NoValueError(f"{reader.next!r} is out of place")
     return value
 
 
@@ -53,7 +53,7 @@ def _tokens(expression: str) -> list[str | Fraction]:
     while place < end:
         found = _TOKEN.match(expression, place)
         if found is None:
-            raise ArithmeticFault(f"{expression[place]!r} is not arithmetic")
+            raise NoValueError(f"{expression[place]!r} is not arithmetic")
         place = found.end()
         if found["number"]:
             tokens.append(Fraction(re.sub(r"[^\d.]", "", found["number"])))
@@ -85,7 +85,7 @@ class _Reader:
         while self.next in ("*", "/"):
             divides, other = self._take() == "/", self._factor()
             if divides and not other:
-                raise ArithmeticFault("division by zero")
+                raise NoValueError("division by zero")
             value = _bounded(value / other if divides else value * other)
         return value
 
@@ -109,10 +109,10 @@ class _Reader:
         if isinstance(token, Fraction):
             return token
         if token != "(":
-            raise ArithmeticFault("incomplete" if token is None else f"{token!r} is out of place")
+            raise NoValueError("incomplete" if token is None else f"{token!r} is out of place")
         value = self.sum()
         if self._take() != ")":
-            raise ArithmeticFault("a parenthesis is not closed")
+            raise NoValueError("a parenthesis is not closed")
         return value
 
     def _take(self) -> str | Fraction | None:
@@ -123,11 +123,11 @@ class _Reader:
 
 def _power(base: Fraction, exponent: Fraction) -> Fraction:
     if exponent.denominator != 1:
-        raise ArithmeticFault("a power that is not a whole number")
+        raise NoValueError("a power that is not a whole number")
     if not base and exponent < 0:
-        raise ArithmeticFault("division by zero")
+        raise NoValueError("division by zero")
     if _bits(base) * abs(exponent.numerator) > MAX_BITS and abs(base) != 1 and base:
-        raise ArithmeticFault("a power that is too large")
+        raise NoValueError("a power that is too large")
     return Fraction(base**exponent.numerator) if base and abs(base) != 1 else _small_power(base, exponent.numerator)
 
 
@@ -140,7 +140,7 @@ def _small_power(base: Fraction, exponent: int) -> Fraction:
 
 def _bounded(value: Fraction) -> Fraction:
     if _bits(value) > MAX_BITS:
-        raise ArithmeticFault("a value that is too large")
+        raise NoValueError("a value that is too large")
     return value
 
 

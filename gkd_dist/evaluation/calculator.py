@@ -9,7 +9,7 @@ import re
 from fractions import Fraction
 from typing import Literal
 
-from gkd_dist.evaluation.arithmetic import MAX_LETTERS, ArithmeticFault, evaluate
+from gkd_dist.evaluation.arithmetic import MAX_LETTERS, NoValueError, evaluate
 
 _ANNOTATION = re.compile(r"<<(?P<expression>[^<>=]*)=(?P<value>[^<>=]*)>>")
 _OPEN = re.compile(r"<<(?P<expression>[^<>=]*)=$")
@@ -40,7 +40,7 @@ class Calculator:
         if found := _OPEN.search(tail):
             value = shown_value(found["expression"])
             return None if value is None else f"{value}>>"
-        if self._mode == "annotations" or tail.rpartition("<<")[1] and ">>" not in tail.rpartition("<<")[2]:
+        if self._mode == "annotations" or (tail.rpartition("<<")[1] and ">>" not in tail.rpartition("<<")[2]):
             return None
         if found := _OPEN_EQUATION.search(tail.rpartition("\n")[2]):
             value = shown_value(found["expression"])
@@ -52,7 +52,7 @@ def shown_value(expression: str) -> str | None:
     """The value as GSM8K writes it: whole, or with at most four decimals; None where there is none to be had."""
     try:
         value = evaluate(expression)
-    except ArithmeticFault:
+    except NoValueError:
         return None
     if abs(value) >= _MOST:
         return None

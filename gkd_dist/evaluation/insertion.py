@@ -87,7 +87,7 @@ class InsertingWriter:
                 own += completion.token_ids.tolist()
                 if own[-1] not in stops and own[-1] in self._insertion.equals_ids:
                     own += self._insertion.behind(tuple(own))
-                if len(own) > params.max_new_tokens or own[-1] not in stops and len(own) == params.max_new_tokens:
+                if len(own) > params.max_new_tokens or (own[-1] not in stops and len(own) == params.max_new_tokens):
                     del own[params.max_new_tokens :]
                     ended[index] = True
                 elif own[-1] in stops:

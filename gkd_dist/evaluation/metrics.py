@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from gkd_dist.config.evaluation import TaskName
 from gkd_dist.evaluation import gsm8k
@@ -69,8 +70,8 @@ def _translation(predictions: Sequence[Prediction], settings: MetricSettings, re
 
 def _word_problems(predictions: Sequence[Prediction], settings: MetricSettings, report: Report) -> None:
     for name, marked in (("accuracy", True), ("accuracy_last_number", False)):
-        shares = [_share(each, lambda text, wanted: gsm8k.is_correct(text, wanted, marked=marked)) for each in predictions]  # noqa: B023, E501 - called at once
-        report.figures[name] = settings.bootstrap.mean(shares)
+        is_right = partial(gsm8k.is_correct, marked=marked)
+        report.figures[name] = settings.bootstrap.mean([_share(each, is_right) for each in predictions])
 
 
 def _exact_match(predictions: Sequence[Prediction], settings: MetricSettings, report: Report) -> None:

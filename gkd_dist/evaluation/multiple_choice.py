@@ -20,37 +20,31 @@ async def option_log_probs(
 ) -> list[tuple[float, ...]]:
     """Per prompt the log-prob of each of its options, nats, summed over the option's tokens.
 
-    A scorer that answers with full distributions reads a prompt once where all its options are single tokens.
-
     Args:
-        scorer: answers with `FullTargets` or `SampledTargets`.
+        scorer: answers with `FullTargets` or `SampledTargets`. A prompt whose options are single tokens is read once
+            where the first of its answers is a full distribution.
         options: [n] int32 ids of each option, n >= 1.
         batch_size: prompts in one request.
     """
     found: list[tuple[float, ...]] = []
-    reads_once = False
     for start in range(0, len(prompts), batch_size):
-        batch = range(start, min(start + batch_size, len(prompts)))
-        asked = [
-            (index, number)
-            for index in batch
-            for number in range(1 if reads_once and _are_single(options[index]) else len(options[index]))
+        batch = list(zip(prompts[start : start + batch_size], options[start : start + batch_size], strict=True))
+        first = await scorer.score([_trajectory(prompt, own[0]) for prompt, own in batch])
+        known = [
+            len(own) if isinstance(targets, FullTargets) and all(ids.size == 1 for ids in own) else 1
+            for targets, (_, own) in zip(first, batch, strict=True)
         ]
-        trajectories = [_trajectory(prompts[index], options[index][number]) for index, number in asked]
-        answers = dict(zip(asked, await scorer.score(trajectories), strict=True))
-        for index in batch:
-            rows = [
-                _log_prob(answers.get((index, number), answers[index, 0]), ids)
-                for number, ids in enumerate(options[index])
-            ]
-            found.append(tuple(rows))
-        reads_once = all(isinstance(answer, FullTargets) for answer in answers.values())
+        others = [(row, ids) for row, (_, own) in enumerate(batch) for ids in own[known[row] :]]
+        rest = await scorer.score([_trajectory(batch[row][0], ids) for row, ids in others]) if others else []
+        rows = [
+            [_log_prob(targets, ids) for ids in own[:number]]
+            for targets, (_, own), number in zip(first, batch, known, strict=True)
+        ]
+        for (row, ids), targets in zip(others, rest, strict=True):
+            rows[row].append(_log_prob(targets, ids))
+        found += map(tuple, rows)
         progress(len(batch))
     return found
-
-
-def _are_single(options: Sequence[IntArray]) -> bool:
-    return all(ids.size == 1 for ids in options)
 
 
 def _trajectory(prompt: Prompt, option: IntArray) -> Trajectory:

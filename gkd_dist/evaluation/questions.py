@@ -7,7 +7,7 @@ from pathlib import Path
 from gkd_dist.config.evaluation import EvalConfig
 from gkd_dist.data.sources import Record, records
 from gkd_dist.errors import DataError
-from gkd_dist.evaluation.shots import NO_SHOTS, Shots, bbh_shots, gsm8k_shots, mmlu_question, mmlu_shots
+from gkd_dist.evaluation.shots import NO_SHOTS, bbh_shots, gsm8k_shots, mmlu_question, mmlu_shots
 
 LETTERS = "ABCDEFGHIJ"
 _COLUMNS = {
@@ -73,7 +73,9 @@ def _bbh_questions(config: EvalConfig) -> Iterator[Question]:
                 break
             text = " ".join(_texts(record, prompt, place))
             wanted = _texts(record, reference or "target", place)
-            yield Question(index, shots.prefix + shots.template.replace("{prompt}", text), wanted, subset, (), shots.stop)
+            yield Question(
+                index, shots.prefix + shots.template.replace("{prompt}", text), wanted, subset, (), shots.stop
+            )
 
 
 def _mmlu_questions(config: EvalConfig) -> Iterator[Question]:
@@ -92,16 +94,18 @@ def _mmlu_questions(config: EvalConfig) -> Iterator[Question]:
         text, choices, answer = mmlu_question(record, place)
         options = tuple(f" {letter}" for letter in LETTERS[: len(choices)])
         yield Question(index, shots.prefix + text, (options[answer],), subject, options)
-    _check_subsets(config, {name for name in counts})
+    _check_subsets(config, set(counts))
 
 
-def _mmlu_shots(config: EvalConfig):  # noqa: ANN202 - a function of subject and place
+def _mmlu_shots(config: EvalConfig):
     folder = Path(config.data).expanduser()
     path = config.shots.path or (str(_file(folder, "dev")) if folder.is_dir() else None)
     if config.shots.num == 0:
-        return lambda subject, place: mmlu_shots({}, subject, place, 0)  # noqa: ARG005
+        return lambda subject, place: mmlu_shots({}, subject, place, 0)
     if path is None:
-        raise DataError("shots.path: examples of mmlu come from dev.jsonl of a data folder, or name them; or set shots.num=0")
+        raise DataError(
+            "shots.path: examples of mmlu come from dev.jsonl of a data folder, or name them; or set shots.num=0"
+        )
     rows: dict[str, list[tuple[str, Record]]] = {}
     for place, record in _records(path):
         rows.setdefault(_texts(record, "subject", place)[0], []).append((place, record))
@@ -136,7 +140,9 @@ def _file(folder: Path, stem: str) -> Path:
     for suffix in _SUFFIXES:
         if (folder / f"{stem}{suffix}").is_file():
             return folder / f"{stem}{suffix}"
-    raise DataError(f"data: {folder} has no {stem}.jsonl, {stem}.jsonl.gz or {stem}.parquet; put it there or name a file")
+    raise DataError(
+        f"data: {folder} has no {stem}.jsonl, {stem}.jsonl.gz or {stem}.parquet; put it there or name a file"
+    )
 
 
 def _records(path: str) -> Iterator[tuple[str, Record]]:

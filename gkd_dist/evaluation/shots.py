@@ -58,17 +58,13 @@ def bbh_shots(config: ShotsConfig, file: Path, subset: str) -> Shots:
     return Shots(f"{kept}\n\n", "Q: {prompt}\nA: Let's think step by step.\n", "\n\nQ:")
 
 
-def mmlu_shots(
-    rows: Mapping[str, Sequence[tuple[str, Record]]], subject: str, place: str, num: int | None
-) -> Shots:
+def mmlu_shots(rows: Mapping[str, Sequence[tuple[str, Record]]], subject: str, place: str, num: int | None) -> Shots:
     """The header of the subject and its first examples with their answers.
 
     Args:
         rows: place and record of the examples, by subject.
     """
-    header = (
-        f"The following are multiple choice questions (with answers) about {subject.replace('_', ' ')}.\n\n"
-    )
+    header = f"The following are multiple choice questions (with answers) about {subject.replace('_', ' ')}.\n\n"
     examples = []
     if num != 0:
         if len(rows.get(subject, ())) < (num or 1):
