@@ -121,21 +121,30 @@ def _fit(config: EvalConfig, questions: Sequence[Question], folders: dict[str, P
         _collect(problems, lambda folder=folder: check_vocabulary(folder, "evaluated", num_ids), "")
     if problems or renderer is None:
         raise ConfigError(problems)
-    limit = _limit(config, context_limit(model, config.decoding.max_new_tokens))
+    room_behind = _room_behind(config, questions, renderer)
+    limit = _limit(config, context_limit(model, room_behind), room_behind)
     cases = _cases(config, questions, renderer, limit)
     if not cases:
         raise ConfigError([f"max_prompt_tokens: all {len(questions)} prompts are longer than {limit} tokens; raise it"])
-    longest = max(case.prompt_ids.size for case in cases)
-    engines = EvalEngines(config, model, teacher, renderer, num_ids, int(longest))
+    longest = max(int(case.prompt_ids.size) for case in cases)
+    engines = EvalEngines(config, model, teacher, renderer, num_ids, longest + room_behind, cases[0].question.stop)
     return EvalJob(config, tuple(cases), engines, renderer, len(questions) - len(cases))
 
 
-def _limit(config: EvalConfig, room: int | None) -> int | None:
+def _room_behind(config: EvalConfig, questions: Sequence[Question], renderer: Renderer) -> int:
+    """Tokens behind a prompt: those that are written, or the longest option and the one with which vLLM ends."""
+    options = {option for question in questions for option in question.options}
+    if not options:
+        return config.decoding.max_new_tokens
+    return 1 + max(int(renderer.text_ids(option).size) for option in options)
+
+
+def _limit(config: EvalConfig, room: int | None, room_behind: int) -> int | None:
     """Longest prompt, tokens; None: any."""
     if room is not None and room < (config.max_prompt_tokens or 1):
         raise ConfigError(
             [
-                f"decoding.max_new_tokens: {config.decoding.max_new_tokens} leave room for prompts of {max(room, 0)} "
+                f"decoding.max_new_tokens: {room_behind} leave room for prompts of {max(room, 0)} "
                 "tokens in the model's positions; lower it, or max_prompt_tokens"
             ]
         )

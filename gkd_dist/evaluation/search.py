@@ -1,6 +1,6 @@
 """Greedy decoding and beam search on transformers, with the calculator inside the loop."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,8 @@ from transformers import (
     LogitsProcessor,
     LogitsProcessorList,
     PreTrainedModel,
+    StoppingCriteria,
+    StoppingCriteriaList,
 )
 
 from gkd_dist.evaluation.insertion import Insertion
@@ -33,6 +35,7 @@ class SearchingWriter:
         num_ids: ids the tokenizer knows; rows of the head beyond them are never chosen.
         num_beams: 1 is greedy.
         insertion: the calculator, if any.
+        is_over: whether ids [n] say all that is wanted; what follows is filled with `pad_token_id`. Greedy alone asks.
         device: where the model runs.
     """
 
@@ -46,6 +49,7 @@ class SearchingWriter:
         num_beams: int,
         length_penalty: float,
         insertion: Insertion | None,
+        is_over: Callable[[Sequence[int]], bool] | None = None,
         device: str = "cpu",
     ) -> None:
         config = AutoConfig.from_pretrained(model)
@@ -61,6 +65,7 @@ class SearchingWriter:
         self._num_beams = num_beams
         self._length_penalty = length_penalty
         self._insertion = insertion
+        self._is_over = is_over if num_beams == 1 else None
         self._thread = SerialThread("search")
 
     async def write(self, prompts: Sequence[Prompt], params: SamplingParams) -> list[Completion]:
@@ -92,6 +97,9 @@ class SearchingWriter:
                 use_cache=True,
             ),
             logits_processor=LogitsProcessorList(processors),
+            stopping_criteria=StoppingCriteriaList(
+                [] if self._is_over is None else [_Ending(self._is_over, begins_at)]
+            ),
         )
         rows = sequences[:, begins_at:].cpu().numpy().astype(np.int32)
         return [_completion(row, params) for row in rows]
@@ -125,6 +133,22 @@ class _Inserting(LogitsProcessor):
                 scores[row] = float("-inf")
                 scores[row, forced] = 0.0
         return scores
+
+
+class _Ending(StoppingCriteria):
+    """Ends the rows that are over.
+
+    Args:
+        begins_at: as of `_Inserting`.
+    """
+
+    def __init__(self, is_over: Callable[[Sequence[int]], bool], begins_at: int) -> None:
+        self._is_over = is_over
+        self._begins_at = begins_at
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: object) -> torch.Tensor:  # noqa: ARG002
+        over = [self._is_over(generated) for generated in input_ids[:, self._begins_at :].tolist()]
+        return torch.tensor(over, device=input_ids.device)
 
 
 def _completion(row: np.ndarray, params: SamplingParams) -> Completion:
