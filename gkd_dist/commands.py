@@ -65,7 +65,7 @@ def prune(model: str, output: Path, num_layers: int, drop_layers: tuple[int, ...
 async def _evaluate(job: Job, narrate: Narrator) -> Evaluation:
     held_out = job.held_out("eval")
     narrate("starting engines")
-    async with job.blueprint.fleet() as fleet:
+    async with job.blueprint.fleet(say=narrate) as fleet:
         await check_at_start(fleet)
         narrate(f"evaluating on {len(held_out.prompts)} held-out prompts")
         return await evaluate_fleet(fleet, held_out, 0)

@@ -88,7 +88,8 @@ def _content_columns(fields: DataFields, record: Record, place: str) -> Columns:
         _cell(record, prompt, place)
         if fields.completion:
             _cell(record, completion, place)
-        return Columns("prompt+completion" if completion in record else "prompt", prompt, completion)
+        has_completion = bool(fields.completion) or completion in record
+        return Columns("prompt+completion" if has_completion else "prompt", prompt, completion)
     if "prompt" in record and "completion" in record:
         return Columns("prompt+completion")
     if "messages" in record:
@@ -102,8 +103,12 @@ def _content_columns(fields: DataFields, record: Record, place: str) -> Columns:
 
 
 def _cell(record: Record, column: str, place: str) -> Any:
+    """The value of a column; `a.b` is also the column `b` of an object in `a`."""
     if column in record:
         return record[column]
+    outer, _, inner = column.partition(".")
+    if inner and isinstance(record.get(outer), dict):
+        return _cell(record[outer], inner, f"{place}: {outer}")
     near = difflib.get_close_matches(column, [str(key) for key in record], n=1)
     hint = f"; did you mean {near[0]}?" if near else "; map it with data.fields"
     raise DataError(f"{place}: no column {column!r}, only {_listed(record)}{hint}")

@@ -107,6 +107,7 @@ OUTSIDE_OF_FILE = {
     "data/rendering.py": frozenset({"transformers", "jinja2"}),
     "divergences/triton_rows.py": frozenset({"triton"}),
     "engines/vllm_engine.py": frozenset({"vllm"}),
+    "models/vocabulary.py": frozenset({"tokenizers"}),
     "samplers/vllm_sampler.py": frozenset({"vllm"}),
     "evaluation/bleu.py": frozenset({"sacrebleu"}),
     "evaluation/intervals.py": frozenset({"scipy"}),
