@@ -114,6 +114,8 @@ def _fit(config: EvalConfig, questions: Sequence[Question], folders: dict[str, P
         chat = False if config.task in ("mmlu", "bbh") else "auto"
     renderer = _collect(problems, lambda: Renderer(str(model), apply_chat_template=chat), "model: ")
     num_ids = renderer.num_ids if renderer else 0
+    if config.engine == "vllm" and _is_encoder_decoder(model):
+        problems.append(f"engine: vLLM has no encoder-decoder such as {model}; set engine=hf")
     if teacher is not None and renderer is not None:
         shared = _collect(problems, lambda: check_same_tokenizer(str(model), str(teacher)), "teacher: ")
         num_ids = shared or num_ids
@@ -129,6 +131,12 @@ def _fit(config: EvalConfig, questions: Sequence[Question], folders: dict[str, P
     longest = max(int(case.prompt_ids.size) for case in cases)
     engines = EvalEngines(config, model, teacher, renderer, num_ids, longest + room_behind, cases[0].question.stop)
     return EvalJob(config, tuple(cases), engines, renderer, len(questions) - len(cases))
+
+
+def _is_encoder_decoder(folder: Path) -> bool:
+    from transformers import AutoConfig
+
+    return bool(AutoConfig.from_pretrained(folder).is_encoder_decoder)
 
 
 def _room_behind(config: EvalConfig, questions: Sequence[Question], renderer: Renderer) -> int:

@@ -90,6 +90,7 @@ class EvalEngines:
                 dtype=self.config.dtype,
                 pad_token_id=self.renderer.pad_token_id,
                 num_ids=self.renderer.num_ids,
+                max_batch_size=self.config.decoding.batch_size,
             )
         quiet_vllm()
         from gkd_dist.samplers.vllm_sampler import VllmSampler

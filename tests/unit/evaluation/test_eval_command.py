@@ -60,8 +60,9 @@ def test_an_encoder_decoder_translates(
 ) -> None:
     result = evaluate(
         capsys, models / "t5", "--task", "translation", "--data", data, "decoding.max_new_tokens=4", *search,
-        "num_resamples=100", f"output={tmp_path / 'out'}",
+        "num_resamples=100", f"output={tmp_path / 'out'}", f"teacher={models / 't5'}",
     )  # fmt: skip
+    assert result["figures"]["reference_text/forward_kl_nats"]["value"] == pytest.approx(0, abs=1e-5)
     assert result["signatures"]["bleu"].startswith("nrefs:1|case:mixed|eff:no|tok:13a")
     assert result["figures"]["mean_length_tokens"]["value"] <= 4
 
@@ -151,6 +152,11 @@ def test_missing_packages_files_and_models_are_told_together(
     ]
     assert len(lines) == len(wanted)
     assert all(text in line for text, line in zip(wanted, lines, strict=True))
+
+
+def test_vllm_is_refused_for_an_encoder_decoder(models: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["eval", str(models / "t5"), "--task", "translation", "--data", str(data), "engine=vllm"]) == 2
+    assert "vLLM has no encoder-decoder" in capsys.readouterr().err
 
 
 def test_prompts_that_are_too_long_are_an_error_or_dropped(
