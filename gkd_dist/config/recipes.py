@@ -16,6 +16,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
+from gkd_dist.config.base import Strict
 from gkd_dist.config.overrides import Tree, canonical_keys
 from gkd_dist.config.run import RunConfig
 from gkd_dist.config.schema import show
@@ -56,10 +57,15 @@ def read_recipe(recipe: str, problems: list[str]) -> Tree:
         ConfigError: there is nothing that could be checked.
     """
     parts = [recipe] if Path(recipe).is_file() else recipe.split("+")
-    trees = [_tree(_find(part, Path()), (), problems) for part in parts]
+    trees = [_tree(_find(part, Path()), RunConfig, (), problems) for part in parts]
     tree = reduce(_laid_over, trees)
     names = [each["name"] for each in trees if isinstance(each.get("name"), str)]
     return tree | {"name": "-".join(names)} if len(parts) > 1 and names else tree
+
+
+def read_file(path: Path, root: type[Strict], problems: list[str]) -> Tree:
+    """As `read_recipe`, of a YAML file with keys of `root`."""
+    return _tree(_file(str(path), path, "give a YAML file"), root, (), problems)
 
 
 def recipe_names() -> list[str]:
@@ -108,17 +114,25 @@ def _find(recipe: str, folder: Path | None) -> _Source:
     looks_like_path = recipe.endswith((_SUFFIX, ".yml", "/")) or recipe.startswith((".", "/", "~"))
     if path is None or not (looks_like_path or path.is_file()):
         raise ConfigError([_unknown(recipe)])
+    return _file(recipe, path, f"packaged recipes are {', '.join(recipe_names())}")
+
+
+def _file(label: str, path: Path, otherwise: str) -> _Source:
+    """
+    Args:
+        otherwise: what to do where there is no such file.
+    """
     try:
-        return _Source(recipe, path.read_text(encoding="utf-8"), path.resolve())
+        return _Source(label, path.read_text(encoding="utf-8"), path.resolve())
     except FileNotFoundError:
-        raise ConfigError([f"{recipe}: no such file; packaged recipes are {', '.join(recipe_names())}"]) from None
+        raise ConfigError([f"{label}: no such file; {otherwise}"]) from None
     except UnicodeDecodeError as error:
-        raise ConfigError([f"{recipe}: not UTF-8 text (byte {error.start}); save it as UTF-8"]) from error
+        raise ConfigError([f"{label}: not UTF-8 text (byte {error.start}); save it as UTF-8"]) from error
     except OSError as error:
-        raise ConfigError([f"{recipe}: cannot be read: {error.strerror}"]) from error
+        raise ConfigError([f"{label}: cannot be read: {error.strerror}"]) from error
 
 
-def _tree(source: _Source, below: Sequence[_Source], problems: list[str]) -> Tree:
+def _tree(source: _Source, root: type[Strict], below: Sequence[_Source], problems: list[str]) -> Tree:
     """`source` on top of what it extends.
 
     Args:
@@ -126,8 +140,10 @@ def _tree(source: _Source, below: Sequence[_Source], problems: list[str]) -> Tre
     """
     content = _parsed(source)
     found: list[str] = []
-    bases = [_tree(base, (*below, source), problems) for base in _bases(content.pop("extends", []), source, below)]
-    tree = canonical_keys(content, RunConfig, (), found)
+    bases = [
+        _tree(base, root, (*below, source), problems) for base in _bases(content.pop("extends", []), source, below)
+    ]
+    tree = canonical_keys(content, root, found)
     problems += [f"{line} (in {source.label})" if below else line for line in found]
     return reduce(_laid_over, [*bases, tree])
 
