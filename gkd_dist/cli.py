@@ -145,6 +145,21 @@ def validate(
 
 
 @app.command()
+def rows(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", metavar="FILE", help="JSON lines; otherwise printed.", show_default=False)
+    ] = None,
+) -> None:
+    """Write the rows of a recipe's data: prompts as models see them (but for chat templates), and completions."""
+    config = _load(recipe, overrides)
+    from gkd_dist.commands import rows as write_rows
+
+    raise typer.Exit(write_rows(config, output))
+
+
+@app.command()
 def recipes(
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="Print this one.", show_default=False)] = None,
 ) -> None:
