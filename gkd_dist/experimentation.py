@@ -238,8 +238,8 @@ async def _tick(sink: StatusLine | PlainLines, schedule: Schedule) -> None:
 
 def _report(experiment: Experiment, standings: Sequence[Standing], folder: Path) -> None:
     """Tables and plots of every evaluation that is done."""
-    from gkd_dist.experiments.measurements import measure
     from gkd_dist.experiments.report import write_report
+    from gkd_dist.experiments.resampling import measure
 
     measured = [(each.run, _done_folders(each)) for each in standings]
     facts: dict[str, Any] = {

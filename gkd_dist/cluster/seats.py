@@ -107,9 +107,9 @@ class Seat:
             EngineError: the node or the actor died, and the command with it.
         """
         own = {name: value for name, value in os.environ.items() if name.startswith(_HANDED_ON)}
-        return await _answer(
-            self._actor.run.remote(list(command), os.getcwd(), str(log.absolute()), {**own, **environment}), "run"
-        )
+        asked = self._actor.run.remote(list(command), os.getcwd(), str(log.absolute()), {**own, **environment})
+        ending: Ending = await _answer(asked, "run")
+        return ending
 
     async def stop(self) -> None:
         await _answer(self._actor.stop.remote(), "stop")

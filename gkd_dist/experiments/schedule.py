@@ -53,11 +53,10 @@ class Schedule:
         self._news = asyncio.Event()
         """Set when something may have become startable while its predecessor is still at work."""
         most = min(self._max_cpus, launcher.num_cpus)
-        too_large = [
-            f"{each.run.name} asks for {each.run.num_cpus:g}" for each in standings if each.run.num_cpus > most
-        ]
-        if too_large and any(state == "waiting" for state in self.states.values()):
-            raise ResourceError(f"there are {most:g} CPUs, and {too_large[0]}; add nodes, or lower num_cpus")
+        for each in standings:
+            if not each.is_done and each.run.num_cpus > most:
+                asked = f"{each.run.name} asks for {each.run.num_cpus:g}"
+                raise ResourceError(f"there are {most:g} CPUs, and {asked}; add nodes, or lower num_cpus")
 
     @property
     def num_parallel_cpus(self) -> float:
@@ -94,8 +93,8 @@ class Schedule:
                 if stopping.done() and not self._is_stopping:
                     await self._stop()
         finally:
-            for task in (stopping, news, *tasks):
-                task.cancel()
+            for waiting in (stopping, news, *tasks):
+                waiting.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
     def _startable(self) -> list[str]:

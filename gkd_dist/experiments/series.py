@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from gkd_dist.experiments.cells import Cell, Interval, interval
 from gkd_dist.experiments.plan import matches
-from gkd_dist.experiments.spec import Experiment, Plot
+from gkd_dist.experiments.spec import Experiment, Plot, Selection
 
 
 @dataclass(frozen=True)
@@ -89,15 +89,13 @@ def _relative(plot: Plot, cell: Cell, cells: Sequence[Cell]) -> Interval | None:
     return None if base is None else interval(cell.value - base.value, cell.resampled - base.resampled)
 
 
-def _at_place_of(
-    place: Mapping[str, str], selection: Mapping[str, object], metric: str, cells: Sequence[Cell]
-) -> Cell | None:
+def _at_place_of(place: Mapping[str, str], selection: Selection, metric: str, cells: Sequence[Cell]) -> Cell | None:
     """What `selection` names, where the axes that both have agree."""
     for cell in cells:
         shared = [key for key in cell.place if key in place and key not in selection and key != "stage"]
         if (
             cell.metric == metric
-            and matches(selection, cell.place)  # type: ignore[arg-type]
+            and matches(selection, cell.place)
             and all(cell.place[key] == place[key] for key in shared)
         ):
             return cell

@@ -93,8 +93,8 @@ class Plot(Strict):
     """A picture of one metric, as means over seeds with confidence intervals."""
 
     kind: Literal["bars", "lines", "frontier", "grid"]
-    """`bars` and `lines` show the metric over `x`, one colour for each of `series`; `frontier` shows it over `x_metric`,
-    with the points of `x` joined; `grid` is a coloured table of `series` (rows) and `x` (columns)."""
+    """`bars` and `lines` show the metric over `x`, one colour for each of `series`; `frontier` shows it over
+    `x_metric`, with the points of `x` joined; `grid` is a coloured table of `series` (rows) and `x` (columns)."""
     title: str
     metric: str
     x_metric: str | None = None
