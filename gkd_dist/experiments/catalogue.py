@@ -30,7 +30,7 @@ def load_experiment(name: str, scale: str | None = None, overrides: Sequence[str
         name: of a packaged one, or path of a YAML file.
         scale: None means the first that the file has.
         overrides: `key=value`, the value in YAML; key is a setting, `seeds`, `axes.NAME` (a list of the labels to
-            keep), or `STAGE.key.of.its.recipe`. A later one wins.
+            keep), `STAGE.key.of.its.recipe`, or a stage whose output is there already. A later one wins.
 
     Raises:
         ConfigError: with all problems, one line each.
@@ -74,7 +74,9 @@ def _apply(tree: dict[str, Any], key: str, value: Any, where: str, problems: lis
         tree["seeds"] = value
     elif first == "axes" and rest in axes:
         _keep(axes, rest, value, where, problems)
-    elif first in stages and rest:
+    elif key in stages:
+        tree.setdefault("given", {})[key] = str(value)
+    elif first in stages:
         # Values of axes win over the stage's own, and this is to win over both.
         stages[first].setdefault("overrides", {})[rest] = value
         for values in axes.values():
@@ -82,7 +84,7 @@ def _apply(tree: dict[str, Any], key: str, value: Any, where: str, problems: lis
                 if below and rest in below.get("overrides", {}):
                     del below["overrides"][rest]
     else:
-        known = [*settings, "seeds", *(f"axes.{name}" for name in axes), *(f"{name}.KEY" for name in stages)]
+        known = [*settings, "seeds", *(f"axes.{name}" for name in axes), *stages, *(f"{name}.KEY" for name in stages)]
         problems.append(f"{where}{key}: not known here; known are {', '.join(known)}")
 
 

@@ -44,7 +44,7 @@ class PlannedRun:
     """By axis, `seed` among them."""
     folder: Path
     arguments: tuple[str, ...]
-    """Of `gkd`."""
+    """Of `gkd`; empty where the output is there already."""
     output: Path
     """What other runs read: the trained model, or what the command writes."""
     config: Mapping[str, Any]
@@ -60,7 +60,7 @@ class PlannedRun:
     @property
     def trains(self) -> bool:
         """Whether it is a `gkd run`, which has a run directory below its folder."""
-        return self.arguments[0] == "run"
+        return self.arguments[:1] == ("run",)
 
     @property
     def estimated_cpu_s(self) -> float:
@@ -72,7 +72,13 @@ class _Expansion:
     experiment: Experiment
     folder: Path
     runs: dict[str, PlannedRun] = field(default_factory=dict)
+    broken: set[str] = field(default_factory=set)
+    """Names of runs with problems."""
     problems: list[str] = field(default_factory=list)
+
+
+class _WaitsForBrokenError(Exception):
+    """A run cannot be looked at, because one that it reads from has problems of its own."""
 
 
 def expand(experiment: Experiment, folder: Path) -> tuple[PlannedRun, ...]:
@@ -87,7 +93,10 @@ def expand(experiment: Experiment, folder: Path) -> tuple[PlannedRun, ...]:
             try:
                 run = _run(expansion, name, stage, labels)
             except ConfigError as error:
+                expansion.broken.add(run_name(name, labels))
                 expansion.problems += [f"{name}: {problem}" for problem in error.problems]
+            except _WaitsForBrokenError:
+                expansion.broken.add(run_name(name, labels))
             else:
                 expansion.runs[run.name] = run
     if expansion.problems:
@@ -133,21 +142,22 @@ def _run(expansion: _Expansion, name: str, stage: Stage, labels: dict[str, str])
         waits_for[found.name] = None
         return str(found.output)
 
-    if stage.command is not None and stage.output is not None:
+    arguments: list[str] = []
+    num_steps = 0
+    if name in experiment.given:
+        output = Path(str(fill(experiment.given[name], names))).expanduser().absolute()
+        config: dict[str, Any] = {"given": str(output)}
+    elif stage.command is not None and stage.output is not None:
         output = folder / stage.output
         names["output"] = str(output)
         arguments = [str(each) for each in fill(stage.command, names, output_of)]
-        config: dict[str, Any] = {"command": arguments}
-        num_steps = 0
+        config = {"command": arguments}
     else:
         output = folder / "latest" / "final"
-        recipe = next((value.recipe for value in reversed(values.values()) if value.recipe), stage.recipe)
-        if recipe is None:
-            raise ConfigError(["give a recipe, or a command with its output"])
         overrides = _overrides(stage, values)
         filled = {str(key): fill(value, names, output_of) for key, value in overrides.items()}
         filled = {"seed": seed, **filled, **ALONE, "name": RUN_NAME, "output_dir": str(folder)}
-        recipe = str(fill(recipe, names))
+        recipe = str(fill(stage.recipe, names))
         arguments = ["run", recipe, *(f"{key}={override_text(value)}" for key, value in filled.items())]
         loaded = load_run_config(recipe, arguments[2:])
         config = loaded.model_dump(mode="json")
@@ -200,6 +210,8 @@ def _run_of(expansion: _Expansion, stage: str, labels: Mapping[str, str]) -> Pla
     if missing:
         raise ConfigError([f"{{stage:{stage}}}: it is over {', '.join(missing)}, which this stage is not"])
     name = run_name(stage, {axis: labels[axis] for axis in other.over})
+    if name in expansion.broken:
+        raise _WaitsForBrokenError(name)
     if name not in expansion.runs:
         raise ConfigError([f"{{stage:{stage}}}: {name} does not come before; stages stand in their order"])
     return expansion.runs[name]

@@ -137,6 +137,8 @@ class Schedule:
         if standing.record is None:
             standing.record = RunRecord(identity=standing.identity, settings=standing.settings)
             await asyncio.to_thread(write_record, run, standing.record)
+        if not run.arguments and not standing.is_trained:
+            return "failed", f"there is no {run.output}, which the command line gives"
         if not standing.is_trained:
             code = await self._part(standing, seat, TRAIN, standing.identity, run.arguments)
             if code != 0:

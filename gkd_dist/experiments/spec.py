@@ -31,8 +31,6 @@ class AxisValue(Strict):
     """What `{axis}` stands for; None means the label."""
     settings: dict[Name, Scalar] = Field(default_factory=dict)
     """More names for texts of stages that are over this axis."""
-    recipe: str | None = None
-    """Instead of the stage's."""
     overrides: dict[str, Any] = Field(default_factory=dict)
     """Keys of the recipe; they win over the stage's."""
     title: str | None = None
@@ -58,11 +56,12 @@ class Evaluation(Strict):
 
 
 class Stage(Strict):
-    """Runs of one kind: `recipe`, or `command` with `output`."""
+    """Runs of one kind."""
 
     over: tuple[Name, ...] = ()
     """Axes, in the order of the names of runs; `seed` is one."""
     recipe: str | None = None
+    """As on the command line of `gkd run`."""
     overrides: dict[str, Any] = Field(default_factory=dict)
     """Keys of the recipe."""
     command: tuple[str, ...] | None = None
@@ -82,10 +81,12 @@ class Stage(Strict):
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
+        if (self.command is None) == (self.recipe is None):
+            raise ValueError("a stage has a recipe, or a command with its output")
         if (self.command is None) != (self.output is None):
             raise ValueError("command and output belong together; give both, or a recipe")
-        if self.command is not None and (self.recipe or self.overrides or self.evaluate):
-            raise ValueError("a command has no recipe, overrides or evaluate; give one or the other")
+        if self.command is not None and (self.overrides or self.evaluate):
+            raise ValueError("a command has no overrides or evaluate; they belong to a recipe")
         return self
 
 
@@ -172,6 +173,8 @@ class Experiment(Strict):
     seeds: tuple[int, ...] = (0,)
     evaluations: dict[Label, Evaluation] = Field(default_factory=dict)
     stages: dict[Label, Stage] = Field(default_factory=dict)
+    given: dict[Label, str] = Field(default_factory=dict)
+    """`stage=PATH` on the command line: what a stage would leave is there already, and is not made again."""
     plots: dict[Label, Plot] = Field(default_factory=dict)
     rankings: tuple[Ranking, ...] = ()
     claims: tuple[Claim, ...] = ()
