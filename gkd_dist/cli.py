@@ -168,17 +168,75 @@ def prune(
 
 @app.command("eval")
 def evaluate(
-    recipe: Recipe,
-    overrides: Overrides = None,
-    model: Annotated[
-        str | None, typer.Option("--model", metavar="PATH", help="A saved student; otherwise the recipe's own.")
+    subject: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="MODEL|RECIPE",
+            help="With --task: a folder, hub name, package:NAME or run. Without: a recipe, with its held-out rows.",
+            show_default=False,
+        ),
     ] = None,
+    overrides: Overrides = None,
+    task: Annotated[
+        str | None,
+        typer.Option("--task", help="summarisation, translation, gsm8k, mmlu, bbh or generation.", show_default=False),
+    ] = None,
+    data: Annotated[str | None, typer.Option("--data", metavar="PATH", help="Of a task.", show_default=False)] = None,
+    file: Annotated[
+        Path | None, typer.Option("--config", metavar="FILE", help="YAML with the keys of a task.", show_default=False)
+    ] = None,
+    predictions: Annotated[
+        Path | None,
+        typer.Option("--predictions", metavar="FILE", help="Compute the figures of these again.", show_default=False),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", metavar="PATH", help="Of a recipe: a saved student.", show_default=False)
+    ] = None,
+    as_json: AsJson = False,
+    output_dir: OutputDir = Path("runs"),
 ) -> None:
-    """Evaluate a student on the held-out rows of a recipe."""
-    config = _load(recipe, overrides)
-    from gkd_dist.commands import evaluate as evaluate_student
+    """Evaluate a model on a task, or a student on the held-out rows of a recipe."""
+    if task is data is file is predictions is None:
+        if subject is None:
+            raise typer.BadParameter("give a model and --task, or a recipe", param_hint="MODEL|RECIPE")
+        config = _load(subject, overrides)
+        from gkd_dist.commands import evaluate as evaluate_student
 
-    raise typer.Exit(evaluate_student(config, model))
+        raise typer.Exit(evaluate_student(config, model))
+    if model is not None:
+        raise typer.BadParameter("belongs to a recipe; give the model as the first argument", param_hint="--model")
+    from gkd_dist.config.load import load_eval_config
+
+    known = {} if predictions is None else {"model": "-", "data": "-"}
+    given = {"model": subject, "task": task, "data": data}
+    if subject is not None and (predictions is not None or "=" in subject):
+        overrides, given["model"] = [subject, *(overrides or [])], None
+    task_config = load_eval_config(file, known | {key: text for key, text in given.items() if text}, overrides or [])
+    from gkd_dist import evaluating
+
+    if predictions is not None:
+        raise typer.Exit(evaluating.recompute(predictions, task_config, as_json=as_json))
+    raise typer.Exit(evaluating.evaluate(task_config, as_json=as_json, output_dir=output_dir))
+
+
+@app.command()
+def generate(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A folder, a hub name, package:NAME, or a run.")],
+    overrides: Overrides = None,
+    prompts: Annotated[str | None, typer.Option("--prompts", metavar="FILE", help="Rows with a prompt.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", metavar="FILE", help="JSON lines; otherwise printed.", show_default=False)
+    ] = None,
+    output_dir: OutputDir = Path("runs"),
+) -> None:
+    """Answer the prompts of a file."""
+    from gkd_dist.config.load import load_eval_config
+
+    given = {"model": model, "task": "generation", "data": prompts}
+    config = load_eval_config(None, {key: text for key, text in given.items() if text}, overrides or [])
+    from gkd_dist.evaluating import generate as generate_texts
+
+    raise typer.Exit(generate_texts(config, output, output_dir=output_dir))
 
 
 @app.command()

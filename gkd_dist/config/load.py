@@ -1,4 +1,4 @@
-"""Recipe or file plus overrides -> RunConfig; RunConfig -> text (floor F1).
+"""Recipe or file plus overrides -> RunConfig or EvalConfig; RunConfig -> text (floor F1).
 
 Precedence: defaults < file < overrides. Every problem is found before any is reported.
 
@@ -6,13 +6,17 @@ Precedence: defaults < file < overrides. Every problem is found before any is re
 """
 
 import difflib
+import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
+from typing import TypeVar
 
+from gkd_dist.config.base import Strict
 from gkd_dist.config.combination import MIXTURES
+from gkd_dist.config.evaluation import EvalConfig
 from gkd_dist.config.models import TeacherConfig
 from gkd_dist.config.overrides import apply_overrides, canonical_keys
 from gkd_dist.config.run import RunConfig
@@ -20,6 +24,8 @@ from gkd_dist.config.schema import show
 from gkd_dist.config.validation import validate
 from gkd_dist.config.yaml_text import YamlTextError, format_yaml, parse_yaml
 from gkd_dist.errors import ConfigError
+
+Root = TypeVar("Root", bound=Strict)
 
 
 class InvalidError(ConfigError):
@@ -29,7 +35,7 @@ class InvalidError(ConfigError):
         config: what there is of it, so that the files it names can be looked for too; None where sections are wrong.
     """
 
-    def __init__(self, problems: Sequence[str], config: RunConfig | None = None) -> None:
+    def __init__(self, problems: Sequence[str], config: Strict | None = None) -> None:
         super().__init__(problems)
         self.config = config
 
@@ -46,6 +52,18 @@ def load_run_config(recipe: str, overrides: Sequence[str] = ()) -> RunConfig:
         ConfigError: there is nothing that could be checked.
     """
     source, text = _read(recipe)
+    return load_config(RunConfig, source, text, overrides)
+
+
+def load_config(root: type[Root], source: str, text: str, overrides: Sequence[str]) -> Root:
+    """The checked configuration of YAML text under `overrides`.
+
+    Args:
+        source: what to call the text in messages.
+
+    Raises:
+        InvalidError, ConfigError: as `load_run_config`.
+    """
     try:
         tree = parse_yaml(text)
     except YamlTextError as error:
@@ -55,13 +73,28 @@ def load_run_config(recipe: str, overrides: Sequence[str] = ()) -> RunConfig:
     if not isinstance(tree, dict):
         raise ConfigError([f"{source}: must be a mapping of keys to values, got {show(tree)}"])
     problems: list[str] = []
-    tree = canonical_keys(tree, RunConfig, (), problems)
-    apply_overrides(tree, overrides, problems)
-    config, invalid = validate(tree)
+    tree = canonical_keys(tree, root, problems)
+    apply_overrides(tree, root, overrides, problems)
+    config, invalid = validate(tree, root)
     problems += invalid
     if problems or config is None:
         raise InvalidError([_one_line(problem) for problem in dict.fromkeys(problems)], config)
     return config
+
+
+def load_eval_config(file: Path | None, given: Mapping[str, str], overrides: Sequence[str] = ()) -> EvalConfig:
+    """The checked configuration of one evaluation.
+
+    Args:
+        file: YAML with keys of `EvalConfig`; None: there is none.
+        given: texts by key, over the file and under the overrides.
+
+    Raises:
+        InvalidError, ConfigError: as `load_run_config`.
+    """
+    source, text = ("", "") if file is None else (str(file), _file_text(str(file), "give a YAML file"))
+    quoted = [f"{key}={json.dumps(value)}" for key, value in given.items()]
+    return load_config(EvalConfig, source, text, [*quoted, *overrides])
 
 
 def dump_run_config(config: RunConfig) -> str:
@@ -123,14 +156,22 @@ def _read(recipe: str) -> tuple[str, str]:
     is_path = recipe.endswith((".yaml", ".yml")) or os.sep in recipe
     if not is_path and (recipe in recipe_names() or not Path(recipe).is_file()):
         return f"recipe {recipe}", recipe_text(recipe)
+    return recipe, _file_text(recipe, f"packaged recipes are {', '.join(recipe_names())}")
+
+
+def _file_text(path: str, otherwise: str) -> str:
+    """
+    Args:
+        otherwise: what to do where there is no such file.
+    """
     try:
-        return recipe, Path(recipe).read_text(encoding="utf-8")
+        return Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise ConfigError([f"{recipe}: no such file; packaged recipes are {', '.join(recipe_names())}"]) from None
+        raise ConfigError([f"{path}: no such file; {otherwise}"]) from None
     except UnicodeDecodeError as error:
-        raise ConfigError([f"{recipe}: not UTF-8 text (byte {error.start}); save it as UTF-8"]) from error
+        raise ConfigError([f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8"]) from error
     except OSError as error:
-        raise ConfigError([f"{recipe}: cannot be read: {error.strerror}"]) from error
+        raise ConfigError([f"{path}: cannot be read: {error.strerror}"]) from error
 
 
 def _one_line(problem: str) -> str:
@@ -145,4 +186,12 @@ def _unknown_recipe(name: str) -> str:
     return f"recipe {name}: neither a packaged recipe nor a file; {hint}"
 
 
-__all__ = ["InvalidError", "dump_run_config", "load_run_config", "recipe_names", "recipe_summary", "recipe_text"]
+__all__ = [
+    "InvalidError",
+    "dump_run_config",
+    "load_eval_config",
+    "load_run_config",
+    "recipe_names",
+    "recipe_summary",
+    "recipe_text",
+]
