@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gkd_dist.config.load import load_run_config
+from gkd_dist.config.load import load_eval_config, load_run_config
 from gkd_dist.config.yaml_text import YamlTextError, parse_yaml
 from gkd_dist.errors import ConfigError
 from gkd_dist.experiments.spec import SEED, AxisValue, Evaluation, Experiment, Selection, Stage
@@ -227,10 +227,12 @@ def _evaluations(
         if swept is not None:
             options[swept[0]], title = value, f"{name}-{value}"
         own = folder / "evaluations" / title
-        settings = {"task": evaluation.task, "data": evaluation.data, **options}
-        filled = {key: fill(each, names) for key, each in settings.items()} | {"output": str(own)}
-        arguments = ("eval", str(model), *(f"{key}={override_text(each)}" for key, each in filled.items()))
-        yield PlannedEvaluation(title, arguments, own)
+        task, data = (str(fill(each, names)) for each in (evaluation.task, evaluation.data))
+        filled = {key: fill(each, names) for key, each in options.items()} | {"output": str(own)}
+        given = {"model": str(model), "task": task, "data": data}
+        overrides = [f"{key}={override_text(each)}" for key, each in filled.items()]
+        load_eval_config(None, given, overrides)
+        yield PlannedEvaluation(title, ("eval", str(model), "--task", task, "--data", data, *overrides), own)
 
 
 def override_text(value: Any) -> str:

@@ -54,12 +54,14 @@ def steps_done(run: PlannedRun) -> int:
             file.seek(0, 2)
             file.seek(max(0, file.tell() - _TAIL_BYTES))
             lines = file.read().splitlines()
-        for line in reversed(lines):
-            step = json.loads(line).get("policy_version")
-            if step is not None:
-                return min(int(step), run.num_steps)
-    except (OSError, ValueError, AttributeError):
-        pass
+    except OSError:
+        return 0
+    for line in reversed(lines):
+        try:
+            step = json.loads(line)["policy_version"]
+        except (ValueError, KeyError, TypeError):  # cut off, or a record of something else
+            continue
+        return min(int(step), run.num_steps)
     return 0
 
 

@@ -72,7 +72,7 @@ def _of_folder(run: PlannedRun, folder: Path) -> Iterator[Measurement]:
 
 def _settings(results: Path) -> MetricSettings:
     try:
-        config: dict[str, Any] = json.loads(results.read_text(encoding="utf-8"))["config"]
+        config: dict[str, Any] = json.loads(results.read_text(encoding="utf-8"))["settings"]
         return MetricSettings(
             rouge_stemmer=bool(config["rouge_stemmer"]),
             bleu_tokenize=str(config["bleu_tokenize"]),

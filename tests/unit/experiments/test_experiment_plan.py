@@ -112,10 +112,16 @@ def test_a_sweep_of_an_evaluation_is_one_evaluation_for_each_value() -> None:
     run = next(run for run in expand(experiment(), Path("out")) if run.stage == "distil")
     assert [each.name for each in run.evaluations] == ["greedy", "sampled-0.5", "sampled-1.0"]
     last = run.evaluations[-1]
-    assert last.arguments[:2] == ("eval", str(run.output))
-    assert {"task=translation", "data=test.jsonl", "decoding.temperature=1.0", f"output={last.folder}"} <= set(
-        last.arguments
+    assert last.arguments == (
+        *("eval", str(run.output), "--task", "translation", "--data", "test.jsonl"),
+        *("decoding.temperature=1.0", f"output={last.folder}"),
     )
+
+
+def test_an_evaluation_that_could_not_run_is_found_before_anything_starts() -> None:
+    evaluations = {**TREE["evaluations"], "greedy": {"task": "translation", "data": "x", "options": {"nothing": 1}}}
+    with pytest.raises(ConfigError, match="nothing"):
+        expand(experiment(evaluations=evaluations), Path("out"))
 
 
 @pytest.mark.parametrize(
