@@ -1,4 +1,8 @@
-"""Files of experiments: those of this package and others, with what the command line changes in them."""
+"""Files of experiments: those of this package and others, with what the command line changes in them.
+
+extends: tasks/wmt14        # or a list; mappings are merged key by key, this file wins
+changes: {axes.size: [2m]}  # as on the command line, but under the scale and the command line
+"""
 
 from collections.abc import Sequence
 from importlib import resources
@@ -39,6 +43,8 @@ def load_experiment(name: str, scale: str | None = None, overrides: Sequence[str
     scales = tree.get("scales") or {}
     chosen = scale or next(iter(scales), "only")
     problems: list[str] = []
+    for key, value in tree.pop("changes", {}).items():
+        _apply(tree, key, value, "changes.", problems)
     if scale is not None and scale not in scales:
         raise ConfigError([f"--scale {scale}: {name} has {', '.join(scales) or 'one scale alone'}"])
     for key, value in (scales.get(chosen) or {}).items():
@@ -65,13 +71,13 @@ def _apply(tree: dict[str, Any], key: str, value: Any, where: str, problems: lis
     """Set what the command line, or a scale, calls `key`."""
     first, _, rest = key.partition(".")
     settings, axes, stages = (tree.setdefault(part, {}) for part in ("settings", "axes", "stages"))
-    if key in settings:
+    if key == "seeds":
+        tree["seeds"] = value
+    elif key in settings:
         problem = _problem_of_setting(settings[key], value)
         if problem:
             problems.append(f"{where}{key}: {problem}")
         settings[key] = value
-    elif key == "seeds":
-        tree["seeds"] = value
     elif first == "axes" and rest in axes:
         _keep(axes, rest, value, where, problems)
     elif key in stages:
@@ -113,6 +119,25 @@ def _problem_of_setting(former: Any, value: Any) -> str | None:
 
 
 def _tree(name: str) -> dict[str, Any]:
+    """A file over all that it extends."""
+    tree = _parsed(name)
+    bases = tree.pop("extends", [])
+    for base in reversed([bases] if isinstance(bases, str) else bases):
+        tree = _over(_tree(str(base)), tree)
+    if "title" not in tree and "/" not in name:
+        raise ConfigError([f"{name}: needs a title"])
+    return tree
+
+
+def _over(lower: dict[str, Any], upper: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(lower)
+    for key, value in upper.items():
+        below = merged.get(key)
+        merged[key] = _over(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _parsed(name: str) -> dict[str, Any]:
     path = Path(name)
     if name.endswith((".yaml", ".yml")):
         try:
@@ -120,16 +145,16 @@ def _tree(name: str) -> dict[str, Any]:
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError([f"{name}: cannot be read: {error}"]) from error
     else:
-        packaged = _folder() / f"{name}.yaml"
-        if name not in experiment_names():
+        packaged = _folder().joinpath(f"{name}.yaml")
+        if not packaged.is_file():
             raise ConfigError([f"{name}: no such experiment; there are {', '.join(experiment_names())}"])
         text = packaged.read_text(encoding="utf-8")
     try:
         tree = parse_yaml(text)
     except YamlTextError as error:
         raise ConfigError([f"{name}, line {error.line}, column {error.column}: {error.problem}"]) from error
-    if not isinstance(tree, dict) or "title" not in tree:
-        raise ConfigError([f"{name}: must be a mapping with a title"])
+    if not isinstance(tree, dict):
+        raise ConfigError([f"{name}: must be a mapping of keys to values"])
     return tree
 
 

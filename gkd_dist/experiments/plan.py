@@ -101,7 +101,16 @@ def expand(experiment: Experiment, folder: Path) -> tuple[PlannedRun, ...]:
                 expansion.runs[run.name] = run
     if expansion.problems:
         raise ConfigError(list(dict.fromkeys(expansion.problems)))
-    return tuple(expansion.runs.values())
+    return tuple(_needed(expansion.runs, experiment))
+
+
+def _needed(runs: Mapping[str, PlannedRun], experiment: Experiment) -> list[PlannedRun]:
+    """Without those that nobody reads from and that are not evaluated."""
+    needed: set[str] = set()
+    for name, run in reversed(runs.items()):
+        if run.evaluations or name in needed or not any(stage.evaluate for stage in experiment.stages.values()):
+            needed |= {name, *run.waits_for}
+    return [run for name, run in runs.items() if name in needed]
 
 
 def matches(selection: Selection, row: Mapping[str, Any]) -> bool:
