@@ -122,15 +122,19 @@ class Seats:
     def num_cpus(self) -> float:
         return float(ray.cluster_resources().get("CPU", 0.0))
 
+    @property
+    def num_gpus(self) -> float:
+        return float(ray.cluster_resources().get("GPU", 0.0))
+
     @asynccontextmanager
-    async def seat(self, num_cpus: float) -> AsyncIterator[Seat]:
-        """Entered once the processors are free; after the block nothing of it is left.
+    async def seat(self, num_cpus: float, num_gpus: float) -> AsyncIterator[Seat]:
+        """Entered once the processors and GPUs are free; after the block nothing of it is left.
 
         Raises:
             EngineError: its process died before it was ready.
         """
         remote: Any = ray.remote(SeatActor)
-        actor = remote.options(num_cpus=num_cpus, max_concurrency=2, max_restarts=0).remote()
+        actor = remote.options(num_cpus=num_cpus, num_gpus=num_gpus, max_concurrency=2, max_restarts=0).remote()
         try:
             await _answer(actor.ready.remote(), "start")
             yield Seat(actor)

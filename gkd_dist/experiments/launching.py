@@ -48,8 +48,11 @@ class Launcher(Protocol):
         """Of all machines together, now."""
         ...
 
-    def seat(self, num_cpus: float) -> AbstractAsyncContextManager[Seat]:
-        """Entered once the processors are free; nothing of it is left after the block.
+    @property
+    def num_gpus(self) -> float: ...
+
+    def seat(self, num_cpus: float, num_gpus: float) -> AbstractAsyncContextManager[Seat]:
+        """Entered once the processors and GPUs are free; nothing of it is left after the block.
 
         Raises:
             EngineError: no seat could be had.

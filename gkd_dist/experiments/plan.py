@@ -52,6 +52,7 @@ class PlannedRun:
     waits_for: tuple[str, ...]
     evaluations: tuple[PlannedEvaluation, ...]
     num_cpus: float
+    num_gpus: float
     num_steps: int
     """Train steps; 0 for other commands."""
     step_cpu_s: float
@@ -186,6 +187,7 @@ def _run(expansion: _Expansion, name: str, stage: Stage, labels: dict[str, str])
             for planned in _evaluations(each, experiment.evaluations[each], names, folder, output)
         ),
         num_cpus=number(fill(stage.num_cpus, names), "num_cpus"),
+        num_gpus=number(fill(stage.num_gpus, names), "num_gpus"),
         num_steps=num_steps,
         step_cpu_s=number(fill(stage.step_cpu_s, names), "step_cpu_s"),
         fixed_cpu_s=number(fill(stage.fixed_cpu_s, names), "fixed_cpu_s"),

@@ -9,6 +9,7 @@ from typing import Literal
 
 from gkd_dist.errors import EngineError, ResourceError
 from gkd_dist.experiments.launching import Launcher, Seat
+from gkd_dist.experiments.plan import PlannedRun
 from gkd_dist.experiments.record import TRAIN, Part, RunRecord, log_path, now, write_record
 from gkd_dist.experiments.survey import Standing
 
@@ -52,11 +53,9 @@ class Schedule:
         self._is_stopping = False
         self._news = asyncio.Event()
         """Set when something may have become startable while its predecessor is still at work."""
-        most = min(self._max_cpus, launcher.num_cpus)
         for each in standings:
-            if not each.is_done and each.run.num_cpus > most:
-                asked = f"{each.run.name} asks for {each.run.num_cpus:g}"
-                raise ResourceError(f"there are {most:g} CPUs, and {asked}; add nodes, or lower num_cpus")
+            if not each.is_done:
+                self._check_size(each.run)
 
     @property
     def num_parallel_cpus(self) -> float:
@@ -97,9 +96,19 @@ class Schedule:
                 waiting.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
+    def _check_size(self, run: PlannedRun) -> None:
+        """Raise ResourceError where `run` could never start."""
+        sizes = (("CPUs", run.num_cpus, self.num_parallel_cpus), ("GPUs", run.num_gpus, self._launcher.num_gpus))
+        for what, wanted, there in sizes:
+            if wanted > there:
+                asked = f"{run.name} asks for {wanted:g}; add nodes, or lower num_{what.lower()}"
+                raise ResourceError(f"there are {there:g} {what}, and {asked}")
+
     def _startable(self) -> list[str]:
         """Of what waits, all that fits beside what runs; what can never start is marked."""
-        free = self.num_parallel_cpus - sum(self.standings[name].run.num_cpus for name in self.running())
+        running = [self.standings[name].run for name in self.running()]
+        cpus = self.num_parallel_cpus - sum(run.num_cpus for run in running)
+        gpus = self._launcher.num_gpus - sum(run.num_gpus for run in running)
         names = []
         for name, standing in self.standings.items():
             if self.states[name] != "waiting":
@@ -109,15 +118,16 @@ class Schedule:
             if [other for other in lost if other not in self._trained]:
                 self.failures[name] = f"needs {lost[0]}"
                 self._set(name, "blocked")
-            elif self._trained.issuperset(needed) and standing.run.num_cpus <= free:
-                free -= standing.run.num_cpus
+            elif self._trained.issuperset(needed) and standing.run.num_cpus <= cpus and standing.run.num_gpus <= gpus:
+                cpus -= standing.run.num_cpus
+                gpus -= standing.run.num_gpus
                 names.append(name)
         return names
 
     async def _carry_out(self, standing: Standing) -> None:
         name = standing.run.name
         try:
-            async with self._launcher.seat(standing.run.num_cpus) as seat:
+            async with self._launcher.seat(standing.run.num_cpus, standing.run.num_gpus) as seat:
                 self._seats[name] = seat
                 if self._is_stopping:
                     await seat.stop()

@@ -72,8 +72,9 @@ class Stage(Strict):
     """Combinations that are left out."""
     evaluate: tuple[Label, ...] = ()
     """Names of evaluations."""
-    num_cpus: float | str = 1
+    num_cpus: Number = 1
     """That a run keeps busy; as many threads."""
+    num_gpus: Number = 0
     step_cpu_s: Number = 1.0
     """Estimate of the CPU time of one train step, s; measured ones take its place."""
     fixed_cpu_s: Number = 10.0

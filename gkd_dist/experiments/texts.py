@@ -7,6 +7,8 @@ from typing import Any
 from gkd_dist.errors import ConfigError
 
 _NAME = re.compile(r"\{((?:stage:)?[A-Za-z0-9][A-Za-z0-9_.+-]*)\}")
+_LEFT_ALONE = frozenset({"prompt"})
+"""`{prompt}` belongs to the templates of tasks."""
 _MAX_DEPTH = 8
 
 
@@ -32,6 +34,8 @@ def fill(value: Any, names: Mapping[str, Any], stage: Callable[[str], str] | Non
             if stage is None:
                 raise ConfigError([f"{{{name}}}: no stage can be named here"])
             return stage(name.removeprefix("stage:"))
+        if name in _LEFT_ALONE:
+            return f"{{{name}}}"
         if name not in names:
             raise ConfigError([f"{{{name}}} is not known here; known are {', '.join(sorted(names))}"])
         if names[name] is None:

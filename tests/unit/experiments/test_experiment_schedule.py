@@ -57,6 +57,7 @@ class Workshop:
     """Stands in for the cluster: does what `gkd run` and `gkd eval` leave, at once or once it is told to go on."""
 
     num_cpus: float = 2.0
+    num_gpus: float = 0.0
     codes: dict[str, int] = field(default_factory=dict)
     """Exit codes other than 0, by a word of the command."""
     breaks: str | None = None
@@ -65,13 +66,18 @@ class Workshop:
     """Commands end only when they are asked to stop."""
     calls: list[list[str]] = field(default_factory=list)
     most: int = 0
-    """Most commands at once."""
-    _now: int = 0
+    """Most seats at once."""
+    _taken: int = 0
 
     @asynccontextmanager
-    async def seat(self, num_cpus: float) -> AsyncIterator["WorkshopSeat"]:
+    async def seat(self, num_cpus: float, num_gpus: float) -> AsyncIterator["WorkshopSeat"]:
+        self._taken += 1
+        self.most = max(self.most, self._taken)
         await asyncio.sleep(0)
-        yield WorkshopSeat(self)
+        try:
+            yield WorkshopSeat(self)
+        finally:
+            self._taken -= 1
 
 
 class WorkshopSeat:
@@ -83,21 +89,15 @@ class WorkshopSeat:
         shop = self._workshop
         arguments = list(command)[3:]  # python -m gkd_dist
         shop.calls.append(arguments)
-        shop._now += 1
-        shop.most = max(shop.most, shop._now)
-        try:
-            if shop.holds:
-                await self._asked.wait()
-                return Ending(75)
-            await asyncio.sleep(0.001)
-            if shop.breaks and any(shop.breaks in word for word in arguments):
-                raise EngineError("the node is gone")
-            code = next((code for word, code in shop.codes.items() if any(word in each for each in arguments)), 0)
-            if code == 0:
-                leave_what_it_leaves(arguments)
-            return Ending(code)
-        finally:
-            shop._now -= 1
+        if shop.holds:
+            await self._asked.wait()
+            return Ending(75)
+        if shop.breaks and any(shop.breaks in word for word in arguments):
+            raise EngineError("the node is gone")
+        code = next((code for word, code in shop.codes.items() if any(word in each for each in arguments)), 0)
+        if code == 0:
+            leave_what_it_leaves(arguments)
+        return Ending(code)
 
     async def stop(self) -> None:
         self._asked.set()
