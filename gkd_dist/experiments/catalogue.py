@@ -4,6 +4,7 @@ extends: tasks/wmt14        # or a list; mappings are merged key by key, this fi
 changes: {axes.size: [2m]}  # as on the command line, but under the scale and the command line
 """
 
+import re
 from collections.abc import Sequence
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -40,7 +41,7 @@ def load_experiment(name: str, scale: str | None = None, overrides: Sequence[str
         ConfigError: with all problems, one line each.
     """
     tree = _tree(name)
-    scales = tree.get("scales") or {}
+    scales = tree["scales"] = {key: value for key, value in (tree.get("scales") or {}).items() if value is not None}
     chosen = scale or next(iter(scales), "only")
     problems: list[str] = []
     for key, value in tree.pop("changes", {}).items():
@@ -168,10 +169,8 @@ def _files() -> list[Traversable]:
 
 def _place(name: str) -> tuple[int, bool, int, str]:
     """Figures of the paper by their numbers, then those of its appendix, then the others."""
-    number = name.removeprefix("figure").removeprefix("A")
-    if not name.startswith("figure") or not number.isdigit():
-        return 1, False, 0, name
-    return 0, "A" in name, int(number), name
+    found = re.fullmatch(r"figure(A?)([0-9]+)(-.*)?", name)
+    return (1, False, 0, name) if found is None else (0, bool(found[1]), int(found[2]), name)
 
 
 def _line(location: tuple[int | str, ...], message: str) -> str:
