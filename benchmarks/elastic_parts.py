@@ -106,6 +106,9 @@ class InProcess(Generic[Replica]):
     async def kill(self, replica: Replica) -> None:
         """Nothing runs."""
 
+    def waits_for(self, slot: int) -> str:  # noqa: ARG002 - of the Protocol
+        return ""
+
     def describe(self, replica: Replica) -> dict[str, str | int]:
         return {"type": type(replica).__name__}
 

@@ -77,8 +77,8 @@ def measure(student: StudentModel, trajectories: list[Trajectory], arguments: ar
     padded, packed = PaddedLayout(), PackedLayout()
     fixed = [list(range(start, min(start + FIXED_ROWS, len(lengths)))) for start in range(0, len(lengths), FIXED_ROWS)]
     providers = {
-        "packed": (packed, packed.groups(lengths, MAX_TOKENS)),
-        "sorted": (padded, padded.groups(lengths, MAX_TOKENS)),
+        "packed": (packed, packed.groups(trajectories, MAX_TOKENS)),
+        "sorted": (padded, padded.groups(trajectories, MAX_TOKENS)),
         "fixed": (padded, fixed),
     }
     seconds: dict[str, list[float]] = {name: [] for name in providers}

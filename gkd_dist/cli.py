@@ -5,6 +5,7 @@ Heavy modules are imported inside the commands, so that `gkd --help` is instant.
 same command goes on; 130 (Ctrl-C) and 143 (SIGTERM) stopped at once.
 """
 
+import errno
 import os
 import sys
 import traceback
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gkd_dist import __version__
-from gkd_dist.errors import ConfigError, GkdError, StoppedError
+from gkd_dist.errors import ConfigError, GkdError, StoppedError, plain
 from gkd_dist.process import prepare_this_process
 from gkd_dist.serial import is_at_work
 
@@ -36,7 +37,10 @@ app = typer.Typer(
 )
 
 Recipe = Annotated[
-    str, typer.Argument(metavar="RECIPE", help="Name of a packaged recipe (see `gkd recipes`), or path of a YAML file.")
+    str,
+    typer.Argument(
+        metavar="RECIPE", help="Name of a packaged recipe (see `gkd recipes`), or path of a YAML file; A+B is B over A."
+    ),
 ]
 Overrides = Annotated[
     list[str] | None,
@@ -82,6 +86,12 @@ def _main(args: Sequence[str] | None) -> int:
         for line in str(error).splitlines() or [type(error).__name__]:
             print(f"{prefix}{line}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            traceback.print_exc()
+        else:
+            print(f"error: {plain(error)}; make room there, and run the same command again", file=sys.stderr)
+        return EXIT_INTERNAL
     except Exception:
         traceback.print_exc()
         return EXIT_INTERNAL
@@ -134,11 +144,26 @@ def validate(
 
 
 @app.command()
+def rows(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", metavar="FILE", help="JSON lines; otherwise printed.", show_default=False)
+    ] = None,
+) -> None:
+    """Write the rows of a recipe's data: prompts as models see them (but for chat templates), and completions."""
+    config = _load(recipe, overrides)
+    from gkd_dist.commands import rows as write_rows
+
+    raise typer.Exit(write_rows(config, output))
+
+
+@app.command()
 def recipes(
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="Print this one.", show_default=False)] = None,
 ) -> None:
     """List the packaged recipes, or print one."""
-    from gkd_dist.config.load import recipe_names, recipe_summary, recipe_text
+    from gkd_dist.config.recipes import recipe_names, recipe_summary, recipe_text
 
     if name is not None:
         print(recipe_text(name), end="")
@@ -279,7 +304,7 @@ def status(run: Run, as_json: AsJson = False, output_dir: OutputDir = Path("runs
     raise typer.Exit(show_status(run, output_dir, as_json=as_json))
 
 
-@app.command()
+@app.command(context_settings={"ignore_unknown_options": True})  # -1 is a number, and out of range
 def explain(
     run: Run,
     step: Annotated[int, typer.Argument(metavar="STEP", min=0, help="Train step, counted from 0.")],

@@ -4,6 +4,8 @@ import logging
 from types import TracebackType
 from typing import Generic, Protocol, TypeVar
 
+from gkd_dist.errors import plain
+
 logger = logging.getLogger(__name__)
 
 
@@ -37,4 +39,4 @@ class Closing(Generic[Part]):
         except Exception as closing:
             if error is None:
                 raise
-            logger.warning("closing after a failure failed too: %r", closing)
+            logger.warning("closing after a failure failed too: %s", plain(closing))

@@ -3,16 +3,17 @@
 import asyncio
 import logging
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import replace
 from typing import Protocol, TypeVar
 
 from gkd_dist.checkpoints.store import CheckpointStore
 from gkd_dist.config.load import dump_run_config
 from gkd_dist.config.run import RunConfig
-from gkd_dist.errors import StoppedError
-from gkd_dist.interfaces import Metrics, RecordSink
+from gkd_dist.errors import StoppedError, plain
+from gkd_dist.fleet import Fleet
+from gkd_dist.interfaces import Journal, Metrics, RecordSink
 from gkd_dist.metrics.console import Narrator
 from gkd_dist.metrics.exporter import Exporter
 from gkd_dist.metrics.sinks import JsonlSink, terminal_sink
@@ -30,8 +31,8 @@ from gkd_dist.reporting import card_of, describe, report, teacher_counts, teache
 from gkd_dist.runs.attempts import Attempt
 from gkd_dist.runs.resume import Continuation, find_continuation
 from gkd_dist.runs.run_directory import RunDirectory
-from gkd_dist.stop_signals import StopSignals
-from gkd_dist.supervision.together import beside
+from gkd_dist.stop_signals import StopSignals, stopping_at_once
+from gkd_dist.supervision.together import beside, unless_stopped
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +49,8 @@ def run(config: RunConfig) -> int:
     with ExitStack() as stack:
         exporter = stack.enter_context(_closing(Exporter()))
         _serve(exporter, config, narrate)
-        prepared = prepare(config, narrate)
+        with stopping_at_once():
+            prepared = prepare(config, narrate)
         if continuation is not None:
             _attempt(prepared, continuation.directory, exporter, narrate, continuation)
         else:
@@ -110,23 +112,18 @@ async def _distil(
     config = prepared.blueprint.config
     accounts = StepAccounts(max_steps=config.learner.max_steps, metrics=metrics, sinks=sinks, attempt=attempt.number)
     narrate(f"starting {config.sampler.num_replicas} sampler(s), {teacher_counts(config)}, 1 learner")
-    async with (
-        prepared.blueprint.fleet(metrics) as fleet,
-        prepared.blueprint.journal(directory.journal) as journal,
-    ):
-        metrics.set_ready()
-        stage = Stage()
-        steering = Steering(config, directory, fleet, accounts, stage, attempt.number)
-        durability = Durability(
-            store=CheckpointStore(directory.checkpoints, config.checkpoint.save_total_limit),
-            ledger=Ledger(directory.ledger),
-            config=config.checkpoint,
-            attempt=attempt.number - 1,
-            journal=journal,
-        )
-        # Only now: before, Ctrl-C has nothing to save, and Ray takes SIGTERM for itself when it starts.
-        with StopSignals(narrate) as signals:
-            narrate("all engines are up")
+    with StopSignals(narrate) as signals:
+        async with _started(prepared, directory, metrics, narrate, signals) as (fleet, journal):
+            metrics.set_ready()
+            stage = Stage()
+            steering = Steering(config, directory, fleet, accounts, stage, attempt.number)
+            durability = Durability(
+                store=CheckpointStore(directory.checkpoints, config.checkpoint.save_total_limit),
+                ledger=Ledger(directory.ledger),
+                config=config.checkpoint,
+                attempt=attempt.number - 1,
+                journal=journal,
+            )
             job = Job(
                 plan=prepared.plan(directory.name, directory.students),
                 fleet=fleet,
@@ -149,9 +146,33 @@ async def _distil(
             except StoppedError as stopped:
                 raise signals.error(str(directory.path)) from stopped
             finally:
-                durability.ledger.close()
+                await durability.close()
     directory.write_card(card_of(prepared, outcome, _num_trained_tokens(stage)))
     return outcome
+
+
+@asynccontextmanager
+async def _started(
+    prepared: PreparedJob, directory: RunDirectory, metrics: Exporter, narrate: Narrator, signals: StopSignals
+) -> AsyncIterator[tuple[Fleet, Journal | None]]:
+    """Everything that computes, and the journal; closed with the block, and where a signal comes before it begins.
+
+    Raises:
+        StoppedEarlyError: one came.
+    """
+    async with AsyncExitStack() as stack:
+
+        async def start() -> tuple[Fleet, Journal | None]:
+            fleet = prepared.blueprint.fleet(metrics, say=narrate, when_connected=signals.install)
+            running = await stack.enter_async_context(fleet)
+            return running, await stack.enter_async_context(prepared.blueprint.journal(directory.journal))
+
+        parts = await unless_stopped(signals.event, start())
+        if parts is None:
+            raise signals.error(str(directory.path))
+        signals.begin()
+        narrate("all engines are up")
+        yield parts
 
 
 def _num_trained_tokens(stage: Stage) -> int:
@@ -198,6 +219,6 @@ def _closing(held: _Held) -> Iterator[_Held]:
         try:
             held.close()
         except Exception as closing:
-            logger.warning("closing after a failure failed too: %r", closing)
+            logger.warning("closing after a failure failed too: %s", plain(closing))
         raise
     held.close()

@@ -1,7 +1,7 @@
 """The same ring with every part in a Ray actor of its own; a reward that is no model stays beside the controller."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -17,11 +17,18 @@ from gkd_dist.interfaces import Journal, Metrics
 
 
 @asynccontextmanager
-async def ray_fleet(blueprint: Blueprint, metrics: Metrics | None = None) -> AsyncIterator[Fleet]:
+async def ray_fleet(
+    blueprint: Blueprint,
+    metrics: Metrics | None = None,
+    say: Callable[[str], None] = lambda _: None,
+    when_connected: Callable[[], None] = lambda: None,
+) -> AsyncIterator[Fleet]:
     """All parts of `blueprint` as actors of the configured cluster, ended with the block.
 
     Args:
         metrics: told about replicas; None: nobody is.
+        say: told in one line of every part that is up, now and later, and what one waits for.
+        when_connected: see `ray_session`.
     """
     config = blueprint.config
     plan = FleetPlan(
@@ -36,8 +43,8 @@ async def ray_fleet(blueprint: Blueprint, metrics: Metrics | None = None) -> Asy
         reward=blueprint.make_reward if blueprint.reward_is_model else None,
         server_teachers=[name for name, teacher in config.named_teachers.items() if teacher.engine == "server"],
     )
-    with ray_session(config.cluster):
-        async with Closing(await start_fleet(plan, config.cluster, config.supervision, metrics)) as fleet:
+    with ray_session(config.cluster, when_connected):
+        async with Closing(await start_fleet(plan, config.cluster, config.supervision, metrics, say)) as fleet:
             if config.reward is not None and not blueprint.reward_is_model:
                 fleet.reward = await asyncio.to_thread(blueprint.make_reward)
             yield fleet

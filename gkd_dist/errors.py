@@ -15,11 +15,13 @@ GkdError                     exit 70 unless a subclass says otherwise
 |   +-- RoleLostError        no replica of a role is left, or came back in time
 |   +-- LearnerLostError     the learner died; its last checkpoint did not
 +-- StoppedError             exit 75: asked to stop, and did so with a good checkpoint
+|   +-- StoppedEarlyError    exit 128 + the signal: before the first step, with nothing to save
 +-- StalledError             no progress for supervision.stall_timeout_s
 +-- WeightsError             published weights do not match their manifest
 +-- DeadlineError            something did not answer in time
 """
 
+import signal
 from collections.abc import Sequence
 
 
@@ -27,6 +29,16 @@ class GkdError(Exception):
     """Base of every error this package raises on purpose."""
 
     exit_code = 70
+
+
+def plain(error: BaseException | None) -> str:
+    """One line to read: what was raised on purpose in its own words, the machine in its own, anything else by name."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    if isinstance(error, GkdError) and text:
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 class UserError(GkdError):
@@ -111,6 +123,22 @@ class StoppedError(GkdError):
     """The run was asked to stop and left a good checkpoint: the same command goes on from there."""
 
     exit_code = 75
+
+
+class StoppedEarlyError(StoppedError):
+    """The run was asked to stop before its first step.
+
+    Args:
+        signal_number: that asked; the exit code is 128 more, as of a process that it ended.
+    """
+
+    def __init__(self, signal_number: int) -> None:
+        self.signal_number = signal_number
+        self.exit_code = 128 + signal_number
+        super().__init__(f"{signal.Signals(signal_number).name}: stopped before the first step; nothing to save")
+
+    def __reduce__(self) -> tuple[type["StoppedEarlyError"], tuple[int]]:
+        return type(self), (self.signal_number,)
 
 
 class StalledError(GkdError):

@@ -94,10 +94,9 @@ def describe(job: EvalJob) -> str:
     subsets = {case.question.subset for case in job.cases} - {None}
     dropped = f", {job.num_dropped} dropped for their length" if job.num_dropped else ""
     of_subsets = f" of {len(subsets)} subsets" if len(subsets) > 1 else ""
-    return (
-        f"{job.config.task}: {len(job.cases)} rows{of_subsets}{dropped}; "
-        f"longest prompt {job.engines.max_prompt_tokens} tokens; chat template {'applied' if job.renderer.uses_chat_template else 'not used'}"
-    )
+    chat = "applied" if job.renderer.uses_chat_template else "not used"
+    longest = f"longest prompt {job.engines.max_prompt_tokens} tokens"
+    return f"{job.config.task}: {len(job.cases)} rows{of_subsets}{dropped}; {longest}; chat template {chat}"
 
 
 def _predict(job: EvalJob, narrate: Narrator) -> list[Any]:

@@ -5,10 +5,15 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
-from gkd_dist.errors import LearnerLostError
+from gkd_dist.errors import LearnerLostError, plain
 from gkd_dist.interfaces import Learner, Replicas, Reward, Sampler, Teacher
 
 logger = logging.getLogger(__name__)
+
+
+def role_of(teacher: str) -> str:
+    """What messages call the replicas of a teacher: `teacher`, or `teacher NAME`."""
+    return teacher if teacher == "teacher" else f"teacher {teacher}"
 
 
 @dataclass
@@ -47,6 +52,6 @@ class Fleet:
         )
         errors = [result for result in results if isinstance(result, BaseException)]
         for error in errors[1:]:
-            logger.warning("closing failed too: %r", error)
+            logger.warning("closing failed too: %s", plain(error))
         if errors:
             raise errors[0]

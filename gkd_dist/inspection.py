@@ -2,20 +2,23 @@
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from gkd_dist.errors import RunError
 from gkd_dist.metrics.console import print_table
 from gkd_dist.replay.ledger import DroppedPrompt, Ledger, StepEntry, TrainedSequence
 from gkd_dist.runs.attempts import AttemptRecord, read_attempts
-from gkd_dist.runs.documents import read_document
-from gkd_dist.runs.lock import holder_of
+from gkd_dist.runs.documents import on_disk, read_document
+from gkd_dist.runs.lock import Holder, holder_of
 from gkd_dist.runs.run_directory import RunDirectory
 from gkd_dist.runs.status import Role, Status
 
 
+@on_disk()
 def status(run: str, output_dir: Path, *, as_json: bool) -> int:
     """Prints how a run is, or was when it was last seen; returns 0.
 
@@ -25,6 +28,7 @@ def status(run: str, output_dir: Path, *, as_json: bool) -> int:
     directory = RunDirectory.find(run, output_dir)
     holder = holder_of(directory.lock)
     attempts = read_attempts(directory.attempts)
+    summary = directory.read_summary()
     seen = read_document(directory.status, Status)
     if as_json:
         content = {
@@ -34,18 +38,23 @@ def status(run: str, output_dir: Path, *, as_json: bool) -> int:
             "is_finished": directory.is_finished,
             "last_checkpoint": directory.last_checkpoint,
             "attempts": [asdict(attempt) for attempt in attempts],
+            "summary": summary,
             "status": None if seen is None else seen.model_dump(mode="json"),
         }
         print(json.dumps(content))
         return 0
-    print(f"{directory.name}: {_state(directory, holder is not None, attempts, seen)}")
-    for line in _details(seen, holder is not None) if seen is not None else ():
-        print(line)
+    print(f"{directory.name}: {_state(directory, holder, attempts, seen)}")
+    if holder is None and summary is not None:
+        _print_outcome(directory, summary, attempts)
+    elif seen is not None:
+        for line in _details(seen, holder is not None):
+            print(line)
     step = directory.last_checkpoint
     print(f"last checkpoint: {'none' if step is None else f'step {step}'}; run directory {directory.path}")
     return 0
 
 
+@on_disk()
 def explain(run: str, output_dir: Path, step: int, *, as_json: bool) -> int:
     """Prints what one train step was trained on; returns 0.
 
@@ -93,17 +102,37 @@ def _row(sequence: TrainedSequence) -> list[str]:
     ]
 
 
-def _state(directory: RunDirectory, is_running: bool, attempts: list[AttemptRecord], seen: Status | None) -> str:
+def _state(directory: RunDirectory, holder: Holder | None, attempts: list[AttemptRecord], seen: Status | None) -> str:
     last = attempts[-1] if attempts else None
-    if is_running and seen is not None:
+    if holder is not None and seen is not None:
         return f"{seen.state}, step {seen.step}/{seen.max_steps}, attempt {seen.attempt} ({seen.host}, pid {seen.pid})"
-    if is_running:
-        return "starting"
+    if holder is not None:
+        return f"starting ({holder})"
     if directory.is_finished:
         return "finished"
     if last is None:
         return "not running"
     return f"not running; attempt {last.number} began {last.started_at} and ended: {last.how or 'killed'}"
+
+
+def _print_outcome(directory: RunDirectory, summary: Mapping[str, Any], attempts: list[AttemptRecord]) -> None:
+    """What came of a finished run."""
+    print(f"{summary.get('steps', '?')} steps in {_spent_s(attempts):.0f} s of {len(attempts)} attempt(s)")
+    print(f"student: {directory.final}")
+    before, after = summary.get("before"), summary.get("after")
+    if isinstance(before, dict) and isinstance(after, dict):
+        rows = [[name, _figure(before[name]), _figure(after.get(name))] for name in before]
+        print_table(sys.stdout, "held out", ["", "before", "after"], rows)
+
+
+def _figure(value: float | None) -> str:
+    return "n/a" if value is None else f"{value:.3f}"
+
+
+def _spent_s(attempts: list[AttemptRecord]) -> float:
+    """Over all attempts whose end is known."""
+    times = [(each.started_at, each.ended_at) for each in attempts if each.ended_at is not None]
+    return sum((datetime.fromisoformat(end) - datetime.fromisoformat(begin)).total_seconds() for begin, end in times)
 
 
 def _details(seen: Status, is_running: bool) -> Iterator[str]:
@@ -127,3 +156,5 @@ def _role_lines(name: str, role: Role) -> Iterator[str]:
             f"{key} {value}" for key, value in (("pid", slot.pid), ("node", slot.node)) if value is not None
         )
         yield f"  slot {slot.slot}: {slot.state}, {slot.restarts} restart(s){', ' + where if where else ''}"
+        if slot.problem:
+            yield f"    {slot.problem}"

@@ -164,6 +164,8 @@ class SlotView:
     num_restarts: int
     place: Mapping[str, str | int]
     """`pid` and `node` of what runs in it; empty where nothing does, or in this process."""
+    problem: str = ""
+    """Why nothing does: what its start waits for, or what ended the last one."""
 
 
 class Replicas(Protocol[Replica]):

@@ -1,6 +1,6 @@
 """The whole ring in one process, without Ray: for debugging, tiny machines and tests."""
 
-import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Collection, Container, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -8,7 +8,8 @@ from pathlib import Path
 
 from gkd_dist.build import Blueprint
 from gkd_dist.closing import Closing, Part
-from gkd_dist.fleet import Fleet
+from gkd_dist.fault_points import fault_point
+from gkd_dist.fleet import Fleet, role_of
 from gkd_dist.replay.journal import Journal
 from gkd_dist.serial import SerialThread
 from gkd_dist.supervision.pool import Pool
@@ -16,28 +17,46 @@ from gkd_dist.types import SampleId, ScoredTrajectory
 
 
 @asynccontextmanager
-async def local_fleet(blueprint: Blueprint) -> AsyncIterator[Fleet]:
-    """All parts of `blueprint` in this process, closed at the end; when one cannot be built, so are those before it."""
-    config = blueprint.config
-    async with AsyncExitStack() as stack:
+async def local_fleet(blueprint: Blueprint, say: Callable[[str], None] = lambda _: None) -> AsyncIterator[Fleet]:
+    """All parts of `blueprint` in this process, closed at the end; when one cannot be built, so are those before it.
 
-        async def build(make: Callable[[], Part]) -> Part:
-            return await stack.enter_async_context(Closing(await asyncio.to_thread(make)))
+    Args:
+        say: told in one line of every part that is up.
+    """
+    config = blueprint.config
+    builder = SerialThread("builder")  # of this package: who wants to end does not wait for a model that loads
+    async with AsyncExitStack() as stack:
+        stack.callback(builder.close)
+
+        async def build(name: str, make: Callable[[], Part]) -> Part:
+            began = time.monotonic()
+            part = await stack.enter_async_context(Closing(await builder.run(lambda: _built(make))))
+            say(f"{name} up after {time.monotonic() - began:.1f} s")
+            return part
 
         yield Fleet(
             samplers=Pool.of(
-                [await build(blueprint.make_sampler) for _ in range(config.sampler.num_replicas)], config.supervision
+                [await build(f"sampler {slot}", blueprint.make_sampler) for slot in range(config.sampler.num_replicas)],
+                config.supervision,
             ),
             teachers={
                 name: Pool.of(
-                    [await build(partial(blueprint.make_teacher, name)) for _ in range(teacher.num_replicas)],
+                    [
+                        await build(f"{role_of(name)} {slot}", partial(blueprint.make_teacher, name))
+                        for slot in range(teacher.num_replicas)
+                    ],
                     config.supervision,
                 )
                 for name, teacher in config.named_teachers.items()
             },
-            learner=await build(blueprint.make_learner),
-            reward=await build(blueprint.make_reward) if config.reward else None,
+            learner=await build("learner", blueprint.make_learner),
+            reward=await build("reward", blueprint.make_reward) if config.reward else None,
         )
+
+
+def _built(make: Callable[[], Part]) -> Part:
+    fault_point("local.build")
+    return make()
 
 
 @asynccontextmanager

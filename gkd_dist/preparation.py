@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from gkd_dist.build import Blueprint
 from gkd_dist.config.models import PruneConfig
@@ -21,7 +21,10 @@ from gkd_dist.errors import ConfigError, DataError, UserError
 from gkd_dist.pipeline.job import Narrate
 from gkd_dist.prepared import Data, Job
 from gkd_dist.runs.run_directory import check_output_dir
-from gkd_dist.types import Answer
+from gkd_dist.types import Answer, Trajectory
+
+if TYPE_CHECKING:
+    from gkd_dist.models.scratch import ScratchModel
 
 T = TypeVar("T")
 
@@ -47,6 +50,12 @@ def prepare(config: RunConfig, narrate: Narrate, *, student: str | None = None, 
         folder = _collect(problems, find, f"{part}.model: ")
         if folder is not None:
             folders[part] = folder
+    new = _scratch(config, data.rows) if student is None else None
+    if new is not None:
+        narrate(f"student {config.student.model}")
+        folder = _collect(problems, new.make)
+        if folder is not None:
+            folders["student"] = folder
     if problems:
         raise ConfigError(problems)
     prune = config.student.prune if student is None else None
@@ -84,6 +93,11 @@ def preflight(config: RunConfig) -> tuple[Data, Job | None, list[str]]:
             folders[part] = folder
         else:
             left.append(f"{part}: {reference} is not converted yet; tokenizer checks are made when the run starts")
+    new = _scratch(config, data.rows)
+    if new is not None and new.is_made:
+        folders["student"] = new.folder
+    elif new is not None:
+        left.append(f"student: {config.student.model} is not made yet; tokenizer checks are made when the run starts")
     fits = not (problems or left)
     job = _collect(problems, lambda: _fit(config, data, folders, config.student.prune)) if fits else None
     _collect(problems, lambda: _ask_servers(config))
@@ -93,12 +107,28 @@ def preflight(config: RunConfig) -> tuple[Data, Job | None, list[str]]:
 
 
 def _references(config: RunConfig, student: str | None) -> dict[str, str]:
-    """Model references by the section that names them: `teacher` or `teachers.NAME`, `student`, perhaps `reward`."""
+    """References of models that exist, by the section that names them: `teacher` or `teachers.NAME`, `student`,
+    perhaps `reward`."""
     models = {config.key_of(name): teacher.model for name, teacher in config.named_teachers.items()}
-    models["student"] = student or config.student.model
+    if student is not None or config.student.model_type is None:
+        models["student"] = student or config.student.model
     if config.reward is not None and config.reward.model is not None:
         models["reward"] = config.reward.model
     return models
+
+
+def _scratch(config: RunConfig, rows: Rows) -> "ScratchModel | None":
+    """The student that is to be made, on the text of the training rows; None where it is there already."""
+    model_type, scratch = config.student.model_type, config.student.scratch
+    if model_type is None or scratch is None:
+        return None
+    from gkd_dist.models.folders import default_cache_dir
+    from gkd_dist.models.scratch import ScratchModel
+
+    first = config.data.num_held_out
+    training = rows.rows[first : None if config.data.num_train is None else first + config.data.num_train]
+    texts = [text for row in training for text in row.texts]
+    return ScratchModel(model_type, scratch, texts, config.seed, default_cache_dir())
 
 
 def _needs_weights(config: RunConfig, part: str) -> bool:
@@ -139,6 +169,10 @@ def _find(config: RunConfig, student: str | None, writes: bool, problems: list[s
     rows = _collect(problems, lambda: read_rows(config.data))
     if writes:
         _collect(problems, lambda: check_output_dir(config.output_dir))
+    if student is None and config.student.scratch is not None and config.student.model_type is not None:
+        from gkd_dist.models.scratch import check_scratch
+
+        _collect(problems, partial(check_scratch, config.student.model_type, config.student.scratch))
     for part, reference in _references(config, student).items():
         look = partial(already_here, reference, default_cache_dir(), weights=_needs_weights(config, part))
         _collect(problems, look, f"{part}.model: ")
@@ -182,11 +216,12 @@ def _fit(config: RunConfig, data: Data, folders: Mapping[str, Path], prune: Prun
     problems: list[str] = []
     student = folders["student"]
     teachers = {name: folders[config.key_of(name)] for name in config.named_teachers}
-    lengths = {"student": ("sampler", config.sampler.max_model_len)}
+    lengths = {"student": ("sampler", config.sampler.engine, config.sampler.max_model_len)}
     for name, teacher in config.named_teachers.items():
-        lengths[config.key_of(name)] = (config.key_of(name), teacher.num_positions)
-    for part, (engine, max_model_len) in lengths.items():
-        _collect(problems, partial(check_suitable, folders[part], part, max_model_len=max_model_len, engine=engine))
+        lengths[config.key_of(name)] = (config.key_of(name), teacher.engine, teacher.num_positions)
+    for part, (section, engine, max_model_len) in lengths.items():
+        check = partial(check_suitable, max_model_len=max_model_len, section=section, engine=engine)
+        _collect(problems, partial(check, folders[part], part))
     if prune is not None and not problems:
         _collect(problems, partial(check_request, student, prune.num_layers, prune.drop_layers))
     reward_model = folders.get("reward")
@@ -201,7 +236,7 @@ def _fit(config: RunConfig, data: Data, folders: Mapping[str, Path], prune: Prun
     renderer = _collect(problems, lambda: _renderer(config, student))
     if problems or renderer is None:
         raise ConfigError(problems)
-    num_ids = min(num for num in shared if num is not None)
+    num_ids = min([num for num in shared if num is not None], default=renderer.num_ids)
     for part in lengths:
         _collect(problems, partial(check_vocabulary, folders[part], part, num_ids))
     for name, teacher in config.named_teachers.items():
@@ -229,7 +264,7 @@ def _fit(config: RunConfig, data: Data, folders: Mapping[str, Path], prune: Prun
         pad_token_id=renderer.pad_token_id,
         num_ids=num_ids,
         run_epoch=uuid.uuid4().hex,
-        golden=golden_sequences(renderer, num_ids, min(each.max_model_len for each in config.named_teachers.values())),
+        golden=_golden(config, renderer, num_ids),
         reward_model=reward_model,
     )
     return Job(blueprint, data.rows, rendered, renderer, data.mixture)
@@ -261,6 +296,12 @@ def _ask_servers(config: RunConfig) -> None:
             _collect(problems, partial(find_model, endpoint, teacher.served_model_name))
     if problems:
         raise ConfigError(problems)
+
+
+def _golden(config: RunConfig, renderer: Renderer, num_ids: int) -> tuple[Trajectory, ...]:
+    """What teachers are checked with; nothing where there are none."""
+    teachers = config.named_teachers.values()
+    return golden_sequences(renderer, num_ids, min(each.max_model_len for each in teachers)) if teachers else ()
 
 
 def _renderer(config: RunConfig, student: Path) -> Renderer:

@@ -17,7 +17,7 @@ from gkd_dist.pipeline.evaluation import HeldOut
 from gkd_dist.pipeline.judging import AnswerOf
 from gkd_dist.pipeline.ring import Plan, Reinforcement
 from gkd_dist.pipeline.routing import TeachersOf
-from gkd_dist.types import Answer, Prompt, SamplingParams, Trajectory
+from gkd_dist.types import Answer, Prompt, SamplingParams, Source, Trajectory
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,7 @@ class Job:
         return Plan(
             run=run,
             stream=stream,
+            fixed_source=Source(config.data.written_by),
             teachers_of=self._teachers_of(stream),
             mixture=self.mixture,
             sampling=replace(

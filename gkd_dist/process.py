@@ -19,6 +19,12 @@ DEFAULTS = {
 }
 
 
+_OF_THE_DRIVER = {
+    # Read when ray is imported: of a replica that dies, what Ray says in a paragraph is said here in a line.
+    "RAY_DEDUP_LOGS_SKIP_REGEX": "A worker died or was killed while executing a task",
+}
+
+
 def actor_environment() -> dict[str, str]:
     """For a new process; the user's own values win. It may use all cores, whatever a scheduler reserves for it."""
     defaults = DEFAULTS | {"OMP_NUM_THREADS": str(os.cpu_count() or 1)}
@@ -28,7 +34,7 @@ def actor_environment() -> dict[str, str]:
 def prepare_this_process() -> None:
     """For this process and those it starts; call before torch is imported. The allocator's settings (MALLOC_*) reach
     only the latter."""
-    for name, value in DEFAULTS.items():
+    for name, value in (DEFAULTS | _OF_THE_DRIVER).items():
         os.environ.setdefault(name, value)
 
 

@@ -16,17 +16,21 @@ SMALLEST_NATS = 1e-4
 
 def figures(evaluation: Evaluation) -> dict[str, float]:
     """Held-out numbers by name, with units in the name."""
-    figures = {
-        "on_policy/objective_nats": evaluation.on_policy.objective,
-        "on_policy/forward_kl_nats": evaluation.on_policy.forward_kl,
-        "on_policy/reverse_kl_nats": evaluation.on_policy.reverse_kl,
-        "on_policy/mean_length_tokens": evaluation.mean_completion_tokens,
-        "on_policy/truncated_share": evaluation.truncated_share,
-    }
+    own, reference = evaluation.on_policy, evaluation.reference
+    figures: dict[str, float] = {}
+    if own is not None:
+        figures["on_policy/objective_nats"] = own.objective
+        figures["on_policy/forward_kl_nats"] = own.forward_kl
+        figures["on_policy/reverse_kl_nats"] = own.reverse_kl
+    figures["on_policy/mean_length_tokens"] = evaluation.mean_completion_tokens
+    figures["on_policy/truncated_share"] = evaluation.truncated_share
     if evaluation.reward_mean is not None:
         figures["on_policy/reward_mean"] = evaluation.reward_mean
-    if evaluation.reference is not None:
-        figures["reference/forward_kl_nats"] = evaluation.reference.forward_kl
+    if reference is not None:
+        if own is None:  # without a teacher the objective is the likelihood of the references
+            figures["reference/nll_nats"] = reference.objective
+        else:
+            figures["reference/forward_kl_nats"] = reference.forward_kl
     return figures
 
 
@@ -46,7 +50,8 @@ def report(job: Job, outcome: Outcome, directory: RunDirectory, elapsed_s: float
             print_side_by_side(sys.stdout, row["prompt"], answers)
     new = figures(after)
     rows = [[name, text_of(value), text_of(new[name])] for name, value in figures(before).items()]
-    rows.append(["on-policy divergence falls by", "", _fall(before.on_policy.objective, after.on_policy.objective)])
+    if before.on_policy is not None and after.on_policy is not None:
+        rows.append(["on-policy divergence falls by", "", _fall(before.on_policy.objective, after.on_policy.objective)])
     print_table(sys.stdout, f"{directory.name}, {elapsed_s:.0f} s", ["held out", "before", "after"], rows)
     if any(teacher.transport in ("topk", "sampled") for teacher in job.blueprint.config.named_teachers.values()):
         print(f"measured through {transport_name(job.blueprint.config)}", flush=True)
@@ -105,8 +110,10 @@ def student_name(config: RunConfig) -> str:
 
 
 def teacher_name(config: RunConfig) -> str:
-    """The teacher's model; of several, each with its part in the whole."""
+    """The teacher's model, or `none`; of several, each with its part in the whole."""
     teachers, combine = config.named_teachers, config.objective.combine_teachers
+    if not teachers:
+        return "none"
     if combine is None:
         return ", ".join(teacher.model for teacher in teachers.values())
     if combine == "route":
@@ -163,14 +170,15 @@ def describe(job: Job) -> list[str]:
     """What a run would work on, one line per part."""
     blueprint, rendered = job.blueprint, job.rendered
     dropped = ", ".join(f"{number} {reason}" for reason, number in rendered.num_dropped.items()) or "none"
-    teachers = "teacher" if len(blueprint.teachers) == 1 else "teachers"
+    shared = " shared by student and teacher" if blueprint.teachers else ""
+    shared += "s" if len(blueprint.teachers) > 1 else ""
     sources = ", ".join(f"{number} {source}" for source, number in job.rows.sources.items())
     return [
         f"data: {job.rows}",
         *([f"sources: {sources}"] if blueprint.config.objective.combine_teachers == "route" else []),
         f"prompts: {len(rendered.train)} to train on, {len(rendered.held_out)} held out, dropped: {dropped}, "
         f"longest {rendered.longest_tokens} tokens",
-        f"tokenizer: {blueprint.num_ids} ids shared by student and {teachers}; chat template "
+        f"tokenizer: {blueprint.num_ids} ids{shared}; chat template "
         f"{'applied' if job.renderer.uses_chat_template else 'not applied'}",
         *_reward_line(blueprint.config),
     ]

@@ -6,11 +6,12 @@ from pathlib import Path
 
 from gkd_dist.runs.control import Target, await_target
 from gkd_dist.runs.control import scale as ask
-from gkd_dist.runs.documents import read_document
+from gkd_dist.runs.documents import on_disk, read_document
 from gkd_dist.runs.run_directory import RunDirectory
 from gkd_dist.runs.status import Status
 
 
+@on_disk()
 def scale(
     run: str,
     output_dir: Path,
@@ -37,7 +38,9 @@ def scale(
         print(f"asked; see `gkd status {directory.path}`")
         return 0
     began = time.monotonic()
-    await_target(directory, request, timeout_s=timeout_s)
+    await_target(
+        directory, request, timeout_s=timeout_s, say=lambda line: print(f"{directory.name}: {line}", flush=True)
+    )
     print(f"all of them serve, after {time.monotonic() - began:.1f} s")
     return 0
 

@@ -1,24 +1,27 @@
 """SIGTERM and Ctrl-C as a wish to stop in order (floor F0).
 
     with StopSignals(print) as stop:
-        ...
         stop.install()             # once more after `ray.init`, which takes SIGTERM for itself
-        await stop.wait()
+        engines = await unless_stopped(stop.event, start())
+        stop.begin()
+        await stop.event.wait()
         raise stop.error("runs/quickstart-3")
 
-The first of either is a wish: the event is set, the caller finishes its step, saves a checkpoint and exits with 75.
-The second ends the process at once with 128 + its number (130, 143); the kernel then ends what Ray started, but for
-Ray's two agents, which need up to a minute to notice.
+The first of either is a wish: the event is set. Before `begin`, the caller closes what it has started and exits with
+128 + the signal's number (130, 143); after, it finishes its step, saves a checkpoint and exits with 75. The second
+ends the process at once with 128 + its number; the kernel then ends what Ray started, but for Ray's two agents, which
+need up to a minute to notice.
 """
 
 import asyncio
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
-from gkd_dist.errors import StoppedError
+from gkd_dist.errors import StoppedEarlyError, StoppedError
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -35,6 +38,7 @@ class StopSignals:
         self._loop = asyncio.get_running_loop()
         self.event = asyncio.Event()
         """Set by the first signal."""
+        self._has_begun = False
         self._former: dict[int, Any] = {}
         self.received: str | None = None
         """Name of the first signal, such as `SIGTERM`; None where there was none."""
@@ -55,12 +59,14 @@ class StopSignals:
             signal.signal(number, former)
         self._former.clear()
 
-    async def wait(self) -> None:
-        """Until the first signal."""
-        await self.event.wait()
+    def begin(self) -> None:
+        """From now on there is something to save."""
+        self._has_begun = True
 
     def error(self, run: str) -> StoppedError:
-        """What to raise once the checkpoint of `run` is written."""
+        """What to raise once the checkpoint of `run` is written, or all that was started is closed."""
+        if not self._has_begun and self.received is not None:
+            return StoppedEarlyError(signal.Signals[self.received])
         return StoppedError(f"{self.received}: stopped with a good checkpoint; the same command goes on with {run}")
 
     def __enter__(self) -> "StopSignals":
@@ -81,7 +87,27 @@ class StopSignals:
 
     def _tell(self) -> None:
         self.event.set()
-        self._say(f"{self.received}: finishing this step, then a checkpoint; the same signal again stops at once")
+        then = "finishing this step, then a checkpoint" if self._has_begun else "closing what was started"
+        self._say(f"{self.received}: {then}; the same signal again stops at once")
+
+
+@contextmanager
+def stopping_at_once() -> Iterator[None]:
+    """For work that cannot wait for a wish: either signal breaks it off where it is.
+
+    Raises:
+        StoppedEarlyError: one came.
+    """
+
+    def receive(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - Python's signature
+        raise StoppedEarlyError(number)
+
+    former = {number: signal.signal(number, receive) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
 
 
 def _leave(code: int) -> None:

@@ -174,13 +174,11 @@ class ScoredTrajectory:
 
     trajectory: Trajectory
     scores: tuple[TeacherScore, ...]
-    """At least one; several where teachers are mixed."""
+    """Several where teachers are mixed; none where the objective asks nobody."""
     reward: float | None = None
     """Of the whole completion; None where the objective asks for none."""
 
     def __post_init__(self) -> None:
-        if not self.scores:
-            raise ValueError("a scored trajectory needs the score of at least one teacher")
         for score in self.scores:
             if score.targets.num_tokens != self.trajectory.num_completion_tokens:
                 raise ValueError(

@@ -79,22 +79,29 @@ def poison_generation_config(path: Path) -> None:
     (path / "generation_config.json").write_text(json.dumps(settings), encoding="utf-8")
 
 
-def save_t5(path: Path, *, seed: int = 0) -> Path:
-    """A T5 with random weights."""
+def save_t5(
+    path: Path, *, seed: int = 0, vocab_size: int = VOCABULARY, tie_word_embeddings: bool = True, dropout: float = 0.0
+) -> Path:
+    """A T5 with random weights; untied it is one of version 1.1, which does not scale its decoder's states."""
     torch.manual_seed(seed)
     config = T5Config(
-        vocab_size=VOCABULARY,
+        vocab_size=vocab_size,
         d_model=32,
         d_kv=16,
         d_ff=64,
         num_layers=2,
         num_heads=2,
-        dropout_rate=0.0,
+        dropout_rate=dropout,
+        feed_forward_proj="relu" if tie_word_embeddings else "gated-gelu",
+        tie_word_embeddings=tie_word_embeddings,
         decoder_start_token_id=PAD,
         pad_token_id=PAD,
         eos_token_id=STOP,
     )
-    T5ForConditionalGeneration(config).save_pretrained(path)
+    model = T5ForConditionalGeneration(config)
+    if not tie_word_embeddings:
+        model.lm_head.weight = torch.nn.Parameter(torch.randn_like(model.shared.weight) / 4)
+    model.save_pretrained(path)
     save_tokenizer(path)
     return path
 

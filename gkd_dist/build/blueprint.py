@@ -1,7 +1,7 @@
 """Everything the parts of a run are made from (floor F5)."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,16 +86,24 @@ class Blueprint:
         """Whether the reward is heavy enough for a process of its own."""
         return self.reward_model is not None
 
-    def fleet(self, metrics: Metrics | None = None) -> AbstractAsyncContextManager[Fleet]:
+    def fleet(
+        self,
+        metrics: Metrics | None = None,
+        *,
+        say: Callable[[str], None] = lambda _: None,
+        when_connected: Callable[[], None] = lambda: None,
+    ) -> AbstractAsyncContextManager[Fleet]:
         """All parts, in this process or as Ray actors, closed with the block.
 
         Args:
             metrics: told about replicas; None: nobody is.
+            say: told in one line of every part that is up, and what one waits for.
+            when_connected: takes back the signals that Ray has taken for itself.
         """
         if self.config.cluster.mode == "local":
             from gkd_dist.local import local_fleet
 
-            return local_fleet(self)
+            return local_fleet(self, say)
         from gkd_dist.distributed import ray_fleet
 
-        return ray_fleet(self, metrics)
+        return ray_fleet(self, metrics, say, when_connected)

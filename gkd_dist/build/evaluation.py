@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gkd_dist.build.environment import device_of, quiet_vllm
+from gkd_dist.build.environment import quiet_vllm
 from gkd_dist.config.evaluation import EvalConfig
 from gkd_dist.data.rendering import Renderer
 from gkd_dist.errors import ConfigError
@@ -33,8 +33,7 @@ class EvalEngines:
         from gkd_dist.evaluation.writers import SamplingWriter
 
         decoding, insertion = self.config.decoding, self._insertion()
-        searches = decoding.num_beams > 1 or (insertion is not None and decoding.temperature == 0)
-        if self.config.engine == "hf" and searches:
+        if self.config.engine == "hf" and decoding.temperature == 0:
             from gkd_dist.evaluation.search import SearchingWriter
 
             return SearchingWriter(
@@ -45,7 +44,7 @@ class EvalEngines:
                 num_beams=decoding.num_beams,
                 length_penalty=decoding.length_penalty,
                 insertion=insertion,
-                device=device_of(_num_gpus()),
+                device=self.config.device,
             )
         writer = SamplingWriter(self._sampler())
         return writer if insertion is None else InsertingWriter(writer, insertion)
@@ -105,7 +104,7 @@ class EvalEngines:
             transport="full",
             pad_token_id=self.renderer.pad_token_id,
             num_ids=self.num_ids,
-            device=device_of(_num_gpus()),
+            device=self.config.device,
         )
 
     def _insertion(self) -> "Insertion | None":
@@ -120,9 +119,3 @@ class EvalEngines:
             self.renderer.decode,
             self.renderer.text_ids,
         )
-
-
-def _num_gpus() -> int:
-    import torch
-
-    return int(torch.cuda.is_available())

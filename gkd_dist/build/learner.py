@@ -31,6 +31,7 @@ def make_learner(blueprint: "Blueprint", restart: int, seat: "Seat | None" = Non
         device=device_of(config.cluster.num_gpus_learner),
         lora=config.student.lora,
         base_name=blueprint.base_name(),
+        dropout=config.learner.dropout,
         seed=config.seed,
     )
     settings = LossSettings(
@@ -73,9 +74,11 @@ def objective_of(blueprint: "Blueprint") -> "Objective":
 
 def _distillation(blueprint: "Blueprint") -> "Objective":
     from gkd_dist.divergences import make_divergence
-    from gkd_dist.learners.objective import Distillation
+    from gkd_dist.learners.objective import Distillation, Likelihood
     from gkd_dist.learners.sequence import SequenceReverseKl
 
+    if blueprint.config.objective.divergence == "nll":
+        return Likelihood()
     objective, rules = blueprint.config.objective, _target_rules(blueprint)
     teachers = {name: _teacher_view(blueprint, name) for name in blueprint.config.named_teachers}
     if objective.divergence == "sequence_reverse_kl":
@@ -87,8 +90,11 @@ def _distillation(blueprint: "Blueprint") -> "Objective":
 
 
 def _behaviour_temperature(blueprint: "Blueprint") -> float | None:
-    """None where samplers cut the distribution or mix the teacher in: the learner cannot say what came out."""
+    """None where samplers cut the distribution or mix the teacher in, or the learner drops at random: then it cannot
+    say what came out."""
     sampling = blueprint.config.sampling
+    if blueprint.config.learner.dropout:
+        return None
     cut = sampling.top_p < 1 or sampling.top_k > 0 or sampling.min_p > 0
     return None if cut or sampling.teacher_mix > 0 else sampling.temperature
 

@@ -148,10 +148,7 @@ class CheckpointStore:
         for step, path in self._steps():
             reason = self._fault(step, path)
             if reason is None:
-                if discarded:
-                    logger.error("going back to checkpoint %s", path)
                 return Checkpoint(step, path, tuple(discarded))
-            logger.error("checkpoint %s cannot be used: %s", path, reason)
             discarded.append(Discarded(path, reason))
         damaged = [each for each in discarded if is_marked(each.path)]
         if damaged:

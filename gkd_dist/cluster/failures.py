@@ -5,7 +5,7 @@ import logging
 from ray.exceptions import ObjectLostError, RayActorError, RayError, RayTaskError
 from ray.exceptions import OutOfMemoryError as KilledForMemory
 
-from gkd_dist.errors import EngineError, GkdError, OutOfMemoryError
+from gkd_dist.errors import EngineError, GkdError, OutOfMemoryError, plain
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ def failure_of(
         return lost(f"{name} could not {what}: an object is gone with its node ({type(cause).__name__})")
     if isinstance(error, RayTaskError):
         kind = EngineError if isinstance(cause, _OF_THE_MACHINE) else unknown
-        return kind(f"{name} failed to {what}: {_first_line(repr(cause))}")
+        return kind(f"{name} failed to {what}: {plain(cause)}")
     if isinstance(error, KilledForMemory):  # to Ray no RayActorError
         kind = OutOfMemoryError if died is EngineError else died
         return kind(f"{name} died while asked to {what}: out of memory: {_first_line(str(error))}")

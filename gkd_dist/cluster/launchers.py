@@ -1,6 +1,8 @@
 """Starting, probing and ending the actors of one role: what a pool of replicas is supervised with."""
 
 import asyncio
+import logging
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -11,6 +13,12 @@ from ray.actor import ActorHandle
 from gkd_dist.cluster.actors import CONCURRENCY_GROUPS, Shell
 from gkd_dist.cluster.proxies import Proxy
 from gkd_dist.errors import DeadlineError, ResourceError
+from gkd_dist.supervision.together import beside
+
+logger = logging.getLogger(__name__)
+
+_LOOK_S = 3.0
+"""A cluster with room has a process by then."""
 
 AnyProxy = TypeVar("AnyProxy", bound=Proxy)
 
@@ -44,6 +52,7 @@ class ActorLauncher(Generic[AnyProxy]):
         environment: variables of each process.
         startup_timeout_s: from the request for an actor to a part that is built.
         probe_timeout_s: of one ping.
+        say: told in one line of a part that is up, and of one that no node has room for.
     """
 
     def __init__(
@@ -57,6 +66,7 @@ class ActorLauncher(Generic[AnyProxy]):
         environment: Mapping[str, str],
         startup_timeout_s: float,
         probe_timeout_s: float,
+        say: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._name_of = name_of
         self._shell = shell
@@ -66,6 +76,9 @@ class ActorLauncher(Generic[AnyProxy]):
         self._environment = dict(environment)
         self._startup_timeout_s = startup_timeout_s
         self._probe_timeout_s = probe_timeout_s
+        self._say = say
+        self._waits: dict[int, str] = {}
+        """By slot."""
 
     async def start(self, slot: int) -> AnyProxy:
         """The proxy of a new actor whose part is built.
@@ -82,16 +95,22 @@ class ActorLauncher(Generic[AnyProxy]):
             concurrency_groups=CONCURRENCY_GROUPS,
             runtime_env={"env_vars": self._environment},
         )(self._shell)
+        began = time.monotonic()
         proxy = self._proxy(actor_class.remote(*self._arguments), self._name_of(slot))
         try:
-            await asyncio.wait_for(proxy.start(), self._startup_timeout_s)
+            async with beside(self._watch(proxy, slot)):
+                await asyncio.wait_for(proxy.start(), self._startup_timeout_s)
         except TimeoutError:
             proxy.kill()
             raise self._late(proxy, slot) from None
         except BaseException:
             proxy.kill()
             raise
+        self._say(f"{self._name_of(slot)} up after {time.monotonic() - began:.0f} s")
         return proxy
+
+    def waits_for(self, slot: int) -> str:
+        return self._waits.get(slot, "")
 
     async def probe(self, replica: AnyProxy) -> None:
         """Raises:
@@ -110,6 +129,25 @@ class ActorLauncher(Generic[AnyProxy]):
     def describe(self, replica: AnyProxy) -> dict[str, str | int]:
         place = replica.place
         return {} if place is None else {"pid": place.process.pid, "node": place.node}
+
+    async def _watch(self, proxy: AnyProxy, slot: int) -> None:
+        """Note what the start of a slot waits for, as long as there is no process."""
+        try:
+            while proxy.place is None:
+                await asyncio.sleep(_LOOK_S)
+                found = await asyncio.to_thread(self._missing) if proxy.place is None else ""
+                if found and found != self._waits.get(slot):
+                    self._say(f"{self._name_of(slot)} waits: {found}")
+                self._waits[slot] = found
+        except Exception as error:  # a cluster that is gone shows elsewhere
+            logger.debug("what is free in the cluster is not known: %s", error)
+        finally:
+            self._waits.pop(slot, None)
+
+    def _missing(self) -> str:
+        """What the cluster lacks for one more; empty where it suffices in all, though perhaps on no single node."""
+        missing = self._needs.missing(ray.available_resources())
+        return f"the cluster has no room for it ({'; '.join(missing)})" if missing else ""
 
     def _late(self, proxy: AnyProxy, slot: int) -> ResourceError | DeadlineError:
         limit = f"within cluster.startup_timeout_s ({self._startup_timeout_s:g} s)"

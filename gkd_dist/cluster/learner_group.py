@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from gkd_dist.cluster.shares import shares
-from gkd_dist.errors import LearnerLostError
+from gkd_dist.errors import LearnerLostError, plain
 from gkd_dist.interfaces import Learner
 from gkd_dist.types import DivergenceReport, StepReport, TrainBatch, WeightPublication
 
@@ -87,7 +87,7 @@ class LearnerGroup:
         results = await asyncio.gather(*(rank.close() for rank in self._ranks), return_exceptions=True)
         errors = [result for result in results if isinstance(result, BaseException)]
         for error in errors[1:]:
-            logger.warning("closing a learner rank failed too: %r", error)
+            logger.warning("closing a learner rank failed too: %s", plain(error))
         if errors and self._lost is None:
             raise errors[0]
 

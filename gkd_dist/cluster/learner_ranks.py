@@ -96,6 +96,7 @@ class LearnerGroupLauncher:
         probe_timeout_s: of one ping.
         timeout_s: of a request, and of an exchange between ranks.
         loopback: see `RankPlan`.
+        say: as `ActorLauncher`.
     """
 
     def __init__(
@@ -109,6 +110,7 @@ class LearnerGroupLauncher:
         probe_timeout_s: float,
         timeout_s: float,
         loopback: bool,
+        say: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._plan = RankPlan(make, 0, num_ranks, startup_timeout_s, timeout_s, loopback)
         self._timeout_s = timeout_s
@@ -118,6 +120,7 @@ class LearnerGroupLauncher:
             "environment": rank_environment(environment),
             "startup_timeout_s": startup_timeout_s,
             "probe_timeout_s": probe_timeout_s,
+            "say": say,
         }
 
     async def start(self, slot: int) -> LearnerGroup:
@@ -154,6 +157,10 @@ class LearnerGroupLauncher:
             await asyncio.wait_for(replica.ping(), self._probe_timeout_s)
         except TimeoutError:
             raise DeadlineError(f"no answer to a ping within {self._probe_timeout_s:g} s") from None
+
+    def waits_for(self, slot: int) -> str:  # noqa: ARG002 - of the Protocol
+        """Its ranks say it themselves."""
+        return ""
 
     async def kill(self, replica: LearnerGroup) -> None:
         """Never raises."""

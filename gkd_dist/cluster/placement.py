@@ -18,7 +18,7 @@ from gkd_dist.cluster.proxies import LearnerProxy, RewardProxy, SamplerProxy, Te
 from gkd_dist.config.ring import ClusterConfig
 from gkd_dist.config.supervision import SupervisionConfig
 from gkd_dist.errors import ResourceError
-from gkd_dist.fleet import Fleet
+from gkd_dist.fleet import Fleet, role_of
 from gkd_dist.interfaces import Learner, Metrics, Reward, Sampler, Teacher
 from gkd_dist.process import actor_environment
 from gkd_dist.supervision.census import Census
@@ -97,23 +97,28 @@ def check_resources(plan: FleetPlan, config: ClusterConfig) -> None:
 
 
 async def start_fleet(
-    plan: FleetPlan, config: ClusterConfig, rules: SupervisionConfig, metrics: Metrics | None = None
+    plan: FleetPlan,
+    config: ClusterConfig,
+    rules: SupervisionConfig,
+    metrics: Metrics | None = None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Fleet:
     """Start all actors side by side and wait until every one is ready.
 
     Args:
         rules: for the replicas of samplers and teachers; `supervise` of their pools is the caller's to run.
+        say: told in one line of every part that is up, now and later, and what one waits for.
 
     Raises:
         ResourceError, DeadlineError, EngineError, or what a part raised while it was built: nothing that was started
             is left running.
     """
     check_resources(plan, config)
-    launchers = Launchers(plan, config, rules)
+    launchers = Launchers(plan, config, rules, say)
     samplers = Pool("sampler", launchers.samplers(), rules, target=plan.samplers.num_replicas, metrics=metrics)
     census = Census(metrics)  # all teachers are one role to the metrics
     teachers = {
-        name: Pool(_teacher_role(name), launchers.teachers(name), rules, target=role.num_replicas, metrics=census)
+        name: Pool(role_of(name), launchers.teachers(name), rules, target=role.num_replicas, metrics=census)
         for name, role in plan.teachers.items()
     }
     learners, rewards = launchers.learner(), launchers.reward()
@@ -145,13 +150,20 @@ async def start_fleet(
 class Launchers:
     """One launcher per role; the only place that knows what an actor of each reserves."""
 
-    def __init__(self, plan: FleetPlan, config: ClusterConfig, rules: SupervisionConfig) -> None:
+    def __init__(
+        self,
+        plan: FleetPlan,
+        config: ClusterConfig,
+        rules: SupervisionConfig,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> None:
         self._plan = plan
         self._config = config
         self._limits: dict[str, Any] = {
             "environment": environment_of(config),
             "startup_timeout_s": config.startup_timeout_s,
             "probe_timeout_s": rules.probe_timeout_s,
+            "say": say,
         }
 
     def samplers(self) -> ActorLauncher[SamplerProxy]:
@@ -169,7 +181,7 @@ class Launchers:
         """Of the teacher of that name."""
         num_gpus = 0 if name in self._plan.server_teachers else self._config.num_gpus_per_teacher
         return ActorLauncher(
-            f"{_teacher_role(name)} {{}}".format,
+            f"{role_of(name)} {{}}".format,
             TeacherActor,
             (self._plan.teachers[name].make, self._plan.num_ids),
             self._timed(TeacherProxy),
@@ -217,10 +229,6 @@ class Launchers:
     def _timed(self, proxy: Callable[["ActorHandle[Any]", str, float], Any]) -> Callable[..., Any]:
         timeout_s = self._config.request_timeout_s
         return lambda actor, name: proxy(actor, name, timeout_s)
-
-
-def _teacher_role(name: str) -> str:
-    return name if name == "teacher" else f"teacher {name}"
 
 
 def environment_of(config: ClusterConfig) -> dict[str, str]:

@@ -2,22 +2,27 @@
 
 import logging
 import os
+import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import ray
 
 from gkd_dist.config.ring import ClusterConfig
-from gkd_dist.errors import ResourceError
+from gkd_dist.errors import ResourceError, StoppedEarlyError
 
 
 @contextmanager
-def ray_session(config: ClusterConfig) -> Iterator[None]:
+def ray_session(config: ClusterConfig, when_connected: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Connect, and disconnect at the end; a cluster started here ends with it.
+
+    Args:
+        when_connected: takes back the signals that Ray has taken for itself.
 
     Raises:
         ResourceError: no cluster answers at the address.
+        StoppedEarlyError: SIGTERM came meanwhile.
     """
     arguments: dict[str, object] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if config.address == "local":
@@ -34,7 +39,11 @@ def ray_session(config: ClusterConfig) -> Iterator[None]:
             f"cluster.address: no Ray cluster at {config.address!r} ({error}); "
             "start one with `ray start --head`, or use cluster.address=local"
         ) from error
+    except SystemExit as stop:  # Ray's own answer to SIGTERM
+        ray.shutdown()
+        raise StoppedEarlyError(signal.SIGTERM) from stop
     try:
+        when_connected()
         yield
     finally:
         ray.shutdown()

@@ -12,15 +12,22 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}")
 
 
 def combination_problems(
-    teacher: TeacherConfig | None, teachers: Mapping[str, TeacherConfig] | None, combine: str | None
+    teacher: TeacherConfig | None,
+    teachers: Mapping[str, TeacherConfig] | None,
+    combine: str | None,
+    *,
+    needs_teacher: bool = True,
 ) -> list[str]:
     """What keeps these teachers from being asked together, one line each.
 
     Args:
         teacher: under `teacher`.
-        teachers: under `teachers`; exactly one of the two is given.
+        teachers: under `teachers`; exactly one of the two is given, and none where no teacher is needed.
         combine: `objective.combine_teachers`.
+        needs_teacher: whether the objective asks anybody.
     """
+    if not needs_teacher:
+        return list(_of_nobody(teacher, teachers, combine))
     if teacher is not None and teachers is not None:
         return ["teacher and teachers are both given; keep one (teacher=null takes the first away)"]
     if teacher is None and not teachers:
@@ -41,6 +48,19 @@ def combination_problems(
         "objective.combine_teachers: required with several teachers; route lets each score the data of its own "
         "sources, arithmetic and geometric mix what all of them say",
     ]
+
+
+def _of_nobody(
+    teacher: TeacherConfig | None, teachers: Mapping[str, TeacherConfig] | None, combine: str | None
+) -> Iterator[str]:
+    for key, given in (("teacher", teacher), ("teachers", teachers)):
+        if given is not None:
+            yield f"{key}: objective.divergence=nll learns from the data alone and asks nobody; set {key}=null"
+    if combine is not None:
+        yield (
+            f"objective.combine_teachers={combine} needs several teachers, and objective.divergence=nll has none; "
+            "remove it"
+        )
 
 
 def _bad_names(teachers: Mapping[str, TeacherConfig]) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from gkd_dist.config.base import Strict
 
@@ -11,6 +11,7 @@ class DataFields(Strict):
     """Which columns hold what, when they are not called as in TRL's formats."""
 
     prompt: str | None = None
+    """A dot leads into a nested object: `translation.en`."""
     completion: str | None = None
     messages: str | None = None
     source: str | None = None
@@ -24,6 +25,12 @@ class DataConfig(Strict):
     split: str = "train"
     """Split of a hub data set."""
     fields: DataFields = DataFields()
+    prompt_template: str | None = Field(
+        default=None, pattern=r"\{prompt\}", description="text that contains {prompt}, or null"
+    )
+    """Put around each prompt that is text, in place of {prompt}: a task's prefix, or examples before the question."""
+    written_by: Literal["ground_truth", "teacher"] = "ground_truth"
+    """Who wrote the completions, for the ledger and the metrics: `teacher` in SeqKD."""
     num_train: int | None = Field(default=None, ge=1)
     """Use the first this many rows after the held-out ones; None means all (2,000 of the embedded set)."""
     num_held_out: int = Field(default=16, ge=1)
@@ -33,8 +40,17 @@ class DataConfig(Strict):
     system_prompt: str | None = None
     max_prompt_tokens: int | None = Field(default=None, ge=1)
     """None: what the context leaves after max_new_tokens."""
-    overlong: Literal["error", "drop", "truncate_left"] = "drop"
-    """What to do with a prompt that is too long."""
+    overlong: Literal["error", "drop", "truncate_left", "truncate_right"] = "drop"
+    """What to do with a prompt that is too long; the side named is cut away."""
     max_dropped_share: float = Field(default=0.1, ge=0, le=1)
     """More than this share dropped is an error."""
     shuffle: bool = True
+
+    @model_validator(mode="after")
+    def _teachers_text(self) -> "DataConfig":
+        if self.written_by == "teacher" and self.path is None:
+            raise ValueError(
+                "no teacher wrote the embedded word problems; set path to the file of what a teacher wrote, or "
+                "written_by=ground_truth"
+            )
+        return self

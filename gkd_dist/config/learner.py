@@ -28,8 +28,16 @@ class LearnerConfig(Strict):
     weight_decay: float = Field(default=0.0, ge=0)
     adam_beta1: float = Field(default=0.9, ge=0, lt=1)
     adam_beta2: float = Field(default=0.999, ge=0, lt=1)
-    lr_scheduler_type: Literal["constant", "constant_with_warmup", "linear", "cosine"] = "constant_with_warmup"
+    lr_scheduler_type: Literal["constant", "constant_with_warmup", "linear", "cosine", "warmup_stable_decay"] = (
+        "constant_with_warmup"
+    )
+    """`warmup_stable_decay`: up over `warmup_steps`, constant, and to 0 over the last `decay_steps`, both linear."""
     warmup_steps: int = Field(default=0, ge=0)
+    decay_steps: int = Field(default=0, ge=0)
+    """Of `warmup_stable_decay`: how long the fall is that ends with the run."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Share that is dropped at random wherever the student's configuration knows a dropout, while it learns alone; with
+    one, the gradient depends on how a batch is split."""
     max_grad_norm: float = Field(default=1.0, gt=0)
     bf16: bool = True
     """bfloat16 autocast; parameters and optimizer stay float32."""
@@ -40,10 +48,29 @@ class LearnerConfig(Strict):
     """Give up after this many skipped steps in a row."""
 
     @model_validator(mode="after")
-    def _warmup_of_scheduler(self) -> "LearnerConfig":
+    def _steps_of_scheduler(self) -> "LearnerConfig":
+        problems = []
         if self.warmup_steps and self.lr_scheduler_type == "constant":
-            raise ValueError(
+            problems.append(
                 "a constant learning rate has no warmup_steps; use lr_scheduler_type=constant_with_warmup, "
                 "or warmup_steps=0"
             )
+        decays = self.lr_scheduler_type == "warmup_stable_decay"
+        if self.decay_steps and not decays:
+            problems.append(
+                f"lr_scheduler_type={self.lr_scheduler_type} has no decay_steps; use "
+                "lr_scheduler_type=warmup_stable_decay, or decay_steps=0"
+            )
+        if decays and not self.decay_steps:
+            problems.append(
+                "lr_scheduler_type=warmup_stable_decay needs decay_steps; give the length of the fall at the end, or "
+                "use lr_scheduler_type=constant_with_warmup"
+            )
+        if decays and self.warmup_steps + self.decay_steps > self.max_steps:
+            problems.append(
+                f"warmup_steps ({self.warmup_steps}) and decay_steps ({self.decay_steps}) are more than max_steps "
+                f"({self.max_steps}); lower them, or raise max_steps"
+            )
+        if problems:
+            raise ValueError("\n".join(problems))
         return self

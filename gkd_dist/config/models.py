@@ -33,13 +33,47 @@ class PruneConfig(Strict):
         return self
 
 
+SCRATCH = "scratch:"
+"""Begins the reference of a model that does not exist yet."""
+
+
+class ScratchConfig(Strict):
+    """Make the student, with random weights, and a tokenizer for it."""
+
+    vocab_size: int = Field(ge=300)
+    """Of the tokenizer: byte-level BPE, trained on prompts and completions of the training rows."""
+    config: dict[str, Any]
+    """Keys of the model's configuration in transformers: its sizes (`d_model`, `num_layers`, ...)."""
+
+
 class StudentConfig(Strict):
     model: str
-    """A local folder (of a model, or of a saved adapter), a hub name, or `package:NAME` for a GGUF model inside an
-    installed Python package."""
+    """A local folder (of a model, or of a saved adapter), a hub name, `package:NAME` for a GGUF model inside an
+    installed Python package, or `scratch:TYPE`, such as scratch:t5, for a new one of a type that transformers knows."""
+    scratch: ScratchConfig | None = None
+    """What `scratch:TYPE` looks like; with the same data and seed it is the same model."""
     prune: PruneConfig | None = None
     lora: LoraConfig | None = None
     """Train low-rank adapters alone; None trains every parameter."""
+
+    @property
+    def model_type(self) -> str | None:
+        """Of a student made from scratch, else None."""
+        return self.model.removeprefix(SCRATCH) if self.model.startswith(SCRATCH) else None
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> "StudentConfig":
+        problems = []
+        if self.model_type is not None and self.scratch is None:
+            problems.append(f"model={self.model} needs scratch; set scratch.vocab_size and scratch.config")
+        if self.model_type is None and self.scratch is not None:
+            problems.append(f"model={self.model} is there already and needs no scratch; set scratch=null")
+        for key in ("prune", "lora"):
+            if self.model_type is not None and getattr(self, key) is not None:
+                problems.append(f"{key} needs a model that has learned something, and {self.model} has not; remove it")
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
 
 
 class SamplerConfig(Strict):

@@ -44,10 +44,18 @@ _REINFORCEMENT = ("baseline", "baseline_decay")
 
 class ObjectiveConfig(Strict):
     divergence: Literal[
-        "forward_kl", "reverse_kl", "jsd", "tvd", "skewed_forward_kl", "skewed_reverse_kl", "sequence_reverse_kl"
+        "forward_kl",
+        "reverse_kl",
+        "jsd",
+        "tvd",
+        "skewed_forward_kl",
+        "skewed_reverse_kl",
+        "sequence_reverse_kl",
+        "nll",
     ] = "forward_kl"
     """forward_kl = KL(teacher || student), reverse_kl = KL(student || teacher), at each token;
-    sequence_reverse_kl = KL(student || teacher) of whole completions, by policy gradient (MiniLLM)."""
+    sequence_reverse_kl = KL(student || teacher) of whole completions, by policy gradient (MiniLLM); nll = - log of the
+    student's probability of the fixed completions, without any teacher (SFT; SeqKD where a teacher wrote them)."""
     beta: float = Field(default=0.5, gt=0, lt=1)
     """JSD interpolation: mixture = beta * teacher + (1 - beta) * student (eq. 1). The ends are `forward_kl` and
     `reverse_kl`, not values of beta. Used by `jsd` only."""
@@ -82,6 +90,11 @@ class ObjectiveConfig(Strict):
     """What a reward is compared with: the mean of former steps, or of the other samples of the same prompt."""
     baseline_decay: float = Field(default=0.9, ge=0, lt=1)
     """Of `moving_average`: share of the former mean that a step keeps."""
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether anybody is compared with the student."""
+        return self.divergence != "nll"
 
     @property
     def may_use_student(self) -> bool:

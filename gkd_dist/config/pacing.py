@@ -47,6 +47,8 @@ def pacing_problems(config: "RunConfig") -> list[str]:
             f"supervision.hedge_after_s ({supervision.hedge_after_s:g}) must be below cluster.request_timeout_s "
             f"({timeout_s:g}); lower it, or remove it"
         )
+    if config.cluster.mode == "local":
+        return problems  # the rest is about replicas that come and go
     if supervision.restart_backoff_s > supervision.max_restart_backoff_s:
         problems.append(
             f"supervision.restart_backoff_s ({supervision.restart_backoff_s:g}) is above max_restart_backoff_s "

@@ -22,7 +22,7 @@ from gkd_dist.config.ring import (
     SamplingConfig,
     WeightsConfig,
 )
-from gkd_dist.config.supervision import CheckpointConfig, SupervisionConfig
+from gkd_dist.config.supervision import OF_REPLICAS, CheckpointConfig, SupervisionConfig
 from gkd_dist.config.transports import is_policy_gradient, transport_problems
 
 
@@ -43,7 +43,7 @@ class RunConfig(Strict):
     `hf` engines; vLLM rounds by what happens to share a batch, so its samples may differ from run to run."""
     student: StudentConfig
     teacher: TeacherConfig | None = None
-    """The teacher; or, where there are several:"""
+    """The teacher, which every objective.divergence but nll needs; or, where there are several:"""
     teachers: dict[str, TeacherConfig] | None = None
     """Teachers by name, combined by `objective.combine_teachers`; instead of `teacher`."""
     sampler: SamplerConfig = SamplerConfig()
@@ -63,7 +63,7 @@ class RunConfig(Strict):
 
     @property
     def named_teachers(self) -> dict[str, TeacherConfig]:
-        """Every teacher by its name; the one under `teacher` is called that."""
+        """Every teacher by its name; the one under `teacher` is called that. Empty where nobody is asked."""
         return dict(self.teachers or {}) if self.teacher is None else {"teacher": self.teacher}
 
     def key_of(self, teacher: str) -> str:
@@ -109,7 +109,12 @@ class RunConfig(Strict):
                     f"({self.cluster.request_timeout_s:g}), which all attempts have together; lower it to a fraction, "
                     "or raise the other"
                 )
-        problems += combination_problems(self.teacher, self.teachers, self.objective.combine_teachers)
+        problems += combination_problems(
+            self.teacher,
+            self.teachers,
+            self.objective.combine_teachers,
+            needs_teacher=self.objective.needs_teacher,
+        )
         capacity = self.replay.capacity
         if capacity is not None and capacity < self.learner.batch_size:
             problems.append(
@@ -117,7 +122,7 @@ class RunConfig(Strict):
                 "no batch would ever be complete; raise it"
             )
         problems += transport_problems(self.objective, by_key, self.sampling, self.evaluation)
-        if self.sampling.teacher_mix > 0 and (self.sampler.engine != "hf" or len(self.named_teachers) > 1):
+        if self.sampling.teacher_mix > 0 and (self.sampler.engine != "hf" or len(self.named_teachers) != 1):
             problems.append(
                 f"sampling.teacher_mix ({self.sampling.teacher_mix:g}) draws from two models at once, which only the "
                 "hf sampler can, with a single teacher; set sampler.engine=hf, or teacher_mix=0"
@@ -144,6 +149,10 @@ class RunConfig(Strict):
         objective: dict[str, str] = {}
         cluster: dict[str, str] = {}
         weights: dict[str, str] = {}
+        supervision: dict[str, str] = {}
+        if self.cluster.mode == "local":
+            why = "cluster.mode=local is one process, in which nothing is probed, replaced or scaled; remove it"
+            supervision = dict.fromkeys(sorted(OF_REPLICAS), why)
         if self.sampler.engine == "hf":
             weights["kv_cache"] = "the hf sampler takes new weights between two batches alone; remove it"
         if not any(each.transport == "topk" for each in teachers):
@@ -160,7 +169,7 @@ class RunConfig(Strict):
             cluster |= {"num_cpus_reward": why, "num_gpus_reward": why}
         if teachers and all(each.engine == "server" for each in teachers):
             cluster["num_gpus_per_teacher"] = "every teacher is behind a server, and to ask it takes no GPU; remove it"
-        return {"objective": objective, "cluster": cluster, "weights": weights}
+        return {"objective": objective, "cluster": cluster, "weights": weights, "supervision": supervision}
 
     def _without_effect(self) -> list[str]:
         return [

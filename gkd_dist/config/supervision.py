@@ -40,6 +40,16 @@ class SupervisionConfig(Strict):
     """What a replica that is scaled away has to finish its requests; they go elsewhere after that."""
 
 
+OF_REPLICAS = frozenset(SupervisionConfig.model_fields) - {
+    "infra_attempts",
+    "data_attempts",
+    "max_dropped",
+    "hedge_after_s",
+    "stall_timeout_s",
+}
+"""Keys about processes that end and are replaced: nothing reads them where the whole ring is one process."""
+
+
 class CheckpointConfig(Strict):
     """Checkpoints that a run continues from; names follow transformers' TrainingArguments."""
 

@@ -18,7 +18,7 @@ def transport_problems(
     Args:
         teachers: by the key of their settings: `teacher`, or `teachers.NAME`.
     """
-    problems: list[str] = []
+    problems = list(_of_likelihood(objective)) if objective.divergence == "nll" else []
     for key, teacher in teachers.items():
         problems += _of_teacher(objective, key, teacher, evaluation)
     if is_policy_gradient(objective, teachers):
@@ -65,6 +65,16 @@ def _of_teacher(
             f"evaluation.temperature ({evaluation.temperature:g}) must be 1 with {key}.transport=sampled: the "
             "divergence is estimated from tokens drawn from the student itself"
         )
+
+
+def _of_likelihood(objective: ObjectiveConfig) -> Iterator[str]:
+    """Its own text teaches a student nothing: the likelihood of what it writes anyway would grow without bound."""
+    for key, share in (("student_fraction", objective.student_fraction), ("schedule.final", objective.schedule.final)):
+        if share:
+            yield (
+                f"objective.{key} ({share:g}) must be 0 with objective.divergence=nll, which learns fixed completions "
+                "by heart; set it to 0, or choose a divergence from a teacher"
+            )
 
 
 def _of_policy_gradient(

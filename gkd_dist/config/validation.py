@@ -61,13 +61,20 @@ def validate(tree: Tree, root: type[Root]) -> tuple[Root | None, list[str]]:
 def _open_sections(tree: Tree, root: type[Strict], removed: set[Path]) -> None:
     """A required section that is not given is empty: what is missing in it is told key by key.
 
-    `teacher` is required where `teachers` is not given.
+    `teacher` is required where `teachers` is not given, and the objective asks somebody.
     """
     for name, field in root.model_fields.items():
         if field.is_required() and section_of(field) is not None:
             tree.setdefault(name, {})
-    if "teachers" in root.model_fields and tree.get("teachers") is None and ("teachers",) not in removed:
+    if "teachers" not in root.model_fields or ("teachers",) in removed or not _needs_teacher(tree):
+        return
+    if tree.get("teachers") is None:
         tree.setdefault("teacher", {})
+
+
+def _needs_teacher(tree: Tree) -> bool:
+    objective = tree.get("objective")
+    return not (isinstance(objective, dict) and objective.get("divergence") == "nll")
 
 
 def _without_rules(tree: Tree, root: type[Root]) -> Root:

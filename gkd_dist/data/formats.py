@@ -1,7 +1,8 @@
 """Column formats of TRL: which columns a record has, and the `Row` they make (floor F2).
 
     prompt               text, or a list of messages
-    prompt + completion  text, or lists of messages (the completion is one assistant message)
+    prompt + completion  text, or lists of messages (the completion is one assistant message); a list of texts, as
+                         `gkd generate` writes them, is a row for each
     messages             a list of messages; the last assistant message is the completion, what precedes it the prompt
 
 A wrong type is an error that names the place; an empty cell makes the row unusable, which is counted.
@@ -33,13 +34,19 @@ class Columns:
     source: str | None = None
     """None where no source is read."""
 
-    def row(self, record: Record, place: str) -> Row:
-        """The row of one record.
+    def rows(self, record: Record, place: str) -> list[Row]:
+        """The rows of one record: one, or one for each of several completions.
 
         Raises:
             DataError: a column is missing or has the wrong type.
             UnusableRowError: a cell is empty, or a conversation has no answer.
         """
+        texts = _cell(record, self.completion, place) if self.format == "prompt+completion" else None
+        if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
+            return [self._row(record, place)]
+        return [self._row({**record, self.completion: text}, place) for text in texts]
+
+    def _row(self, record: Record, place: str) -> Row:
         row = self._content(record, place)
         if self.source is None:
             return row
@@ -88,7 +95,8 @@ def _content_columns(fields: DataFields, record: Record, place: str) -> Columns:
         _cell(record, prompt, place)
         if fields.completion:
             _cell(record, completion, place)
-        return Columns("prompt+completion" if completion in record else "prompt", prompt, completion)
+        has_completion = bool(fields.completion) or completion in record
+        return Columns("prompt+completion" if has_completion else "prompt", prompt, completion)
     if "prompt" in record and "completion" in record:
         return Columns("prompt+completion")
     if "messages" in record:
@@ -102,8 +110,12 @@ def _content_columns(fields: DataFields, record: Record, place: str) -> Columns:
 
 
 def _cell(record: Record, column: str, place: str) -> Any:
+    """The value of a column; `a.b` is also the column `b` of an object in `a`."""
     if column in record:
         return record[column]
+    outer, _, inner = column.partition(".")
+    if inner and isinstance(record.get(outer), dict):
+        return _cell(record[outer], inner, f"{place}: {outer}")
     near = difflib.get_close_matches(column, [str(key) for key in record], n=1)
     hint = f"; did you mean {near[0]}?" if near else "; map it with data.fields"
     raise DataError(f"{place}: no column {column!r}, only {_listed(record)}{hint}")

@@ -4,9 +4,13 @@ from gkd_dist.types import FinishReason, IntArray, SampleId, Source, Trajectory
 
 
 def fixed_trajectory(
-    sample_id: SampleId, prompt_ids: IntArray, completion_ids: IntArray, max_new_tokens: int
+    sample_id: SampleId,
+    prompt_ids: IntArray,
+    completion_ids: IntArray,
+    max_new_tokens: int,
+    source: Source = Source.GROUND_TRUTH,
 ) -> Trajectory:
-    """The trajectory of a ground-truth completion, cut as a sampled one would be.
+    """The trajectory of a completion of the data, cut as a sampled one would be.
 
     Args:
         sample_id: that of the prompt at the same stream index.
@@ -14,6 +18,7 @@ def fixed_trajectory(
         completion_ids: [L] int32, L >= 1, ends with its stop token (see `Renderer.completion_ids`).
         max_new_tokens: a longer completion keeps its first this many tokens, loses its stop token with the rest,
             and has finish reason LENGTH; one that fits, stop token included, has STOP.
+        source: who wrote it; not the student.
 
     Raises:
         ValueError: max_new_tokens below 1, or an empty array.
@@ -25,6 +30,6 @@ def fixed_trajectory(
         sample_id=sample_id,
         prompt_ids=prompt_ids,
         completion_ids=completion_ids[:max_new_tokens],
-        source=Source.GROUND_TRUTH,
+        source=source,
         finish_reason=FinishReason.STOP if fits else FinishReason.LENGTH,
     )

@@ -2,9 +2,11 @@
 
 import random
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
+
+import numpy as np
 
 from gkd_dist.config.data import DataConfig
 from gkd_dist.data.rows import Row
@@ -17,6 +19,9 @@ NUM_ORDERS_KEPT = 2
 
 class RowRenderer(Protocol):
     """What `rendering.Renderer` offers here."""
+
+    @property
+    def stop_token_ids(self) -> tuple[int, ...]: ...
 
     def prompt_ids(self, row: Row) -> IntArray: ...
 
@@ -77,8 +82,9 @@ def render_prompts(
     seed, so that all runs on a data set are evaluated alike. Training rows are the next `num_train` (or all), less
     those whose prompt equals a held-out one; the two sets never share a prompt. No row after those is rendered.
 
-    `overlong` says what happens to a prompt of more than `max_prompt_tokens`: `error`, `drop`, or `truncate_left`
-    (keeps the last tokens; a chat template's opening is cut away with the rest).
+    `overlong` says what happens to a prompt of more than `max_prompt_tokens`: `error`, `drop`, `truncate_left` (keeps
+    the last tokens; a chat template's opening is cut away with the rest), or `truncate_right` (keeps the first ones,
+    and the stop token that ends the prompt of an encoder).
 
     Raises:
         DataError: an overlong prompt under `error`, more than `max_dropped_share` of the rows dropped for their
@@ -112,7 +118,7 @@ class _Split:
 
     def add(self, row: Row, renderer: RowRenderer) -> None:
         self.num_seen += 1
-        ids = self._fitting(renderer.prompt_ids(row))
+        ids = self._fitting(renderer.prompt_ids(row), renderer.stop_token_ids)
         if ids is None:
             self.dropped["too_long"] += 1
         elif ids.size == 0:
@@ -125,7 +131,7 @@ class _Split:
         else:
             self.train.append(_rendered(row, ids, renderer))
 
-    def _fitting(self, ids: IntArray) -> IntArray | None:
+    def _fitting(self, ids: IntArray, stop_token_ids: Collection[int]) -> IntArray | None:
         """`ids` within the limit, by the overlong policy; None means drop."""
         self.longest_tokens = max(self.longest_tokens, ids.size)
         if ids.size <= self._limit:
@@ -136,11 +142,15 @@ class _Split:
             case "truncate_left":
                 self.num_truncated += 1
                 return ids[ids.size - self._limit :]
+            case "truncate_right":
+                self.num_truncated += 1
+                ends = int(ids[-1]) in stop_token_ids
+                return np.append(ids[: self._limit - 1], ids[-1]) if ends else ids[: self._limit]
             case "error":
                 raise DataError(
                     f"the prompt of usable row {self.num_seen} has {ids.size} tokens, more than the {self._limit} "
                     "allowed; shorten it, raise data.max_prompt_tokens or sampler.max_model_len, or set "
-                    "data.overlong to drop or truncate_left"
+                    "data.overlong to drop, truncate_left or truncate_right"
                 )
 
 
@@ -158,7 +168,8 @@ def _check(rendered: RenderedPrompts, config: DataConfig, num_seen: int, limit: 
     if num_unusable > config.max_dropped_share * num_seen:
         raise DataError(
             f"more than data.max_dropped_share = {config.max_dropped_share:g} of the rows were dropped ({found}); "
-            "raise data.max_prompt_tokens, sampler.max_model_len or that share, or set data.overlong=truncate_left"
+            "raise data.max_prompt_tokens, sampler.max_model_len or that share, or set data.overlong to truncate_left "
+            "or truncate_right"
         )
     if not rendered.train:
         raise DataError(

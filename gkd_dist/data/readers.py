@@ -1,6 +1,7 @@
 """Reading the rows of a run's data set (floor F2)."""
 
 from collections import Counter
+from dataclasses import replace
 
 from gkd_dist.config.data import DataConfig, DataFields
 from gkd_dist.data.formats import Columns, UnusableRowError, detect_columns
@@ -25,26 +26,47 @@ def read_rows(config: DataConfig) -> Rows:
         DataError: no such file or data set, a line that cannot be read, a missing column, a wrong type (each with
             file and line), or no usable row.
     """
-    if config.path is None:
-        return _embedded(config)
+    rows = _embedded(config) if config.path is None else _read(config, config.path)
+    return rows if config.prompt_template is None else _in_template(rows, config.prompt_template)
+
+
+def _read(config: DataConfig, path: str) -> Rows:
     columns: Columns | None = None
     rows: list[Row] = []
     skipped: Counter[str] = Counter()
-    for place, record in records(config.path, config.split):
+    for place, record in records(path, config.split):
         columns = columns or detect_columns(config.fields, record, place)
         try:
-            rows.append(columns.row(record, place))
+            rows += columns.rows(record, place)
         except UnusableRowError as reason:
             skipped[str(reason)] += 1
     if columns is None:
-        raise DataError(f"data.path: {config.path} is empty; give a file with one row per line")
+        raise DataError(f"data.path: {path} is empty; give a file with one row per line")
     if not rows:
         counts = ", ".join(f"{number} with {reason}" for reason, number in sorted(skipped.items()))
         raise DataError(
-            f"data.path: none of the {skipped.total()} rows of {config.path} can be used: {counts}; "
+            f"data.path: none of the {skipped.total()} rows of {path} can be used: {counts}; "
             f"they were read as {columns.format}, check the columns or map them with data.fields"
         )
-    return Rows(tuple(rows), columns.format, config.path, dict(skipped))
+    return Rows(tuple(rows), columns.format, path, dict(skipped))
+
+
+def _in_template(rows: Rows, template: str) -> Rows:
+    """Each prompt in place of {prompt}.
+
+    Raises:
+        DataError: prompts that are conversations.
+    """
+    prompts = [row.prompt for row in rows.rows if isinstance(row.prompt, str)]
+    if len(prompts) < len(rows):
+        raise DataError(
+            f"data.prompt_template is put around text, but prompts of {rows.source} are lists of messages; remove it, "
+            "or use data.system_prompt"
+        )
+    filled = (
+        replace(row, prompt=template.replace("{prompt}", text)) for row, text in zip(rows.rows, prompts, strict=True)
+    )
+    return replace(rows, rows=tuple(filled))
 
 
 def _embedded(config: DataConfig) -> Rows:

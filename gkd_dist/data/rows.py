@@ -26,6 +26,12 @@ class Row:
     source: str | None = None
     """Where the row comes from, for routing between teachers; None where no column says it."""
 
+    @property
+    def texts(self) -> list[str]:
+        """All that is written in it."""
+        turns = [self.prompt] if isinstance(self.prompt, str) else [message.content for message in self.prompt]
+        return turns if self.completion is None else [*turns, self.completion]
+
 
 @dataclass(frozen=True, slots=True)
 class Rows:

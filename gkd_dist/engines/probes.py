@@ -6,35 +6,26 @@ import torch
 from torch import Tensor
 
 from gkd_dist.divergences.readout import Readout
+from gkd_dist.engines.families import Family
 
 
 @torch.no_grad()
-def readout_error(model: Any, readout: Readout) -> float:
+def readout_error(model: Any, readout: Readout, family: Family) -> float:
     """Largest difference of a logit, on eight tokens, between the model's own and `readout` of its last hidden states.
 
     Not a number where one of them is not. Infinite where sizes do not fit.
 
     Args:
-        model: a causal or encoder-decoder language model of transformers, in evaluation mode.
+        model: a language model of transformers, in evaluation mode.
         readout: over all V ids.
+        family: the model's.
     """
-    ids = probe_ids(model)
-    if getattr(model.config, "is_encoder_decoder", False):
-        own, hidden = _decoder_probe(model, ids)
-    else:
-        own = model(input_ids=ids, use_cache=False).logits
-        hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+    inputs = family.reading(probe_ids(model))
+    own = model(**inputs, use_cache=False).logits
+    hidden = family.states(model, **inputs)
     if hidden.shape[-1] != readout.hidden_size or own.shape[-1] != readout.vocabulary_size:
         return float("inf")
     return float((own.float() - readout.logits(hidden)).abs().max())
-
-
-def _decoder_probe(model: Any, ids: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits [1, 8, V] and the decoder's hidden states [1, 8, H], encoder and decoder both reading `ids`."""
-    encoded = model.get_encoder()(input_ids=ids).last_hidden_state
-    decoded = model.get_decoder()(input_ids=ids, encoder_hidden_states=encoded, use_cache=False)
-    own = model(encoder_outputs=(encoded,), decoder_input_ids=ids, use_cache=False).logits
-    return own, decoded.last_hidden_state
 
 
 def probe_ids(model: Any) -> Tensor:

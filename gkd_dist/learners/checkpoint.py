@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, GenerationConfig
 from gkd_dist.disk import flush
 from gkd_dist.errors import ModelError
 from gkd_dist.learners.adapters import merged_state_dict, save_adapters
-from gkd_dist.learners.dropout import no_dropout, set_dropout
+from gkd_dist.learners.dropout import dropout_values, set_dropout
 from gkd_dist.learners.model import StudentModel
 
 _GENERATION = "generation_config.json"
@@ -84,6 +84,7 @@ def _write(
 def _as_loaded(student: StudentModel) -> Iterator[None]:
     """The model with the configuration of its source (cache, dropout) and a generation config that can be written."""
     model, own = student.model, student.model.generation_config
+    learning = dropout_values(model.config)
     model.config.use_cache = True
     set_dropout(model.config, student.dropout)
     model.generation_config = GenerationConfig()
@@ -91,5 +92,5 @@ def _as_loaded(student: StudentModel) -> Iterator[None]:
         yield
     finally:
         model.config.use_cache = False
-        set_dropout(model.config, no_dropout(student.dropout))
+        set_dropout(model.config, learning)
         model.generation_config = own

@@ -1,4 +1,4 @@
-"""Dropout by configuration: off while the student learns, and back in the configuration it is saved with."""
+"""Dropout by configuration: one share while the student learns, mostly 0; its own in what is saved."""
 
 from collections.abc import Iterator, Mapping
 
@@ -24,13 +24,13 @@ def set_dropout(config: PretrainedConfig, values: DropoutValues) -> None:
         setattr(owner, key, value)
 
 
-def no_dropout(values: DropoutValues) -> DropoutValues:
-    """The same keys at 0.
+def even_dropout(values: DropoutValues, share: float) -> DropoutValues:
+    """The same keys, all at `share`; whole layers are never dropped.
 
     Set before the model is built: functional dropout (OPT's, every attention's) keeps a copy of the number, and no
     module that could be found afterwards.
     """
-    return dict.fromkeys(values, 0.0)
+    return {path: 0.0 if path[-1].endswith("layerdrop") else share for path in values}
 
 
 def _walk(config: PretrainedConfig, parents: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], float]]:

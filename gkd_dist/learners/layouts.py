@@ -9,9 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gkd_dist.data.collate import collate, micro_batches
 from gkd_dist.data.packing import pack, pack_trajectories
-from gkd_dist.divergences import predicting_positions
+from gkd_dist.engines.families import Causal, Family
 from gkd_dist.errors import ModelError
 from gkd_dist.learners.model import StudentModel
 from gkd_dist.types import Trajectory
@@ -26,8 +25,8 @@ _TOLERANCE = 1e-4
 class Layout(Protocol):
     """Groups sequences into forward passes, and runs one."""
 
-    def groups(self, lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
-        """Indices of `lengths`, group by group; a forward takes at most `max_tokens` tokens, or a single sequence."""
+    def groups(self, trajectories: Sequence[Trajectory], max_tokens: int) -> list[list[int]]:
+        """Indices, group by group; a forward takes at most `max_tokens` tokens, or a single sequence."""
         ...
 
     def completion_hidden(self, student: StudentModel, trajectories: Sequence[Trajectory], pad_token_id: int) -> Tensor:
@@ -37,26 +36,24 @@ class Layout(Protocol):
 
 @dataclass(frozen=True)
 class PaddedLayout:
-    """A row for each sequence, padded to the longest of its group."""
+    """A row for each sequence (or two: of encoder and decoder), padded to the longest of its group."""
 
-    def groups(self, lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
-        return micro_batches(lengths, max_tokens)
+    family: Family = Causal()  # noqa: RUF009 - immutable
+
+    def groups(self, trajectories: Sequence[Trajectory], max_tokens: int) -> list[list[int]]:
+        return self.family.groups(trajectories, max_tokens)
 
     def completion_hidden(self, student: StudentModel, trajectories: Sequence[Trajectory], pad_token_id: int) -> Tensor:
-        padded = collate(trajectories, pad_token_id)
-        input_ids = torch.from_numpy(padded.input_ids).to(student.device, torch.int64)
-        attention_mask = torch.from_numpy(padded.attention_mask).to(student.device)
-        hidden = student.body(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
-        positions = predicting_positions(padded.prompt_lengths, padded.completion_lengths, input_ids.shape[1])
-        return hidden.flatten(0, 1).index_select(0, positions.to(student.device))
+        batch = self.family.lay_out(trajectories, pad_token_id, student.device)
+        return student.states(**batch.inputs).flatten(0, 1).index_select(0, batch.positions)
 
 
 @dataclass(frozen=True)
 class PackedLayout:
     """All sequences of a group in one row without padding; none attends to another."""
 
-    def groups(self, lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
-        return pack(lengths, max_tokens)
+    def groups(self, trajectories: Sequence[Trajectory], max_tokens: int) -> list[list[int]]:
+        return pack([each.num_tokens for each in trajectories], max_tokens)
 
     def completion_hidden(self, student: StudentModel, trajectories: Sequence[Trajectory], pad_token_id: int) -> Tensor:
         del pad_token_id
@@ -71,8 +68,9 @@ def choose_layout(student: StudentModel, packing: bool | None) -> Layout:
     Raises:
         ModelError: packing was asked for, and would let sequences see each other.
     """
-    if packing is False:
-        return PaddedLayout()
+    padded = PaddedLayout(student.family)
+    if packing is False or (packing is None and not student.family.in_one_row):
+        return padded
     problem = packing_problem(student)
     if problem is None:
         return PackedLayout()
@@ -81,19 +79,21 @@ def choose_layout(student: StudentModel, packing: bool | None) -> Layout:
             f"student {type(student.model).__name__} cannot be packed: {problem}; set learner.packing=false"
         )
     logger.warning("sequences are padded, not packed: %s", problem)
-    return PaddedLayout()
+    return padded
 
 
 @torch.no_grad()
 def packing_problem(student: StudentModel) -> str | None:
     """What keeps this student from packed training, found by trying three sequences; None if nothing."""
+    if not student.family.in_one_row:
+        return "its prompts are in the encoder and its completions in the decoder"
     num_rows = int(student.model.get_input_embeddings().weight.shape[0])
     ids = torch.arange(1, 1 + sum(_PROBE_LENGTHS), device=student.device) % num_rows
     parts = ids.split(_PROBE_LENGTHS)
     ends = np.cumsum([0, *_PROBE_LENGTHS])
     positions = np.concatenate([np.arange(length) for length in _PROBE_LENGTHS])
     with student.evaluating():
-        alone = [student.body(input_ids=part[None], use_cache=False).last_hidden_state[0] for part in parts]
+        alone = [student.states(input_ids=part[None])[0] for part in parts]
         try:
             packed = _packed_hidden(student, ids.cpu().numpy(), positions, ends)
         except Exception as error:  # whatever a model's forward may raise: this is a probe
@@ -110,7 +110,4 @@ def _packed_hidden(student: StudentModel, input_ids: np.ndarray, position_ids: n
     row = torch.from_numpy(input_ids)[None].to(student.device)
     positions = torch.from_numpy(position_ids)[None].to(student.device)
     boundaries = torch.from_numpy(ends).to(student.device, torch.int32)
-    hidden: Tensor = student.body(
-        input_ids=row, position_ids=positions, cu_seq_lens_q=boundaries, use_cache=False
-    ).last_hidden_state
-    return hidden[0]
+    return student.states(input_ids=row, position_ids=positions, cu_seq_lens_q=boundaries)[0]

@@ -3,15 +3,16 @@
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 
 from gkd_dist.config.lora import LoraConfig
+from gkd_dist.engines.families import Family, family_at
 from gkd_dist.engines.probes import probe_ids, readout_error
 from gkd_dist.errors import ModelError
 from gkd_dist.learners.adapters import Adapters
 from gkd_dist.learners.attention import attend_by_sequence
 from gkd_dist.learners.checkpoint import check_saves
-from gkd_dist.learners.dropout import DropoutValues, dropout_values, no_dropout, set_dropout
+from gkd_dist.learners.dropout import DropoutValues, dropout_values, even_dropout, set_dropout
 from gkd_dist.learners.model import StudentModel
 from gkd_dist.weights.adapters import attach
 
@@ -26,54 +27,62 @@ def load_student(
     device: str = "cpu",
     lora: LoraConfig | None = None,
     base_name: str | None = None,
+    dropout: float = 0.0,
     seed: int = 0,
 ) -> StudentModel:
-    """Load a student for training: float32 parameters, no dropout, readout checked against the model's own logits.
+    """Load a student for training: float32 parameters, readout checked against the model's own logits.
 
-    The model stays in evaluation mode, where nothing is dropped whatever the configuration says; only gradient
-    checkpointing needs training mode.
+    Without `dropout` the model stays in evaluation mode, where nothing is dropped whatever the configuration says; only
+    gradient checkpointing needs training mode then.
 
     Args:
         device: where it trains. CPU; CUDA untested.
         lora: train these adapters alone.
         base_name: what saved adapters call their base model; None means `path`.
-        seed: decides the adapters' initial values.
+        dropout: share dropped wherever its configuration knows of dropping, in training mode.
+        seed: decides the adapters' initial values, and what is dropped.
 
     Raises:
-        ModelError: not a causal language model, modules that cannot have adapters, a head that `Readout` does not
-            reproduce, a forward that is random, or a folder whose student could not be saved again.
+        ModelError: not a language model, modules that cannot have adapters, a head that `Readout` does not
+            reproduce, a forward that is random without dropout, no dropout to switch on, or a folder whose student
+            could not be saved again.
     """
-    model, dropout = _load(path, device)
+    family, model, own_dropout = _load(path, device, dropout)
     model.config.use_cache = False
     adapters = None
     if lora is not None:
         adapters = Adapters(lora, attach(model, lora, seed=seed))
         adapters.peft.base_model_name_or_path = base_name or str(Path(path).resolve())
-    student = StudentModel(model, dropout, adapters)
+    student = StudentModel(model, family, own_dropout, adapters)
     _check_readout(student, path)
     if gradient_checkpointing:
         model.gradient_checkpointing_enable()
         model.train()
-    _check_repeats(student, path)
+    if not dropout:
+        _check_repeats(student, path)
     check_saves(student, path)
+    if dropout:
+        torch.manual_seed(seed)
+        model.train()
     return student
 
 
-def _load(path: Path, device: str) -> tuple[PreTrainedModel, DropoutValues]:
+def _load(path: Path, device: str, dropout: float) -> tuple[Family, PreTrainedModel, DropoutValues]:
     try:
-        config = AutoConfig.from_pretrained(path)
-        set_dropout(config, no_dropout(dropout_values(config)))
-        model = AutoModelForCausalLM.from_pretrained(
-            path, config=config, dtype=torch.float32, attn_implementation=_attention(device)
-        )
+        family, config = family_at(path), AutoConfig.from_pretrained(path)
+        shares = even_dropout(dropout_values(config), dropout)
+        if dropout and not any(shares.values()):
+            raise ModelError(f"learner.dropout is {dropout:g}, but no key of {path}/config.json drops; set it to 0")
+        set_dropout(config, shares)
+        model = family.load(path, config=config, dtype=torch.float32, attn_implementation=_attention(device))
         original = AutoConfig.from_pretrained(path)
     except (OSError, ValueError) as error:
-        raise ModelError(f"student {path} does not load as a causal language model: {error}") from error
+        raise ModelError(f"student {path} does not load as a language model: {error}") from error
     if type(original) is not type(model.config):  # a text model out of a larger one
         original = original.get_text_config()
-    if device == "cpu":
+    if device == "cpu" and family.in_one_row:
         attend_by_sequence(model)
-    return model.to(device).eval(), dropout_values(original)
+    return family, model.to(device).eval(), dropout_values(original)
 
 
 def _attention(device: str) -> str:
@@ -82,7 +91,7 @@ def _attention(device: str) -> str:
 
 
 def _check_readout(student: StudentModel, path: Path) -> None:
-    difference = readout_error(student.model, student.readout())
+    difference = readout_error(student.model, student.readout(), student.family)
     if not difference <= _PROBE_TOLERANCE:
         raise ModelError(
             f"student {path} ({type(student.model).__name__}): its logits are not readout(hidden states), "
@@ -93,8 +102,8 @@ def _check_readout(student: StudentModel, path: Path) -> None:
 @torch.no_grad()
 def _check_repeats(student: StudentModel, path: Path) -> None:
     """In the mode in which it trains: a random forward would teach the student something else than the loss says."""
-    ids = probe_ids(student.model)
-    first, second = (student.body(input_ids=ids, use_cache=False).last_hidden_state for _ in range(2))
+    inputs = student.family.reading(probe_ids(student.model))
+    first, second = (student.states(**inputs) for _ in range(2))
     if not torch.equal(first, second):
         raise ModelError(
             f"student {path} ({type(student.model).__name__}): two forwards of one input differ, so something is "

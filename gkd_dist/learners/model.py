@@ -3,12 +3,13 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-from torch import nn
 from transformers import PreTrainedModel
 
 from gkd_dist.divergences import Readout
+from gkd_dist.engines.families import Causal, Family
 from gkd_dist.learners.adapters import Adapters, published
 from gkd_dist.learners.dropout import DropoutValues
 from gkd_dist.weights.publisher import Publishable
@@ -16,18 +17,18 @@ from gkd_dist.weights.publisher import Publishable
 
 @dataclass(frozen=True)
 class StudentModel:
-    """A causal language model, split where the vocabulary begins."""
+    """A language model, split where the vocabulary begins."""
 
     model: PreTrainedModel
+    family: Family = Causal()  # noqa: RUF009 - immutable
     dropout: DropoutValues = field(default_factory=dict)
-    """What its source drops; nothing is dropped here, but the student saved gets these values back."""
+    """What its source drops; the student saved gets these values back, whatever is dropped here."""
     adapters: Adapters | None = None
     """Where only low-rank adapters are trained."""
 
-    @property
-    def body(self) -> nn.Module:
-        """[B, T] token ids -> hidden states [B, T, H] after the final norm."""
-        return self.model.base_model
+    def states(self, **inputs: Any) -> torch.Tensor:
+        """[B, T, H] hidden states after the final norm; see `engines.families`."""
+        return self.family.states(self.model, **inputs)
 
     @property
     def device(self) -> torch.device:
@@ -41,8 +42,7 @@ class StudentModel:
     def idle(self) -> torch.Tensor:
         """[1, 1, H] of one token: a forward like any other where one is needed and there is nothing to train on."""
         ids = torch.zeros(1, 1, dtype=torch.int64, device=self.device)
-        hidden: torch.Tensor = self.body(input_ids=ids, use_cache=False).last_hidden_state
-        return hidden
+        return self.states(**self.family.reading(ids))
 
     def published(self) -> list[tuple[str, Publishable]]:
         """What samplers load, by name."""

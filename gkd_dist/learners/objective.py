@@ -6,8 +6,8 @@ from typing import Protocol
 
 from torch import Tensor
 
-from gkd_dist.divergences import Divergence, Readout, Term
-from gkd_dist.learners.targets import TargetRules, TeacherView, divergence_term
+from gkd_dist.divergences import Divergence, LikelihoodTerm, Readout, Term
+from gkd_dist.learners.targets import TargetRules, TeacherView, completion_ids, divergence_term
 from gkd_dist.types import ScoredTrajectory
 
 
@@ -40,8 +40,8 @@ class Objective(Protocol):
         """At least one term; the first is the one whose values are reported as the divergence."""
         ...
 
-    def measuring(self, divergence: Divergence) -> "Objective":
-        """The same teachers compared by another divergence alone, for evaluation."""
+    def measuring(self, divergence: Divergence) -> "Objective | None":
+        """The same teachers compared by another divergence alone, for evaluation; None where there are none."""
         ...
 
 
@@ -58,3 +58,14 @@ class Distillation:
 
     def measuring(self, divergence: Divergence) -> "Distillation":
         return replace(self, divergence=divergence)
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """Maximum likelihood of fixed completions: SFT, and SeqKD where a teacher wrote them (arXiv 1606.07947)."""
+
+    def terms(self, batch: MicroBatch) -> list[Term]:
+        return [LikelihoodTerm(completion_ids(batch.scored, batch.weights.device), batch.weights)]
+
+    def measuring(self, divergence: Divergence) -> None:  # noqa: ARG002 - there is no other distribution
+        return None

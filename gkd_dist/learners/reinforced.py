@@ -55,7 +55,7 @@ class Reinforced:
         ids = completion_ids(batch.scored, weights.device)
         return [*scaled, LikelihoodTerm(ids, weights, behaviour, self.max_importance)]
 
-    def measuring(self, divergence: Divergence) -> Objective:
+    def measuring(self, divergence: Divergence) -> Objective | None:
         """The inner objective's teachers; rewards are not compared."""
         return self.inner.measuring(divergence)
 

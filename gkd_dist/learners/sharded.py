@@ -21,12 +21,13 @@ from gkd_dist.weights.publisher import Publishable
 class _Root(nn.Module):
     """Runs the body alone, but owns the head too: both have to be whole at the same time."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, student: StudentModel) -> None:
         super().__init__()
-        self.model = model
+        self.model = student.model
+        self._states = student.family.states
 
-    def forward(self, **inputs: Any) -> Any:
-        return self.model.base_model(**inputs)
+    def forward(self, **inputs: Any) -> Tensor:
+        return self._states(self.model, **inputs)
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,9 +52,9 @@ class ShardedStudent(StudentModel):
     root: FSDPModule = field(repr=False)
     world: RankGroup
 
-    @property
-    def body(self) -> nn.Module:
-        return self.root
+    def states(self, **inputs: Any) -> Tensor:
+        states: Tensor = self.root(**inputs)
+        return states
 
     def published(self) -> list[tuple[str, Publishable]]:
         """As `StudentModel.published` on rank 0; nothing elsewhere, where the parameters are gathered along."""
@@ -82,13 +83,13 @@ def shard(student: StudentModel, world: RankGroup) -> ShardedStudent:
 
     Gradients are summed over ranks, not averaged: the loss has global denominators.
     """
-    root = _Root(student.model)
+    root = _Root(student)
     for module in (*_layers(student.model), root):
         fully_shard(module, mesh=world.mesh)
         module.set_gradient_divide_factor(1.0)
         module.set_force_sum_reduction_for_comms(True)
         module.set_reduce_scatter_unused_params(True)  # ranks may use different parameters, and all have to reduce
-    return ShardedStudent(student.model, student.dropout, student.adapters, root=root, world=world)
+    return ShardedStudent(student.model, student.family, student.dropout, student.adapters, root=root, world=world)
 
 
 def _layers(model: PreTrainedModel) -> Iterator[nn.Module]:

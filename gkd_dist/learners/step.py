@@ -141,7 +141,7 @@ def token_divergences(
         divergences: None stands for the configured objective's first term.
 
     Returns:
-        Not a number where the targets cannot tell.
+        Not a number where the targets cannot tell, or there are none to compare with.
     """
     objectives = [settings.objective.measuring(each) if each else settings.objective for each in divergences]
     sums = [0.0] * len(divergences)
@@ -156,15 +156,18 @@ def token_divergences(
         weights = torch.ones(hidden.shape[0], device=hidden.device)
         nothing_rewarded = torch.zeros(len(group), device=hidden.device)
         micro = MicroBatch(group, hidden, readout, weights, len(scored), advantages=nothing_rewarded)
-        told = [measurable(group, divergence or ReverseKl()) for divergence in divergences]
-        firsts = [objective.terms(micro)[0] for objective, known in zip(objectives, told, strict=True) if known]
+        told = [
+            objective if objective is not None and measurable(group, divergence or ReverseKl()) else None
+            for objective, divergence in zip(objectives, divergences, strict=True)
+        ]
+        firsts = [objective.terms(micro)[0] for objective in told if objective is not None]
         values = iter(())
         if firsts:  # together: the student is projected once
             result = chunked_loss(
                 hidden, readout, firsts, memory_bytes=settings.loss_memory_bytes, compute_dtype=settings.compute_dtype
             )
             values = (nats.sum().item() for nats in result.per_term)
-        sums = [total + next(values) if known else math.nan for total, known in zip(sums, told, strict=True)]
+        sums = [total + (math.nan if known is None else next(values)) for total, known in zip(sums, told, strict=True)]
     return [sum(column) for column in zip(*world.everyone(sums), strict=True)]
 
 
@@ -222,6 +225,6 @@ def _micro_batches(scored: Sequence[ScoredTrajectory], settings: LossSettings) -
     for index, item in enumerate(scored):
         panels[tuple(score.teacher for score in item.scores)].append(index)
     for indices in panels.values():
-        lengths = [scored[index].trajectory.num_tokens for index in indices]
-        for group in settings.layout.groups(lengths, settings.max_micro_batch_tokens):
+        trajectories = [scored[index].trajectory for index in indices]
+        for group in settings.layout.groups(trajectories, settings.max_micro_batch_tokens):
             yield [indices[position] for position in group]

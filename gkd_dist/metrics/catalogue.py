@@ -20,7 +20,7 @@ DEATHS = ("probe", "request", "died", "oom", "obligation", "start", "no_room", "
 """Why a replica had to be started again; `supervision/health.py` says what each means."""
 QUEUES = ("replay",)
 """Scored sequences that wait for the learner."""
-SOURCES = (Source.STUDENT.value, Source.GROUND_TRUTH.value)
+SOURCES = tuple(source.value for source in Source)
 """Who writes what is trained on."""
 DIVERGENCE_KINDS = ("forward_kl", "reverse_kl", "objective")
 EVALUATION_TEXTS = ("on_policy", "reference")

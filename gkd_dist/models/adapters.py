@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 
+from gkd_dist.engines.families import family_at
 from gkd_dist.errors import ModelError
 from gkd_dist.models.folders import cache_key
 
@@ -58,7 +59,7 @@ def merge(folder: Path, base: Path, target: Path) -> Mapping[str, Any]:
     from peft import PeftModel, get_peft_model_state_dict
 
     try:
-        model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), folder)
+        model = PeftModel.from_pretrained(family_at(base).load(base, dtype=torch.float32), folder)
     except (RuntimeError, ValueError, OSError) as error:
         raise ModelError(f"the adapter {folder} does not fit its base model {base}: {error}") from error
     with safe_open(folder / WEIGHTS_FILE, framework="np") as file:

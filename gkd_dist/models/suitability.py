@@ -3,24 +3,28 @@
 No weight is read: what is found here is found before an engine starts.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+)
 
 from gkd_dist.errors import ConfigError
 
 
-def check_suitable(folder: Path, role: str, *, max_model_len: int, engine: str) -> None:
+def check_suitable(folder: Path, role: str, *, max_model_len: int, section: str, engine: str) -> None:
     """Raise ConfigError with all that keeps the model in `folder` from being a `role`.
 
     Args:
         role: `student` or `teacher`, for messages.
         max_model_len: positions the engine needs: longest prompt plus completion, or one more.
-        engine: section of the configuration whose max_model_len that is: `sampler` or `teacher`.
+        section: of the configuration, whose engine and max_model_len these are: `sampler` or `teacher`.
+        engine: what runs the model: `hf`, `vllm` or `server`.
     """
     problems = [f"{role}.model: {problem}" for problem in _unreadable_weights(folder)]
     try:
@@ -29,13 +33,18 @@ def check_suitable(folder: Path, role: str, *, max_model_len: int, engine: str) 
         raise ConfigError(
             [*problems, f"{role}.model: transformers cannot read {folder}/config.json: {error}"]
         ) from error
-    if not _is_causal(config):
-        kind = ", ".join(config.architectures or ()) or config.model_type
-        problems.append(f"{role}.model: {folder} ({kind}) is not a causal (decoder-only) language model; choose one")
+    kind = ", ".join(config.architectures or ()) or config.model_type
+    if not _is_language_model(config):
+        problems.append(f"{role}.model: {folder} ({kind}) is no causal or encoder-decoder language model; choose one")
+    elif config.is_encoder_decoder and engine != "hf":
+        problems.append(
+            f"{section}.engine: {engine} cannot run {folder} ({kind}), because vLLM has no encoder-decoder language "
+            f"models; set {section}.engine=hf"
+        )
     longest = _longest(config)
     if longest is not None and longest < max_model_len:
         problems.append(
-            f"{engine}.max_model_len: {max_model_len} is more than the {longest} positions of {folder}; lower it"
+            f"{section}.max_model_len: {max_model_len} is more than the {longest} positions of {folder}; lower it"
         )
     if problems:
         raise ConfigError(problems)
@@ -63,20 +72,18 @@ def context_limit(folder: Path, max_new_tokens: int) -> int | None:
     return longest if longest is None or config.is_encoder_decoder else longest - max_new_tokens
 
 
-def _is_causal(config: Any) -> bool:
-    if config.is_encoder_decoder:
-        return False
+def _is_language_model(config: Any) -> bool:
+    names = (
+        MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES if config.is_encoder_decoder else MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    )
     if config.architectures:
-        return bool(_CAUSAL_ARCHITECTURES.intersection(config.architectures))
-    return config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+        return bool(set(_architectures(names)).intersection(config.architectures))
+    return config.model_type in names
 
 
-def _architectures() -> Iterator[str]:
-    for names in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values():
-        yield from (names,) if isinstance(names, str) else names
-
-
-_CAUSAL_ARCHITECTURES = frozenset(_architectures())
+def _architectures(names: Mapping[str, str | tuple[str, ...]]) -> Iterator[str]:
+    for each in names.values():
+        yield from (each,) if isinstance(each, str) else each
 
 
 def _longest(config: Any) -> int | None:

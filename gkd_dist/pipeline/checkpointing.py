@@ -7,7 +7,7 @@ from pathlib import Path
 
 from gkd_dist.checkpoints.store import CheckpointStore
 from gkd_dist.config.supervision import CheckpointConfig
-from gkd_dist.errors import EngineError
+from gkd_dist.errors import EngineError, plain
 from gkd_dist.fleet import Fleet
 from gkd_dist.interfaces import Journal
 from gkd_dist.pipeline.accounting import StepAccounts
@@ -113,7 +113,7 @@ class Checkpointer:
             self._store.give_up(progress.step)
             self._failures += 1
             self._accounts.checkpointed(None)
-            logger.error("the checkpoint of step %d failed, former ones stay: %r", progress.step, error)
+            logger.error("the checkpoint of step %d failed, former ones stay: %s", progress.step, plain(error))
             await self._bounded(self._abandon(progress.step), "its draft stays until the next start")
             return
         self._failures = 0
@@ -144,7 +144,7 @@ class Checkpointer:
         try:
             await asyncio.wait_for(work, _EXTRA_S)
         except Exception as error:
-            logger.warning("beside a checkpoint: %s (%r)", otherwise, error)
+            logger.warning("beside a checkpoint: %s (%s)", otherwise, plain(error))
 
 
 def read_progress(checkpoint: Path) -> Progress:

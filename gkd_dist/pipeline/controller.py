@@ -125,5 +125,4 @@ async def run_ring(ring: Ring, waiting: Sequence[Group] = ()) -> None:
 
 
 async def _admit_all(ring: Ring, groups: Sequence[Group]) -> None:
-    for group in groups:
-        await admit(ring, group)
+    await gather_all(admit(ring, group) for group in groups)

@@ -29,10 +29,10 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How far the student is from the teacher, held out."""
+    """How far the student is from the teacher, or from the references where there is no teacher; held out."""
 
-    on_policy: DivergenceReport
-    """On completions the student wrote."""
+    on_policy: DivergenceReport | None
+    """On completions the student wrote; None where there is no teacher to compare with."""
     reference: DivergenceReport | None
     """On reference completions; None where the data has none."""
     samples: tuple[Trajectory, ...]
@@ -62,7 +62,7 @@ async def evaluate(fleet: Fleet, held_out: HeldOut, version: int) -> Evaluation:
     samples = await _sample(fleet, held_out.prompts, held_out.sampling)
     return Evaluation(
         reward_mean=await _reward_mean(fleet, samples, held_out.answer_of),
-        on_policy=await _divergence(fleet, samples, held_out.teachers_of, version),
+        on_policy=await _divergence(fleet, samples, held_out.teachers_of, version) if fleet.teachers else None,
         reference=await _divergence(fleet, held_out.pairs, held_out.teachers_of, version) if held_out.pairs else None,
         samples=tuple(samples),
         shown=tuple(await _sample(fleet, held_out.prompts[: held_out.num_shown], greedy)),

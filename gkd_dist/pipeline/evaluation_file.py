@@ -15,7 +15,7 @@ def write_evaluation(evaluation: Evaluation, file: Path) -> None:
     """JSON; missing folders above it are made."""
     file.parent.mkdir(parents=True, exist_ok=True)
     content = {
-        "on_policy": asdict(evaluation.on_policy),
+        "on_policy": asdict(evaluation.on_policy) if evaluation.on_policy else None,
         "reference": asdict(evaluation.reference) if evaluation.reference else None,
         "samples": [_plain(each) for each in evaluation.samples],
         "shown": [_plain(each) for each in evaluation.shown],
@@ -31,7 +31,7 @@ def read_evaluation(file: Path) -> Evaluation | None:
     try:
         content: dict[str, Any] = json.loads(file.read_text())
         return Evaluation(
-            on_policy=DivergenceReport(**content["on_policy"]),
+            on_policy=DivergenceReport(**content["on_policy"]) if content["on_policy"] else None,
             reference=DivergenceReport(**content["reference"]) if content["reference"] else None,
             samples=tuple(map(_trajectory, content["samples"])),
             shown=tuple(map(_trajectory, content["shown"])),

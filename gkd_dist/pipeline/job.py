@@ -170,6 +170,8 @@ async def _turn(job: Job, recovered: Recovered) -> None:
 
 
 async def _check_teachers(job: Job) -> None:
+    if not job.fleet.teachers:
+        return
     checks = await check_at_start(job.fleet, lambda found: job.accounts.checked(None, found))
     guard_newcomers(job.fleet, checks)
     for check in {str(check): check for check in checks.values()}.values():

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from gkd_dist.errors import EngineError, LostTargetsError, StoppedError
+from gkd_dist.errors import EngineError, LostTargetsError, StoppedError, plain
 from gkd_dist.fault_points import fault_point
 from gkd_dist.pipeline.ring import Ring
 from gkd_dist.pipeline.scoring import score
@@ -81,7 +81,7 @@ def _commit(ring: Ring, report: StepReport, drawn: Sequence[Drawn]) -> None:
         ring.ledger.append(entry)
     except OSError as error:  # first of all: no checkpoint may hold a step that the ledger does not know
         raise EngineError(
-            f"the ledger {ring.ledger.path} cannot be written ({error}); make room on its disk"
+            f"the ledger {ring.ledger.path} cannot be written ({plain(error)}); make room on its disk"
         ) from error
     fresh = [each.scored.trajectory for each in drawn if each.use == 1]
     kinds = [Kind.of(each.scored) for each in drawn if each.use == 1]

@@ -1,5 +1,6 @@
 """Where a run goes on: the newest checkpoint, and what the journal kept of the work after it."""
 
+import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -8,7 +9,7 @@ from operator import methodcaller
 
 from gkd_dist.checkpoints.store import CheckpointStore
 from gkd_dist.config.supervision import CheckpointConfig
-from gkd_dist.errors import EngineError
+from gkd_dist.errors import EngineError, plain
 from gkd_dist.fleet import Fleet
 from gkd_dist.interfaces import Journal
 from gkd_dist.pipeline.checkpointing import LEARNER, read_progress
@@ -22,6 +23,8 @@ from gkd_dist.types import SampleId, ScoredTrajectory
 
 logger = logging.getLogger(__name__)
 
+_CLOSE_S = 30.0
+
 
 @dataclass(frozen=True)
 class Durability:
@@ -33,6 +36,13 @@ class Durability:
     attempt: int
     """How often the run was started before."""
     journal: Journal | None = None
+
+    async def close(self) -> None:
+        """Flush the ledger and let go of it; a disk that hangs does not keep the run from its end."""
+        try:
+            await asyncio.wait_for(self.store.disk.run(self.ledger.close), _CLOSE_S)
+        except TimeoutError:
+            logger.warning("%s could not be flushed within %g s", self.ledger.path, _CLOSE_S)
 
 
 @dataclass(frozen=True)
@@ -66,7 +76,8 @@ async def recover(
             narrate(f"checkpoint {discarded.path.name} cannot be used ({discarded.reason})")
         progress = read_progress(checkpoint.path)
         await fleet.learner.restore((checkpoint.path / LEARNER).absolute())
-        narrate(f"going on after step {progress.step}, from {checkpoint.path}")
+        instead = " instead" if checkpoint.discarded else ""
+        narrate(f"going on after step {progress.step}{instead}, from {checkpoint.path}")
     num_dropped = await on_disk(
         lambda: durability.ledger.truncate(
             progress.step, run=progress.run, trained=progress.trained, dropped=progress.dropped
@@ -92,7 +103,7 @@ async def _waiting(plan: Plan, progress: Progress, journal: Journal | None) -> l
     try:
         kept = await journal.read()
     except Exception as error:
-        logger.warning("the journal cannot be read, what it kept is sampled and scored again: %r", error)
+        logger.warning("the journal cannot be read, what it kept is sampled and scored again: %s", plain(error))
         return []
     open_items = [item for item in kept if _is_usable(plan, progress, item)]
     by_row: dict[int, list[ScoredTrajectory]] = defaultdict(list)
@@ -110,13 +121,13 @@ async def _leave_only(waiting: Sequence[Group], journal: Journal) -> None:
     try:
         await journal.keep_only(frozenset(item.trajectory.sample_id for group in waiting for item in group))
     except Exception as error:
-        logger.warning("the journal is emptied, for it could not be rewritten: %r", error)
+        logger.warning("the journal is emptied, for it could not be rewritten: %s", plain(error))
         try:
             await journal.keep_only(frozenset())
         except Exception as again:
             raise EngineError(
-                f"the journal holds sequences of steps that are void, and cannot be emptied ({again!r}); run the same "
-                "command again, or remove the folder journal/ of the run before that"
+                f"the journal holds sequences of steps that are void, and cannot be emptied ({plain(again)}); run the "
+                "same command again, or remove the folder journal/ of the run before that"
             ) from again
 
 

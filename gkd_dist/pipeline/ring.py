@@ -9,6 +9,7 @@ from pathlib import Path
 
 from gkd_dist.data.mixture import Mixture
 from gkd_dist.data.prompts import PromptStream
+from gkd_dist.errors import plain
 from gkd_dist.fleet import Fleet
 from gkd_dist.interfaces import Journal
 from gkd_dist.pipeline.accounting import StepAccounts
@@ -23,7 +24,7 @@ from gkd_dist.replay.buffer import ReplayBuffer
 from gkd_dist.replay.groups import Group, Kind
 from gkd_dist.replay.ledger import Ledger
 from gkd_dist.supervision.failures import Budgets
-from gkd_dist.types import SamplingParams, StepReport, WeightPublication
+from gkd_dist.types import SamplingParams, Source, StepReport, WeightPublication
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +67,8 @@ class Plan:
     """Folder that receives `step-N`."""
     reinforcement: Reinforcement | None = None
     """None where the objective asks for no reward."""
+    fixed_source: Source = Source.GROUND_TRUTH
+    """Who wrote the completions of `stream`."""
     teachers_of: TeachersOf | None = None
     """Who scores a sample of `stream`; None: every teacher scores every sample."""
 
@@ -135,4 +138,4 @@ class Ring:
     def _kept(self, task: asyncio.Task[None]) -> None:
         self.kept.pop(task, None)
         if not task.cancelled() and task.exception() is not None:
-            logger.warning("scored sequences did not get into the journal: %r", task.exception())
+            logger.warning("scored sequences did not get into the journal: %s", plain(task.exception()))

@@ -167,5 +167,7 @@ def _pair(plan: Plan, row: Row) -> Trajectory:
     completion_ids = plan.stream.row(row.index).completion_ids
     if completion_ids is None:
         raise DataError("the mixture asks for a fixed pair, but the data has no completions")
-    pair = fixed_trajectory(prompt.sample_id, prompt.token_ids, completion_ids, plan.sampling.max_new_tokens)
+    pair = fixed_trajectory(
+        prompt.sample_id, prompt.token_ids, completion_ids, plan.sampling.max_new_tokens, plan.fixed_source
+    )
     return replace(pair, attempt=row.attempt)

@@ -64,7 +64,7 @@ async def score(
     """Every trajectory with the scores of its teachers, both in their order; all teachers work at once.
 
     Args:
-        teachers_of: names of the teachers of a sample; None: all of the fleet.
+        teachers_of: names of the teachers of a sample; None: all of the fleet, which may be none.
         whole_steps: see `routing.ask`.
 
     Raises:
@@ -90,7 +90,9 @@ def _indices(asked: Sequence[Collection[str]], name: str) -> list[int]:
 
 
 def _names(fleet: Fleet, trajectory: Trajectory, teachers_of: TeachersOf | None) -> Collection[str]:
-    names = fleet.teachers.keys() if teachers_of is None else teachers_of(trajectory.sample_id)
+    if teachers_of is None:
+        return fleet.teachers.keys()
+    names = teachers_of(trajectory.sample_id)
     unknown = [name for name in names if name not in fleet.teachers]
     if unknown or not names:
         wanted = ", ".join(unknown) or "nobody"

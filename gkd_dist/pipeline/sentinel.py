@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from operator import methodcaller
 
 from gkd_dist.checks import TeacherCheck
-from gkd_dist.errors import EngineError, ModelError
+from gkd_dist.errors import EngineError, ModelError, plain
 from gkd_dist.fleet import Fleet
 from gkd_dist.interfaces import Replicas, Teacher
 from gkd_dist.pipeline.accounting import StepAccounts
@@ -176,6 +176,6 @@ async def _verify_living(teachers: Mapping[str, Replicas[Teacher]]) -> dict[Repl
             except Exception as error:
                 if classify(error) is not Failure.INFRA:
                     raise
-                logger.warning("%s is not checked: %r", Replica(name, slot), error)
+                logger.warning("%s is not checked: %s", Replica(name, slot), plain(error))
         checks |= found or {Replica(name, 0): await replicas.call(methodcaller("verify"), "verify its answers")}
     return checks

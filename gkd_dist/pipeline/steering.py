@@ -14,7 +14,7 @@ from gkd_dist.pipeline.accounting import StepAccounts
 from gkd_dist.pipeline.stage import Stage
 from gkd_dist.runs.control import Panel, Target, target_problems
 from gkd_dist.runs.run_directory import RunDirectory
-from gkd_dist.runs.status import Role, Slot, Status
+from gkd_dist.runs.status import MAX_PROBLEM, Role, Slot, Status
 from gkd_dist.supervision.scaling import Decision, Pressure, decide
 from gkd_dist.supervision.together import gather_all
 
@@ -129,6 +129,7 @@ def _role(pool: Replicas[Any]) -> Role:
                 pid=each.place.get("pid"),  # type: ignore[arg-type]
                 node=each.place.get("node"),  # type: ignore[arg-type]
                 restarts=each.num_restarts,
+                problem=each.problem[:MAX_PROBLEM],
             )
             for each in pool.slots
         ),

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from gkd_dist.errors import StalledError
+from gkd_dist.errors import StalledError, plain
 from gkd_dist.fault_points import fault_point
 
 logger = logging.getLogger(__name__)
@@ -95,7 +95,7 @@ class Watchdog:
             async with asyncio.timeout(_LAST_WORDS_S / 2):
                 await self._last_words()
         except Exception as error:
-            logger.error("no checkpoint at the end: %r", error)
+            logger.error("no checkpoint at the end: %s", plain(error))
 
     def _watch(self) -> None:
         while not self._done.wait(min(1.0, self._timeout_s / 10)):
@@ -119,7 +119,7 @@ class Watchdog:
         try:
             self._write(failure)
         except Exception as error:
-            logger.error("no diagnosis could be written to %s: %r", self._file, error)
+            logger.error("no diagnosis could be written to %s: %s", self._file, plain(error))
 
     def _write(self, failure: Exception | None = None) -> None:
         """
@@ -133,7 +133,7 @@ class Watchdog:
         try:
             diagnosis |= self._diagnose()
         except Exception as error:  # a part that is broken must not hide the rest
-            diagnosis["diagnosis_failed"] = repr(error)
+            diagnosis["diagnosis_failed"] = plain(error)
         diagnosis["stacks"] = stacks(self._loop)
         self._file.write_text(json.dumps(diagnosis, indent=2, default=str) + "\n")
         logger.critical("%s; diagnosis in %s", "stalled" if failure is None else "failed", self._file)

@@ -6,8 +6,8 @@ each, oldest stream position first.
 
 Who waits, and who unblocks it:
 
-    admit    waits while its kind is full      a draw that takes from the kind, an eviction, close
-    draw     waits until both kinds suffice    admissions, close
+    admit    waits while its kind is full      a draw that takes from the kind, an eviction
+    draw     waits until both kinds suffice    admissions
 
 No wait can last because of the buffer itself: a draw never asks for more than `batch_size`, which the constructor
 keeps within the capacity of *each* kind, so a kind that is too short for the waiting draw has room; and what is too
@@ -26,7 +26,6 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from gkd_dist.errors import GkdError
 from gkd_dist.replay.groups import Admission, Drawn, Group, Kind
 from gkd_dist.replay.sample_ids import SampleIdSet
 from gkd_dist.replay.staleness import admissible, from_future, staleness
@@ -34,10 +33,6 @@ from gkd_dist.types import SampleId, ScoredTrajectory
 
 Entry = tuple[SampleId, Group]
 """Under the id of the group's first trajectory."""
-
-
-class ReplayClosedError(GkdError):
-    """The replay buffer was closed; nothing more goes in or out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +97,6 @@ class ReplayBuffer:
         self._evicted_attempts: dict[SampleId, int] = {}
         self._lines: dict[Kind, deque[object]] = {kind: deque() for kind in Kind}
         self._version = 0
-        self._closed = False
         self._changed = asyncio.Event()
         self.counters: Counter[str] = Counter()
         """Trajectories by fate: the values of `Admission`, `evicted`, `drawn`, and `drawn_again` among them."""
@@ -136,9 +130,6 @@ class ReplayBuffer:
 
         Args:
             now_version: the learner's version, as far as the caller knows.
-
-        Raises:
-            ReplayClosedError: closed before the group was stored.
         """
         group = tuple(sorted(group, key=_id_of))
         kind = Kind.of(group[0])
@@ -147,7 +138,6 @@ class ReplayBuffer:
         self._lines[kind].append(place)
         try:
             while True:
-                self._check_open()
                 verdict = self._verdict(group)
                 if verdict is not Admission.ADMITTED or (
                     self._lines[kind][0] is place and self._has_space(kind, len(group))
@@ -175,25 +165,17 @@ class ReplayBuffer:
 
         Raises:
             ValueError: negative numbers, none at all, more than `batch_size` together, or a number that splits groups.
-            ReplayClosedError: closed before the draw was complete.
         """
         if min(num_student, num_fixed) < 0 or not 1 <= num_student + num_fixed <= self._batch_size:
             raise ValueError(f"cannot draw {num_student} + {num_fixed} for a batch of {self._batch_size}")
         self._learn_version(version)
-        self._check_open()
         while self.num_student + self._num_reusable < num_student or self.num_fixed < num_fixed:
             await self._changed.wait()
-            self._check_open()
         again = self._take_again(max(0, num_student - self.num_student))
         student = self._take(Kind.STUDENT, num_student - sum(len(used.group) for used in again)) + again
         self._used += [used for used in student if used.use < self._max_uses]
         taken = sorted(student + self._take(Kind.FIXED, num_fixed), key=lambda used: _id_of(used.group[0]))
         return [Drawn(scored, used.use) for used in taken for scored in used.group]
-
-    def close(self) -> None:
-        """Wakes every waiter; each of them, and every later call, raises ReplayClosedError. Closing twice is fine."""
-        self._closed = True
-        self._wake()
 
     @property
     def _num_reusable(self) -> int:
@@ -230,10 +212,6 @@ class ReplayBuffer:
             for scored in used.group:
                 if scored.trajectory.versions is not None:
                     self.staleness_counts[staleness(scored.trajectory.versions, self._version)] += 1
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise ReplayClosedError("the replay buffer is closed")
 
     def _has_space(self, kind: Kind, num_more: int) -> bool:
         return self._num_waiting[kind] + num_more <= self._capacity

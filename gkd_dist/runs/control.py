@@ -12,6 +12,7 @@ import logging
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from pydantic import Field
@@ -24,7 +25,7 @@ from gkd_dist.runs.attempts import read_attempts
 from gkd_dist.runs.documents import Document, read_document, write_document
 from gkd_dist.runs.lock import Holder, holder_of
 from gkd_dist.runs.run_directory import RunDirectory
-from gkd_dist.runs.status import Status
+from gkd_dist.runs.status import Slot, Status
 
 logger = logging.getLogger(__name__)
 
@@ -111,16 +112,21 @@ def await_target(
     request: Target,
     *,
     timeout_s: float,
+    say: Callable[[str], object] = lambda _: None,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Status:
     """Wait until as many replicas serve as `request` asks for.
+
+    Args:
+        say: told in one line of everything that keeps one of them from serving, once.
 
     Raises:
         RunError: the run refused it, ended, or was asked for something else meanwhile.
         DeadlineError: it takes longer than `timeout_s`; the run goes on towards the target.
     """
     deadline = clock() + timeout_s
+    told: set[str] = set()
     while True:
         status = read_document(directory.status, Status)
         if status is not None and status.request_id == request.request_id:
@@ -128,6 +134,10 @@ def await_target(
                 raise RunError(status.problem)
             if _has_converged(status, request):
                 return status
+            for line in _problems(status, request):
+                if line not in told:
+                    told.add(line)
+                    say(line)
         require_running(directory)
         newest = read_document(directory.target, Target)
         if newest is not None and newest.request_id != request.request_id:
@@ -158,10 +168,14 @@ class Panel:
     async def attend(
         self, *, interval_s: float = 1.0, sleep: Callable[[float], Awaitable[object]] = asyncio.sleep
     ) -> None:
-        """Answer and show, for ever."""
-        while True:
-            await self.turn()
-            await sleep(interval_s)
+        """Answer and show, for ever; cancelled, it shows once more how the job was then."""
+        try:
+            while True:
+                await self.turn()
+                await sleep(interval_s)
+        finally:
+            with suppress(OSError):
+                write_document(self._directory.status, self._now())
 
     async def turn(self) -> None:
         """Answer a new request, if there is one, and show the status.
@@ -185,9 +199,10 @@ class Panel:
             self._answer(target)
 
     async def _show(self) -> None:
-        told = {"request_id": self._answered, "problem": self._problem}
-        status = self._status().model_copy(update=told)
-        await asyncio.to_thread(write_document, self._directory.status, status)
+        await asyncio.to_thread(write_document, self._directory.status, self._now())
+
+    def _now(self) -> Status:
+        return self._status().model_copy(update={"request_id": self._answered, "problem": self._problem})
 
     def _answer(self, target: Target) -> None:
         self._problem = None
@@ -219,6 +234,22 @@ def _has_converged(status: Status, request: Target) -> bool:
     )
 
 
+def _with_problem(slot: Slot) -> str:
+    return f"slot {slot.slot} {slot.state}" + (f": {slot.problem}" if slot.problem else "")
+
+
+def _problems(status: Status, request: Target) -> list[str]:
+    """What keeps the roles of `request` from their numbers, one line per slot."""
+    roles = {name: status.role(name) for name in request.roles}
+    return [
+        f"{name} {_with_problem(slot)}"
+        for name, role in roles.items()
+        if role is not None
+        for slot in role.slots
+        if slot.problem
+    ]
+
+
 def _missing(status: Status | None, request: Target) -> str:
     if status is None or status.request_id != request.request_id:
         return "the run has not answered"
@@ -227,6 +258,6 @@ def _missing(status: Status | None, request: Target) -> str:
         role = status.role(name)
         if role is None:
             continue
-        others = ", ".join(f"slot {slot.slot} {slot.state}" for slot in role.slots if slot.state != "healthy")
+        others = ", ".join(_with_problem(slot) for slot in role.slots if slot.state != "healthy")
         parts.append(f"{name} {role.num_serving} of {number}" + (f" ({others})" if others else ""))
     return ", ".join(parts)

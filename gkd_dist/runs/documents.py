@@ -1,6 +1,8 @@
 """Small JSON files that one process writes and others read: replaced whole, read strictly (floor F2)."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -44,6 +46,19 @@ def replace_file(path: Path, text: str, *, survives_power_cut: bool = True) -> N
 def write_document(path: Path, document: Document) -> None:
     """As `replace_file`; what processes that live now tell each other need not survive a power cut."""
     replace_file(path, document.model_dump_json() + "\n", survives_power_cut=False)
+
+
+@contextmanager
+def on_disk() -> Iterator[None]:
+    """For commands that look at a run: whatever its files have become, they say which one is not as it should be.
+
+    Raises:
+        RunError: instead of OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"{error.filename}: {error.strerror}") from error
 
 
 def read_document(path: Path, kind: type[Kind]) -> Kind | None:

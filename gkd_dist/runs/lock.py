@@ -124,6 +124,18 @@ def _in_use(path: Path, holder: Holder | None) -> str:
 
 def _elsewhere(path: Path, holder: Holder) -> str:
     return (
-        f"{path.parent}: in use by {holder}, which cannot be seen from here ({socket.gethostname()}); if it does not "
-        f"run any more, remove the file {path}"
+        f"{path.parent}: in use by {holder}, which cannot be seen from here ({socket.gethostname()}); the run last "
+        f"wrote {_last_sign(path.parent)}. Look on {holder.host} with `ps -p {holder.pid}`; if that host is gone, or "
+        f"the process is no gkd, delete the lock with `rm {path}` and start again"
     )
+
+
+def _last_sign(run: Path) -> str:
+    """How long ago anything of the run was written; a running job shows its status every second."""
+    files = [path for path in (run / "control" / "status.json", run / "metrics.jsonl", run / "lock") if path.is_file()]
+    newest = max(files, key=lambda path: path.stat().st_mtime, default=None)
+    if newest is None:
+        return "nothing"
+    age_s = max(0.0, time.time() - newest.stat().st_mtime)
+    age = f"{age_s:.0f} s" if age_s < 600 else f"{age_s / 3600:.1f} h"
+    return f"{newest.relative_to(run)} {age} ago"

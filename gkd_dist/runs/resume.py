@@ -41,7 +41,7 @@ class Continuation:
     def line(self, attempt: int) -> str:
         """What happens, for people."""
         changes = f"; changed: {', '.join(self.changes)}" if self.changes else ""
-        return f"continuing {self.directory.path} from step {self.step} (attempt {attempt}){changes}"
+        return f"continuing {self.directory.path} (attempt {attempt}); newest checkpoint: step {self.step}{changes}"
 
 
 def find_continuation(config: RunConfig) -> Continuation | None:

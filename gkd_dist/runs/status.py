@@ -7,6 +7,7 @@ from pydantic import Field
 from gkd_dist.runs.documents import Document
 
 SlotState = Literal["healthy", "suspect", "dead", "restarting", "stale", "draining", "retired"]
+MAX_PROBLEM = 500
 SERVING = frozenset({"healthy", "suspect"})
 """States in which a replica is given work."""
 RunState = Literal["starting", "evaluating", "training", "stopping", "saving"]
@@ -20,6 +21,8 @@ class Slot(Document):
     pid: int | None = None
     node: str | None = Field(default=None, max_length=200)
     restarts: int = Field(default=0, ge=0)
+    problem: str = Field(default="", max_length=MAX_PROBLEM)
+    """Why nothing runs in it: what its start waits for, or what ended the last one."""
 
 
 class Role(Document):

@@ -5,21 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForSeq2SeqLM,
-    GenerationConfig,
-    LogitsProcessorList,
-    PreTrainedModel,
-)
+from transformers import AutoModelForCausalLM, GenerationConfig, LogitsProcessorList, PreTrainedModel
 
 from gkd_dist.config.lora import LoraConfig
+from gkd_dist.engines.coalescing import Coalescer
+from gkd_dist.engines.families import family_at
 from gkd_dist.errors import EngineError, ModelError
 from gkd_dist.samplers.gumbel import GumbelProcessor
 from gkd_dist.samplers.seeds import sample_seed
 from gkd_dist.samplers.teacher_mix import TeacherMix
-from gkd_dist.serial import SerialThread
 from gkd_dist.types import (
     FinishReason,
     Prompt,
@@ -36,7 +30,7 @@ from gkd_dist.weights.tensors import read_tensors
 
 
 class HfSampler:
-    """Implements `interfaces.Sampler`; calls run one after the other, each as one padded batch.
+    """Implements `interfaces.Sampler`; requests that wait while a batch is written become the next batch.
 
     Args:
         model: local folder in Hugging Face format.
@@ -45,6 +39,7 @@ class HfSampler:
         num_ids: ids the tokenizer knows; rows of the head beyond them are padding and never sampled. None: all rows.
         adapter: what is published is this low-rank adapter of `model`; None means whole weights.
         policy_version: version of the weights in `model`.
+        max_batch_size: rows of one padded batch; more are written one batch after the other, the longest prompts first.
         teacher: local folder of the model that `SamplingParams.teacher_mix` draws from beside the student, in the same
             dtype; None: there is none to mix in.
 
@@ -61,12 +56,11 @@ class HfSampler:
         num_ids: int | None,
         adapter: LoraConfig | None = None,
         policy_version: int = 0,
+        max_batch_size: int = 64,
         teacher: str | Path | None = None,
     ) -> None:
-        self._encoder_decoder = AutoConfig.from_pretrained(model).is_encoder_decoder
-        family = AutoModelForSeq2SeqLM if self._encoder_decoder else AutoModelForCausalLM
-        self._model: PreTrainedModel = family.from_pretrained(model, dtype=getattr(torch, dtype)).eval()
-        self._decoder_start = _decoder_start(self._model)
+        self._family = family_at(model)
+        self._model = self._family.load(model, dtype=getattr(torch, dtype)).eval()
         # `generate` fills every field we leave open from here: penalties, n-gram bans and stop ids of the folder.
         self._model.generation_config = GenerationConfig()
         self._teacher = None if teacher is None else self._load_teacher(teacher, dtype)
@@ -77,32 +71,45 @@ class HfSampler:
         self._published = dict(self._model.named_parameters()) if adapter is None else adapter_tensors(self._model)
         shapes = {name: tuple(parameter.shape) for name, parameter in self._published.items()}
         self._subscription = Subscription(shapes, policy_version)
-        self._thread = SerialThread("hf-sampler")
+        self._max_batch_size = max_batch_size
+        self._requests: Coalescer[SamplingParams, Prompt, Trajectory] = Coalescer(
+            "hf-sampler", self._sample, max_items=max_batch_size
+        )
 
     async def sample(self, prompts: Sequence[Prompt], params: SamplingParams) -> list[Trajectory]:
         """One trajectory per prompt, in order; see `interfaces.Sampler.sample`."""
-        return await self._thread.run(lambda: self._sample(list(prompts), params))
+        return await self._requests.ask(params, prompts)
 
     async def load_weights(self, publication: WeightPublication) -> int:
-        """Copy the publication into the model, between two calls of `sample`.
+        """Copy the publication into the model, between two batches: after what was asked before, and before what is
+        asked later.
 
         Raises:
             WeightsError: the publication is damaged, stale, or not made for this model: the former weights stay.
         """
-        return await self._thread.run(lambda: self._load(publication))
+        return await self._requests.in_turn(lambda: self._load(publication))
 
     async def ping(self) -> None:
         """See `interfaces.Sampler.ping`; the model is in this process, which answers."""
-        self._thread.check()
+        self._requests.check()
 
     async def close(self) -> None:
-        self._thread.close()
+        self._requests.close()
+
+    def _sample(self, params: SamplingParams, prompts: list[Prompt]) -> list[Trajectory]:
+        """In batches of similar prompts, so that little of them is padding."""
+        order = sorted(range(len(prompts)), key=lambda index: (-prompts[index].token_ids.size, index))
+        written: dict[int, Trajectory] = {}
+        for start in range(0, len(order), self._max_batch_size):
+            indices = order[start : start + self._max_batch_size]
+            rows = self._write(params, [prompts[index] for index in indices])
+            written.update(zip(indices, rows, strict=True))
+        return [written[index] for index in range(len(prompts))]
 
     @torch.no_grad()
-    def _sample(self, prompts: list[Prompt], params: SamplingParams) -> list[Trajectory]:
-        if not prompts:
-            return []
-        input_ids, attention_mask = self._left_padded(prompts)
+    def _write(self, params: SamplingParams, prompts: list[Prompt]) -> list[Trajectory]:
+        """One padded batch."""
+        input_ids, attention_mask = self._family.prompts([each.token_ids for each in prompts], self._pad_token_id)
         seeds = [sample_seed(params.seed, prompt.sample_id) for prompt in prompts]
         gumbel = GumbelProcessor(params, seeds, self._num_ids)
         mix = self._mix(params, attention_mask)
@@ -118,7 +125,7 @@ class HfSampler:
         return [self._trajectory(prompt, ids, row, params) for prompt, ids, row in rows]
 
     def _load_teacher(self, teacher: str | Path, dtype: str) -> PreTrainedModel:
-        if self._encoder_decoder:
+        if not (self._family.in_one_row and family_at(teacher).in_one_row):
             raise ModelError("a teacher can be mixed into the sampling of causal students only; set teacher_mix=0")
         return AutoModelForCausalLM.from_pretrained(teacher, dtype=getattr(torch, dtype)).eval()
 
@@ -129,15 +136,6 @@ class HfSampler:
             raise EngineError("this sampler was started without a teacher; it cannot sample with teacher_mix above 0")
         return [TeacherMix(self._teacher, params.teacher_mix, attention_mask, self._num_ids)]
 
-    def _left_padded(self, prompts: list[Prompt]) -> tuple[torch.Tensor, torch.Tensor]:
-        width = max(prompt.token_ids.size for prompt in prompts)
-        input_ids = torch.full((len(prompts), width), self._pad_token_id)
-        attention_mask = torch.zeros_like(input_ids)
-        for row, prompt in enumerate(prompts):
-            input_ids[row, width - prompt.token_ids.size :] = torch.from_numpy(prompt.token_ids.copy())
-            attention_mask[row, width - prompt.token_ids.size :] = 1
-        return input_ids, attention_mask
-
     def _generation_config(self, params: SamplingParams) -> GenerationConfig:
         return GenerationConfig(
             do_sample=False,  # the noise is ours, see gumbel.py
@@ -145,8 +143,8 @@ class HfSampler:
             max_new_tokens=params.max_new_tokens,
             eos_token_id=list(params.stop_token_ids) or None,
             pad_token_id=self._pad_token_id,
-            decoder_start_token_id=self._decoder_start,
             use_cache=True,
+            **self._family.generation,
         )
 
     def _trajectory(
@@ -174,9 +172,3 @@ class HfSampler:
             self._published[name].copy_(tensor)
         self._subscription.accept(manifest)
         return manifest.version
-
-
-def _decoder_start(model: PreTrainedModel) -> int | None:
-    """The id an encoder-decoder model starts its completions from."""
-    own = model.generation_config.decoder_start_token_id
-    return own if own is not None else getattr(model.config, "decoder_start_token_id", None)

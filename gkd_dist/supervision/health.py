@@ -144,6 +144,8 @@ class SlotHealth:
         """When a dead slot may be started."""
         self.since = now
         """When the present state began."""
+        self.detail = ""
+        """What led to it: see `Event`."""
 
     @property
     def serves(self) -> bool:
@@ -245,4 +247,5 @@ class SlotHealth:
         event = Event(now, self._slot, self.state, to_state, reason, detail)
         self.state = to_state
         self.since = now
+        self.detail = detail
         self._record(event)

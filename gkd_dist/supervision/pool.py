@@ -20,7 +20,7 @@ from gkd_dist.supervision.census import Census
 from gkd_dist.supervision.health import Event, Reason, State
 from gkd_dist.supervision.request import Request
 from gkd_dist.supervision.roster import Roster
-from gkd_dist.supervision.slots import Incarnation, Launcher, Replica
+from gkd_dist.supervision.slots import Incarnation, Launcher, Replica, Slot
 from gkd_dist.supervision.supervisor import Supervisor
 from gkd_dist.supervision.together import gather_all
 
@@ -96,8 +96,14 @@ class Pool(Generic[Replica]):
         views = []
         for index, slot in sorted(self._roster.slots.items()):
             place = self._roster.launcher.describe(slot.incarnation.replica) if slot.incarnation is not None else {}
-            views.append(SlotView(index, slot.health.state, slot.health.num_restarts, place))
+            views.append(SlotView(index, slot.health.state, slot.health.num_restarts, place, self._problem(slot)))
         return views
+
+    def _problem(self, slot: Slot[Replica]) -> str:
+        state = slot.health.state
+        if state is State.RESTARTING:
+            return self._roster.launcher.waits_for(slot.index)
+        return slot.health.detail if state in (State.DEAD, State.RETIRED) else ""
 
     @property
     def num_outstanding(self) -> int:
@@ -266,6 +272,10 @@ class _Given(Generic[Replica]):
 
     async def start(self, slot: int) -> Replica:
         return self._replicas[slot]
+
+    def waits_for(self, slot: int) -> str:  # noqa: ARG002 - of the Protocol
+        """They are there."""
+        return ""
 
     async def probe(self, replica: Replica) -> None:
         """Taken for granted."""

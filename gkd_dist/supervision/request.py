@@ -5,7 +5,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
-from gkd_dist.errors import RoleLostError
+from gkd_dist.errors import RoleLostError, plain
 from gkd_dist.supervision.backoff import backoff_s
 from gkd_dist.supervision.failures import Failure, ReplicaEndedError, classify
 from gkd_dist.supervision.roster import Roster
@@ -54,9 +54,8 @@ class Request(Generic[Replica, T]):
                 error = failure
             if self._is_exhausted:
                 raise error
-            logger.warning(
-                "%s %d did not %s (%r); asking again", self._roster.role, incarnation.slot.index, self._what, error
-            )
+            name = f"{self._roster.role} {incarnation.slot.index}"
+            logger.warning("%s did not %s (%s); asking again", name, self._what, plain(error))
             self._roster.census.count("gkd_requests_retried_total", self._roster.role, **{"class": self._last.value})
 
     @property

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Collection, Coroutine
 from typing import Any, Generic, TypeVar
 
 from gkd_dist.config.supervision import SupervisionConfig
-from gkd_dist.errors import EngineError, OutOfMemoryError, WeightsError
+from gkd_dist.errors import EngineError, OutOfMemoryError, WeightsError, plain
 from gkd_dist.supervision.census import Census
 from gkd_dist.supervision.failures import Failure, ReplicaEndedError, classify
 from gkd_dist.supervision.health import Event, Reason, SlotHealth, State
@@ -141,7 +141,7 @@ class Roster(Generic[Replica]):
         if isinstance(error, WeightsError):  # it serves with weights that it should not have
             self.condemn(incarnation, Reason.OBLIGATION, error)
             return
-        incarnation.slot.health.request_failed(self.clock(), repr(error))
+        incarnation.slot.health.request_failed(self.clock(), plain(error))
         self.settle(incarnation)
         if isinstance(error, EngineError) and not incarnation.ended and not incarnation.probes:
             self.probe(incarnation, condemn=True)
@@ -162,7 +162,7 @@ class Roster(Generic[Replica]):
             if condemn or isinstance(error, OutOfMemoryError):
                 self.condemn(incarnation, Reason.DIED, error)
             else:
-                incarnation.slot.health.probe_failed(self.clock(), repr(error))
+                incarnation.slot.health.probe_failed(self.clock(), plain(error))
                 self.settle(incarnation)
         else:
             if not incarnation.ended:
@@ -278,4 +278,4 @@ class Roster(Generic[Replica]):
 
 def cause_of_death(reason: Reason, error: Exception | None) -> tuple[Reason, str]:
     """For the record; want of memory is the reason wherever it was noticed."""
-    return Reason.OOM if isinstance(error, OutOfMemoryError) else reason, "" if error is None else repr(error)
+    return Reason.OOM if isinstance(error, OutOfMemoryError) else reason, "" if error is None else plain(error)

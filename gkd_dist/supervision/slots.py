@@ -33,6 +33,10 @@ class Launcher(Protocol[Replica]):
         """End it, whatever its state; never raises."""
         ...
 
+    def waits_for(self, slot: int) -> str:
+        """What the start of a slot that is under way lacks, such as room in the cluster; empty: nothing is known."""
+        ...
+
     def describe(self, replica: Replica) -> dict[str, str | int]:
         """Where it runs: `pid`, `node`."""
         ...

@@ -44,11 +44,16 @@ async def beside(*works: Coroutine[Any, Any, Any]) -> AsyncIterator[None]:
 
 
 async def unless_stopped(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
-    """The result of `work`, or None when `stop` is set before there is one; the work is cancelled then."""
+    """The result of `work`, or None when `stop` is set before there is one; the work is cancelled then, and has ended
+    when this returns."""
     stopping, working = asyncio.create_task(stop.wait()), asyncio.create_task(work)
     try:
         await asyncio.wait([stopping, working], return_when=asyncio.FIRST_COMPLETED)
         return await working if working.done() and not stop.is_set() else None
     finally:
         stopping.cancel()
-        working.cancel()
+        if not working.done():
+            working.cancel()
+            await asyncio.wait([working])
+        if not working.cancelled():
+            working.exception()  # seen, whoever else sees it

@@ -1,4 +1,4 @@
-"""The teacher on transformers: every transport, of a causal model."""
+"""The teacher on transformers: every transport, of causal and encoder-decoder models."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -8,13 +8,12 @@ from typing import Literal
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
-from gkd_dist.data.collate import collate, micro_batches
-from gkd_dist.divergences import predicting_positions
+from gkd_dist.engines.coalescing import Coalescer
+from gkd_dist.engines.families import Family, family_at
 from gkd_dist.engines.probes import readout_error
 from gkd_dist.errors import ModelError
-from gkd_dist.serial import SerialThread
 from gkd_dist.targets import TeacherTargets
 from gkd_dist.teachers.readout import load_readout
 from gkd_dist.teachers.rows import FullRows, RowTransport, row_transport
@@ -22,10 +21,12 @@ from gkd_dist.types import Trajectory
 
 _PROBE_TOLERANCE = 1e-3
 """Largest difference allowed between a logit of the readout and the model's own."""
+_MAX_TRAJECTORIES = 64
+"""Scored together when they wait together; how many share a forward is the transport's token budget."""
 
 
 class HfTeacher:
-    """Implements `interfaces.Scorer` with every transport; calls run one after the other.
+    """Implements `interfaces.Scorer` with every transport; requests that wait are scored together.
 
     Logits are those of the model's own forward, at the positions that predict completion tokens and nowhere else.
     `hidden` is refused for a model whose logits the learner would not get back from its hidden states.
@@ -56,33 +57,35 @@ class HfTeacher:
         device: str = "cpu",
     ) -> None:
         self._transport = row_transport(transport, num_ids=num_ids, top_k=top_k)
-        self._model = _load(model, dtype, device)
+        self._family = family_at(model)
+        self._model = _load(self._family, model, dtype, device)
         if not self._transport.from_logits:
-            _check_readout(self._model, Path(model), dtype, device)
+            _check_readout(self._model, self._family, Path(model), dtype, device)
         self._pad_token_id = pad_token_id
         self._num_ids = num_ids
-        self._thread = SerialThread("hf-teacher")
+        self._requests: Coalescer[RowTransport, Trajectory, TeacherTargets] = Coalescer(
+            "hf-teacher", self._score, max_items=_MAX_TRAJECTORIES
+        )
 
     async def score(self, trajectories: Sequence[Trajectory]) -> list[TeacherTargets]:
         """See `interfaces.Scorer.score`."""
-        return await self._thread.run(lambda: self._score(list(trajectories), self._transport))
+        return await self._requests.ask(self._transport, trajectories)
 
     async def own_log_probs(self, trajectories: Sequence[Trajectory]) -> list[TeacherTargets]:
         """FullTargets by the model's own forward, whatever the transport is."""
-        return await self._thread.run(lambda: self._score(list(trajectories), FullRows(self._num_ids)))
+        return await self._requests.ask(FullRows(self._num_ids), trajectories)
 
     async def ping(self) -> None:
         """See `interfaces.Sampler.ping`; the model is in this process, which answers."""
-        self._thread.check()
+        self._requests.check()
 
     async def close(self) -> None:
-        self._thread.close()
+        self._requests.close()
 
     @torch.no_grad()
-    def _score(self, trajectories: list[Trajectory], transport: RowTransport) -> list[TeacherTargets]:
+    def _score(self, transport: RowTransport, trajectories: list[Trajectory]) -> list[TeacherTargets]:
         targets: dict[int, TeacherTargets] = {}
-        lengths = [trajectory.num_tokens for trajectory in trajectories]
-        for indices in micro_batches(lengths, transport.max_micro_batch_tokens):
+        for indices in self._family.groups(trajectories, transport.max_micro_batch_tokens):
             group = [trajectories[index] for index in indices]
             rows = self._rows(group, transport).split([trajectory.num_completion_tokens for trajectory in group])
             for index, trajectory, own in zip(indices, group, rows, strict=True):
@@ -91,21 +94,13 @@ class HfTeacher:
 
     def _rows(self, group: list[Trajectory], transport: RowTransport) -> torch.Tensor:
         """[N, H] states after the final norm, or [N, V] logits, at the positions that predict the completions."""
-        padded = collate(group, self._pad_token_id)
-        width = padded.input_ids.shape[1]
-        positions = predicting_positions(padded.prompt_lengths, padded.completion_lengths, width)
-        positions = positions.to(self._model.device)
-        inputs = {
-            "input_ids": torch.from_numpy(padded.input_ids).to(self._model.device, torch.int64),
-            "attention_mask": torch.from_numpy(padded.attention_mask).to(self._model.device),
-            "use_cache": False,
-        }
+        batch = self._family.lay_out(group, self._pad_token_id, self._model.device)
         if not transport.from_logits:
-            return _select(self._model.base_model(**inputs).last_hidden_state, positions)
-        with _projecting_only(self._model, positions):
-            logits = self._model(**inputs).logits
+            return _select(self._family.states(self._model, **batch.inputs), batch.positions)
+        with _projecting_only(self._model, batch.positions):
+            logits = self._model(**batch.inputs, use_cache=False).logits
         # A forward that uses the head's weight without calling the head has projected every position.
-        return logits[0] if logits.shape[:2] == (1, positions.numel()) else _select(logits, positions)
+        return logits[0] if logits.shape[:2] == (1, batch.positions.numel()) else _select(logits, batch.positions)
 
 
 class _Float32Head(nn.Module):
@@ -122,16 +117,16 @@ class _Float32Head(nn.Module):
         return F.linear(hidden.float(), self.weight.float(), None if self.bias is None else self.bias.float())
 
 
-def _load(model: str | Path, dtype: str, device: str) -> PreTrainedModel:
-    loaded = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype)).to(device).eval()
+def _load(family: Family, model: str | Path, dtype: str, device: str) -> PreTrainedModel:
+    loaded = family.load(model, dtype=getattr(torch, dtype)).to(device).eval()
     if dtype != "float32":
         loaded.set_output_embeddings(_Float32Head(loaded.get_output_embeddings()))
     return loaded
 
 
-def _check_readout(model: PreTrainedModel, path: Path, dtype: str, device: str) -> None:
+def _check_readout(model: PreTrainedModel, family: Family, path: Path, dtype: str, device: str) -> None:
     """What the learner will hold, read from the same folder, against the model's own forward."""
-    difference = readout_error(model, load_readout(path, dtype=dtype, device=device))
+    difference = readout_error(model, load_readout(path, dtype=dtype, device=device), family)
     if not difference <= _PROBE_TOLERANCE:
         raise ModelError(
             f"teacher {path} ({type(model).__name__}): its logits are not readout(hidden states), largest difference "

@@ -98,6 +98,8 @@ class FakeLauncher:
         self.errors = errors or {}
         self.replicas: list[FakeReplica] = []
         """Everything that was ever started."""
+        self.waits: dict[int, str] = {}
+        """What starts under way wait for, by slot."""
         self.num_starts = 0
         self.hold_starts = False
         self.hold_kills = False
@@ -117,6 +119,9 @@ class FakeLauncher:
         self.hold_starts = self.hold_kills = False
         self._gate.set()
         self._gate = asyncio.Event()
+
+    def waits_for(self, slot: int) -> str:
+        return self.waits.get(slot, "")
 
     async def start(self, slot: int) -> FakeReplica:
         self.num_starts += 1

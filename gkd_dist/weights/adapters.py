@@ -12,9 +12,10 @@ from peft import inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 
 from gkd_dist.config.lora import LoraConfig
+from gkd_dist.engines.families import family_at
 from gkd_dist.errors import ModelError
 
 ADAPTER = "default"
@@ -41,7 +42,7 @@ def attach(model: PreTrainedModel, config: LoraConfig, *, seed: int = 0) -> Peft
         lora_alpha=config.lora_alpha,
         use_rslora=config.use_rslora,
         target_modules=targets,
-        task_type="CAUSAL_LM",
+        task_type="SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM",
         inference_mode=True,  # of the file it is saved to; training starts from `requires_grad` below
     )
     try:
@@ -67,7 +68,7 @@ def attach(model: PreTrainedModel, config: LoraConfig, *, seed: int = 0) -> Peft
 def check_targets(folder: Path, config: LoraConfig) -> None:
     """Raise ModelError unless the model in `folder` can have these adapters; reads its config.json alone."""
     with torch.device("meta"):
-        attach(AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder)), config)
+        attach(family_at(folder).skeleton(AutoConfig.from_pretrained(folder)), config)
 
 
 def lora_layers(model: nn.Module) -> dict[str, LoraLayer]:

@@ -111,6 +111,7 @@ OUTSIDE_OF_FILE = {
     "experiments/drawing.py": frozenset({"matplotlib"}),
     "experiments/gaussian_fit.py": frozenset({"torch"}),
     "engines/vllm_engine.py": frozenset({"vllm"}),
+    "models/vocabulary.py": frozenset({"tokenizers"}),
     "samplers/vllm_sampler.py": frozenset({"vllm"}),
     "evaluation/bleu.py": frozenset({"sacrebleu"}),
     "evaluation/intervals.py": frozenset({"scipy"}),

@@ -1,4 +1,4 @@
-"""What every sampler promises, asked of the fake, of transformers and of vLLM (real engines)."""
+"""What every sampler promises, asked of the fake, of transformers (causal, encoder-decoder) and of vLLM."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import PreTrainedModel
 
 from gkd_dist.errors import WeightsError
 from gkd_dist.interfaces import Sampler
 from gkd_dist.testing.fakes import FakeLearner, FakeSampler
 from gkd_dist.types import FinishReason, Prompt, SamplingParams, Source, Trajectory, VersionRange, WeightPublication
-from tests import tiny
+from tests import plain_forwards, tiny
 
 GREEDY = SamplingParams(max_new_tokens=12, temperature=0, stop_token_ids=(tiny.STOP,))
 NUM_ROWS = 160
@@ -45,7 +45,7 @@ class Bench:
 def make_sampler(name: str, model: Path, dtype: str = "float32", num_ids: int = tiny.VOCABULARY) -> Sampler:
     if name == "fake":
         return FakeSampler()
-    if name == "hf":
+    if name in ("hf", "hf-t5"):
         from gkd_dist.samplers.hf_sampler import HfSampler
 
         return HfSampler(model, dtype=dtype, pad_token_id=tiny.PAD, num_ids=num_ids)
@@ -55,16 +55,17 @@ def make_sampler(name: str, model: Path, dtype: str = "float32", num_ids: int = 
     return VllmSampler(str(model), dtype=dtype, max_model_len=512, engine_args=engine_args, num_ids=num_ids)
 
 
-def save_student(path: Path, seed: int) -> Path:
+def save_student(path: Path, seed: int, name: str) -> Path:
     """A hostile folder: more rows than ids, and a generation config that would bend what is sampled."""
-    tiny.save_causal(path, seed=seed, vocab_size=NUM_ROWS)
+    save = tiny.save_t5 if name == "hf-t5" else tiny.save_causal
+    save(path, seed=seed, vocab_size=NUM_ROWS)
     tiny.poison_generation_config(path)
     return path
 
 
-@pytest.fixture(scope="module", params=["fake", "hf", pytest.param("vllm", marks=pytest.mark.vllm)])
+@pytest.fixture(scope="module", params=["fake", "hf", "hf-t5", pytest.param("vllm", marks=pytest.mark.vllm)])
 def bench(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    model = save_student(tmp_path_factory.mktemp("student"), seed=1)
+    model = save_student(tmp_path_factory.mktemp("student"), seed=1, name=request.param)
     with asyncio.Runner() as runner:
         sampler = make_sampler(request.param, model)
         yield Bench(request.param, sampler, runner, None if request.param == "fake" else model)
@@ -77,14 +78,14 @@ def publication_of(bench: Bench, seed: int) -> tuple[WeightPublication, Path | N
     if bench.model is None:
         publication = asyncio.run(FakeLearner("test").publish())
         return replace(publication, manifest=replace(publication.manifest, version=bench.version)), None
-    path = save_student(bench.model.parent / f"student-{seed}", seed)
+    path = save_student(bench.model.parent / f"{bench.name}-{seed}", seed, bench.name)
     return publish(path, bench.version, "float32"), path
 
 
 def publish(path: Path, version: int, dtype: str) -> WeightPublication:
     from gkd_dist.weights.publisher import WeightPublisher
 
-    model = AutoModelForCausalLM.from_pretrained(path)
+    model = plain_forwards.load(path)
     publisher = WeightPublisher("test", bucket_bytes=1 << 16, dtype=dtype)
     return publisher.publish(list(model.named_parameters()), version)
 
@@ -128,7 +129,7 @@ def test_behaviour_log_probs_are_the_models_own(bench: Bench) -> None:
     """Within 1e-4 nats: float32 on both sides, other kernels and another order of summation."""
     if bench.model is None:
         pytest.skip("the fake has no model to compare with")
-    model = AutoModelForCausalLM.from_pretrained(bench.model)
+    model = plain_forwards.load(bench.model)
     for temperature in (1.0, 0.7):
         for item in bench.sample(tiny.prompts([5, 2, 8]), replace(RANDOM, temperature=temperature)):
             expected = _log_probs(model, item.prompt_ids, item.completion_ids, temperature)
@@ -251,7 +252,7 @@ def test_an_updated_vllm_equals_a_fresh_one_on_the_new_weights(dtype: str, tied:
         np.testing.assert_array_equal(our.completion_ids, their.completion_ids)
         np.testing.assert_array_equal(our.behaviour_log_probs, their.behaviour_log_probs)
     if dtype == "float32":
-        model = AutoModelForCausalLM.from_pretrained(new)
+        model = plain_forwards.load(new)
         for item in ours:
             expected = _log_probs(model, item.prompt_ids, item.completion_ids, 1.0, _PACKED)
             np.testing.assert_allclose(item.behaviour_log_probs, expected, atol=1e-4)
@@ -277,30 +278,23 @@ def _vllm_samples(model: Path, dtype: str, publication: WeightPublication | None
 
 @torch.no_grad()
 def _log_probs(
-    model: torch.nn.Module,
+    model: PreTrainedModel,
     prompt: np.ndarray,
     completion: np.ndarray,
     temperature: float,
     num_ids: int = tiny.VOCABULARY,
 ) -> np.ndarray:
-    tokens = torch.from_numpy(np.concatenate([prompt, completion])).long()
-    logits = model(tokens[None]).logits[0, prompt.size - 1 : -1, :num_ids] / temperature
+    logits = plain_forwards.completion_logits(model, prompt, completion)[:, :num_ids] / temperature
     chosen = torch.from_numpy(completion.copy()).long()[:, None]
     return torch.log_softmax(logits, dim=-1).gather(1, chosen)[:, 0].numpy()
 
 
-@torch.no_grad()
 def _greedy(path: Path, prompts: list[Prompt]) -> list[list[int]]:
-    model = AutoModelForCausalLM.from_pretrained(path)
-    completions = []
-    for prompt in prompts:
-        tokens = prompt.token_ids.tolist()
-        while len(tokens) < prompt.token_ids.size + GREEDY.max_new_tokens:
-            tokens.append(int(model(torch.tensor([tokens])).logits[0, -1, : tiny.VOCABULARY].argmax()))
-            if tokens[-1] == tiny.STOP:
-                break
-        completions.append(tokens[prompt.token_ids.size :])
-    return completions
+    model = plain_forwards.load(path)
+    return [
+        plain_forwards.greedy(model, prompt.token_ids, GREEDY.max_new_tokens, tiny.STOP, tiny.VOCABULARY)
+        for prompt in prompts
+    ]
 
 
 @pytest.mark.vllm
@@ -321,3 +315,18 @@ def test_prompts_that_do_not_fit_into_one_pass_are_answered_all_the_same(bench: 
     together = bench.sample(prompts, RANDOM)
     assert [item.sample_id for item in together] == [prompt.sample_id for prompt in prompts]
     assert all(item.num_completion_tokens >= 1 for item in together)
+
+
+def test_requests_that_overlap_say_what_each_says_alone(bench: Bench) -> None:
+    """Same ids, with noise of different seeds; log-probs to 1e-4: float32 in batches of other shapes."""
+    prompts = tiny.prompts([60, 3, 17, 1, 9, 33])
+
+    async def at_once() -> list[list[Trajectory]]:
+        return await asyncio.gather(*(bench.sampler.sample([prompt], RANDOM) for prompt in prompts))
+
+    together = [item for part in bench.runner.run(at_once()) for item in part]
+    for prompt, item in zip(prompts, together, strict=True):
+        (alone,) = bench.sample([prompt], RANDOM)
+        assert item.sample_id == prompt.sample_id
+        np.testing.assert_array_equal(item.completion_ids, alone.completion_ids)
+        np.testing.assert_allclose(item.behaviour_log_probs, alone.behaviour_log_probs, atol=1e-4)

@@ -1,4 +1,4 @@
-"""What every teacher promises, asked of the fake, of transformers, of vLLM and of a server (real engines)."""
+"""What every teacher promises, asked of the fake, of transformers (both families), of vLLM and of a server."""
 
 import asyncio
 from collections.abc import Iterator
@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import PreTrainedModel
 
 from gkd_dist.interfaces import Teacher
 from gkd_dist.targets import FullTargets, HiddenTargets, SampledTargets, TeacherTargets, TopKTargets
 from gkd_dist.teachers.prompt_log_probs import PromptScoring, SampledScoring, TopKScoring
 from gkd_dist.testing.fakes import FakeTeacher
 from gkd_dist.types import Trajectory
-from tests import tiny
+from tests import plain_forwards, tiny
 from tests.serving import VllmServe
 
 SHAPES = [(5, 7), (1, 1), (9, 3), (2, 12), (300, 2), (40, 1)]
@@ -44,7 +44,7 @@ def scoring(transport: str) -> PromptScoring:
 def make_teacher(engine: str, transport: str, model: Path) -> Teacher:
     if engine == "fake":
         return FakeTeacher(transport=transport)
-    if engine == "hf":
+    if engine in ("hf", "hf-t5"):
         from gkd_dist.teachers.hf_teacher import HfTeacher
 
         return HfTeacher(
@@ -95,7 +95,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[VllmServe
         serve.kill()
 
 
-HF = [("hf", transport) for transport in ("hidden", "full", "topk", "sampled")]
+HF = [(engine, transport) for engine in ("hf", "hf-t5") for transport in ("hidden", "full", "topk", "sampled")]
 FAKE = [("fake", transport) for transport in ("hidden", "full", "topk", "sampled")]
 VLLM = [("vllm", transport) for transport in ("hidden", "topk", "sampled")]
 SERVER = [("server", transport) for transport in ("topk", "sampled")]
@@ -113,7 +113,8 @@ def bench(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
             server, model = request.getfixturevalue("server")
             teacher = connect(transport, server, model)
         else:
-            model = tiny.save_causal(tmp_path_factory.mktemp("teacher"), seed=3, vocab_size=NUM_ROWS)
+            save = tiny.save_t5 if engine == "hf-t5" else tiny.save_causal
+            model = save(tmp_path_factory.mktemp("teacher"), seed=3, vocab_size=NUM_ROWS)
             teacher = make_teacher(engine, transport, model)
         yield Bench(teacher, transport, runner, None if engine == "fake" else model)
         runner.run(teacher.close())
@@ -172,7 +173,7 @@ def test_what_is_sent_is_the_models_own_distribution(bench: Bench) -> None:
     """Log-probs within 1e-4 of a float64 softmax of transformers' logits over the real ids; KL below 1e-5 nats."""
     if bench.model is None:
         pytest.skip("the fake has no model to compare with")
-    model = AutoModelForCausalLM.from_pretrained(bench.model)
+    model = plain_forwards.load(bench.model)
     trajectories = tiny.trajectories(SHAPES)
     for trajectory, item in zip(trajectories, bench.score(trajectories), strict=True):
         expected = _log_probs(model, trajectory)
@@ -203,16 +204,15 @@ def _numbers(targets: TeacherTargets) -> np.ndarray:
 
 
 @torch.no_grad()
-def _log_probs(model: torch.nn.Module, trajectory: Trajectory) -> torch.Tensor:
+def _log_probs(model: PreTrainedModel, trajectory: Trajectory) -> torch.Tensor:
     """[L, V] float64 over the ids the tokenizer knows."""
-    tokens = np.concatenate([trajectory.prompt_ids, trajectory.completion_ids])
-    logits = model(torch.from_numpy(tokens).long()[None]).logits[0]
-    return torch.log_softmax(logits[trajectory.prompt_ids.size - 1 : -1, : tiny.VOCABULARY].double(), dim=-1)
+    logits = plain_forwards.completion_logits(model, trajectory.prompt_ids, trajectory.completion_ids)
+    return torch.log_softmax(logits[:, : tiny.VOCABULARY].double(), dim=-1)
 
 
 @torch.no_grad()
-def _rebuilt(model: torch.nn.Module, targets: HiddenTargets | FullTargets) -> torch.Tensor:
+def _rebuilt(model: PreTrainedModel, targets: HiddenTargets | FullTargets) -> torch.Tensor:
     if isinstance(targets, FullTargets):
         return torch.from_numpy(targets.log_probs.copy()).double()
-    logits = torch.from_numpy(targets.hidden.copy()) @ model.get_output_embeddings().weight[: tiny.VOCABULARY].T
+    logits = plain_forwards.logits_of(model, torch.from_numpy(targets.hidden.copy()))[:, : tiny.VOCABULARY]
     return torch.log_softmax(logits.double(), dim=-1)

@@ -73,13 +73,16 @@ async def verify_twice(teacher: Teacher) -> list[TeacherCheck]:
         ("fake", "hidden", "float32"),
         *(("hf", transport, "float32") for transport in ("hidden", "topk", "full", "sampled")),
         ("hf", "hidden", "bfloat16"),
+        ("hf-t5", "hidden", "float32"),
+        ("hf-t5", "topk", "bfloat16"),
         pytest.param("vllm", "hidden", "float32", marks=VLLM),
         pytest.param("vllm", "hidden", "bfloat16", marks=VLLM),
         pytest.param("vllm", "topk", "float32", marks=VLLM),
     ],
 )
 def test_a_healthy_teacher_passes_at_start_and_again(engine: str, transport: str, dtype: str, tmp_path: Path) -> None:
-    model = tiny.save_causal(tmp_path / "teacher", seed=3)
+    engine, _, family = engine.partition("-")
+    model = (tiny.save_t5 if family == "t5" else tiny.save_causal)(tmp_path / "teacher", seed=3)
 
     def make() -> Teacher:
         return (

@@ -50,9 +50,10 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(half: Runs, c
     assert "Traceback" not in refused.said
     flip_a_bit(older)
     said = half.ends(0).said
-    assert f"checkpoint {newer.name} cannot be used (learner/" in said
+    found = said.index(f"newest checkpoint: step {newer.name[5:]}\n")
+    damaged = said.index(f"checkpoint {newer.name} cannot be used (learner/")
     assert "does not match its checksum" in said
-    assert f"going on after step {older.name[5:]}, from" in said
+    assert found < damaged < said.index(f"going on after step {older.name[5:]} instead, from")
     assert equal(half, clean)
 
 
@@ -91,5 +92,5 @@ def test_a_full_disk_costs_checkpoints_and_then_the_run(half: Runs, small_disk: 
     assert "2 checkpoints in a row could not be written; look at the disk" in said
     assert half.directory.last_checkpoint == 1
     subprocess.run(["mount", "-o", "remount,size=200m", str(small_disk)], check=True)
-    assert "from step 1 " in half.ends(0).said
+    assert "newest checkpoint: step 1\n" in half.ends(0).said
     assert equal(half, clean)

@@ -30,15 +30,15 @@ def test_killed_at_every_moment_of_a_checkpoint(local: Runs, clean: Runs) -> Non
     local.dies("checkpoint.before_files:kill@2")
     assert unfinished(local) == [f".step-{step}.{pid}.tmp" for step, pid in drafts(local)] != []
     first = local.directory.last_checkpoint
-    assert f"from step {first} " in local.dies("checkpoint.between_files:kill@2").said
+    assert f"checkpoint: step {first}\n" in local.dies("checkpoint.between_files:kill@2").said
     assert local.directory.last_checkpoint == first
-    assert f"from step {first} " in local.dies("checkpoint.before_marker:kill").said
+    assert f"checkpoint: step {first}\n" in local.dies("checkpoint.before_marker:kill").said
     assert any(name.startswith("step-") for name in unfinished(local))
     assert local.directory.last_checkpoint == first
-    assert f"from step {first} " in local.dies("checkpoint.after_marker:kill").said
+    assert f"checkpoint: step {first}\n" in local.dies("checkpoint.after_marker:kill").said
     last = local.directory.last_checkpoint
     assert last == first + 1
-    assert f"from step {last} " in local.ends(0).said
+    assert f"checkpoint: step {last}\n" in local.ends(0).said
     assert unfinished(local) == []
     assert equal(local, clean)
 
@@ -57,5 +57,5 @@ def test_a_second_start_is_refused_while_the_first_lives(local: Runs, clean: Run
     assert f"in use by process {first.pid} on " in second.said
     first.send(signal.SIGKILL)
     assert first.ended() == -signal.SIGKILL
-    assert f"continuing {local.directory.path} from step" in local.ends(0).said
+    assert f"continuing {local.directory.path} (attempt " in local.ends(0).said
     assert equal(local, clean)

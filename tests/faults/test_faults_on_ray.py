@@ -22,11 +22,25 @@ def test_the_learner_dies_in_a_step_and_while_it_publishes(ray: Runs, clean_ray:
     assert len({process.pid, *victims}) == 3
     for number in (1, 2):
         assert f"starting another learner ({number} of 2)" in process.said
+    assert "(raylet)" not in process.said  # the line above says it already
+    assert "sampler 0 up after" in process.said and "learner up after" in process.said
     assert equal(ray, clean_ray)
     steps = [entry for entry in Ledger(ray.directory.ledger).entries() if isinstance(entry, StepEntry)]
     assert [entry.step for entry in steps] == list(range(8))
     versions = [(each.versions, entry.step) for entry in steps for each in entry.sequences if each.versions is not None]
     assert all(written.oldest == written.newest == step for written, step in versions)
+
+
+@pytest.mark.fault(33)
+def test_stopped_while_actors_start(ray: Runs) -> None:
+    slow = "actor.ready:delay=60@1"
+    process = ray.start(faults=slow)
+    process.until_fired(slow)
+    process.send(signal.SIGTERM)
+    assert process.ended() == 143, process.said
+    assert process.said.endswith("SIGTERM: stopped before the first step; nothing to save\n")
+    assert "Traceback" not in process.said
+    assert [path.name for path in ray.output.iterdir()] == []
 
 
 @pytest.mark.fault(16)
@@ -83,7 +97,11 @@ def test_a_dead_journal_costs_no_checkpoint(ray: Runs, clean_ray: Runs) -> None:
 @pytest.mark.fault(23)
 @pytest.mark.slow
 def test_a_learner_that_hangs_is_replaced_at_its_deadline(ray: Runs, clean_ray: Runs) -> None:
-    deadlines = ("cluster.request_timeout_s=15", "supervision.stall_timeout_s=60")
+    deadlines = (
+        "cluster.request_timeout_s=15",
+        "supervision.role_loss_grace_s=30",
+        "supervision.stall_timeout_s=60",
+    )
     process = ray.ends(0, *deadlines, faults="learner.before_train:hang@3")
     assert "learner did not train within 15 s; starting another learner (1 of 1)" in process.said
     assert equal(ray, clean_ray)

@@ -9,7 +9,6 @@ from tests.gkd_process import GkdProcess, Runs
 
 DEADLINES = (
     "supervision.stall_timeout_s=4",
-    "supervision.role_loss_grace_s=3",
     "cluster.request_timeout_s=3",
     "sampling.max_new_tokens=4",
 )

@@ -25,6 +25,19 @@ def test_stopped_at_several_moments(local: Runs, clean: Runs) -> None:
 
 
 @pytest.mark.fault(33)
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_stopped_while_engines_start(local: Runs, number: signal.Signals, code: int) -> None:
+    slow = "local.build:delay=60@2"
+    process = local.start(faults=slow)
+    process.until_fired(slow)
+    process.send(number)
+    assert process.ended() == code, process.said
+    assert "sampler 0 up after" in process.said
+    assert process.said.endswith(f"{number.name}: stopped before the first step; nothing to save\n")
+    assert [path.name for path in local.output.iterdir()] == []
+
+
+@pytest.mark.fault(33)
 def test_a_stop_before_the_first_step_is_kept_too(local: Runs, clean: Runs) -> None:
     process = local.start("checkpoint.save_steps=0")
     process.until_said("all engines are up")

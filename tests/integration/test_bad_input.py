@@ -156,13 +156,15 @@ def test_an_output_folder_that_cannot_be_written(
     assert f"output_dir: {tmp_path} is not writable" in fails()
 
 
-@pytest.mark.parametrize("role", ["student", "teacher"])
-def test_an_encoder_decoder_is_refused(fails: Callable[..., str], tmp_path: Path, role: str) -> None:
+@pytest.mark.parametrize(("role", "section"), [("student", "sampler"), ("teacher", "teacher")])
+def test_an_encoder_decoder_on_vllm_is_refused(
+    fails: Callable[..., str], tmp_path: Path, role: str, section: str
+) -> None:
     path = tiny.save_t5(tmp_path / "t5")
-    said = fails(f"{role}.model={path}")
+    said = fails(f"{role}.model={path}", f"{section}.engine=vllm")
     assert said == (
-        f"error: {role}.model: {path} (T5ForConditionalGeneration) is not a causal (decoder-only) language model; "
-        "choose one\n"
+        f"error: {section}.engine: vllm cannot run {path} (T5ForConditionalGeneration), because vLLM has no "
+        f"encoder-decoder language models; set {section}.engine=hf\n"
     )
 
 
@@ -176,7 +178,7 @@ def changed(models: Path, path: Path, **settings: object) -> Path:
 
 def test_a_model_without_a_head_is_refused(fails: Callable[..., str], models: Path, tmp_path: Path) -> None:
     path = changed(models, tmp_path / "body", architectures=["LlamaModel"])
-    assert "(LlamaModel) is not a causal" in fails(f"teacher.model={path}")
+    assert "(LlamaModel) is no causal or encoder-decoder language model" in fails(f"teacher.model={path}")
 
 
 def test_a_context_longer_than_the_model_has_positions(fails: Callable[..., str], models: Path, tmp_path: Path) -> None:

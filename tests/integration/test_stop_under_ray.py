@@ -29,9 +29,10 @@ class Part:
 async def main(hears):
     with StopSignals(lambda text: print(text, flush=True)) as stop, ray_session(ClusterConfig(address="local")):
         stop.install()
+        stop.begin()
         part = Part.remote()
         print(await part.pid.remote(), flush=True)
-        await stop.wait()
+        await stop.event.wait()
         if not hears:
             await asyncio.sleep(3600)
         raise stop.error("runs/r-1")

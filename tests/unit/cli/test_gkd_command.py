@@ -11,7 +11,8 @@ import pytest
 
 from gkd_dist import __version__
 from gkd_dist.cli import main
-from gkd_dist.config.load import load_run_config, recipe_names, recipe_text
+from gkd_dist.config.load import load_run_config
+from gkd_dist.config.recipes import recipe_names, recipe_text
 from gkd_dist.config.run import RunConfig
 from gkd_dist.errors import ConfigError, DataError, EngineError
 
@@ -113,6 +114,7 @@ def test_nothing_starts_on_a_bad_configuration_and_each_problem_has_its_line(
         (DataError("row [3] has [bold]no[/bold] prompt\nuse {x}"), 2, ["error: row [3] has [bold]no[/bold] prompt", "error: use {x}"]),  # noqa: E501
         (DataError(), 2, ["error: DataError"]),
         (EngineError("the sampler died"), 70, ["error: the sampler died"]),
+        (OSError(28, "No space left on device", "/data/metrics.jsonl"), 70, ["error: No space left on device: /data/metrics.jsonl; make room there, and run the same command again"]),  # noqa: E501
         (KeyboardInterrupt(), 130, ["interrupted"]),
     ],
 )  # fmt: skip

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,6 +42,8 @@ def job(directory: RunDirectory, *, obeys: bool = True) -> Iterator[dict[str, in
     def role(name: str) -> Role:
         num_slots = targets[name] if obeys else 1
         slots = tuple(Slot(slot=number, state="healthy", pid=7, node="n") for number in range(num_slots))
+        if num_slots < targets[name]:
+            slots += (Slot(slot=num_slots, state="restarting", problem="the cluster has no room for it"),)
         return Role(target=targets[name], slots=slots)
 
     def apply(target: Target) -> None:
@@ -92,7 +95,20 @@ def test_scale_can_leave_at_once(directory: RunDirectory, capsys: pytest.Capture
 def test_scale_says_that_it_did_not_converge(directory: RunDirectory, capsys: pytest.CaptureFixture[str]) -> None:
     with job(directory, obeys=False):
         assert main(["scale", "tiny-1", "--samplers", "2", "--timeout", "1"]) == 70
-    assert capsys.readouterr().err == "error: not there after 1 s: samplers 1 of 2; the run goes on trying\n"
+    assert capsys.readouterr().err == (
+        "error: not there after 1 s: samplers 1 of 2 (slot 1 restarting: the cluster has no room for it); the run goes "
+        "on trying\n"
+    )
+
+
+def test_what_a_replica_waits_for_is_seen_by_who_asks(
+    directory: RunDirectory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with job(directory, obeys=False):
+        assert main(["scale", "tiny-1", "--samplers", "2", "--timeout", "1"]) == 70
+        assert "tiny-1: samplers slot 1 restarting: the cluster has no room for it\n" in capsys.readouterr().out
+        assert main(["status", "tiny-1"]) == 0
+    assert "  slot 1: restarting, 0 restart(s)\n    the cluster has no room for it\n" in capsys.readouterr().out
 
 
 @pytest.mark.fault(39)
@@ -126,6 +142,8 @@ def test_scale_refuses_bad_numbers_with_2(
         (["status", "tiny-7"], "there are latest, tiny-1"),
         (["explain", "tiny-7", "1"], "neither a run directory"),
         (["explain", "tiny-1", "1"], "no step 1; it has no step yet"),
+        (["status", ""], "no run is named; give a run directory"),
+        (["status", "x" * 300], "File name too long"),
     ],
 )
 def test_what_cannot_be_done_is_said_with_2_and_without_a_traceback(
@@ -135,6 +153,29 @@ def test_what_cannot_be_done_is_said_with_2_and_without_a_traceback(
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("error: ") and message in err and "Traceback" not in err
+
+
+def test_a_step_below_0_is_a_number_and_not_an_option(
+    directory: RunDirectory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["explain", "tiny-1", "-1"]) == 2
+    assert "Invalid value for 'STEP'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("file", "command"),
+    [
+        ("ledger.jsonl", ["explain", "tiny-1", "1"]),
+        ("attempts.jsonl", ["status", "tiny-1"]),
+        ("lock", ["scale", "tiny-1", "--samplers", "2"]),
+    ],
+)
+def test_a_folder_in_the_place_of_a_file_is_named(
+    directory: RunDirectory, capsys: pytest.CaptureFixture[str], file: str, command: list[str]
+) -> None:
+    (directory.path / file).mkdir()
+    assert main(command) == 2
+    assert capsys.readouterr().err == f"error: {directory.path / file}: Is a directory\n"
 
 
 def test_a_finished_run_cannot_be_scaled(directory: RunDirectory, capsys: pytest.CaptureFixture[str]) -> None:
@@ -172,9 +213,33 @@ def test_status_of_a_run_that_has_ended(directory: RunDirectory, capsys: pytest.
     first, second, _ = capsys.readouterr().out.splitlines()
     assert first.startswith("tiny-1: not running; attempt 1 began ") and first.endswith(" and ended: stopped")
     assert second == "last seen at step 41/60"
-    directory.write_summary({})
+    directory.write_summary(
+        {"steps": 60, "before": {"forward_kl_nats": 1.94, "reward": None}, "after": {"forward_kl_nats": 0.642}}
+    )
     assert main(["status", "tiny-1"]) == 0
-    assert capsys.readouterr().out.startswith("tiny-1: finished\n")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "tiny-1: finished"
+    assert lines[1].startswith("60 steps in ") and lines[1].endswith(" s of 1 attempt(s)")
+    assert lines[2] == f"student: {directory.final}"
+    cells = [[cell.strip() for cell in line.strip("\u2502").split("\u2502")] for line in lines if "\u2502" in line]
+    assert cells == [["forward_kl_nats", "1.940", "0.642"], ["reward", "n/a", "n/a"]]
+    assert main(["status", "tiny-1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["summary"]["steps"] == 60
+
+
+def test_status_while_engines_start_names_the_process(
+    directory: RunDirectory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Attempt(directory):
+        assert main(["status", "tiny-1"]) == 0
+    assert capsys.readouterr().out.startswith(f"tiny-1: starting (process {os.getpid()} on ")
+
+
+def test_a_summary_of_something_else_is_named(directory: RunDirectory, capsys: pytest.CaptureFixture[str]) -> None:
+    for text in ("{", "[]"):
+        directory.summary.write_text(text)
+        assert main(["status", "tiny-1"]) == 2
+        assert capsys.readouterr().err.startswith(f"error: {directory.summary}: no")
 
 
 def test_explain_names_every_sequence_of_a_step(directory: RunDirectory, capsys: pytest.CaptureFixture[str]) -> None:

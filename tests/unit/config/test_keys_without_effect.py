@@ -8,6 +8,11 @@ from gkd_dist.config.owners import idle_keys, without_effect
 from gkd_dist.config.run import RunConfig
 from gkd_dist.errors import ConfigError
 
+OF_REPLICAS = (
+    "probe_interval_s", "probe_timeout_s", "failures_to_condemn", "successes_to_clear", "max_restarts",
+    "restart_backoff_s", "max_restart_backoff_s", "role_loss_grace_s", "max_learner_restarts", "drain_timeout_s",
+    "catch_up_timeout_s",
+)  # fmt: skip
 SERVER = ("teacher.engine=server", "teacher.transport=topk", "teacher.base_url=http://host/v1")
 SEQUENCE = ("objective.divergence=sequence_reverse_kl", "objective.student_fraction=1")
 ENTAILMENT = ("objective.alpha=0.5", "reward.type=entailment", "reward.model=m")
@@ -30,6 +35,10 @@ def load(*overrides: str) -> RunConfig:
             "cluster.num_cpus_reward: no model computes the reward",
         ),
         (("weights.kv_cache=recompute",), "weights.kv_cache: the hf sampler takes new weights between"),
+        *(
+            (("cluster.mode=local", f"supervision.{key}=1"), f"supervision.{key}: cluster.mode=local is one process")
+            for key in OF_REPLICAS
+        ),
         ((*SERVER, "cluster.num_gpus_per_teacher=1"), "cluster.num_gpus_per_teacher: every teacher is behind a server"),
     ],
 )
@@ -50,6 +59,8 @@ def test_a_key_without_effect_is_refused(overrides: tuple[str, ...], start: str)
         ("cluster.num_gpus_per_teacher=1",),
         ("teacher.dtype=bfloat16", *SERVER),
         ("sampler.engine=vllm", "weights.kv_cache=recompute"),
+        ("cluster.mode=ray", "supervision.probe_interval_s=9", "supervision.max_restarts=0"),
+        ("cluster.mode=local", "cluster.request_timeout_s=3", "supervision.stall_timeout_s=4"),
         (),
     ],
 )

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gkd_dist.config.load import dump_run_config, load_run_config, recipe_names, recipe_summary, recipe_text
+from gkd_dist.config.load import dump_run_config, load_run_config
+from gkd_dist.config.recipes import recipe_names
 from gkd_dist.config.run import RunConfig
 from gkd_dist.errors import ConfigError
 
@@ -31,14 +32,6 @@ def write(tmp_path: Path) -> Any:
 
 
 # recipes
-
-
-@pytest.mark.parametrize("name", recipe_names())
-def test_every_packaged_recipe_is_valid_and_has_a_summary(name: str) -> None:
-    config = load_run_config(name, MODELS)
-    assert config.name == name
-    assert recipe_text(name).startswith("# ")
-    assert len(recipe_summary(name)) > 20
 
 
 def test_quickstart_needs_no_override() -> None:
@@ -156,7 +149,7 @@ def test_an_empty_section_means_the_defaults(write: Any) -> None:
         ("data.num_train=0", "data.num_train: must be at least 1 (or null), got 0"),
         ("data.path=3", "data.path: must be text, or null, got 3"),
         ("data.apply_chat_template=x", 'data.apply_chat_template: must be auto, or true or false, got "x"'),
-        ("objective.divergence=kl", 'objective.divergence: must be one of forward_kl, reverse_kl, jsd, tvd, skewed_forward_kl, skewed_reverse_kl, sequence_reverse_kl, got "kl"'),  # noqa: E501
+        ("objective.divergence=kl", 'objective.divergence: must be one of forward_kl, reverse_kl, jsd, tvd, skewed_forward_kl, skewed_reverse_kl, sequence_reverse_kl, nll, got "kl"'),  # noqa: E501
         ("weights.dtype=fp8", 'weights.dtype: must be one of float32, bfloat16, or null, got "fp8"'),
         ("cluster=3", "cluster: must be a mapping (key: value), got 3"),
         ("sampler.engine_args=3", "sampler.engine_args: must be a mapping (key: value), got 3"),
@@ -168,7 +161,7 @@ def test_an_empty_section_means_the_defaults(write: Any) -> None:
         ("objective.lamda=1", "objective.lamda: unknown key; did you mean lambda?"),
         ("techer.model=x", "techer: unknown key; did you mean teacher?"),
         ("batch-size=1", "batch-size: unknown key here; did you mean learner.batch_size?"),
-        ("student.zzz=1", "student.zzz: unknown key; valid keys: model, prune, lora"),
+        ("student.zzz=1", "student.zzz: unknown key; valid keys: model, scratch, prune, lora"),
         ("learner={max_step: 3}", "learner.max_step: unknown key; did you mean max_steps?"),
         ("sampler.engine_args.a=1", "sampler: the hf engine takes no engine_args; use engine=vllm, or set engine_args={}"),  # noqa: E501
         ("teacher.engine_args={a: 1}", "teacher: the hf engine takes no engine_args; use engine=vllm, or set engine_args={}"),  # noqa: E501

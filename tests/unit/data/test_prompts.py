@@ -11,7 +11,9 @@ from gkd_dist.types import SampleId
 
 
 class LetterRenderer:
-    """One token per letter: the prompt "abc" is [97, 98, 99]."""
+    """One token per letter: the prompt "abc" is [97, 98, 99]; a full stop ends a prompt."""
+
+    stop_token_ids = (ord("."),)
 
     def __init__(self):
         self.num_rendered = 0
@@ -161,3 +163,9 @@ def test_empty_stream_and_negative_index_are_refused():
         PromptStream([], run="r", seed=0, shuffle=True)
     with pytest.raises(ValueError, match="-1"):
         PromptStream(rows_of(2), run="r", seed=0, shuffle=True).prompt(-1)
+
+
+def test_truncate_right_keeps_the_first_tokens_and_the_one_that_ends_a_prompt():
+    rendered = render(["abcd", "efg.", "h"], limit=3, num_held_out=1, overlong="truncate_right", max_dropped_share=0)
+    assert (text(rendered.held_out), text(rendered.train)) == (["abc"], ["ef.", "h"])
+    assert rendered.num_truncated == 2

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from gkd_dist.config.data import DataConfig
 from gkd_dist.data.readers import NUM_EMBEDDED, read_rows
@@ -245,3 +246,35 @@ def test_real_gsm8k_is_read():
     rows = read(Path(folder) / "gsm8k" / "train.jsonl.gz", fields={"prompt": "question", "completion": "answer"})
     assert len(rows) == 7_473
     assert all("#### " in row.completion for row in rows.rows)
+
+
+def test_a_dot_leads_into_nested_objects(file):
+    record = {"translation": {"en": "a dog", "de": "ein Hund"}, "x.y": "plain"}
+    rows = read(write(file, record), fields={"prompt": "translation.en", "completion": "translation.de"})
+    assert rows.rows == (Row("a dog", "ein Hund"),)
+    assert read(write(file, record), fields={"prompt": "x.y"}).rows == (Row("plain"),)
+    with pytest.raises(DataError, match=r"train.jsonl:1: translation: no column 'fr', only en, de"):
+        read(write(file, record), fields={"prompt": "translation.fr"})
+
+
+def test_a_template_is_put_around_every_prompt(file):
+    rows = read(write(file, PAIR, {"prompt": "{x}", "completion": "y"}), prompt_template="Q: {prompt}\nA: {")
+    assert [row.prompt for row in rows.rows] == ["Q: How many?\nA: {", "Q: {x}\nA: {"]
+    assert [row.completion for row in rows.rows] == ["Four.", "y"]
+    embedded = read_rows(DataConfig(num_held_out=1, num_train=1, prompt_template="Q: {prompt}"))
+    assert all(row.prompt.startswith("Q: ") for row in embedded.rows)
+    with pytest.raises(DataError, match="lists of messages"):
+        read(write(file, {"messages": TURNS}), prompt_template="Q: {prompt}")
+
+
+def test_word_problems_were_written_by_no_teacher():
+    with pytest.raises(ValidationError, match="no teacher wrote the embedded word problems"):
+        DataConfig(written_by="teacher")
+
+
+def test_each_of_several_completions_is_a_row(file):
+    record = {"prompt": "How many?", "completions": ["Four.", "Five."]}
+    rows = read(write(file, record, {"prompt": "x", "completions": ["y"]}), fields={"completion": "completions"})
+    assert rows.rows == (Row("How many?", "Four."), Row("How many?", "Five."), Row("x", "y"))
+    with pytest.raises(DataError, match="message 2 must be an object"):
+        read(write(file, {"prompt": "x", "completion": [TURNS[1], "y"]}))

@@ -263,7 +263,7 @@ def test_evaluation_runs_in_evaluation_mode_and_training_in_its_own(
     """Checkpointing works in training mode alone."""
     student, scored = load_student(student_path, gradient_checkpointing=checkpointing), score(teacher_path, "hidden")
     modes: list[bool] = []
-    student.body.register_forward_pre_hook(lambda body, _: modes.append(body.training))
+    student.model.base_model.register_forward_pre_hook(lambda body, _: modes.append(body.training))
     settings = make_settings(teacher_path, max_micro_batch_tokens=10_000)
     token_divergences(student, scored, [ForwardKl()], settings)
     accumulate_gradient(student, make_batch(scored), settings)
@@ -381,10 +381,10 @@ def test_hidden_targets_without_a_readout_are_refused(student_path: Path, teache
         accumulate_gradient(student, make_batch(score(teacher_path, "hidden")), settings)
 
 
-def test_a_student_that_is_no_causal_model_is_refused_by_name(tmp_path: Path) -> None:
-    path = tiny.save_t5(tmp_path / "t5")
-    with pytest.raises(ModelError, match="t5"):
-        load_student(path, gradient_checkpointing=False)
+def test_a_student_that_is_no_language_model_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "vit"}')
+    with pytest.raises(ModelError, match=f"student {tmp_path} does not load as a language model"):
+        load_student(tmp_path, gradient_checkpointing=False)
 
 
 def test_full_targets_longer_than_the_real_ids_are_cut(student_path: Path, teacher_path: Path) -> None:

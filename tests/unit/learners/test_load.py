@@ -88,7 +88,7 @@ def test_nothing_is_dropped_and_the_saved_student_has_its_dropout_back(
     assert student.model.training is checkpointing
     student.model.train()
     ids = torch.arange(2, 34)[None]
-    first, second = (student.body(input_ids=ids).last_hidden_state for _ in range(2))
+    first, second = (student.states(input_ids=ids) for _ in range(2))
     assert torch.equal(first, second)
     with student.evaluating():
         assert not student.model.training
@@ -125,3 +125,30 @@ def test_the_device_is_where_the_model_goes(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(target, lambda self, device: moved.append(device) or own(self, "cpu"))
     load_student(path, gradient_checkpointing=False, device="cuda")
     assert moved == ["cuda"]
+
+
+def test_dropout_is_on_where_it_learns_alone_and_not_in_what_is_saved(tmp_path: Path) -> None:
+    path = save_opt(tmp_path / "source")
+    student = load_student(path, gradient_checkpointing=False, dropout=0.3, seed=7)
+    again = load_student(path, gradient_checkpointing=False, dropout=0.3, seed=7)
+    ids = torch.arange(2, 34)[None]
+    torch.manual_seed(0)
+    first, second = (student.states(input_ids=ids) for _ in range(2))
+    assert not torch.equal(first, second)
+    torch.manual_seed(0)
+    assert torch.equal(again.states(input_ids=ids), first)
+    plain = load_student(path, gradient_checkpointing=False)
+    with student.evaluating():
+        torch.testing.assert_close(student.states(input_ids=ids), plain.states(input_ids=ids))
+    assert student.model.config.layerdrop == 0  # whole layers are another thing than the share of units
+    save_student(student, tmp_path / "saved", source=path)
+    original, saved = AutoConfig.from_pretrained(path), AutoConfig.from_pretrained(tmp_path / "saved")
+    assert (saved.dropout, saved.attention_dropout) == (original.dropout, original.attention_dropout)
+    assert (student.model.config.dropout, student.model.config.attention_dropout) == (0.3, 0.3)
+
+
+def test_dropout_that_no_configuration_knows_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tiny.save_causal(tmp_path / "student")
+    monkeypatch.setattr("gkd_dist.learners.load.dropout_values", lambda config: {})
+    with pytest.raises(ModelError, match=r"learner\.dropout is 0\.1, but no key of .*student/config\.json drops"):
+        load_student(path, gradient_checkpointing=False, dropout=0.1)

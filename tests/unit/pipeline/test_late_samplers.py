@@ -36,6 +36,9 @@ class Launcher:
     async def kill(self, replica: FakeSampler) -> None:
         await replica.close()
 
+    def waits_for(self, slot: int) -> str:
+        return ""
+
     def describe(self, replica: FakeSampler) -> dict[str, str | int]:
         return {}
 

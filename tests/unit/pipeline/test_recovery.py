@@ -8,13 +8,16 @@ from pathlib import Path
 import pytest
 
 from gkd_dist.config.supervision import SupervisionConfig
+from gkd_dist.data.pairs import fixed_trajectory
 from gkd_dist.errors import EngineError, LearnerLostError, StalledError, StoppedError
 from gkd_dist.fleet import Fleet
 from gkd_dist.local import LocalJournal
+from gkd_dist.pipeline.accounting import StepAccounts
+from gkd_dist.pipeline.controller import _admit_all, make_ring
 from gkd_dist.pipeline.job import Job, distil
 from gkd_dist.replay.ledger import Ledger, StepEntry
-from gkd_dist.testing.fakes import FakeLearner, FakeSampler, FakeTeacher
-from gkd_dist.types import StepReport, TrainBatch
+from gkd_dist.testing.fakes import FakeLearner, FakeMetrics, FakeSampler, FakeTeacher
+from gkd_dist.types import SampleId, ScoredTrajectory, StepReport, TeacherScore, TrainBatch
 from tests.fleets import fleet_of
 from tests.rings import BATCH, make_job, make_plan
 
@@ -213,3 +216,30 @@ def test_checkpoints_that_cannot_be_written_end_the_run_after_some(tmp_path: Pat
         go(make_job(plan_of(), fleet, tmp_path, save_steps=1))
     assert len(learner.batches) >= 4, "training went on meanwhile"
     assert not list((tmp_path / "checkpoints").glob("*")), "no draft is left"
+
+
+def test_what_waits_for_room_among_the_students_does_not_hold_up_pairs(tmp_path: Path) -> None:
+    """The journal gave back more of the student than fits, and a pair behind it in the stream."""
+
+    async def check() -> None:
+        plan = make_plan(STEPS, 0.5, whole_steps=False, max_staleness=2)
+        accounts = StepAccounts(max_steps=STEPS, metrics=FakeMetrics(), sinks=[])
+        ring = make_ring(plan, fleet_with(FakeLearner())[0], accounts, ledger=Ledger(tmp_path / "ledger.jsonl"))
+        written = await FakeSampler().sample([plan.stream.prompt(index) for index in range(BATCH + 1)], plan.sampling)
+        row = plan.stream.row(BATCH + 1)
+        pair = fixed_trajectory(SampleId("test", BATCH + 1), row.prompt_ids, row.completion_ids, 5)
+        targets = await FakeTeacher().score([*written, pair])
+        groups = [
+            (ScoredTrajectory(each, (TeacherScore("teacher", told),)),)
+            for each, told in zip([*written, pair], targets, strict=True)
+        ]
+        admissions = asyncio.create_task(_admit_all(ring, groups))
+        async with asyncio.timeout(20):
+            while ring.replay.depth < BATCH + 1:
+                await asyncio.sleep(0)
+        assert (ring.replay.num_student, ring.replay.num_fixed) == (BATCH, 1)
+        assert not admissions.done()
+        await ring.replay.draw(1, 0, 0)
+        await admissions
+
+    asyncio.run(check())

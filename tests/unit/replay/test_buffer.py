@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gkd_dist.replay.buffer import ReplayBuffer, ReplayClosedError
+from gkd_dist.replay.buffer import ReplayBuffer
 from gkd_dist.replay.groups import Admission
 from gkd_dist.replay.sample_ids import SampleIdSet
 from gkd_dist.targets import FullTargets
@@ -271,31 +271,6 @@ def test_of_two_waiting_admissions_of_one_id_one_is_a_duplicate():
         await settle()
         await replay.draw(1, 0, 0)
         assert await asyncio.gather(*tasks) == [Admission.ADMITTED, Admission.DUPLICATE]
-
-    run(scenario)
-
-
-def test_close_wakes_every_waiter():
-    async def scenario():
-        replay = buffer(capacity=1, batch_size=1)
-        await admit(replay, student(0), 0)
-        waiters = [
-            asyncio.create_task(waiter)
-            for waiter in (
-                admit(replay, student(1), 0),
-                replay.draw(0, 1, 0),
-                replay.draw(0, 1, 0),
-            )
-        ]
-        await settle()
-        assert not any(waiter.done() for waiter in waiters)
-        replay.close()
-        replay.close()
-        results = await asyncio.gather(*waiters, return_exceptions=True)
-        assert [type(result) for result in results] == [ReplayClosedError] * 3
-        for call in (admit(replay, student(2), 0), replay.draw(1, 0, 0)):
-            with pytest.raises(ReplayClosedError):
-                await call
 
     run(scenario)
 

@@ -121,6 +121,24 @@ def test_waiting_goes_on_while_replicas_start_or_drain_and_says_what_is_missing(
         assert await_target(directory, request, timeout_s=5).samplers.num_serving == 2
 
 
+def test_what_keeps_a_replica_from_serving_is_said_once_and_again_at_the_deadline(directory: RunDirectory) -> None:
+    now, said = 0.0, []
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+        job.turn()
+
+    room = "the cluster has no room for it (CPU: 2 wanted, 0.5 free)"
+    with Attempt(directory):
+        job = Job(directory)
+        request = scale(directory, samplers=2)
+        job.samplers = (*slots("healthy"), Slot(slot=1, state="restarting", problem=room))
+        with pytest.raises(DeadlineError, match=r"slot 1 restarting: the cluster has no room for it \(CPU: 2 wanted"):
+            await_target(directory, request, timeout_s=5, say=said.append, clock=lambda: now, sleep=sleep)
+    assert said == [f"samplers slot 1 restarting: {room}"]
+
+
 def test_a_job_that_does_not_look_is_told_apart(directory: RunDirectory) -> None:
     with Attempt(directory):
         Job(directory).turn()
@@ -273,9 +291,11 @@ def test_the_panel_attends_until_it_is_cancelled(directory: RunDirectory) -> Non
     async def sleep(seconds: float) -> None:
         intervals.append(seconds)
         if len(intervals) == 3:
+            job.targets["a"] = 4  # since the last turn
             raise asyncio.CancelledError
 
     with pytest.raises(asyncio.CancelledError):
         asyncio.run(job.panel.attend(sleep=sleep))
     assert intervals == [1.0, 1.0, 1.0]
-    assert directory.status.exists()
+    last = read_document(directory.status, Status)
+    assert last is not None and last.teachers["a"].target == 4

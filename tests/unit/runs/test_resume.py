@@ -40,7 +40,7 @@ def test_the_same_command_goes_on_with_the_newest_unfinished_run(root: Path) -> 
     found = find_continuation(config(root))
     assert found is not None
     assert (found.directory.path, found.step) == (newest.path, 40)
-    assert found.line(2) == f"continuing {newest.path} from step 40 (attempt 2)"
+    assert found.line(2) == f"continuing {newest.path} (attempt 2); newest checkpoint: step 40"
     assert find_continuation(config(root, "checkpoint.resume=false")) is None
     assert find_continuation(config(root, "name=other")) is None
 

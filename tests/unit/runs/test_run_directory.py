@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from gkd_dist.checkpoints.manifest import MARKER
-from gkd_dist.errors import RunError
-from gkd_dist.runs.run_directory import COMPLETE, RunDirectory
+from gkd_dist.errors import ConfigError, RunError
+from gkd_dist.runs.run_directory import COMPLETE, RunDirectory, check_output_dir
 
 
 def make(root: Path, name: str = "r") -> RunDirectory:
@@ -56,3 +56,25 @@ def test_the_summary_is_the_mark_of_a_finished_run(tmp_path: Path) -> None:
     run.write_summary({"steps": 3})
     assert run.is_finished
     assert sorted(path.name for path in run.path.iterdir()) == ["config.yaml", "summary.json"]
+
+
+@pytest.mark.parametrize("folder", ["here", "here/is/none", "runs"])
+def test_a_check_of_the_output_folder_leaves_nothing_behind(tmp_path: Path, folder: str) -> None:
+    (tmp_path / "runs" / "r-1").mkdir(parents=True)
+    before = sorted(tmp_path.rglob("*"))
+    check_output_dir(tmp_path / folder)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("folder", ["/proc/runs", "/proc/below/runs"])
+def test_an_output_folder_on_a_file_system_that_takes_none_is_refused(folder: str) -> None:
+    if not Path("/proc/self").exists():
+        pytest.skip("this machine has no /proc")
+    with pytest.raises(ConfigError, match=r"output_dir: .* (not writable|cannot be written)"):
+        check_output_dir(Path(folder))
+
+
+def test_an_output_folder_whose_name_is_too_long_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="File name too long"):
+        check_output_dir(tmp_path / ("x" * 300))
+    assert not any(tmp_path.iterdir())

@@ -1,10 +1,12 @@
 """One process at a time works on a run directory."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -71,9 +73,19 @@ def test_two_starts_in_one_process_exclude_each_other(path: Path) -> None:
 @pytest.mark.fault(18)
 def test_of_another_host_nothing_is_known_and_the_file_decides(path: Path) -> None:
     path.write_text(holder(host="elsewhere", pid=1).model_dump_json())
-    for attempt in (lambda: RunLock(path), lambda: check_free(path)):
-        with pytest.raises(RunError, match=f"process 1 on elsewhere.* remove the file {path}"):
-            attempt()
+    status = path.parent / "control" / "status.json"
+    status.parent.mkdir()
+    for age_s, sign in ((0, r"lock \d+ s ago"), (-100, r"status.json 0 s ago"), (3 * 3600, r"status.json 3.0 h ago")):
+        if age_s:
+            status.touch()
+            os.utime(status, times=(time.time() - age_s,) * 2)
+            os.utime(path, times=(0, 0))
+        for attempt in (lambda: RunLock(path), lambda: check_free(path)):
+            with pytest.raises(RunError, match="process 1 on elsewhere") as caught:
+                attempt()
+            assert re.search(f"last wrote .*{sign}", str(caught.value))
+            assert "Look on elsewhere with `ps -p 1`" in str(caught.value)
+            assert f"delete the lock with `rm {path}`" in str(caught.value)
     assert holder_of(path) == holder(host="elsewhere", pid=1)
     path.unlink()
     check_free(path)

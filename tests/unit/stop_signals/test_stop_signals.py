@@ -1,5 +1,6 @@
 """The first signal is a wish, the second the end: in a process of its own, with an asyncio loop."""
 
+import copy
 import signal
 import subprocess
 import sys
@@ -8,6 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+
+from gkd_dist.errors import StoppedEarlyError
+from gkd_dist.stop_signals import stopping_at_once
 
 PROGRAM = """
 import asyncio, signal, sys, time
@@ -21,6 +25,8 @@ async def main(how):
     with StopSignals(say) as stop:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(99))  # as ray.init does
         stop.install()
+        if how != "early":
+            stop.begin()
         say("ready")
         if how == "deaf":
             while True:
@@ -30,7 +36,7 @@ async def main(how):
                     pass
         if how == "busy":
             time.sleep(3600)
-        await stop.wait()
+        await stop.event.wait()
         say("checkpoint")
         raise stop.error("runs/r-1")
 
@@ -67,6 +73,28 @@ def test_the_first_signal_lets_the_run_end_in_order_with_75(number: signal.Signa
     assert ended == f"{number.name}: stopped with a good checkpoint; the same command goes on with runs/r-1"
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_before_the_first_step_there_is_nothing_to_save(number: signal.Signals, code: int) -> None:
+    with process("early") as running:
+        running.send_signal(number)
+        out, err = running.communicate(timeout=20)
+    assert (running.returncode, err) == (code, "")
+    told, _, ended = out.splitlines()
+    assert told.startswith(f"{number.name}: closing what was started")
+    assert ended == f"{number.name}: stopped before the first step; nothing to save"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_work_that_cannot_wait_is_broken_off_and_the_handlers_of_before_come_back(number: signal.Signals) -> None:
+    former = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
+    with pytest.raises(StoppedEarlyError, match=f"{number.name}: stopped before") as caught, stopping_at_once():
+        signal.raise_signal(number)
+    assert caught.value.exit_code == 128 + number
+    again = copy.copy(caught.value)  # as pickle does it
+    assert (str(again), again.exit_code) == (str(caught.value), caught.value.exit_code)
+    assert {each: signal.getsignal(each) for each in former} == former
+
+
 @pytest.mark.fault(33)
 @pytest.mark.parametrize(
     ("first", "second", "code"),
@@ -101,6 +129,7 @@ def test_the_handlers_of_before_come_back() -> None:
 import asyncio, signal
 from gkd_dist.stop_signals import StopSignals
 mine = lambda *_: None
+before = signal.getsignal(signal.SIGINT)  # a shell lets its background jobs ignore it
 signal.signal(signal.SIGTERM, mine)
 async def main():
     during = signal.getsignal(signal.SIGINT)
@@ -111,6 +140,6 @@ async def main():
     assert signal.getsignal(signal.SIGTERM) is mine
     assert signal.getsignal(signal.SIGINT) is during
 asyncio.run(main())
-assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+assert signal.getsignal(signal.SIGINT) is before
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -709,3 +709,22 @@ async def test_pools_of_one_role_are_counted_together() -> None:
 def test_a_target_below_one_is_refused() -> None:
     with pytest.raises(ValueError, match="at least 1 sampler"):
         Pool("sampler", FakeLauncher(), RULES, target=0)
+
+
+@in_a_loop
+async def test_a_slot_tells_what_its_start_waits_for_and_what_its_last_one_ended_with() -> None:
+    launcher = FakeLauncher({1: [ResourceError("no room for it")]})
+    async with scene(1, launcher) as it:
+        launcher.hold_starts = True
+        launcher.waits[1] = "CPU: 2 wanted, 0 free"
+        it.pool.set_target(2)
+        await it.time.settle()
+        assert [(each.state, each.problem) for each in it.pool.slots] == [
+            ("healthy", ""),
+            ("restarting", "CPU: 2 wanted, 0 free"),
+        ]
+        launcher.release()
+        await it.time.settle()
+        assert [(each.state, each.problem) for each in it.pool.slots][1] == ("dead", "no room for it")
+        await it.time.advance(10.0)
+        assert [(each.state, each.problem) for each in it.pool.slots] == [("healthy", "")] * 2

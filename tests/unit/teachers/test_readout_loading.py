@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
+from gkd_dist.engines.families import family_at
 from gkd_dist.engines.probes import readout_error
 from gkd_dist.errors import ModelError
 from gkd_dist.teachers.readout import load_readout
@@ -20,7 +21,7 @@ ENCODER_DECODERS = ("bart", "longt5", "m2m_100", "marian", "mbart", "mt5", "pega
 def test_the_readout_of_an_encoder_decoder_gives_its_own_logits(model_type: str, tmp_path: Path) -> None:
     """BART's kind has a bias in a buffer; the states are the decoder's. To 1e-4 as for causal models."""
     model = save(tmp_path, model_type, is_encoder_decoder=True)
-    assert readout_error(model, load_readout(tmp_path, dtype="float32")) < 1e-4
+    assert readout_error(model, load_readout(tmp_path, dtype="float32"), family_at(tmp_path)) < 1e-4
 
 
 @pytest.mark.parametrize(("version", "scale"), [("1.0", 32**-0.5), ("1.1", 1.0)])
@@ -33,14 +34,14 @@ def test_t5_of_version_1_0_is_scaled_and_1_1_is_not(version: str, scale: float, 
     readout = load_readout(tmp_path, dtype="float32")
     assert readout.logit_scale == pytest.approx(scale)
     model = AutoModelForSeq2SeqLM.from_pretrained(tmp_path).eval()
-    assert readout_error(model, readout) < 1e-4
+    assert readout_error(model, readout, family_at(tmp_path)) < 1e-4
 
 
 def test_only_the_head_is_read(tmp_path: Path) -> None:
     """Every other tensor is gone from the checkpoint, and its body could not be loaded."""
     model = save(tmp_path, "llama", tie_word_embeddings=False)
     edit_tensors(tmp_path, lambda tensors: {"lm_head.weight": tensors["lm_head.weight"]})
-    assert readout_error(model, load_readout(tmp_path, dtype="float32")) < 1e-4
+    assert readout_error(model, load_readout(tmp_path, dtype="float32"), family_at(tmp_path)) < 1e-4
 
 
 def test_the_other_shards_are_not_opened(tmp_path: Path) -> None:
@@ -51,14 +52,14 @@ def test_the_other_shards_are_not_opened(tmp_path: Path) -> None:
     save_file(head, tmp_path / "head.safetensors", metadata={"format": "pt"})
     places = dict.fromkeys(whole, "body.safetensors") | {"lm_head.weight": "head.safetensors"}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
-    assert readout_error(model, load_readout(tmp_path, dtype="float32")) < 1e-4
+    assert readout_error(model, load_readout(tmp_path, dtype="float32"), family_at(tmp_path)) < 1e-4
 
 
 def test_a_checkpoint_of_a_bare_body_has_names_without_prefix(tmp_path: Path) -> None:
     """As GPT-2's own: `wte.weight`."""
     model = save(tmp_path, "gpt2")
     edit_tensors(tmp_path, lambda tensors: {name.removeprefix("transformer."): each for name, each in tensors.items()})
-    assert readout_error(model, load_readout(tmp_path, dtype="float32")) < 1e-4
+    assert readout_error(model, load_readout(tmp_path, dtype="float32"), family_at(tmp_path)) < 1e-4
 
 
 def test_a_head_that_differs_from_what_it_is_tied_to_is_the_one_that_transformers_uses(tmp_path: Path) -> None:
@@ -67,7 +68,7 @@ def test_a_head_that_differs_from_what_it_is_tied_to_is_the_one_that_transformer
         tmp_path, lambda tensors: tensors | {"lm_head.weight": torch.randn_like(tensors["model.embed_tokens.weight"])}
     )
     model = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
-    assert readout_error(model, load_readout(tmp_path, dtype="float32")) < 1e-4
+    assert readout_error(model, load_readout(tmp_path, dtype="float32"), family_at(tmp_path)) < 1e-4
 
 
 def test_a_checkpoint_without_its_head_is_refused_by_name(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoConfig
 
+from gkd_dist.engines.families import family_at
 from gkd_dist.engines.probes import readout_error
 from gkd_dist.errors import ModelError
 from gkd_dist.teachers.readout import load_readout
@@ -28,18 +29,18 @@ def test_the_readout_of_a_verified_type_gives_the_models_own_logits(model_type: 
     model = save(tmp_path, model_type, is_encoder_decoder=False)
     check_readout(tmp_path)
     readout = load_readout(tmp_path, dtype="float32")
-    assert readout_error(model, readout) < 1e-4
-    assert readout_error(model, replace(readout, weight=readout.weight.flip(0))) > 1e-2
+    assert readout_error(model, readout, family_at(tmp_path)) < 1e-4
+    assert readout_error(model, replace(readout, weight=readout.weight.flip(0)), family_at(tmp_path)) > 1e-2
     for key, types in FACTORS.items():
         if model_type in types and getattr(model.config, key) not in (None, 1.0):
-            assert readout_error(model, replace(readout, logit_scale=1.0, soft_cap=None)) > 1e-2
+            assert readout_error(model, replace(readout, logit_scale=1.0, soft_cap=None), family_at(tmp_path)) > 1e-2
 
 
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
 @pytest.mark.parametrize("model_type", COMMON_TYPES)
 def test_a_head_may_be_tied_or_not(model_type: str, tied: bool, tmp_path: Path) -> None:
     model = save(tmp_path, model_type, tie_word_embeddings=tied)
-    assert readout_error(model, load_readout(tmp_path, dtype="float32")) < 1e-4
+    assert readout_error(model, load_readout(tmp_path, dtype="float32"), family_at(tmp_path)) < 1e-4
 
 
 @pytest.mark.parametrize(
@@ -71,4 +72,6 @@ def test_an_architecture_that_is_not_the_types_own_is_refused(tmp_path: Path) ->
 def test_a_readout_of_another_width_is_infinitely_wrong(tmp_path: Path) -> None:
     model = save(tmp_path / "a", "llama")
     save(tmp_path / "b", "llama", hidden_size=16)
-    assert readout_error(model, load_readout(tmp_path / "b", dtype="float32")) == float("inf")
+    assert readout_error(model, load_readout(tmp_path / "b", dtype="float32"), family_at(tmp_path / "a")) == float(
+        "inf"
+    )

@@ -1,0 +1,97 @@
+"""What the start of an actor tells: what it waits for, and when it is up. No cluster is started."""
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from gkd_dist.cluster import launchers
+from gkd_dist.cluster.actors import Shell
+from gkd_dist.cluster.launchers import ActorLauncher, Needs
+from gkd_dist.errors import ResourceError
+
+
+class Waiting:
+    """A proxy whose actor gets its process when the test says so."""
+
+    def __init__(self) -> None:
+        self.place: object | None = None
+        self.placed = asyncio.Event()
+        self.killed = False
+
+    async def start(self) -> None:
+        await self.placed.wait()
+        self.place = object()
+
+    def kill(self) -> None:
+        self.killed = True
+
+
+def launcher(proxy: Waiting, said: list[str], startup_timeout_s: float = 60) -> ActorLauncher[Any]:
+    return ActorLauncher(
+        "sampler {}".format,
+        Shell,
+        (),
+        lambda *_: proxy,  # type: ignore[arg-type,return-value]
+        needs=Needs(num_cpus=2, num_gpus=1),
+        environment={},
+        startup_timeout_s=startup_timeout_s,
+        probe_timeout_s=1,
+        say=said.append,
+    )
+
+
+@pytest.fixture
+def free(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    """What the cluster has left; the test changes it."""
+    free: dict[str, float] = {"CPU": 0.5, "GPU": 3}
+
+    def remote(**_: object) -> Any:
+        return lambda _: SimpleNamespace(remote=lambda: None)
+
+    monkeypatch.setattr(launchers, "ray", SimpleNamespace(remote=remote, available_resources=lambda: dict(free)))
+    monkeypatch.setattr(launchers, "_LOOK_S", 0.001)
+    return free
+
+
+async def until(condition: Any) -> None:
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+def test_a_start_says_which_resource_is_missing_and_how_much_is_free(free: dict[str, float]) -> None:
+    async def check() -> None:
+        proxy = Waiting()
+        starter = launcher(proxy, said)
+        start = asyncio.create_task(starter.start(3))
+        await until(lambda: starter.waits_for(3) == "the cluster has no room for it (CPU: 2 wanted, 0.5 free)")
+        free["GPU"] = 0
+        await until(lambda: "GPU: 1 wanted, 0 free" in starter.waits_for(3))
+        assert starter.waits_for(2) == ""
+        free.update(CPU=8, GPU=1)
+        await until(lambda: starter.waits_for(3) == "")
+        proxy.placed.set()
+        assert await start is proxy  # type: ignore[comparison-overlap]
+        assert starter.waits_for(3) == "" and not proxy.killed
+
+    said: list[str] = []
+    asyncio.run(check())
+    assert said == [
+        "sampler 3 waits: the cluster has no room for it (CPU: 2 wanted, 0.5 free)",
+        "sampler 3 waits: the cluster has no room for it (CPU: 2 wanted, 0.5 free; GPU: 1 wanted, 0 free)",
+        "sampler 3 up after 0 s",
+    ]
+
+
+def test_a_start_without_room_ends_with_what_is_missing_and_leaves_nothing(free: dict[str, float]) -> None:
+    async def check() -> None:
+        proxy = Waiting()
+        starter = launcher(proxy, [], startup_timeout_s=0.05)
+        with pytest.raises(ResourceError, match=r"no node had room for sampler 1 .* \(CPU: 2 wanted, 0.5 free\)"):
+            await starter.start(1)
+        assert proxy.killed and starter.waits_for(1) == ""
+
+    assert free["GPU"] == 3
+    asyncio.run(check())
