@@ -353,6 +353,22 @@ def experiment(
     raise typer.Exit(act(request))
 
 
+@app.command()
+def report(
+    runs: Annotated[
+        list[str], typer.Argument(metavar="RUN...", help="Run directories, or names of some; several are compared.")
+    ],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Default: report.html of the first run.")
+    ] = None,
+    output_dir: OutputDir = Path("runs"),
+) -> None:
+    """Write one HTML file about runs: curves, events, samples, settings."""
+    from gkd_dist.reports.command import report as write_report
+
+    raise typer.Exit(write_report(runs, output_dir, output))
+
+
 def _numbers_by_name(texts: Sequence[str]) -> dict[str, int]:
     """`a=2`, `b=1` as a mapping."""
     numbers = {}
