@@ -118,6 +118,7 @@ def test_the_student_of_a_run_is_found(
                 "engine=vllm",
                 "decoding={num_beams: 4, temperature: 1}",
                 "teacher=t",
+                "shots.num=0",
             ],
             ["beam search needs engine=hf", "beam search returns one completion", "task=mmlu writes no text"],
         ),
