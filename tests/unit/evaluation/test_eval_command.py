@@ -114,7 +114,7 @@ def test_the_student_of_a_run_is_found(
                 "--task",
                 "mmlu",
                 "--data",
-                "d",
+                "d.jsonl",
                 "engine=vllm",
                 "decoding={num_beams: 4, temperature: 1}",
                 "teacher=t",
