@@ -89,6 +89,7 @@ def dump_run_config(config: RunConfig) -> str:
     if objective.combine_teachers not in MIXTURES:
         idle_of_teacher.add("weight")
     exclude = {
+        "sampler": config.sampler.idle_keys,
         "objective": idle,
         "cluster": set(config.idle_keys["cluster"]),
         "weights": set(config.idle_keys["weights"]),
