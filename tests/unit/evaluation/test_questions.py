@@ -118,10 +118,10 @@ def test_bad_data_is_told_with_its_place(
 def test_missing_files_and_examples_are_told(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="data: no such file"):
         read("gsm8k", tmp_path / "none.jsonl")
-    with pytest.raises(DataError, match=r"has no test\.jsonl"):
+    with pytest.raises(DataError, match=r"has no dev\.jsonl"):
         read("mmlu", tmp_path)
     with pytest.raises(DataError, match=r"2 examples of human_aging for shots; lower shots\.num"):
         read("mmlu", mmlu_folder(tmp_path), "shots.num=3", "subsets=[human_aging]")
-    (tmp_path / "dev.jsonl").unlink()
-    with pytest.raises(DataError, match=r"has no dev\.jsonl"):
+    (tmp_path / "test.jsonl").unlink()
+    with pytest.raises(DataError, match=r"has no test\.jsonl"):
         read("mmlu", tmp_path)
