@@ -1,7 +1,8 @@
 """Column formats of TRL: which columns a record has, and the `Row` they make (floor F2).
 
     prompt               text, or a list of messages
-    prompt + completion  text, or lists of messages (the completion is one assistant message)
+    prompt + completion  text, or lists of messages (the completion is one assistant message); a list of texts, as
+                         `gkd generate` writes them, is a row for each
     messages             a list of messages; the last assistant message is the completion, what precedes it the prompt
 
 A wrong type is an error that names the place; an empty cell makes the row unusable, which is counted.
@@ -33,13 +34,19 @@ class Columns:
     source: str | None = None
     """None where no source is read."""
 
-    def row(self, record: Record, place: str) -> Row:
-        """The row of one record.
+    def rows(self, record: Record, place: str) -> list[Row]:
+        """The rows of one record: one, or one for each of several completions.
 
         Raises:
             DataError: a column is missing or has the wrong type.
             UnusableRowError: a cell is empty, or a conversation has no answer.
         """
+        texts = _cell(record, self.completion, place) if self.format == "prompt+completion" else None
+        if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
+            return [self._row(record, place)]
+        return [self._row({**record, self.completion: text}, place) for text in texts]
+
+    def _row(self, record: Record, place: str) -> Row:
         row = self._content(record, place)
         if self.source is None:
             return row
