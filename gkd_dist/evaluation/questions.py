@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gkd_dist.config.evaluation import EvalConfig
+from gkd_dist.data.formats import cell
 from gkd_dist.data.sources import Record, records
 from gkd_dist.errors import DataError
 from gkd_dist.evaluation.shots import NO_SHOTS, bbh_shots, gsm8k_shots, mmlu_prefix, mmlu_question
@@ -153,13 +154,11 @@ def _records(path: str) -> Iterator[tuple[str, Record]]:
 
 
 def _texts(record: Record, column: str, place: str) -> tuple[str, ...]:
-    """A cell of text, or of a list of texts."""
-    if column not in record:
-        raise DataError(
-            f"{place}: no column {column!r}; the row has {', '.join(record)}. Name it with fields.prompt or "
-            "fields.reference"
-        )
-    value = record[column]
+    """A cell of text, or of a list of texts; `a.b` is `b` of an object in `a`."""
+    try:
+        value = cell(record, column, place)
+    except DataError as error:
+        raise DataError(str(error).replace("data.fields", "fields.prompt or fields.reference")) from error
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
         raise DataError(f"{place}: {column} must be text or a list of texts, found {str(value)[:60]!r}")

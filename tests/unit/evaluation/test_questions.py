@@ -34,6 +34,12 @@ def test_summaries_take_lists_of_texts_and_a_template(tmp_path: Path) -> None:
     assert found == [Question(index, "summarize: One. Two.", ("a", "b")) for index in (0, 1)]
 
 
+def test_a_column_may_be_inside_another(tmp_path: Path) -> None:
+    data = lines(tmp_path / "d.jsonl", [{"translation": {"en": "one", "de": "eins"}}])
+    found = read("translation", data, "fields={prompt: translation.en, reference: translation.de}")
+    assert found == [Question(0, "one", ("eins",))]
+
+
 def test_word_problems_with_rows_or_a_text_as_examples(tmp_path: Path) -> None:
     data = lines(tmp_path / "test.jsonl", [{"question": "2+2?", "answer": "#### 4"}])
     shots = lines(tmp_path / "train.jsonl", [{"question": f"q{n}", "answer": f"#### {n}"} for n in range(3)])
@@ -96,7 +102,7 @@ def test_mmlu_puts_examples_of_the_subject_in_front(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("task", "rows", "overrides", "problem"),
     [
-        ("gsm8k", [{"problem": "x"}], (), "no column 'question'; the row has problem"),
+        ("gsm8k", [{"problem": "x"}], (), "no column 'question', only problem; map it with fields.prompt"),
         ("gsm8k", [{"question": 3}], (), "question must be text or a list of texts, found '3'"),
         ("gsm8k", [], (), "is empty"),
         ("mmlu", [mmlu_row("law", 1)], (), "shots.path: examples of mmlu come from"),
