@@ -71,14 +71,9 @@ def charts(runs: Sequence[RunView]) -> list[Chart]:
     return [chart for chart in found if not chart.is_empty]
 
 
-def _by_step(
-    runs: Sequence[RunView], id: str, title: str, unit: str, keys: Sequence[str], note: str = ""
-) -> Chart:
+def _by_step(runs: Sequence[RunView], id: str, title: str, unit: str, keys: Sequence[str], note: str = "") -> Chart:
     lines = [
-        line
-        for index, run in enumerate(runs)
-        for key in keys
-        if (line := _line(run, key, run.name, index)) is not None
+        line for index, run in enumerate(runs) for key in keys if (line := _line(run, key, run.name, index)) is not None
     ]
     return Chart(id, title, unit, "train step", note, lines=lines, marks=_resumed(runs))
 
