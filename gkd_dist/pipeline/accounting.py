@@ -202,17 +202,22 @@ class StepAccounts:
                 self._metrics.gauge(f"gkd_{name}", report.quantities[name])
         self._metrics.gauge("gkd_learner_last_step_timestamp_seconds", time.time())
 
-    def published(self, step: int, manifest: WeightManifest) -> None:
-        """The weights after `step` are live: the step is over; write its record."""
+    def published(self, step: int, manifest: WeightManifest | None) -> None:
+        """The weights after `step` are live: the step is over; write its record.
+
+        Args:
+            manifest: None where nobody samples with these weights, and they stayed where they are.
+        """
         record = defaultdict(float, {**self._open, **self._steps.pop(step)})
         self._open.clear()
         self.progressed()
         now = self._clock()
         record["step_s"] = now - self._step_began
         self._step_began = now
-        self._metrics.observe("gkd_weight_sync_seconds", record["publish_s"])
-        self._metrics.count("gkd_weight_sync_bytes_total", manifest.num_bytes)
-        self._metrics.gauge("gkd_policy_version", manifest.version)
+        if manifest is not None:
+            self._metrics.observe("gkd_weight_sync_seconds", record["publish_s"])
+            self._metrics.count("gkd_weight_sync_bytes_total", manifest.num_bytes)
+        self._metrics.gauge("gkd_policy_version", step + 1)
         self._metrics.observe("gkd_step_seconds", record["step_s"])
         for role, moved in (("sampler", "sampled"), ("teacher", "scored"), ("learner", "trained")):
             rate = record[f"{moved}_tokens"] / record["step_s"]
