@@ -1,6 +1,6 @@
 """Files of experiments: those of this package and others, with what the command line changes in them.
 
-extends: tasks/wmt14        # or a list; mappings are merged key by key, this file wins
+extends: tasks/wmt14        # or a list; mappings are merged key by key, this file wins, null takes away
 changes: {axes.size: [2m]}  # as on the command line, but under the scale and the command line
 """
 
@@ -41,7 +41,9 @@ def load_experiment(name: str, scale: str | None = None, overrides: Sequence[str
         ConfigError: with all problems, one line each.
     """
     tree = _tree(name)
-    scales = tree["scales"] = {key: value for key, value in (tree.get("scales") or {}).items() if value is not None}
+    for part in ("scales", "stages", "evaluations", "plots"):
+        tree[part] = {key: value for key, value in (tree.get(part) or {}).items() if value is not None}
+    scales = tree["scales"]
     chosen = scale or next(iter(scales), "only")
     problems: list[str] = []
     for key, value in tree.pop("changes", {}).items():
