@@ -29,7 +29,7 @@ def experiment_title(name: str) -> str:
 
 
 def load_experiment(name: str, scale: str | None = None, overrides: Sequence[str] = ()) -> tuple[Experiment, str]:
-    """(the experiment, its scale).
+    """(the experiment, its scale, which is empty where there is one alone).
 
     Args:
         name: of a packaged one, or path of a YAML file.
@@ -44,7 +44,7 @@ def load_experiment(name: str, scale: str | None = None, overrides: Sequence[str
     for part in ("scales", "stages", "evaluations", "plots"):
         tree[part] = {key: value for key, value in (tree.get(part) or {}).items() if value is not None}
     scales = tree["scales"]
-    chosen = scale or next(iter(scales), "only")
+    chosen = scale or next(iter(scales), "")
     problems: list[str] = []
     for key, value in tree.pop("changes", {}).items():
         _apply(tree, key, value, "changes.", problems)
