@@ -21,6 +21,7 @@ from gkd_dist.process import prepare_this_process
 from gkd_dist.serial import is_at_work
 
 if TYPE_CHECKING:
+    from gkd_dist.config.evaluation import EvalConfig
     from gkd_dist.config.run import RunConfig
 
 EXIT_INTERNAL = 70
@@ -230,13 +231,12 @@ def evaluate(
         raise typer.Exit(evaluate_student(config, model))
     if model is not None:
         raise typer.BadParameter("belongs to a recipe; give the model as the first argument", param_hint="--model")
-    from gkd_dist.config.load import load_eval_config
-
     known = {} if predictions is None else {"model": "-", "data": "-"}
     given = {"model": subject, "task": task, "data": data}
     if subject is not None and (predictions is not None or "=" in subject):
         overrides, given["model"] = [subject, *(overrides or [])], None
-    task_config = load_eval_config(file, known | {key: text for key, text in given.items() if text}, overrides or [])
+    texts = known | {key: text for key, text in given.items() if text}
+    task_config = _load_task(file, texts, overrides, None if predictions is not None else output_dir)
     from gkd_dist import evaluating
 
     if predictions is not None:
@@ -255,10 +255,8 @@ def generate(
     output_dir: OutputDir = Path("runs"),
 ) -> None:
     """Answer the prompts of a file."""
-    from gkd_dist.config.load import load_eval_config
-
     given = {"model": model, "task": "generation", "data": prompts}
-    config = load_eval_config(None, {key: text for key, text in given.items() if text}, overrides or [])
+    config = _load_task(None, {key: text for key, text in given.items() if text}, overrides, output_dir)
     from gkd_dist.evaluating import generate as generate_texts
 
     raise typer.Exit(generate_texts(config, output, output_dir=output_dir))
@@ -355,6 +353,22 @@ def experiment(
     raise typer.Exit(act(request))
 
 
+@app.command()
+def report(
+    runs: Annotated[
+        list[str], typer.Argument(metavar="RUN...", help="Run directories, or names of some; several are compared.")
+    ],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Default: report.html of the first run.")
+    ] = None,
+    output_dir: OutputDir = Path("runs"),
+) -> None:
+    """Write one HTML file about runs: curves, events, samples, settings."""
+    from gkd_dist.reports.command import report as write_report
+
+    raise typer.Exit(write_report(runs, output_dir, output))
+
+
 def _numbers_by_name(texts: Sequence[str]) -> dict[str, int]:
     """`a=2`, `b=1` as a mapping."""
     numbers = {}
@@ -378,6 +392,22 @@ def _load(recipe: str, overrides: list[str] | None, *, config_only: bool = False
         from gkd_dist.preparation import not_there
 
         raise ConfigError([*error.problems, *not_there(error.config)]) from error
+
+
+def _load_task(
+    file: Path | None, given: dict[str, str], overrides: list[str] | None, output_dir: Path | None
+) -> "EvalConfig":
+    """As `_load`; without an `output_dir` nothing that is named is looked for."""
+    from gkd_dist.config.load import InvalidError, load_eval_config
+
+    try:
+        return load_eval_config(file, given, overrides or [])
+    except InvalidError as error:
+        if error.config is None or output_dir is None:
+            raise
+        from gkd_dist.eval_preparation import not_there
+
+        raise ConfigError([*error.problems, *not_there(error.config, output_dir=output_dir)]) from error
 
 
 def _layer_numbers(text: str) -> tuple[int, ...]:

@@ -18,6 +18,7 @@ from gkd_dist.metrics.console import Narrator
 from gkd_dist.metrics.exporter import Exporter
 from gkd_dist.metrics.sinks import JsonlSink, terminal_sink
 from gkd_dist.pipeline.accounting import StepAccounts
+from gkd_dist.pipeline.chronicle import Chronicle
 from gkd_dist.pipeline.evaluation import Evaluation
 from gkd_dist.pipeline.evaluation_file import read_evaluation, write_evaluation
 from gkd_dist.pipeline.job import Job, Outcome, distil
@@ -29,6 +30,7 @@ from gkd_dist.prepared import Job as PreparedJob
 from gkd_dist.replay.ledger import Ledger
 from gkd_dist.reporting import card_of, describe, report, teacher_counts, teacher_name
 from gkd_dist.runs.attempts import Attempt
+from gkd_dist.runs.events import EventLog
 from gkd_dist.runs.resume import Continuation, find_continuation
 from gkd_dist.runs.run_directory import RunDirectory
 from gkd_dist.stop_signals import StopSignals, stopping_at_once
@@ -110,13 +112,16 @@ async def _distil(
     narrate: Narrator,
 ) -> Outcome:
     config = prepared.blueprint.config
-    accounts = StepAccounts(max_steps=config.learner.max_steps, metrics=metrics, sinks=sinks, attempt=attempt.number)
+    tell = EventLog(directory.events, attempt.number).write
+    accounts = StepAccounts(
+        max_steps=config.learner.max_steps, metrics=metrics, sinks=sinks, attempt=attempt.number, tell=tell
+    )
     narrate(f"starting {config.sampler.num_replicas} sampler(s), {teacher_counts(config)}, 1 learner")
     with StopSignals(narrate) as signals:
         async with _started(prepared, directory, metrics, narrate, signals) as (fleet, journal):
             metrics.set_ready()
-            stage = Stage()
-            steering = Steering(config, directory, fleet, accounts, stage, attempt.number)
+            stage = Stage(tell=tell)
+            steering = Steering(config, directory, fleet, accounts, stage, attempt.number, tell)
             durability = Durability(
                 store=CheckpointStore(directory.checkpoints, config.checkpoint.save_total_limit),
                 ledger=Ledger(directory.ledger),
@@ -141,7 +146,7 @@ async def _distil(
                 keep_before=lambda evaluation: write_evaluation(evaluation, directory.before),
             )
             try:
-                async with beside(steering.attend()):
+                async with beside(steering.attend(), Chronicle(fleet, tell).attend()):
                     outcome = await distil(job)
             except StoppedError as stopped:
                 raise signals.error(str(directory.path)) from stopped

@@ -40,19 +40,11 @@ def prepare_eval(config: EvalConfig, narrate: Narrate, *, output_dir: Path) -> E
     Raises:
         ConfigError: every problem of a stage at once. Stages: packages, data and local folders; models; their fit.
     """
-    from gkd_dist.models.packaged import already_here, default_cache_dir, materialise
+    from gkd_dist.models.packaged import default_cache_dir, materialise
 
-    problems = missing_packages(config)
-    questions = _collect(problems, lambda: read_questions(config), "")
-    _collect(problems, lambda: _check_output(config), "")
-    references: dict[str, str] = {}
-    for key, name in (("model", config.model), ("teacher", config.teacher)):
-        if name is not None:
-            reference = _collect(problems, lambda name=name: model_reference(name, output_dir), f"{key}: ")
-            references[key] = reference or name
-            if reference is not None:
-                _collect(problems, lambda reference=reference: already_here(reference, default_cache_dir()), f"{key}: ")
-    if problems or questions is None:
+    problems: list[str] = []
+    questions, references = _find(config, output_dir, problems)
+    if problems:
         raise ConfigError(problems)
     folders: dict[str, Path] = {}
     for key, reference in references.items():
@@ -63,6 +55,31 @@ def prepare_eval(config: EvalConfig, narrate: Narrate, *, output_dir: Path) -> E
     if problems:
         raise ConfigError(problems)
     return _fit(config, questions, folders)
+
+
+def not_there(config: EvalConfig, *, output_dir: Path) -> list[str]:
+    """What a configuration needs and is not there, or cannot be read, one line each; it may break its own rules."""
+    problems: list[str] = []
+    _find(config, output_dir, problems)
+    return problems
+
+
+def _find(config: EvalConfig, output_dir: Path, problems: list[str]) -> tuple[list[Question], dict[str, str]]:
+    """The questions, and the references of `model` and perhaps `teacher`."""
+    from gkd_dist.models.packaged import already_here, default_cache_dir
+
+    problems += missing_packages(config)
+    questions = _collect(problems, lambda: read_questions(config), "")
+    _collect(problems, lambda: _check_output(config), "")
+    references: dict[str, str] = {}
+    for key, name in (("model", config.model), ("teacher", config.teacher)):
+        if name is None:
+            continue
+        reference = _collect(problems, lambda name=name: model_reference(name, output_dir), f"{key}: ")
+        if reference is not None:
+            references[key] = reference
+            _collect(problems, lambda reference=reference: already_here(reference, default_cache_dir()), f"{key}: ")
+    return questions or [], references
 
 
 def missing_packages(config: EvalConfig) -> list[str]:
@@ -105,7 +122,7 @@ def _check_output(config: EvalConfig) -> None:
 
 def _fit(config: EvalConfig, questions: Sequence[Question], folders: dict[str, Path]) -> EvalJob:
     """Tokenizers, and prompts that fit into the model's positions."""
-    from gkd_dist.models.suitability import check_vocabulary, context_limit
+    from gkd_dist.models.suitability import context_limit
 
     problems: list[str] = []
     model, teacher = folders["model"], folders.get("teacher")
@@ -117,25 +134,47 @@ def _fit(config: EvalConfig, questions: Sequence[Question], folders: dict[str, P
     if teacher is not None and renderer is not None:
         shared = _collect(problems, lambda: check_same_tokenizer(str(model), str(teacher)), "teacher: ")
         num_ids = shared or num_ids
-    for folder in folders.values():
-        _collect(problems, lambda folder=folder: check_vocabulary(folder, "evaluated", num_ids), "")
+    for key, folder in folders.items():
+        _collect(problems, lambda key=key, folder=folder: _check_model(folder, key, config, num_ids), "")
     if problems or renderer is None:
         raise ConfigError(problems)
-    limit = _limit(config, context_limit(model, config.decoding.max_new_tokens))
+    room_behind = _room_behind(config, questions, renderer)
+    limit = _limit(config, context_limit(model, room_behind), room_behind)
     cases = _cases(config, questions, renderer, limit)
     if not cases:
         raise ConfigError([f"max_prompt_tokens: all {len(questions)} prompts are longer than {limit} tokens; raise it"])
-    longest = max(case.prompt_ids.size for case in cases)
-    engines = EvalEngines(config, model, teacher, renderer, num_ids, int(longest))
+    longest = max(int(case.prompt_ids.size) for case in cases)
+    engines = EvalEngines(config, model, teacher, renderer, num_ids, longest + room_behind, cases[0].question.stop)
     return EvalJob(config, tuple(cases), engines, renderer, len(questions) - len(cases))
 
 
-def _limit(config: EvalConfig, room: int | None) -> int | None:
+def _check_model(folder: Path, key: str, config: EvalConfig, num_ids: int) -> None:
+    """What can be seen without reading weights; a run's keys are told as those of an evaluation."""
+    from gkd_dist.models.suitability import check_suitable, check_vocabulary
+
+    engine = config.engine if key == "model" else "hf"
+    problems: list[str] = []
+    _collect(problems, lambda: check_suitable(folder, key, max_model_len=0, section="", engine=engine), "")
+    _collect(problems, lambda: check_vocabulary(folder, key, num_ids), "")
+    if problems:
+        told = (problem.replace(f"{key}.model: ", f"{key}: ").replace(".engine", "engine") for problem in problems)
+        raise ConfigError(list(told))
+
+
+def _room_behind(config: EvalConfig, questions: Sequence[Question], renderer: Renderer) -> int:
+    """Tokens behind a prompt: those that are written, or the longest option and the one with which vLLM ends."""
+    options = {option for question in questions for option in question.options}
+    if not options:
+        return config.decoding.max_new_tokens
+    return 1 + max(int(renderer.text_ids(option).size) for option in options)
+
+
+def _limit(config: EvalConfig, room: int | None, room_behind: int) -> int | None:
     """Longest prompt, tokens; None: any."""
     if room is not None and room < (config.max_prompt_tokens or 1):
         raise ConfigError(
             [
-                f"decoding.max_new_tokens: {config.decoding.max_new_tokens} leave room for prompts of {max(room, 0)} "
+                f"decoding.max_new_tokens: {room_behind} leave room for prompts of {max(room, 0)} "
                 "tokens in the model's positions; lower it, or max_prompt_tokens"
             ]
         )

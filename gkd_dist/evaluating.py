@@ -95,7 +95,7 @@ def describe(job: EvalJob) -> str:
     dropped = f", {job.num_dropped} dropped for their length" if job.num_dropped else ""
     of_subsets = f" of {len(subsets)} subsets" if len(subsets) > 1 else ""
     chat = "applied" if job.renderer.uses_chat_template else "not used"
-    longest = f"longest prompt {job.engines.max_prompt_tokens} tokens"
+    longest = f"longest prompt {max(case.prompt_ids.size for case in job.cases)} tokens"
     return f"{job.config.task}: {len(job.cases)} rows{of_subsets}{dropped}; {longest}; chat template {chat}"
 
 

@@ -1,5 +1,6 @@
 """Which engines an evaluation asks for; each is made when it is needed, and closed before the next one."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,8 +26,10 @@ class EvalEngines:
     renderer: Renderer
     num_ids: int
     """Real ids that are compared: those of the tokenizer that model and teacher share."""
-    max_prompt_tokens: int
-    """Of the longest prompt there is."""
+    max_model_len: int
+    """Longest prompt with what is written or compared behind it, tokens."""
+    stop: str | None
+    """Where a completion goes on to a question of its own; greedy decoding on transformers ends there."""
 
     def make_writer(self) -> "Writer":
         from gkd_dist.evaluation.insertion import InsertingWriter
@@ -44,6 +47,7 @@ class EvalEngines:
                 num_beams=decoding.num_beams,
                 length_penalty=decoding.length_penalty,
                 insertion=insertion,
+                is_over=None if self.stop is None else self._is_over,
                 device=self.config.device,
             )
         writer = SamplingWriter(self._sampler())
@@ -59,7 +63,7 @@ class EvalEngines:
         return VllmLogProbTeacher(
             str(self.model),
             dtype=self.config.dtype,
-            max_model_len=self.max_prompt_tokens + self.config.decoding.max_new_tokens,
+            max_model_len=self.max_model_len,
             scoring=SampledScoring(),
             num_ids=self.renderer.num_ids,
             engine_args=self.config.engine_args,
@@ -74,6 +78,9 @@ class EvalEngines:
             raise ConfigError(["teacher: required to measure a divergence"])
         return self._full_scorer(self.teacher)
 
+    def _is_over(self, ids: Sequence[int]) -> bool:
+        return self.stop is not None and self.stop in self.renderer.decode(ids)
+
     def _sampler(self) -> Sampler:
         if self.config.engine == "hf":
             from gkd_dist.samplers.hf_sampler import HfSampler
@@ -83,6 +90,7 @@ class EvalEngines:
                 dtype=self.config.dtype,
                 pad_token_id=self.renderer.pad_token_id,
                 num_ids=self.renderer.num_ids,
+                max_batch_size=self.config.decoding.batch_size,
             )
         quiet_vllm()
         from gkd_dist.samplers.vllm_sampler import VllmSampler
@@ -90,7 +98,7 @@ class EvalEngines:
         return VllmSampler(
             str(self.model),
             dtype=self.config.dtype,
-            max_model_len=self.max_prompt_tokens + self.config.decoding.max_new_tokens,
+            max_model_len=self.max_model_len,
             engine_args=self.config.engine_args,
             num_ids=self.renderer.num_ids,
         )

@@ -58,7 +58,8 @@ class EvalConfig(Strict):
     """A folder, a hub name, `package:NAME`, or a run directory, whose `final` is meant."""
     task: TaskName = "generation"
     data: str
-    """JSONL (optionally .gz) or Parquet; of mmlu and bbh also the folder with all its files."""
+    """JSONL (optionally .gz), Parquet, or the test split of a hub data set; of mmlu and bbh also the folder with all
+    its files."""
     engine: Literal["hf", "vllm"] = "hf"
     dtype: Literal["float32", "bfloat16"] = "float32"
     device: Literal["cpu", "cuda"] = "cpu"

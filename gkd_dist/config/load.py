@@ -15,7 +15,7 @@ from gkd_dist.config.combination import MIXTURES
 from gkd_dist.config.evaluation import EvalConfig
 from gkd_dist.config.models import TeacherConfig
 from gkd_dist.config.overrides import Tree, apply_overrides
-from gkd_dist.config.recipes import read_file, read_recipe
+from gkd_dist.config.recipes import read_recipe
 from gkd_dist.config.run import RunConfig
 from gkd_dist.config.validation import validate
 from gkd_dist.config.yaml_text import format_yaml
@@ -48,21 +48,7 @@ def load_run_config(recipe: str, overrides: Sequence[str] = ()) -> RunConfig:
         ConfigError: there is nothing that could be checked.
     """
     problems: list[str] = []
-    return _checked(RunConfig, read_recipe(recipe, problems), overrides, problems)
-
-
-def _checked(root: type[Root], tree: Tree, overrides: Sequence[str], problems: list[str]) -> Root:
-    """`tree`, whose keys are canonical, under `overrides`.
-
-    Args:
-        problems: what is wrong with it already.
-    """
-    apply_overrides(tree, root, overrides, problems)
-    config, invalid = validate(tree, root)
-    problems += invalid
-    if problems or config is None:
-        raise InvalidError([_one_line(problem) for problem in dict.fromkeys(problems)], config)
-    return config
+    return _load(RunConfig, read_recipe(recipe, RunConfig, problems), overrides, problems)
 
 
 def load_eval_config(file: Path | None, given: Mapping[str, str], overrides: Sequence[str] = ()) -> EvalConfig:
@@ -76,9 +62,19 @@ def load_eval_config(file: Path | None, given: Mapping[str, str], overrides: Seq
         InvalidError, ConfigError: as `load_run_config`.
     """
     problems: list[str] = []
-    tree = {} if file is None else read_file(file, EvalConfig, problems)
+    tree = {} if file is None else read_recipe(str(file), EvalConfig, problems)
     quoted = [f"{key}={json.dumps(value)}" for key, value in given.items()]
-    return _checked(EvalConfig, tree, [*quoted, *overrides], problems)
+    return _load(EvalConfig, tree, [*quoted, *overrides], problems)
+
+
+def _load(root: type[Root], tree: Tree, overrides: Sequence[str], problems: list[str]) -> Root:
+    """`tree` under `overrides`, checked; `problems` are those that are known already."""
+    apply_overrides(tree, root, overrides, problems)
+    config, invalid = validate(tree, root)
+    problems += invalid
+    if problems or config is None:
+        raise InvalidError([_one_line(problem) for problem in dict.fromkeys(problems)], config)
+    return config
 
 
 def dump_run_config(config: RunConfig) -> str:
@@ -93,6 +89,7 @@ def dump_run_config(config: RunConfig) -> str:
     if objective.combine_teachers not in MIXTURES:
         idle_of_teacher.add("weight")
     exclude = {
+        "sampler": config.sampler.idle_keys,
         "objective": idle,
         "cluster": set(config.idle_keys["cluster"]),
         "weights": set(config.idle_keys["weights"]),

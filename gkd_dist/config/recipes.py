@@ -18,7 +18,6 @@ from typing import Any
 
 from gkd_dist.config.base import Strict
 from gkd_dist.config.overrides import Tree, canonical_keys
-from gkd_dist.config.run import RunConfig
 from gkd_dist.config.schema import show
 from gkd_dist.config.yaml_text import YamlTextError, parse_yaml
 from gkd_dist.errors import ConfigError
@@ -45,27 +44,23 @@ class _Source:
         return (self.path or self.label) == (other.path or other.label)
 
 
-def read_recipe(recipe: str, problems: list[str]) -> Tree:
+def read_recipe(recipe: str, root: type[Strict], problems: list[str]) -> Tree:
     """The configuration tree of a recipe with all that it extends, by field names.
 
     Args:
         recipe: name of a packaged recipe, path of a YAML file, or several joined by `+`. The run is then named after
             all of them.
+        root: the model of the whole tree.
         problems: receives unknown keys and the like.
 
     Raises:
         ConfigError: there is nothing that could be checked.
     """
     parts = [recipe] if Path(recipe).is_file() else recipe.split("+")
-    trees = [_tree(_find(part, Path()), RunConfig, (), problems) for part in parts]
+    trees = [_tree(_find(part, Path()), root, (), problems) for part in parts]
     tree = reduce(_laid_over, trees)
     names = [each["name"] for each in trees if isinstance(each.get("name"), str)]
     return tree | {"name": "-".join(names)} if len(parts) > 1 and names else tree
-
-
-def read_file(path: Path, root: type[Strict], problems: list[str]) -> Tree:
-    """As `read_recipe`, of a YAML file with keys of `root`."""
-    return _tree(_file(str(path), path, "give a YAML file"), root, (), problems)
 
 
 def recipe_names() -> list[str]:
@@ -114,22 +109,14 @@ def _find(recipe: str, folder: Path | None) -> _Source:
     looks_like_path = recipe.endswith((_SUFFIX, ".yml", "/")) or recipe.startswith((".", "/", "~"))
     if path is None or not (looks_like_path or path.is_file()):
         raise ConfigError([_unknown(recipe)])
-    return _file(recipe, path, f"packaged recipes are {', '.join(recipe_names())}")
-
-
-def _file(label: str, path: Path, otherwise: str) -> _Source:
-    """
-    Args:
-        otherwise: what to do where there is no such file.
-    """
     try:
-        return _Source(label, path.read_text(encoding="utf-8"), path.resolve())
+        return _Source(recipe, path.read_text(encoding="utf-8"), path.resolve())
     except FileNotFoundError:
-        raise ConfigError([f"{label}: no such file; {otherwise}"]) from None
+        raise ConfigError([f"{recipe}: no such file; packaged recipes are {', '.join(recipe_names())}"]) from None
     except UnicodeDecodeError as error:
-        raise ConfigError([f"{label}: not UTF-8 text (byte {error.start}); save it as UTF-8"]) from error
+        raise ConfigError([f"{recipe}: not UTF-8 text (byte {error.start}); save it as UTF-8"]) from error
     except OSError as error:
-        raise ConfigError([f"{label}: cannot be read: {error.strerror}"]) from error
+        raise ConfigError([f"{recipe}: cannot be read: {error.strerror}"]) from error
 
 
 def _tree(source: _Source, root: type[Strict], below: Sequence[_Source], problems: list[str]) -> Tree:

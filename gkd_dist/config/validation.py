@@ -61,14 +61,14 @@ def validate(tree: Tree, root: type[Root]) -> tuple[Root | None, list[str]]:
 def _open_sections(tree: Tree, root: type[Strict], removed: set[Path]) -> None:
     """A required section that is not given is empty: what is missing in it is told key by key.
 
-    `teacher` is required where `teachers` is not given, and the objective asks somebody.
+    `teacher` is required where `teachers` is not given, but for the divergence that has none.
     """
     for name, field in root.model_fields.items():
         if field.is_required() and section_of(field) is not None:
             tree.setdefault(name, {})
-    if "teachers" not in root.model_fields or ("teachers",) in removed or not _needs_teacher(tree):
+    if "teachers" not in root.model_fields or ("teachers",) in removed:
         return
-    if tree.get("teachers") is None:
+    if tree.get("teachers") is None and _needs_teacher(tree):
         tree.setdefault("teacher", {})
 
 

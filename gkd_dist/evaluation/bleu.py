@@ -19,23 +19,24 @@ class SignedFigure:
 
 
 def corpus_bleu(
-    texts: Sequence[str], references: Sequence[Sequence[str]], *, tokenize: str, bootstrap: Bootstrap
+    groups: Sequence[Sequence[str]], references: Sequence[Sequence[str]], *, tokenize: str, bootstrap: Bootstrap
 ) -> SignedFigure:
-    """BLEU of the whole corpus; the interval resamples segments and adds up their n-gram counts anew.
+    """BLEU of the whole corpus; the interval resamples rows and adds up their n-gram counts anew.
 
     Args:
-        references: at least one per text; their numbers may differ.
+        groups: the texts of each row, at least one; all of them count.
+        references: at least one per row; their numbers may differ.
     """
     from sacrebleu.metrics import BLEU
 
     metric = BLEU(tokenize=tokenize)
-    streams = _streams(references)
-    score = metric.corpus_score(list(texts), streams)
+    pairs = [(text, wanted) for texts, wanted in zip(groups, references, strict=True) for text in texts]
+    score = metric.corpus_score([text for text, _ in pairs], _streams([wanted for _, wanted in pairs]))
     counter = BLEU(tokenize=tokenize, effective_order=True)  # its counts alone are used, and they are the same
     rows = []
-    for text, wanted in zip(texts, references, strict=True):
-        own = counter.sentence_score(text, list(wanted))
-        rows.append([*own.counts, *own.totals, own.sys_len, own.ref_len])
+    for texts, wanted in zip(groups, references, strict=True):
+        scores = [counter.sentence_score(text, list(wanted)) for text in texts]
+        rows.append(np.sum([[*own.counts, *own.totals, own.sys_len, own.ref_len] for own in scores], axis=0))
     table = np.asarray(rows, dtype=np.int64)
 
     def statistic(indices: Indices) -> Values:

@@ -39,8 +39,7 @@ class Report:
 def compute(predictions: Sequence[Prediction], settings: MetricSettings) -> Report:
     """All figures of the task of these predictions, at least one.
 
-    Segments of the bootstrap are rows; several samples of a row are averaged first, but for corpus BLEU, where each
-    sample is a segment of its own.
+    Segments of the bootstrap are rows: several samples of a row are averaged first; of BLEU their counts are added.
     """
     report = Report()
     _METRICS[predictions[0].task](predictions, settings, report)
@@ -62,9 +61,9 @@ def _summarisation(predictions: Sequence[Prediction], settings: MetricSettings, 
 
 
 def _translation(predictions: Sequence[Prediction], settings: MetricSettings, report: Report) -> None:
-    pairs = [(sample.text, each.references) for each in predictions for sample in each.samples]
-    texts, references = [text for text, _ in pairs], [wanted for _, wanted in pairs]
-    signed = corpus_bleu(texts, references, tokenize=settings.bleu_tokenize, bootstrap=settings.bootstrap)
+    groups = [[sample.text for sample in each.samples] for each in predictions]
+    references = [each.references for each in predictions]
+    signed = corpus_bleu(groups, references, tokenize=settings.bleu_tokenize, bootstrap=settings.bootstrap)
     report.add("bleu", signed)
 
 

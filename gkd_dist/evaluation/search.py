@@ -1,20 +1,20 @@
 """Greedy decoding and beam search on transformers, with the calculator inside the loop."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForSeq2SeqLM,
     GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
     PreTrainedModel,
+    StoppingCriteria,
+    StoppingCriteriaList,
 )
 
+from gkd_dist.engines.families import family_at
 from gkd_dist.evaluation.insertion import Insertion
 from gkd_dist.evaluation.writers import Completion
 from gkd_dist.serial import SerialThread
@@ -33,6 +33,7 @@ class SearchingWriter:
         num_ids: ids the tokenizer knows; rows of the head beyond them are never chosen.
         num_beams: 1 is greedy.
         insertion: the calculator, if any.
+        is_over: whether ids [n] say all that is wanted; what follows is filled with `pad_token_id`. Greedy alone asks.
         device: where the model runs.
     """
 
@@ -46,21 +47,19 @@ class SearchingWriter:
         num_beams: int,
         length_penalty: float,
         insertion: Insertion | None,
+        is_over: Callable[[Sequence[int]], bool] | None = None,
         device: str = "cpu",
     ) -> None:
-        config = AutoConfig.from_pretrained(model)
-        family = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-        self._model: PreTrainedModel = family.from_pretrained(model, dtype=getattr(torch, dtype)).to(device).eval()
-        own = self._model.generation_config.decoder_start_token_id
-        self._decoder_start = own if own is not None else getattr(config, "decoder_start_token_id", None)
+        self._family = family_at(model)
+        self._model: PreTrainedModel = self._family.load(model, dtype=getattr(torch, dtype)).to(device).eval()
         # `generate` fills every field that is left open from here.
         self._model.generation_config = GenerationConfig()
-        self._encoder_decoder = config.is_encoder_decoder
         self._pad_token_id = pad_token_id
-        self._padding_ids = list(range(num_ids, config.get_text_config().vocab_size)) or None
+        self._padding_ids = list(range(num_ids, self._model.config.get_text_config().vocab_size)) or None
         self._num_beams = num_beams
         self._length_penalty = length_penalty
         self._insertion = insertion
+        self._is_over = is_over if num_beams == 1 else None
         self._thread = SerialThread("search")
 
     async def write(self, prompts: Sequence[Prompt], params: SamplingParams) -> list[Completion]:
@@ -74,12 +73,13 @@ class SearchingWriter:
 
     @torch.no_grad()
     def _write(self, prompts: list[Prompt], params: SamplingParams) -> list[Completion]:
-        input_ids, attention_mask = self._left_padded(prompts)
-        begins_at = 1 if self._encoder_decoder else input_ids.shape[1]
+        rows = [prompt.token_ids for prompt in prompts]
+        input_ids, attention_mask = self._family.prompts(rows, self._pad_token_id)
+        begins_at = input_ids.shape[1] if self._family.in_one_row else 1
         processors = [] if self._insertion is None else [_Inserting(self._insertion, begins_at)]
         sequences = self._model.generate(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
+            input_ids=input_ids.to(self._model.device),
+            attention_mask=attention_mask.to(self._model.device),
             generation_config=GenerationConfig(
                 do_sample=False,
                 num_beams=self._num_beams,
@@ -87,24 +87,17 @@ class SearchingWriter:
                 max_new_tokens=params.max_new_tokens,
                 eos_token_id=list(params.stop_token_ids) or None,
                 pad_token_id=self._pad_token_id,
-                decoder_start_token_id=self._decoder_start,
                 suppress_tokens=self._padding_ids,
                 use_cache=True,
+                **self._family.generation,
             ),
             logits_processor=LogitsProcessorList(processors),
+            stopping_criteria=StoppingCriteriaList(
+                [] if self._is_over is None else [_Ending(self._is_over, begins_at)]
+            ),
         )
-        rows = sequences[:, begins_at:].cpu().numpy().astype(np.int32)
-        return [_completion(row, params) for row in rows]
-
-    def _left_padded(self, prompts: list[Prompt]) -> tuple[torch.Tensor, torch.Tensor]:
-        width = max(prompt.token_ids.size for prompt in prompts)
-        input_ids = torch.full((len(prompts), width), self._pad_token_id)
-        attention_mask = torch.zeros_like(input_ids)
-        for row, prompt in enumerate(prompts):
-            start = width - prompt.token_ids.size
-            input_ids[row, start:] = torch.from_numpy(prompt.token_ids.astype(np.int64))
-            attention_mask[row, start:] = 1
-        return input_ids.to(self._model.device), attention_mask.to(self._model.device)
+        completions = sequences[:, begins_at:].cpu().numpy().astype(np.int32)
+        return [_completion(row, params) for row in completions]
 
 
 class _Inserting(LogitsProcessor):
@@ -125,6 +118,22 @@ class _Inserting(LogitsProcessor):
                 scores[row] = float("-inf")
                 scores[row, forced] = 0.0
         return scores
+
+
+class _Ending(StoppingCriteria):
+    """Ends the rows that are over.
+
+    Args:
+        begins_at: as of `_Inserting`.
+    """
+
+    def __init__(self, is_over: Callable[[Sequence[int]], bool], begins_at: int) -> None:
+        self._is_over = is_over
+        self._begins_at = begins_at
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: object) -> torch.Tensor:  # noqa: ARG002
+        over = [self._is_over(generated) for generated in input_ids[:, self._begins_at :].tolist()]
+        return torch.tensor(over, device=input_ids.device)
 
 
 def _completion(row: np.ndarray, params: SamplingParams) -> Completion:

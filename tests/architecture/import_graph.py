@@ -48,6 +48,7 @@ FLOORS = {
             "scaling",
             "inspection",
             "reporting",
+            "reports",
             "preparation",
             "prepared",
             "build",
@@ -107,6 +108,7 @@ OUTSIDE: dict[str, frozenset[str]] = {
 
 OUTSIDE_OF_FILE = {
     "data/rendering.py": frozenset({"transformers", "jinja2"}),
+    "reports/page.py": frozenset({"jinja2"}),
     "divergences/triton_rows.py": frozenset({"triton"}),
     "experiments/drawing.py": frozenset({"matplotlib"}),
     "experiments/gaussian_fit.py": frozenset({"torch"}),

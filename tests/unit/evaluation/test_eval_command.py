@@ -60,8 +60,9 @@ def test_an_encoder_decoder_translates(
 ) -> None:
     result = evaluate(
         capsys, models / "t5", "--task", "translation", "--data", data, "decoding.max_new_tokens=4", *search,
-        "num_resamples=100", f"output={tmp_path / 'out'}",
+        "num_resamples=100", f"output={tmp_path / 'out'}", f"teacher={models / 't5'}",
     )  # fmt: skip
+    assert result["figures"]["reference_text/forward_kl_nats"]["value"] == pytest.approx(0, abs=1e-5)
     assert result["signatures"]["bleu"].startswith("nrefs:1|case:mixed|eff:no|tok:13a")
     assert result["figures"]["mean_length_tokens"]["value"] <= 4
 
@@ -104,7 +105,7 @@ def test_the_student_of_a_run_is_found(
     ("arguments", "problems"),
     [
         (
-            ["m", "--task", "dance", "--data", "d", "decoding.num_beam=2", "seed=-1"],
+            ["m", "--task", "dance", "--data", "d.jsonl", "decoding.num_beam=2", "seed=-1"],
             ["decoding.num_beam: unknown key", "task: must be one of", "seed: must be at least 0"],
         ),
         (
@@ -122,14 +123,15 @@ def test_the_student_of_a_run_is_found(
         ),
         (["m", "--task", "gsm8k"], ["data: required, but not given"]),
         (
-            ["m", "--task", "gsm8k", "--data", "d", "decoding.num_samples=3", "template=x", "subsets=[a]"],
+            ["m", "--task", "gsm8k", "--data", "d.jsonl", "decoding.num_samples=3", "template=x", "subsets=[a]"],
             ["greedy samples are all alike", "template: must contain {prompt}", "subsets: task=gsm8k has none"],
         ),
     ],
 )
 def test_wrong_settings(arguments: list[str], problems: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["eval", *arguments]) == 2
-    lines = capsys.readouterr().err.splitlines()
+    told = capsys.readouterr().err.splitlines()
+    lines = [line for line in told if "no such file" not in line]  # of d.jsonl, where keys are right one by one
     assert len(lines) == len(problems)
     assert all(any(problem in line for line in lines) for problem in problems)
 
@@ -151,6 +153,21 @@ def test_missing_packages_files_and_models_are_told_together(
     ]
     assert len(lines) == len(wanted)
     assert all(text in line for text, line in zip(wanted, lines, strict=True))
+
+
+def test_vllm_is_refused_for_an_encoder_decoder(models: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["eval", str(models / "t5"), "--task", "translation", "--data", str(data), "engine=vllm"]) == 2
+    assert "error: engine: vllm cannot run" in capsys.readouterr().err
+
+
+def test_damaged_weights_are_told_before_the_model_loads(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = save_causal(tmp_path / "model")
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    assert main(["eval", str(folder), "--task", "translation", "--data", str(data)]) == 2
+    assert "is truncated or not a safetensors file" in capsys.readouterr().err
 
 
 def test_prompts_that_are_too_long_are_an_error_or_dropped(

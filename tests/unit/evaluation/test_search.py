@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,7 +34,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 def write(
-    folder: Path, asked: list[Prompt], *, insertion: object = None, num_ids: int = VOCABULARY, **search: float
+    folder: Path, asked: list[Prompt], *, insertion: object = None, num_ids: int = VOCABULARY, **search: Any
 ) -> list[Completion]:
     async def run() -> list[Completion]:
         writer = SearchingWriter(
@@ -42,7 +43,7 @@ def write(
             pad_token_id=PAD,
             num_ids=num_ids,
             insertion=insertion,  # type: ignore[arg-type]
-            **{"num_beams": 1, "length_penalty": 1.0, **search},  # type: ignore[arg-type]
+            **{"num_beams": 1, "length_penalty": 1.0, **search},
         )
         try:
             return await write_all(writer, asked, PARAMS, batch_size=3, progress=lambda _: None)
@@ -115,6 +116,15 @@ def test_ids_beyond_the_tokenizer_are_never_chosen(folder: Path) -> None:
 def test_what_is_inserted_replaces_the_choice_in_every_beam(folder: Path, num_beams: int) -> None:
     for each in write(folder, prompts([5, 3]), insertion=Forced(), num_beams=num_beams):
         assert each.token_ids[1:3].tolist() == [7, 9] or each.token_ids[0] in (STOP, 7)
+
+
+def test_a_row_that_is_over_ends_alone(folder: Path) -> None:
+    asked = prompts([5, 3, 9, 4])
+    whole = [each.token_ids.tolist() for each in write(folder, asked)]
+    wanted = next(ids[1] for ids in whole if len(ids) > 2)
+    for ids, cut in zip(whole, write(folder, asked, is_over=lambda own: wanted in own), strict=True):
+        place = ids.index(wanted) + 1 if wanted in ids else len(ids)
+        assert cut.token_ids.tolist() == [*ids[:place], *[PAD] * (len(cut.token_ids) - place)]
 
 
 def test_a_search_draws_nothing(folder: Path) -> None:

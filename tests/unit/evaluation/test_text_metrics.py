@@ -39,7 +39,7 @@ def test_rouge_takes_the_best_reference_and_stems_where_asked() -> None:
 
 
 def bleu(texts: list[str], references: list[list[str]]) -> float:
-    return corpus_bleu(texts, references, tokenize="13a", bootstrap=BOOTSTRAP).figure.value
+    return corpus_bleu([[text] for text in texts], references, tokenize="13a", bootstrap=BOOTSTRAP).figure.value
 
 
 def test_bleu_by_hand() -> None:
@@ -50,6 +50,12 @@ def test_bleu_by_hand() -> None:
     assert bleu([reference], [[text]]) == pytest.approx(100 * math.exp(1 - 7 / 6))
 
 
+def test_samples_of_a_row_are_one_segment() -> None:
+    signed = corpus_bleu([["a b c d", "x y z w"]], [["a b c d"]], tokenize="13a", bootstrap=BOOTSTRAP)
+    assert signed.figure.value == pytest.approx(50)
+    assert (signed.figure.num_segments, signed.figure.low) == (1, None)
+
+
 def test_bleu_of_sacrebleus_readme() -> None:
     """The example of sacrebleu's README: three sentences, two references of which one lacks a segment."""
     references = [
@@ -58,7 +64,7 @@ def test_bleu_of_sacrebleus_readme() -> None:
         ["The man bit him first.", "The man had bitten the dog."],
     ]
     texts = ["The dog bit the man.", "It wasn't surprising.", "The man had just bitten him."]
-    signed = corpus_bleu(texts, references, tokenize="13a", bootstrap=BOOTSTRAP)
+    signed = corpus_bleu([[text] for text in texts], references, tokenize="13a", bootstrap=BOOTSTRAP)
     assert signed.figure.value == pytest.approx(48.530827, abs=1e-5)
     assert "tok:13a" in signed.signature and "version:" in signed.signature
     assert signed.figure.low is not None and signed.figure.low < 48.53 < signed.figure.high  # type: ignore[operator]

@@ -16,7 +16,7 @@ from gkd_dist.pipeline.evaluation import HeldOut
 from gkd_dist.pipeline.job import distil
 from gkd_dist.pipeline.ring import Reinforcement
 from gkd_dist.testing.fakes import FakeLearner, FakeMetrics, FakeReward, FakeSampler, FakeTeacher
-from gkd_dist.types import Answer, Prompt, SampleId, SamplingParams
+from gkd_dist.types import Answer, Prompt, SampleId, SamplingParams, Source
 from tests.fleets import fleet_of
 from tests.rings import make_job, make_plan
 
@@ -35,7 +35,7 @@ OF_FAULTS = {
 """Of replicas that fail and of what is lost: the tests of supervision and of faulty rings set them."""
 
 
-def a_run(metrics: FakeMetrics, folder: Path) -> None:
+def a_run(metrics: FakeMetrics, folder: Path, fixed_source: Source) -> None:
     """Two steps over fakes, with evaluations; some completions stop, others reach the limit."""
     sampling = SamplingParams(max_new_tokens=3, stop_token_ids=(9,))
     rows = [RenderedRow(np.asarray([3, 7 + 10 * (n % 2)], np.int32), np.asarray([7, 9], np.int32)) for n in range(4)]
@@ -44,6 +44,7 @@ def a_run(metrics: FakeMetrics, folder: Path) -> None:
         0.5,
         stream=PromptStream(rows, run="test", seed=0, shuffle=False),
         sampling=sampling,
+        fixed_source=fixed_source,
         reinforcement=Reinforcement(lambda _: Answer("", "a word", None), lambda mean: MovingAverage(0.9, mean)),
     )
     prompt = Prompt(SampleId("test:held-out", 0), rows[0].prompt_ids)
@@ -61,7 +62,8 @@ def a_run(metrics: FakeMetrics, folder: Path) -> None:
 
 def test_a_run_and_the_door_set_everything_there_is(tmp_path: Path) -> None:
     metrics = FakeMetrics()
-    a_run(metrics, tmp_path)
+    for source in (Source.GROUND_TRUTH, Source.TEACHER):
+        a_run(metrics, tmp_path / source, source)
     config = load_run_config("quickstart")
     _name_run(metrics, config, SimpleNamespace(name="quickstart-1"))  # type: ignore[arg-type]
     seen = {(name, label, value) for _, name, _, labels in metrics.calls for label, value in labels.items()}
