@@ -28,7 +28,7 @@ from gkd_dist.pipeline.steering import Steering
 from gkd_dist.preparation import prepare
 from gkd_dist.prepared import PreparedJob
 from gkd_dist.replay.ledger import Ledger
-from gkd_dist.reporting import card_of, describe, report, teacher_counts, teacher_name
+from gkd_dist.reporting import card_of, describe, report, sample_rows, teacher_counts, teacher_name
 from gkd_dist.runs.attempts import Attempt
 from gkd_dist.runs.events import EventLog
 from gkd_dist.runs.resume import Continuation, find_continuation
@@ -143,7 +143,7 @@ async def _distil(
                 stage=stage,
                 narrate=narrate,
                 before=_before(directory),
-                keep_before=lambda evaluation: write_evaluation(evaluation, directory.before),
+                keep_before=lambda evaluation: _keep_before(prepared, evaluation, directory),
             )
             try:
                 async with beside(steering.attend(), Chronicle(fleet, tell).attend()):
@@ -183,6 +183,11 @@ async def _started(
 def _num_trained_tokens(stage: Stage) -> int:
     """Over all starts of the run."""
     return stage.ring.progress.num_trained_tokens if stage.ring is not None else 0
+
+
+def _keep_before(prepared: PreparedJob, evaluation: Evaluation, directory: RunDirectory) -> None:
+    write_evaluation(evaluation, directory.before)
+    directory.write_samples(sample_rows(prepared, evaluation))
 
 
 def _before(directory: RunDirectory) -> Evaluation | None:
