@@ -34,6 +34,7 @@ def load(*overrides: str) -> RunConfig:
             ("objective.alpha=0.5", "reward.type=answer", "cluster.num_cpus_reward=1"),
             "cluster.num_cpus_reward: no model computes the reward",
         ),
+        (("metrics.ray_bridge=true",), "metrics.ray_bridge: cluster.mode=local starts no Ray"),
         (("weights.kv_cache=recompute",), "weights.kv_cache: the hf sampler takes new weights between"),
         *(
             (("cluster.mode=local", f"supervision.{key}=1"), f"supervision.{key}: cluster.mode=local is one process")
@@ -58,6 +59,7 @@ def test_a_key_without_effect_is_refused(overrides: tuple[str, ...], start: str)
         (*ENTAILMENT, "cluster.num_gpus_reward=1", "cluster.num_cpus_reward=2"),
         ("cluster.num_gpus_per_teacher=1",),
         ("teacher.dtype=bfloat16", *SERVER),
+        ("cluster.mode=ray", "metrics.ray_bridge=true"),
         ("sampler.engine=vllm", "weights.kv_cache=recompute"),
         ("cluster.mode=ray", "supervision.probe_interval_s=9", "supervision.max_restarts=0"),
         ("cluster.mode=local", "cluster.request_timeout_s=3", "supervision.stall_timeout_s=4"),
