@@ -114,7 +114,7 @@ async def run_ring(ring: Ring, waiting: Sequence[Group] = ()) -> None:
         StoppedError: the run was asked to stop.
         EngineError: a teacher no longer answers as it did.
     """
-    ring.accounts.begin(len(Kind) * ring.plan.replay_capacity)  # of both kinds, as the depth is
+    ring.accounts.begin(len(Kind) * ring.plan.replay_capacity, ring.progress.step)  # of both kinds, as the depth is
     for group in waiting:
         ring.intake.adopt(row_of(group))
     try:

@@ -115,6 +115,7 @@ async def _train(job: Job) -> None:
             if num_restarts > job.rules.max_learner_restarts:
                 raise
             job.stage.tell("learner", role="learner", state="restarting", reason="died", detail=str(error))
+            job.metrics.count("gkd_learner_restarts_total")
             job.narrate(f"{error}; starting another learner ({num_restarts} of {job.rules.max_learner_restarts})")
 
 
@@ -142,6 +143,8 @@ async def _turn(job: Job, recovered: Recovered) -> None:
         durability.journal,
         last_step=recovered.checkpoint,
     )
+    if recovered.checkpoint is not None:
+        job.metrics.gauge("gkd_checkpoint_last_step", recovered.checkpoint)
     ring = make_ring(
         plan,
         job.fleet,
