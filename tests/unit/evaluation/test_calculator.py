@@ -1,4 +1,4 @@
-"""What the calculator writes behind `=`, and how it mends what a model wrote alone."""
+"""What the calculator writes behind `=`."""
 
 import gzip
 import json
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gkd_dist.evaluation.calculator import Calculator, corrected, shown_value
+from gkd_dist.evaluation.calculator import Calculator, shown_value
 
 ANNOTATIONS, EQUATIONS = Calculator("annotations"), Calculator("equations")
 
@@ -41,22 +41,6 @@ def test_continuation(text: str, annotations: str | None, equations: str | None)
 )
 def test_values_are_written_as_in_gsm8k(expression: str, shown: str | None) -> None:
     assert shown_value(expression) == shown
-
-
-@pytest.mark.parametrize(
-    ("wrong", "right"),
-    [
-        ("3 * 4 = <<3*4=13>>13", "3 * 4 = <<3*4=12>>13"),
-        ("so 3 * 4 = 13 eggs", "so 3 * 4 = 12 eggs"),
-        ("$1,000 - $1 = $998.", "$1,000 - $1 = $999."),
-        ("2 + 2 = 5, 3 + 3 = 7", "2 + 2 = 4, 3 + 3 = 6"),
-        ("x + 2 = 5", "x + 2 = 5"),
-        ("1/0 = 3", "1/0 = 3"),
-        ("in 2 = 3 words", "in 2 = 3 words"),
-    ],
-)
-def test_text_is_corrected(wrong: str, right: str) -> None:
-    assert corrected(wrong) == right
 
 
 def test_annotations_of_the_training_set_agree_with_the_calculator() -> None:
