@@ -17,7 +17,8 @@ _EXPRESSION = (
     rf"(?<![\w.,$%*/+^(-])(?P<expression>[(]*\s?-?{_TERM}\s?[)]*"
     rf"(?:\s*(?:\*\*|[-+*/x\u00d7\u00f7\u2212])\s*[(]*\s?{_TERM}\s?[)]*)+)\s*"
 )
-_OPENMAX_DECIMALS = 4
+_OPEN_EQUATION = re.compile(_EXPRESSION + r"=$")
+MAX_DECIMALS = 4
 _MOST = 10**15
 
 

@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,15 @@ def test_continuation(text: str, annotations: str | None, equations: str | None)
 )
 def test_values_are_written_as_in_gsm8k(expression: str, shown: str | None) -> None:
     assert shown_value(expression) == shown
+
+
+@pytest.mark.parametrize("text", ["1" * 400, "1+" * 200, "1,1." * 100, "(" * 400, "$ " * 200, "1 + (" * 80])
+def test_odd_text_costs_no_time(text: str) -> None:
+    began = time.process_time()
+    for ending in ("=", "x=", " ="):
+        EQUATIONS.continuation(text + ending)
+        ANNOTATIONS.continuation("<<" + text + ending)
+    assert time.process_time() - began < 1  # of milliseconds; a pattern that goes back and forth takes minutes
 
 
 def test_annotations_of_the_training_set_agree_with_the_calculator() -> None:
