@@ -29,6 +29,11 @@ ANNOTATIONS, EQUATIONS = Calculator("annotations"), Calculator("equations")
         ("<<48/2", None, None),
         ("(3 + 4) * 2 =", None, " 14"),
         ("3 + 4\n=", None, None),
+        ("- 3 + 4 =", None, " 7"),
+        ("He has 2 bags, 3 x 4 =", None, " 12"),
+        ("w3 + 4 =", None, None),
+        ("on $1,000 - $1 =", None, " 999"),
+        ("7 = 5 + 2 =", None, " 7"),
         ("", None, None),
     ],
 )
