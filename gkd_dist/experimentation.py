@@ -143,7 +143,8 @@ def run_experiment(request: Request) -> int:
 def _open(request: Request) -> tuple[Experiment, Path, str]:
     """The experiment, its folder and its scale."""
     experiment, scale = load_experiment(request.name, request.scale, request.overrides)
-    return experiment, (request.output_dir / f"{request.title}-{scale}").absolute(), scale
+    name = f"{request.title}-{scale}" if scale else request.title
+    return experiment, (request.output_dir / name).absolute(), scale
 
 
 def _fit(experiment: Experiment, folder: Path) -> int:

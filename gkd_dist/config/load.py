@@ -93,6 +93,7 @@ def dump_run_config(config: RunConfig) -> str:
         "objective": idle,
         "cluster": set(config.idle_keys["cluster"]),
         "weights": set(config.idle_keys["weights"]),
+        "metrics": set(config.idle_keys["metrics"]),
         "supervision": set(config.idle_keys["supervision"]),
         **({"reward": config.reward.idle_keys} if config.reward else {}),
     }

@@ -1,6 +1,6 @@
 """Files of experiments: those of this package and others, with what the command line changes in them.
 
-extends: tasks/wmt14        # or a list; mappings are merged key by key, this file wins
+extends: tasks/wmt14        # or a list; mappings are merged key by key, this file wins, null takes away
 changes: {axes.size: [2m]}  # as on the command line, but under the scale and the command line
 """
 
@@ -29,7 +29,7 @@ def experiment_title(name: str) -> str:
 
 
 def load_experiment(name: str, scale: str | None = None, overrides: Sequence[str] = ()) -> tuple[Experiment, str]:
-    """(the experiment, its scale).
+    """(the experiment, its scale, which is empty where there is one alone).
 
     Args:
         name: of a packaged one, or path of a YAML file.
@@ -41,8 +41,10 @@ def load_experiment(name: str, scale: str | None = None, overrides: Sequence[str
         ConfigError: with all problems, one line each.
     """
     tree = _tree(name)
-    scales = tree["scales"] = {key: value for key, value in (tree.get("scales") or {}).items() if value is not None}
-    chosen = scale or next(iter(scales), "only")
+    for part in ("scales", "stages", "evaluations", "plots"):
+        tree[part] = {key: value for key, value in (tree.get(part) or {}).items() if value is not None}
+    scales = tree["scales"]
+    chosen = scale or next(iter(scales), "")
     problems: list[str] = []
     for key, value in tree.pop("changes", {}).items():
         _apply(tree, key, value, "changes.", problems)

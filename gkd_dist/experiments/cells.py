@@ -82,4 +82,4 @@ def _over_seeds(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """
     num_seeds, num_resamples = values.shape
     drawn = np.random.default_rng([_SEED, num_seeds]).integers(0, num_seeds, (num_seeds, num_resamples))
-    return np.take_along_axis(values, drawn, axis=0).mean(axis=0)
+    return np.asarray(np.take_along_axis(values, drawn, axis=0).mean(axis=0))

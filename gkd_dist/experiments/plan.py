@@ -108,7 +108,7 @@ def expand(experiment: Experiment, folder: Path) -> tuple[PlannedRun, ...]:
 def _needed(runs: Mapping[str, PlannedRun], experiment: Experiment) -> list[PlannedRun]:
     """Without those that nobody reads from and that are not evaluated."""
     needed: set[str] = set()
-    for name, run in reversed(runs.items()):
+    for name, run in reversed(list(runs.items())):
         if run.evaluations or name in needed or not any(stage.evaluate for stage in experiment.stages.values()):
             needed |= {name, *run.waits_for}
     return [run for name, run in runs.items() if name in needed]

@@ -20,6 +20,8 @@ from gkd_dist.evaluation.predictions import read_predictions
 from gkd_dist.experiments.measurements import CONFIDENCE, NUM_RESAMPLES, Measurement
 from gkd_dist.experiments.plan import PlannedRun
 
+HELD_OUT = "held-out"
+"""What the evaluation is called that is a part of a run."""
 _SEED = 20230613
 _BATCH = 100
 """Resamples at once: bounds memory."""
@@ -42,7 +44,7 @@ class _Resampling(Bootstrap):
 
 
 def measure(runs: Sequence[tuple[PlannedRun, Sequence[Path]]]) -> list[Measurement]:
-    """Every metric of every evaluation.
+    """Every metric of every evaluation, and what runs measured themselves (`evaluation.enabled`).
 
     Args:
         runs: each with the folders of those evaluations that are done.
@@ -50,7 +52,23 @@ def measure(runs: Sequence[tuple[PlannedRun, Sequence[Path]]]) -> list[Measureme
     Raises:
         DataError: a folder does not hold what `gkd eval` writes.
     """
-    return [found for run, folders in runs for folder in folders for found in _of_folder(run, folder)]
+    found: list[Measurement] = []
+    for run, folders in runs:
+        found += (each for folder in folders for each in _of_folder(run, folder))
+        found += _held_out(run)
+    return found
+
+
+def _held_out(run: PlannedRun) -> Iterator[Measurement]:
+    """What the run itself measured at its end, on its held-out rows; of one seed nothing is known beyond the value."""
+    try:
+        summary = json.loads((run.folder / "latest" / "summary.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return
+    for metric, value in (summary.get("after") or {}).items():
+        if isinstance(value, int | float):
+            resampled = np.full(NUM_RESAMPLES, float(value))
+            yield Measurement(run.name, run.stage, run.labels, HELD_OUT, metric, float(value), resampled, 0)
 
 
 def _of_folder(run: PlannedRun, folder: Path) -> Iterator[Measurement]:

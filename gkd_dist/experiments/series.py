@@ -62,7 +62,8 @@ def _points(plot: Plot, experiment: Experiment, own: Sequence[Cell], cells: Sequ
             if plot.x_metric is None:
                 points.append(Point(title, _place_of(plot, experiment, label, number), y))
                 continue
-            other = next((each for each in cells if each.metric == plot.x_metric and each.place == cell.place), None)
+            place = {**cell.place, "evaluation": plot.x_evaluation or cell.place["evaluation"]}
+            other = next((each for each in cells if each.metric == plot.x_metric and each.place == place), None)
             if other is not None:
                 points.append(Point(title, other.value, y, other.interval))
     return points

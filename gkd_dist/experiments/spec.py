@@ -100,6 +100,8 @@ class Plot(Strict):
     title: str
     metric: str
     x_metric: str | None = None
+    x_evaluation: Label | None = None
+    """Of `x_metric`, where it is another one than that of the metric."""
     x: str
     series: str | None = None
     panels: str | None = None

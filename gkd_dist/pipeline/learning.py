@@ -30,6 +30,7 @@ async def learning_loop(ring: Ring) -> None:
             drawn = await unless_stopped(ring.stop, ring.replay.draw(num_student, plan.batch_size - num_student, step))
         if drawn is None:
             await _stop(ring)
+        ring.accounts.drawn([each.scored for each in drawn or []], ring.replay.depth)
         await ring.sentinel.before_step(step)
         report = await _train(ring, drawn or [])
         _commit(ring, report, drawn or [])

@@ -21,7 +21,7 @@ from gkd_dist.pipeline.sentinel import Sentinel
 from gkd_dist.replay.buffer import ReplayBuffer
 from gkd_dist.replay.groups import Kind
 from gkd_dist.replay.ledger import Ledger
-from gkd_dist.supervision.failures import Budgets
+from gkd_dist.supervision.budgets import Budgets
 from gkd_dist.types import SamplingParams, Source, StepReport, WeightPublication
 
 

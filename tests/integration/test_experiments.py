@@ -89,7 +89,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
 
 
 def test_an_experiment_is_stopped_gone_on_with_and_reported(experiment: Path, start: Commands) -> None:
-    folder = start._folder / "out" / "two-only"
+    folder = start._folder / "out" / "two"
     good = folder / "runs" / "distil_good_seed0"
     command = [str(experiment), "steps=60"]
     first = start(command)
