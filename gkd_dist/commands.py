@@ -17,7 +17,7 @@ from gkd_dist.pipeline.evaluation import evaluate as evaluate_fleet
 from gkd_dist.pipeline.sentinel import check_at_start
 from gkd_dist.preparation import preflight as check_without_models
 from gkd_dist.preparation import prepare
-from gkd_dist.prepared import Job
+from gkd_dist.prepared import PreparedJob
 from gkd_dist.reporting import describe, figures, teacher_name, text_of
 
 logger = logging.getLogger(__name__)
@@ -92,7 +92,7 @@ def prune(model: str, output: Path, num_layers: int, drop_layers: tuple[int, ...
     return 0
 
 
-async def _evaluate(job: Job, narrate: Narrator) -> Evaluation:
+async def _evaluate(job: PreparedJob, narrate: Narrator) -> Evaluation:
     held_out = job.held_out("eval")
     narrate("starting engines")
     async with job.blueprint.fleet(say=narrate) as fleet:

@@ -9,7 +9,7 @@ from pathlib import Path
 from gkd_dist.build import Blueprint
 from gkd_dist.closing import Closing
 from gkd_dist.cluster.journal import lasting_journal
-from gkd_dist.cluster.placement import FleetPlan, Role, start_fleet
+from gkd_dist.cluster.placement import FleetPlan, RolePlan, start_fleet
 from gkd_dist.cluster.session import ray_session
 from gkd_dist.config.ring import ClusterConfig
 from gkd_dist.fleet import Fleet
@@ -32,9 +32,9 @@ async def ray_fleet(
     """
     config = blueprint.config
     plan = FleetPlan(
-        samplers=Role(blueprint.make_sampler, config.sampler.num_replicas),
+        samplers=RolePlan(blueprint.make_sampler, config.sampler.num_replicas),
         teachers={
-            name: Role(partial(blueprint.make_teacher, name), teacher.num_replicas)
+            name: RolePlan(partial(blueprint.make_teacher, name), teacher.num_replicas)
             for name, teacher in config.named_teachers.items()
         },
         learner=blueprint.make_learner,

@@ -94,6 +94,12 @@ class Teacher(Scorer, Protocol):
         """Score golden sequences and compare with what this teacher should say; a check that fails is not raised."""
         ...
 
+    async def complete(
+        self, drafts: Sequence[Trajectory], max_new_tokens: int, stop_token_ids: Sequence[int]
+    ) -> list[list[int]]:
+        """What this teacher itself would answer to the drafts' prompts, greedily; empty where it cannot tell."""
+        ...
+
 
 class Reward(Protocol):
     """Says how good an answer is: the higher, the better."""

@@ -14,7 +14,7 @@ from gkd_dist.config.base import Strict
 from gkd_dist.config.combination import MIXTURES
 from gkd_dist.config.evaluation import EvalConfig
 from gkd_dist.config.models import TeacherConfig
-from gkd_dist.config.overrides import Tree, apply_overrides
+from gkd_dist.config.overrides import Tree, apply_overrides, without_nulls
 from gkd_dist.config.recipes import read_recipe
 from gkd_dist.config.run import RunConfig
 from gkd_dist.config.validation import validate
@@ -70,7 +70,7 @@ def load_eval_config(file: Path | None, given: Mapping[str, str], overrides: Seq
 def _load(root: type[Root], tree: Tree, overrides: Sequence[str], problems: list[str]) -> Root:
     """`tree` under `overrides`, checked; `problems` are those that are known already."""
     apply_overrides(tree, root, overrides, problems)
-    config, invalid = validate(tree, root)
+    config, invalid = validate(without_nulls(tree, root), root)
     problems += invalid
     if problems or config is None:
         raise InvalidError([_one_line(problem) for problem in dict.fromkeys(problems)], config)
@@ -93,6 +93,7 @@ def dump_run_config(config: RunConfig) -> str:
         "objective": idle,
         "cluster": set(config.idle_keys["cluster"]),
         "weights": set(config.idle_keys["weights"]),
+        "metrics": set(config.idle_keys["metrics"]),
         "supervision": set(config.idle_keys["supervision"]),
         **({"reward": config.reward.idle_keys} if config.reward else {}),
     }

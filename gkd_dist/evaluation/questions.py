@@ -1,15 +1,16 @@
 """From the rows of a data file to questions: what a model is asked, and what it should have said."""
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from gkd_dist.config.evaluation import EvalConfig
+from gkd_dist.data.formats import cell
 from gkd_dist.data.sources import Record, records
 from gkd_dist.errors import DataError
-from gkd_dist.evaluation.shots import NO_SHOTS, bbh_shots, gsm8k_shots, mmlu_question, mmlu_shots
+from gkd_dist.evaluation.shots import NO_SHOTS, bbh_shots, gsm8k_shots, mmlu_prefix, mmlu_question
 
-LETTERS = "ABCDEFGHIJ"
 _COLUMNS = {
     "summarisation": ("prompt", "completion"),
     "translation": ("prompt", "completion"),
@@ -79,37 +80,37 @@ def _bbh_questions(config: EvalConfig) -> Iterator[Question]:
 
 
 def _mmlu_questions(config: EvalConfig) -> Iterator[Question]:
-    file = _file(Path(config.data).expanduser(), "test") if Path(config.data).expanduser().is_dir() else config.data
-    by_subject = _mmlu_shots(config)
-    counts: dict[str, int] = {}
-    for index, (place, record) in enumerate(_records(str(file))):
-        subject = _texts(record, "subject", place)[0]
-        if config.subsets is not None and subject not in config.subsets:
-            counts.setdefault(subject, 0)
-            continue
-        counts[subject] = counts.get(subject, 0) + 1
-        if config.num_rows is not None and counts[subject] > config.num_rows:
-            continue
-        shots = by_subject(subject, place)
-        text, choices, answer = mmlu_question(record, place)
-        options = tuple(f" {letter}" for letter in LETTERS[: len(choices)])
-        yield Question(index, shots.prefix + text, (options[answer],), subject, options)
-    _check_subsets(config, set(counts))
-
-
-def _mmlu_shots(config: EvalConfig):
+    examples = _mmlu_examples(config)
     folder = Path(config.data).expanduser()
-    path = config.shots.path or (str(_file(folder, "dev")) if folder.is_dir() else None)
+    file = str(_file(folder, "test")) if folder.is_dir() else config.data
+    counts: Counter[str] = Counter()
+    subjects: set[str] = set()
+    for index, (place, record) in enumerate(_records(file)):
+        subject = _texts(record, "subject", place)[0]
+        subjects.add(subject)
+        wanted = config.subsets is None or subject in config.subsets
+        if not wanted or counts[subject] == config.num_rows:
+            continue
+        counts[subject] += 1
+        prefix = mmlu_prefix(examples, subject, place, config.shots.num)
+        text, options, answer = mmlu_question(record, place)
+        yield Question(index, prefix + text, (options[answer],), subject, options)
+    _check_subsets(config, subjects)
+
+
+def _mmlu_examples(config: EvalConfig) -> dict[str, list[tuple[str, Record]]]:
+    """Place and record of each example, by subject."""
+    examples: dict[str, list[tuple[str, Record]]] = {}
     if config.shots.num == 0:
-        return lambda subject, place: mmlu_shots({}, subject, place, 0)
-    if path is None:
+        return examples
+    folder = Path(config.data).expanduser()
+    if config.shots.path is None and not folder.is_dir():
         raise DataError(
             "shots.path: examples of mmlu come from dev.jsonl of a data folder, or name them; or set shots.num=0"
         )
-    rows: dict[str, list[tuple[str, Record]]] = {}
-    for place, record in _records(path):
-        rows.setdefault(_texts(record, "subject", place)[0], []).append((place, record))
-    return lambda subject, place: mmlu_shots(rows, subject, place, config.shots.num)
+    for place, record in _records(config.shots.path or str(_file(folder, "dev"))):
+        examples.setdefault(_texts(record, "subject", place)[0], []).append((place, record))
+    return examples
 
 
 _READERS = {"bbh": _bbh_questions, "mmlu": _mmlu_questions}
@@ -153,13 +154,11 @@ def _records(path: str) -> Iterator[tuple[str, Record]]:
 
 
 def _texts(record: Record, column: str, place: str) -> tuple[str, ...]:
-    """A cell of text, or of a list of texts."""
-    if column not in record:
-        raise DataError(
-            f"{place}: no column {column!r}; the row has {', '.join(record)}. Name it with fields.prompt or "
-            "fields.reference"
-        )
-    value = record[column]
+    """A cell of text, or of a list of texts; `a.b` is `b` of an object in `a`."""
+    try:
+        value = cell(record, column, place)
+    except DataError as error:
+        raise DataError(str(error).replace("data.fields", "fields.prompt or fields.reference")) from error
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
         raise DataError(f"{place}: {column} must be text or a list of texts, found {str(value)[:60]!r}")

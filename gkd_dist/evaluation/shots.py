@@ -58,25 +58,29 @@ def bbh_shots(config: ShotsConfig, file: Path, subset: str) -> Shots:
     return Shots(f"{kept}\n\n", "Q: {prompt}\nA: Let's think step by step.\n", "\n\nQ:")
 
 
-def mmlu_shots(rows: Mapping[str, Sequence[tuple[str, Record]]], subject: str, place: str, num: int | None) -> Shots:
+def mmlu_prefix(examples: Mapping[str, Sequence[tuple[str, Record]]], subject: str, place: str, num: int | None) -> str:
     """The header of the subject and its first examples with their answers.
 
     Args:
-        rows: place and record of the examples, by subject.
+        examples: place and record of each, by subject.
+        place: of the question, for messages.
+        num: so many; None means all there are, at least one.
+
+    Raises:
+        DataError: there are not so many.
     """
-    header = f"The following are multiple choice questions (with answers) about {subject.replace('_', ' ')}.\n\n"
-    examples = []
-    if num != 0:
-        if len(rows.get(subject, ())) < (num or 1):
-            raise DataError(f"{place}: {len(rows.get(subject, ()))} examples of {subject} for shots; lower shots.num")
-        for where, record in rows[subject][:num]:
-            text, _, answer = mmlu_question(record, where)
-            examples.append(f"{text} {_LETTERS[answer]}\n\n")
-    return Shots(header + "".join(examples), "{prompt}", None)
+    own = list(examples.get(subject, ()))[:num]
+    if len(own) < (1 if num is None else num):
+        raise DataError(f"{place}: {len(own)} examples of {subject} for shots; lower shots.num")
+    texts = [f"The following are multiple choice questions (with answers) about {subject.replace('_', ' ')}.\n\n"]
+    for where, record in own:
+        text, options, answer = mmlu_question(record, where)
+        texts.append(f"{text}{options[answer]}\n\n")
+    return "".join(texts)
 
 
 def mmlu_question(record: Record, place: str) -> tuple[str, tuple[str, ...], int]:
-    """(the question up to `Answer:`, its choices, the number of the right one).
+    """(the question up to `Answer:`, what may follow it, the number of the right one).
 
     Raises:
         DataError: `question`, `choices` or `answer` is missing or of a wrong type.
@@ -92,8 +96,9 @@ def mmlu_question(record: Record, place: str) -> tuple[str, tuple[str, ...], int
         or not 0 <= answer < len(choices)
     ):
         raise DataError(f"{place}: needs question (text), choices (2 to 10) and answer (a number from 0, or a letter)")
-    lines = [f"{letter}. {choice}" for letter, choice in zip(_LETTERS, choices, strict=False)]
-    return "\n".join([question.strip(), *lines, "Answer:"]), tuple(map(str, choices)), answer
+    letters = _LETTERS[: len(choices)]
+    lines = [f"{letter}. {choice}" for letter, choice in zip(letters, choices, strict=True)]
+    return "\n".join([question.strip(), *lines, "Answer:"]), tuple(f" {letter}" for letter in letters), answer
 
 
 def _cell(record: Record, column: str, place: str) -> Any:

@@ -34,7 +34,7 @@ from gkd_dist.pipeline.sentinel import Sentinel
 from gkd_dist.replay.buffer import ReplayBuffer
 from gkd_dist.replay.groups import Group, Kind
 from gkd_dist.replay.ledger import Ledger
-from gkd_dist.supervision.failures import Budgets
+from gkd_dist.supervision.budgets import Budgets
 from gkd_dist.supervision.together import beside, gather_all
 from gkd_dist.types import SampleId
 
@@ -114,7 +114,7 @@ async def run_ring(ring: Ring, waiting: Sequence[Group] = ()) -> None:
         StoppedError: the run was asked to stop.
         EngineError: a teacher no longer answers as it did.
     """
-    ring.accounts.begin(len(Kind) * ring.plan.replay_capacity)  # of both kinds, as the depth is
+    ring.accounts.begin(len(Kind) * ring.plan.replay_capacity, ring.progress.step)  # of both kinds, as the depth is
     for group in waiting:
         ring.intake.adopt(row_of(group))
     try:

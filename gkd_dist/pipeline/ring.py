@@ -21,7 +21,7 @@ from gkd_dist.pipeline.sentinel import Sentinel
 from gkd_dist.replay.buffer import ReplayBuffer
 from gkd_dist.replay.groups import Kind
 from gkd_dist.replay.ledger import Ledger
-from gkd_dist.supervision.failures import Budgets
+from gkd_dist.supervision.budgets import Budgets
 from gkd_dist.types import SamplingParams, Source, StepReport, WeightPublication
 
 
@@ -63,6 +63,11 @@ class Plan:
     teachers_of: TeachersOf | None = None
     """Who scores a sample of `stream`; None: every teacher scores every sample."""
 
+    def asks_for(self, version: int) -> bool:
+        """Whether anybody will sample with the weights of `version`: the last evaluation does, and what the student is
+        to write."""
+        return self.mixture.needs_student or version == self.max_steps
+
 
 @dataclass(frozen=True)
 class Ring:
@@ -85,7 +90,8 @@ class Ring:
     """Writes scored sequences to the journal."""
     stop: asyncio.Event
     """Set when the run is asked to stop: the step in progress is finished, and no other begun."""
-    published: asyncio.Queue[tuple[StepReport, WeightPublication]]
+    published: asyncio.Queue[tuple[StepReport, WeightPublication | None]]
+    """Steps that are trained; without weights where nobody asks for them."""
     checkpointer: Checkpointer | None = None
     """None where nothing is to be continued later."""
     baseline: Baseline | None = None

@@ -93,7 +93,9 @@ async def admit(ring: Ring, group: Group) -> None:
     # The learner's own version: samplers may have its newest weights before they count as live everywhere.
     verdict = await ring.replay.admit(group, ring.progress.step)
     ring.accounts.queued(ring.replay.depth)
-    if verdict is Admission.TOO_STALE:
+    if verdict is Admission.ADMITTED:
+        ring.accounts.admitted(group)
+    elif verdict is Admission.TOO_STALE:
         ring.accounts.evicted(len(group))
         ring.intake.issue_again(row_of(group))
     elif verdict is Admission.FROM_FUTURE:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from gkd_dist.reports.numbers import RATES, number
@@ -41,9 +42,10 @@ class Chart:
     marks: list[tuple[float, str]] = field(default_factory=list)
     """Vertical lines: where another attempt goes on."""
 
-    @property
-    def is_empty(self) -> bool:
-        return not any(value is not None for line in [*self.lines, *self.bars] for value in line.y)
+    def says_something(self) -> bool:
+        """Whether there is more to see than zeros, or a single point (a loss alone is worth a picture)."""
+        values = [value for line in [*self.lines, *self.bars] for value in line.y if value is not None]
+        return any(values) and (len(values) > 1 or bool(self.bars) or self.id == "loss")
 
     def plain(self) -> dict[str, Any]:
         """For JSON."""
@@ -68,17 +70,12 @@ def charts(runs: Sequence[RunView]) -> list[Chart]:
         _by_step(runs, "queue", "Scored sequences that wait", "sequences", ("queue_depth",), note),
         _staleness(runs),
     ]
-    return [chart for chart in found if not chart.is_empty]
+    return [chart for chart in found if chart.says_something()]
 
 
-def _by_step(
-    runs: Sequence[RunView], id: str, title: str, unit: str, keys: Sequence[str], note: str = ""
-) -> Chart:
+def _by_step(runs: Sequence[RunView], id: str, title: str, unit: str, keys: Sequence[str], note: str = "") -> Chart:
     lines = [
-        line
-        for index, run in enumerate(runs)
-        for key in keys
-        if (line := _line(run, key, run.name, index)) is not None
+        line for index, run in enumerate(runs) for key in keys if (line := _line(run, key, run.name, index)) is not None
     ]
     return Chart(id, title, unit, "train step", note, lines=lines, marks=_resumed(runs))
 
@@ -118,6 +115,9 @@ def _divergences(runs: Sequence[RunView]) -> Chart:
             colour = len(bars) if len(runs) == 1 else index
             bars.append(Line(name, colour, [], [number(figures.get(key)) for key in kinds]))
     shown = [at for at in range(len(kinds)) if any(bar.y[at] is not None for bar in bars)]
+    objective = list(kinds).index("on_policy/objective_nats")
+    if any(all(bar.y[at] == bar.y[objective] for bar in bars) for at in shown if at < objective):
+        shown.remove(objective)  # it is one of the others
     labels = list(kinds.values())
     return Chart(
         "divergence",
@@ -191,7 +191,7 @@ def _resumed(runs: Sequence[RunView]) -> list[tuple[float, str]]:
     records = runs[0].records
     return [
         (float(record["step"]), f"attempt {record['attempt']}")
-        for former, record in zip(records, records[1:], strict=False)
+        for former, record in pairwise(records)
         if record.get("attempt") != former.get("attempt")
     ]
 

@@ -39,8 +39,10 @@ def text(value: Any) -> str:
 
 
 def duration(seconds: float) -> str:
-    """`42 s`, `3 min 51 s`, `2 h 05 min`."""
+    """`0.25 s`, `42 s`, `3 min 51 s`, `2 h 05 min`."""
     whole = round(seconds)
+    if whole < 10:
+        return f"{seconds:.2g} s"
     if whole < 60:
         return f"{whole} s"
     if whole < 3600:
@@ -73,6 +75,7 @@ def headline(run: RunView, now: datetime) -> dict[str, str]:
         "replica restarts": str(_restarts(run)),
         "learner restarts": str(sum(event.kind == "learner" for event in run.events)),
         "steps without a finite loss": text(total(run, "skipped")),
+        **{f"time {name}": duration(seconds) for name, seconds in seconds_by_part(run).items()},
         "last checkpoint": NOTHING if run.last_checkpoint is None else f"step {run.last_checkpoint}",
     }
 
@@ -82,10 +85,15 @@ def held_out(run: RunView) -> dict[str, str]:
     before, after = run.summary.get("before"), run.summary.get("after")
     if not isinstance(before, dict) or not isinstance(after, dict):
         return {}
+    objective = "on_policy/objective_nats"
+    is_other = any(
+        (before.get(key), after.get(key)) == (before.get(objective), after.get(objective))
+        for key in ("on_policy/forward_kl_nats", "on_policy/reverse_kl_nats")
+    )
     return {
         label: f"{text(before[key])} \N{RIGHTWARDS ARROW} {text(after.get(key))}"
         for key, label in _HELD_OUT.items()
-        if key in before
+        if key in before and not (key == objective and is_other)
     }
 
 
@@ -98,7 +106,7 @@ def seconds_by_part(run: RunView) -> dict[str, float]:
         "publishing weights": "publish_s",
         "learner waiting": "wait_s",
     }
-    return {name: total(run, key) for name, key in parts.items()}
+    return {name: seconds for name, key in parts.items() if (seconds := total(run, key))}
 
 
 def table(runs: Sequence[RunView], now: datetime) -> list[tuple[str, list[str]]]:

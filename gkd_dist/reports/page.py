@@ -16,7 +16,7 @@ from jinja2 import Environment, StrictUndefined
 
 from gkd_dist import __version__
 from gkd_dist.reports.charts import charts
-from gkd_dist.reports.numbers import duration, seconds_by_part, table
+from gkd_dist.reports.numbers import table
 from gkd_dist.reports.run_view import RunView
 from gkd_dist.reports.settings import differences
 from gkd_dist.reports.timeline import timeline
@@ -60,14 +60,12 @@ def page(runs: Sequence[RunView], now: datetime) -> str:
 
 def _run(run: RunView, times: Any) -> dict[str, Any]:
     """What the template shows of one run alone."""
-    parts = {name: seconds for name, seconds in seconds_by_part(run).items() if seconds}
     return {
         "name": run.name,
         "state": run.state,
         "is_running": run.is_running,
         "problems": run.problems,
         "timeline": times,
-        "parts": {name: duration(seconds) if seconds >= 1 else f"{seconds:.2f} s" for name, seconds in parts.items()},
         "columns": _columns(run.samples),
         "samples": [_sample(row) for row in run.samples[:MAX_SAMPLES]],
         "num_samples": len(run.samples),

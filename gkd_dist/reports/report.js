@@ -114,7 +114,9 @@
       values.forEach((value, index) => {
         const x = this.x(value);
         element("line", { x1: x, x2: x, y1: bottom, y2: bottom + 4, class: "axis" }, this.svg);
-        element("text", { x, y: bottom + 17, "text-anchor": "middle" }, this.svg, words[index]);
+        words[index].split(", ").forEach((part, line) => {
+          element("text", { x, y: bottom + 17 + 13 * line, "text-anchor": "middle" }, this.svg, part);
+        });
       });
       if (label) element("text", { x: (left + right) / 2, y: this.height - 4, "text-anchor": "middle" }, this.svg, label);
     }

@@ -117,7 +117,7 @@ def read_run(directory: RunDirectory) -> RunView:
         records=tried("metrics.jsonl", lambda: _records(directory.metrics), []),
         attempts=tried("attempts.jsonl", lambda: read_attempts(directory.attempts), []),
         events=tried("events.jsonl", lambda: read_events(directory.events), []),
-        samples=tried("samples.jsonl", lambda: _samples(path / "samples.jsonl"), []),
+        samples=tried("samples.jsonl", lambda: _samples(directory.samples), []),
         staleness=tried("ledger.jsonl", lambda: _staleness(directory.ledger), Counter()),
         summary=tried("summary.json", lambda: directory.read_summary() or {}, {}),
         versions=tried("versions.json", lambda: _versions(path / "versions.json"), {}),

@@ -81,7 +81,7 @@ def timeline(run: RunView, index: int, now: datetime) -> Timeline | None:
         end=max(end - begin, 1e-3),
         lanes=_lanes(run.events, begin, ends, end),
         marks=sorted(marks, key=lambda mark: mark.at),
-        rows=[(duration(at) if at >= 1 else f"{at:.2f} s", what, why) for at, what, why in told[-MAX_ROWS:]],
+        rows=[(duration(at), what, why) for at, what, why in told[-MAX_ROWS:]],
         num_left_out=max(0, len(told) - MAX_ROWS),
     )
 

@@ -146,6 +146,11 @@ class RunDirectory:
         return self.path / "evaluations" / "before.json"
 
     @property
+    def samples(self) -> Path:
+        """What student and teachers answered to held-out prompts."""
+        return self.path / "samples.jsonl"
+
+    @property
     def diagnosis(self) -> Path:
         return self.path / "diagnosis.json"
 
@@ -219,9 +224,9 @@ class RunDirectory:
         self._write_json("versions.json", versions)
 
     def write_samples(self, rows: Iterable[Mapping[str, str]]) -> None:
-        """One JSON object per held-out prompt: prompt, before, after, reference."""
+        """One JSON object per held-out prompt: prompt, before, after, reference, and greedy answers to some."""
         lines = [json.dumps(dict(row), ensure_ascii=False) for row in rows]
-        (self.path / "samples.jsonl").write_text("".join(f"{line}\n" for line in lines))
+        replace_file(self.samples, "".join(f"{line}\n" for line in lines))
 
     def write_card(self, text: str) -> None:
         """Model card of the trained student."""

@@ -34,6 +34,12 @@ def test_summaries_take_lists_of_texts_and_a_template(tmp_path: Path) -> None:
     assert found == [Question(index, "summarize: One. Two.", ("a", "b")) for index in (0, 1)]
 
 
+def test_a_column_may_be_inside_another(tmp_path: Path) -> None:
+    data = lines(tmp_path / "d.jsonl", [{"translation": {"en": "one", "de": "eins"}}])
+    found = read("translation", data, "fields={prompt: translation.en, reference: translation.de}")
+    assert found == [Question(0, "one", ("eins",))]
+
+
 def test_word_problems_with_rows_or_a_text_as_examples(tmp_path: Path) -> None:
     data = lines(tmp_path / "test.jsonl", [{"question": "2+2?", "answer": "#### 4"}])
     shots = lines(tmp_path / "train.jsonl", [{"question": f"q{n}", "answer": f"#### {n}"} for n in range(3)])
@@ -96,7 +102,7 @@ def test_mmlu_puts_examples_of_the_subject_in_front(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("task", "rows", "overrides", "problem"),
     [
-        ("gsm8k", [{"problem": "x"}], (), "no column 'question'; the row has problem"),
+        ("gsm8k", [{"problem": "x"}], (), "no column 'question', only problem; map it with fields.prompt"),
         ("gsm8k", [{"question": 3}], (), "question must be text or a list of texts, found '3'"),
         ("gsm8k", [], (), "is empty"),
         ("mmlu", [mmlu_row("law", 1)], (), "shots.path: examples of mmlu come from"),
@@ -118,10 +124,10 @@ def test_bad_data_is_told_with_its_place(
 def test_missing_files_and_examples_are_told(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="data: no such file"):
         read("gsm8k", tmp_path / "none.jsonl")
-    with pytest.raises(DataError, match=r"has no test\.jsonl"):
+    with pytest.raises(DataError, match=r"has no dev\.jsonl"):
         read("mmlu", tmp_path)
     with pytest.raises(DataError, match=r"2 examples of human_aging for shots; lower shots\.num"):
         read("mmlu", mmlu_folder(tmp_path), "shots.num=3", "subsets=[human_aging]")
-    (tmp_path / "dev.jsonl").unlink()
-    with pytest.raises(DataError, match=r"has no dev\.jsonl"):
+    (tmp_path / "test.jsonl").unlink()
+    with pytest.raises(DataError, match=r"has no test\.jsonl"):
         read("mmlu", tmp_path)
