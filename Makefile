@@ -26,7 +26,8 @@ test: $(STAMP) ## run every test but the slow ones
 	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
 
 test-unit: $(STAMP) ## run the unit, reference and architecture tests: no Ray, no vLLM; under a minute
-	@$(BIN)/python -m pytest tests/unit tests/reference tests/architecture -m "not (slow or ray or vllm or gpu)" $(ARGS)
+	@$(BIN)/python -m pytest tests/unit tests/reference tests/architecture -m "not (slow or ray or vllm or gpu)" \
+		-n 2 --dist loadfile $(ARGS)
 
 test-slow: $(STAMP) ## run the tests that take minutes each
 	@$(BIN)/python -m pytest -m slow $(ARGS)

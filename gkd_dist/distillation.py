@@ -19,17 +19,19 @@ from gkd_dist.metrics.discovery import server_targets
 from gkd_dist.metrics.exporter import Exporter
 from gkd_dist.metrics.sinks import JsonlSink, terminal_sink
 from gkd_dist.pipeline.accounting import StepAccounts
+from gkd_dist.pipeline.chronicle import Chronicle
+from gkd_dist.pipeline.durability import Durability
 from gkd_dist.pipeline.evaluation import Evaluation
 from gkd_dist.pipeline.evaluation_file import read_evaluation, write_evaluation
 from gkd_dist.pipeline.job import Job, Outcome, distil
-from gkd_dist.pipeline.recovery import Durability
 from gkd_dist.pipeline.stage import Stage
 from gkd_dist.pipeline.steering import Steering
 from gkd_dist.preparation import prepare
-from gkd_dist.prepared import Job as PreparedJob
+from gkd_dist.prepared import PreparedJob
 from gkd_dist.replay.ledger import Ledger
-from gkd_dist.reporting import card_of, describe, report, teacher_counts, teacher_name
+from gkd_dist.reporting import card_of, describe, report, sample_rows, teacher_counts, teacher_name
 from gkd_dist.runs.attempts import Attempt
+from gkd_dist.runs.events import EventLog
 from gkd_dist.runs.resume import Continuation, find_continuation
 from gkd_dist.runs.run_directory import RunDirectory
 from gkd_dist.stop_signals import StopSignals, stopping_at_once
@@ -113,13 +115,16 @@ async def _distil(
     narrate: Narrator,
 ) -> Outcome:
     config = prepared.blueprint.config
-    accounts = StepAccounts(max_steps=config.learner.max_steps, metrics=metrics, sinks=sinks, attempt=attempt.number)
+    tell = EventLog(directory.events, attempt.number).write
+    accounts = StepAccounts(
+        max_steps=config.learner.max_steps, metrics=metrics, sinks=sinks, attempt=attempt.number, tell=tell
+    )
     narrate(f"starting {config.sampler.num_replicas} sampler(s), {teacher_counts(config)}, 1 learner")
     with StopSignals(narrate) as signals:
         async with _started(prepared, directory, metrics, narrate, signals) as (fleet, journal):
             set_ready()
-            stage = Stage()
-            steering = Steering(config, directory, fleet, accounts, stage, attempt.number)
+            stage = Stage(tell=tell)
+            steering = Steering(config, directory, fleet, accounts, stage, attempt.number, tell)
             durability = Durability(
                 store=CheckpointStore(directory.checkpoints, config.checkpoint.save_total_limit),
                 ledger=Ledger(directory.ledger),
@@ -141,10 +146,10 @@ async def _distil(
                 stage=stage,
                 narrate=narrate,
                 before=_before(directory),
-                keep_before=lambda evaluation: write_evaluation(evaluation, directory.before),
+                keep_before=lambda evaluation: _keep_before(prepared, evaluation, directory),
             )
             try:
-                async with beside(steering.attend()):
+                async with beside(steering.attend(), Chronicle(fleet, tell).attend()):
                     outcome = await distil(job)
             except StoppedError as stopped:
                 raise signals.error(str(directory.path)) from stopped
@@ -181,6 +186,11 @@ async def _started(
 def _num_trained_tokens(stage: Stage) -> int:
     """Over all starts of the run."""
     return stage.ring.progress.num_trained_tokens if stage.ring is not None else 0
+
+
+def _keep_before(prepared: PreparedJob, evaluation: Evaluation, directory: RunDirectory) -> None:
+    write_evaluation(evaluation, directory.before)
+    directory.write_samples(sample_rows(prepared, evaluation))
 
 
 def _before(directory: RunDirectory) -> Evaluation | None:

@@ -82,8 +82,8 @@ class LocalJournal:
         self._journal = Journal(folder)
         self._thread = SerialThread("journal")
 
-    async def read(self) -> list[ScoredTrajectory]:
-        return await self._thread.run(lambda: list(self._journal.read()))
+    async def read(self, finished: Container[SampleId] = frozenset()) -> list[ScoredTrajectory]:
+        return await self._thread.run(lambda: list(self._journal.read(finished)))
 
     async def append(self, scored: Sequence[ScoredTrajectory]) -> None:
         await self._thread.run(lambda: self._journal.append(scored))

@@ -73,6 +73,11 @@ class EvaluationConfig(Strict):
     """None means sampling.max_new_tokens. Prompts must leave room for it too."""
     temperature: float = Field(default=1.0, ge=0)
     num_samples_shown: int = Field(default=3, ge=0)
+    """Held-out prompts that the student, before and after training, and the teachers answer greedily, to be read side
+    by side."""
+    max_teacher_tokens: int = Field(default=64, ge=0)
+    """Most tokens of a teacher's own answer, which takes up to as many scoring requests, once, after training; 0 asks
+    for none."""
 
 
 class MetricsConfig(Strict):

@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field, ValidationInfo, model_validator
 
-from gkd_dist.config.base import Strict
+from gkd_dist.config.base import WITHOUT_RULES, Strict
 from gkd_dist.config.combination import combination_problems
 from gkd_dist.config.data import DataConfig
 from gkd_dist.config.learner import LearnerConfig
@@ -24,9 +24,6 @@ from gkd_dist.config.ring import (
 )
 from gkd_dist.config.supervision import OF_REPLICAS, CheckpointConfig, SupervisionConfig
 from gkd_dist.config.transports import is_policy_gradient, transport_problems
-
-WITHOUT_RULES = "without rules"
-"""Validation context under which the rules between sections are not looked at."""
 
 
 class RunConfig(Strict):

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from gkd_dist.checks import TeacherCheck
 from gkd_dist.interfaces import Metrics, RecordSink
 from gkd_dist.metrics.catalogue import STAGES
+from gkd_dist.runs.events import Tell, nobody
 from gkd_dist.types import (
     FloatArray,
     SampleId,
@@ -43,6 +44,7 @@ class StepAccounts:
         attempt: of the run, for the record: where steps are trained again, the last record of a step counts.
         metrics: Prometheus metrics by catalogue name.
         sinks: where the finished record goes.
+        tell: told of checkpoints.
         clock: monotonic seconds.
     """
 
@@ -53,12 +55,14 @@ class StepAccounts:
         metrics: Metrics,
         sinks: Sequence[RecordSink],
         attempt: int = 1,
+        tell: Tell = nobody,
         clock: Clock = time.perf_counter,
     ) -> None:
         self._max_steps = max_steps
         self._attempt = attempt
         self._metrics = metrics
         self._sinks = sinks
+        self._tell = tell
         self._clock = clock
         self._open: dict[str, float] = defaultdict(float)
         self._steps: dict[int, dict[str, float]] = {}
@@ -186,7 +190,9 @@ class StepAccounts:
         """The checkpoint of `step` is on the disk; None: one failed."""
         if step is None:
             self._metrics.count("gkd_checkpoint_failures_total")
+            self._tell("checkpoint", state="failed")
             return
+        self._tell("checkpoint", state="written", step=step)
         self._metrics.gauge("gkd_checkpoint_last_step", step)
         self._metrics.gauge("gkd_checkpoint_last_success_timestamp_seconds", time.time())
 
@@ -238,17 +244,22 @@ class StepAccounts:
                 self._metrics.gauge(f"gkd_{name}", report.quantities[name])
         self._metrics.gauge("gkd_learner_last_step_timestamp_seconds", time.time())
 
-    def published(self, step: int, manifest: WeightManifest) -> None:
-        """The weights after `step` are live: the step is over; write its record."""
+    def published(self, step: int, manifest: WeightManifest | None) -> None:
+        """The weights after `step` are live: the step is over; write its record.
+
+        Args:
+            manifest: None where nobody samples with these weights, and they stayed where they are.
+        """
         record = defaultdict(float, {**self._open, **self._steps.pop(step)})
         self._open.clear()
         self.progressed()
         now = self._clock()
         record["step_s"] = now - self._step_began
         self._step_began = now
-        self._metrics.observe("gkd_weight_sync_seconds", record["publish_s"])
-        self._metrics.count("gkd_weight_sync_bytes_total", manifest.num_bytes)
-        self._metrics.gauge("gkd_policy_version", manifest.version)
+        if manifest is not None:
+            self._metrics.observe("gkd_weight_sync_seconds", record["publish_s"])
+            self._metrics.count("gkd_weight_sync_bytes_total", manifest.num_bytes)
+        self._metrics.gauge("gkd_policy_version", step + 1)
         self._metrics.observe("gkd_step_seconds", record["step_s"])
         for role, moved in (("sampler", "sampled"), ("teacher", "scored"), ("learner", "trained")):
             rate = record[f"{moved}_tokens"] / record["step_s"]

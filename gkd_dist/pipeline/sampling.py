@@ -49,7 +49,7 @@ async def _go_round(ring: Ring, rows: Sequence[Row]) -> None:
     ring.budgets.succeeded()
     for row in rows:
         ring.losses.pop(row.index, None)
-    ring.keep(groups)
+    ring.keeper.keep(groups)
     for group in groups:
         await admit(ring, group)
     ring.intake.arrived(rows)
