@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import sys
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import replace
 from typing import Protocol, TypeVar
@@ -15,18 +15,19 @@ from gkd_dist.errors import StoppedError, plain
 from gkd_dist.fleet import Fleet
 from gkd_dist.interfaces import Journal, Metrics, RecordSink
 from gkd_dist.metrics.console import Narrator
+from gkd_dist.metrics.discovery import server_targets
 from gkd_dist.metrics.exporter import Exporter
 from gkd_dist.metrics.sinks import JsonlSink, terminal_sink
 from gkd_dist.pipeline.accounting import StepAccounts
 from gkd_dist.pipeline.chronicle import Chronicle
+from gkd_dist.pipeline.durability import Durability
 from gkd_dist.pipeline.evaluation import Evaluation
 from gkd_dist.pipeline.evaluation_file import read_evaluation, write_evaluation
 from gkd_dist.pipeline.job import Job, Outcome, distil
-from gkd_dist.pipeline.recovery import Durability
 from gkd_dist.pipeline.stage import Stage
 from gkd_dist.pipeline.steering import Steering
 from gkd_dist.preparation import prepare
-from gkd_dist.prepared import Job as PreparedJob
+from gkd_dist.prepared import PreparedJob
 from gkd_dist.replay.ledger import Ledger
 from gkd_dist.reporting import card_of, describe, report, sample_rows, teacher_counts, teacher_name
 from gkd_dist.runs.attempts import Attempt
@@ -92,13 +93,14 @@ def _attempt(
         for line in describe(prepared):
             narrate(line)
         narrate(continuation.line(attempt.number) if continuation else f"run directory {directory.path}")
-        _name_run(exporter, config, directory)
+        metrics = _metrics(exporter, config)
+        _name_run(metrics, config, directory)
         sinks: list[RecordSink] = [
             stack.enter_context(_closing(JsonlSink(directory.metrics))),
             stack.enter_context(_closing(terminal_sink(sys.stdout))),
         ]
         prepared = replace(prepared, blueprint=replace(prepared.blueprint, run_epoch=attempt.next_epoch()))
-        outcome = asyncio.run(_distil(prepared, directory, attempt, exporter, sinks, narrate))
+        outcome = asyncio.run(_distil(prepared, directory, attempt, metrics, exporter.set_ready, sinks, narrate))
         narrate(f"done; student in {directory.final}")
         report(prepared, outcome, directory, narrate.elapsed_s)
 
@@ -107,7 +109,8 @@ async def _distil(
     prepared: PreparedJob,
     directory: RunDirectory,
     attempt: Attempt,
-    metrics: Exporter,
+    metrics: Metrics,
+    set_ready: Callable[[], None],
     sinks: Sequence[RecordSink],
     narrate: Narrator,
 ) -> Outcome:
@@ -119,7 +122,7 @@ async def _distil(
     narrate(f"starting {config.sampler.num_replicas} sampler(s), {teacher_counts(config)}, 1 learner")
     with StopSignals(narrate) as signals:
         async with _started(prepared, directory, metrics, narrate, signals) as (fleet, journal):
-            metrics.set_ready()
+            set_ready()
             stage = Stage(tell=tell)
             steering = Steering(config, directory, fleet, accounts, stage, attempt.number, tell)
             durability = Durability(
@@ -158,7 +161,7 @@ async def _distil(
 
 @asynccontextmanager
 async def _started(
-    prepared: PreparedJob, directory: RunDirectory, metrics: Exporter, narrate: Narrator, signals: StopSignals
+    prepared: PreparedJob, directory: RunDirectory, metrics: Metrics, narrate: Narrator, signals: StopSignals
 ) -> AsyncIterator[tuple[Fleet, Journal | None]]:
     """Everything that computes, and the journal; closed with the block, and where a signal comes before it begins.
 
@@ -197,8 +200,18 @@ def _before(directory: RunDirectory) -> Evaluation | None:
 def _serve(exporter: Exporter, config: RunConfig, narrate: Narrator) -> None:
     """Serve metrics where the configuration asks for that."""
     if config.metrics.port is not None:
+        exporter.announce(server_targets(config))
         port = exporter.serve(config.metrics.host, config.metrics.port)
         narrate(f"metrics at http://{config.metrics.host}:{port}/metrics")
+
+
+def _metrics(exporter: Exporter, config: RunConfig) -> Metrics:
+    """Where the run's numbers go: to the exporter, and to Ray where the configuration asks for that."""
+    if not config.metrics.ray_bridge:
+        return exporter
+    from gkd_dist.cluster.ray_metrics import RayMetrics
+
+    return RayMetrics(exporter)
 
 
 def _name_run(metrics: Metrics, config: RunConfig, directory: RunDirectory) -> None:
@@ -211,6 +224,9 @@ def _name_run(metrics: Metrics, config: RunConfig, directory: RunDirectory) -> N
         teacher=teacher_name(config),
         divergence=config.objective.divergence,
     )
+    metrics.gauge("gkd_run_max_steps", config.learner.max_steps)
+    metrics.gauge("gkd_staleness_limit_versions", config.max_staleness)
+    metrics.gauge("gkd_checkpoint_interval_steps", config.checkpoint.save_steps)
 
 
 class _Closable(Protocol):

@@ -253,8 +253,9 @@ class Replicas(Protocol[Replica]):
 class Journal(Protocol):
     """Keeps scored trajectories until a checkpoint holds the step that trained on them."""
 
-    async def read(self) -> list[ScoredTrajectory]:
-        """All that are kept, the newest attempt of each, in the order of writing; call it before the first append."""
+    async def read(self, finished: Container[SampleId] = frozenset()) -> list[ScoredTrajectory]:
+        """All that are kept but the `finished` ones, the newest attempt of each, in the order of writing; call it
+        before the first append."""
         ...
 
     async def append(self, scored: Sequence[ScoredTrajectory]) -> None:

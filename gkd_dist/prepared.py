@@ -30,7 +30,7 @@ class Data:
 
 
 @dataclass(frozen=True)
-class Job:
+class PreparedJob:
     """A checked configuration with its data rendered."""
 
     blueprint: Blueprint

@@ -8,7 +8,7 @@ from gkd_dist.metrics.console import print_side_by_side, print_table
 from gkd_dist.pipeline.evaluation import Evaluation
 from gkd_dist.pipeline.job import Outcome
 from gkd_dist.pipeline.teacher_answers import TeacherAnswers
-from gkd_dist.prepared import Job
+from gkd_dist.prepared import PreparedJob
 from gkd_dist.runs.run_directory import RunDirectory
 
 SMALLEST_NATS = 1e-4
@@ -35,7 +35,7 @@ def figures(evaluation: Evaluation) -> dict[str, float]:
     return figures
 
 
-def report(job: Job, outcome: Outcome, directory: RunDirectory, elapsed_s: float) -> None:
+def report(job: PreparedJob, outcome: Outcome, directory: RunDirectory, elapsed_s: float) -> None:
     """The table, the samples, and their files; the summary alone where nothing was evaluated. It marks the end."""
     before, after = outcome.before, outcome.after
     if before is None or after is None:
@@ -76,7 +76,7 @@ def _fall(before: float, after: float) -> str:
 
 
 def sample_rows(
-    job: Job, before: Evaluation, after: Evaluation | None = None, teachers: TeacherAnswers | None = None
+    job: PreparedJob, before: Evaluation, after: Evaluation | None = None, teachers: TeacherAnswers | None = None
 ) -> list[dict[str, str]]:
     """One row per held-out prompt: what was sampled, and for the first ones the greedy answers, the teachers' too.
 
@@ -105,7 +105,7 @@ def sample_rows(
     return rows
 
 
-def _summary(job: Job, elapsed_s: float) -> dict[str, object]:
+def _summary(job: PreparedJob, elapsed_s: float) -> dict[str, object]:
     config = job.blueprint.config
     return {
         "student": student_name(config),
@@ -157,7 +157,7 @@ def teacher_counts(config: RunConfig) -> str:
     return f"{sum(counts.values())} teacher(s){each}"
 
 
-def card_of(job: Job, outcome: Outcome, num_trained_tokens: int) -> str:
+def card_of(job: PreparedJob, outcome: Outcome, num_trained_tokens: int) -> str:
     from gkd_dist.models.cards import DistillationFacts, model_card
 
     config = job.blueprint.config
@@ -180,7 +180,7 @@ def card_of(job: Job, outcome: Outcome, num_trained_tokens: int) -> str:
     )
 
 
-def describe(job: Job) -> list[str]:
+def describe(job: PreparedJob) -> list[str]:
     """What a run would work on, one line per part."""
     blueprint, rendered = job.blueprint, job.rendered
     dropped = ", ".join(f"{number} {reason}" for reason, number in rendered.num_dropped.items()) or "none"

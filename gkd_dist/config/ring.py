@@ -84,3 +84,5 @@ class MetricsConfig(Strict):
     host: str = "127.0.0.1"
     port: int | None = Field(default=9400, ge=0, le=65535)
     """Prometheus endpoint of the controller; 0 picks a free port, null serves none."""
+    ray_bridge: bool = False
+    """Hand the same metrics to Ray, which serves them with its own, as `ray_gkd_*`."""

@@ -37,7 +37,7 @@ def _read(config: DataConfig, path: str) -> Rows:
     for place, record in records(path, config.split):
         columns = columns or detect_columns(config.fields, record, place)
         try:
-            rows.append(columns.row(record, place))
+            rows += columns.rows(record, place)
         except UnusableRowError as reason:
             skipped[str(reason)] += 1
     if columns is None:

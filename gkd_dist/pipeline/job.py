@@ -14,8 +14,9 @@ from gkd_dist.pipeline.accounting import StepAccounts
 from gkd_dist.pipeline.checkpointing import Checkpointer
 from gkd_dist.pipeline.controller import make_ring, run_ring
 from gkd_dist.pipeline.diagnosis import diagnose
+from gkd_dist.pipeline.durability import Durability
 from gkd_dist.pipeline.evaluation import Evaluation, HeldOut, evaluate
-from gkd_dist.pipeline.recovery import Durability, Recovered, recover
+from gkd_dist.pipeline.recovery import Recovered, recover
 from gkd_dist.pipeline.ring import Plan
 from gkd_dist.pipeline.sentinel import check_at_start, guard_newcomers
 from gkd_dist.pipeline.stage import Stage
@@ -114,6 +115,7 @@ async def _train(job: Job) -> None:
             if num_restarts > job.rules.max_learner_restarts:
                 raise
             job.stage.tell("learner", role="learner", state="restarting", reason="died", detail=str(error))
+            job.metrics.count("gkd_learner_restarts_total")
             job.narrate(f"{error}; starting another learner ({num_restarts} of {job.rules.max_learner_restarts})")
 
 
@@ -141,6 +143,8 @@ async def _turn(job: Job, recovered: Recovered) -> None:
         durability.journal,
         last_step=recovered.checkpoint,
     )
+    if recovered.checkpoint is not None:
+        job.metrics.gauge("gkd_checkpoint_last_step", recovered.checkpoint)
     ring = make_ring(
         plan,
         job.fleet,

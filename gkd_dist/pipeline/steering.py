@@ -15,13 +15,14 @@ from gkd_dist.pipeline.stage import Stage
 from gkd_dist.runs.control import Panel, Target, target_problems
 from gkd_dist.runs.events import Tell, nobody
 from gkd_dist.runs.run_directory import RunDirectory
-from gkd_dist.runs.status import MAX_PROBLEM, Role, Slot, Status
+from gkd_dist.runs.status import MAX_PROBLEM, RoleStatus, SlotStatus, Status
 from gkd_dist.supervision.scaling import Decision, Pressure, decide
 from gkd_dist.supervision.together import gather_all
 
 logger = logging.getLogger(__name__)
 
 _DECISION_S = 10.0
+_SHOW_S = 1.0
 
 
 class Steering:
@@ -52,7 +53,7 @@ class Steering:
 
     async def attend(self) -> None:
         """Answer, show and scale, for ever."""
-        await gather_all([self._panel.attend(), self._follow_pressure()])
+        await gather_all([self._panel.attend(), self._follow_pressure(), self._show()])
 
     def status(self) -> Status:
         """This moment."""
@@ -72,6 +73,13 @@ class Steering:
             last_checkpoint=ring.checkpointer.last_step if ring and ring.checkpointer else None,
             tokens_per_s=dict(self._accounts.tokens_per_s),
         )
+
+    async def _show(self) -> None:
+        """Keep the metrics at the present moment, whether or not something comes to an end."""
+        while True:
+            ring = self._stage.ring
+            self._accounts.show(self.status().state, len(ring.intake.in_flight) if ring else 0)
+            await asyncio.sleep(_SHOW_S)
 
     async def _follow_pressure(self) -> None:
         """Move the roles that have bounds towards what the queue asks for (`supervision/scaling.py`)."""
@@ -129,11 +137,11 @@ class Steering:
         self._tell("scale", role=role, former=str(former), state=str(target), reason=reason)
 
 
-def _role(pool: Replicas[Any]) -> Role:
-    return Role(
+def _role(pool: Replicas[Any]) -> RoleStatus:
+    return RoleStatus(
         target=pool.target,
         slots=tuple(
-            Slot(
+            SlotStatus(
                 slot=each.slot,
                 state=each.state,  # type: ignore[arg-type]  # the same words, a test says so
                 pid=each.place.get("pid"),  # type: ignore[arg-type]
