@@ -27,18 +27,24 @@ Tree = dict[str, Any]
 Path = tuple[str, ...]
 
 
-def canonical_keys(tree: Tree, model: type[Strict], path: Path, problems: list[str]) -> Tree:
-    """`tree` with aliases replaced by field names, and without unknown keys and empty sections."""
+def canonical_keys(
+    tree: Tree, model: type[Strict], path: Path, problems: list[str], root: type[Strict] = RunConfig
+) -> Tree:
+    """`tree` with aliases replaced by field names, and without unknown keys and empty sections.
+
+    Args:
+        model: of `tree`, which stands at `path` of `root`.
+    """
     result: Tree = {}
     for key, value in tree.items():
         name = field_name(model, key)
         if name is None:
-            problems.append(f"{_dotted(*path, key)}: {unknown_key(RunConfig, model, key)}")
+            problems.append(f"{_dotted(*path, key)}: {unknown_key(root, model, key)}")
             continue
         if name in result:
             problems.append(f"{_dotted(*path, key)}: the same key as {name}, which is given too; keep one")
             continue
-        result[name] = _canonical_value(value, model.model_fields[name], (*path, name), problems)
+        result[name] = _canonical_value(value, model.model_fields[name], (*path, name), problems, root)
     return {name: value for name, value in result.items() if not _is_empty_section(model, name, value)}
 
 
@@ -77,20 +83,20 @@ def _apply(tree: Tree, override: str, spelled: dict[Path, str], problems: list[s
         return
     field = field_at(RunConfig, path)
     if field is not None:
-        value = _canonical_value(value, field, path, problems)
+        value = _canonical_value(value, field, path, problems, RunConfig)
     _place(tree, path, value, problems)
 
 
-def _canonical_value(value: Any, field: FieldInfo, path: Path, problems: list[str]) -> Any:
+def _canonical_value(value: Any, field: FieldInfo, path: Path, problems: list[str], root: type[Strict]) -> Any:
     """`value` of the field at `path`, with canonical keys where it is a section or a mapping of sections."""
     section, entry = section_of(field), entry_of(field)
     if not isinstance(value, dict):
         return value
     if section is not None:
-        return canonical_keys(value, section, path, problems)
+        return canonical_keys(value, section, path, problems, root)
     if entry is not None:  # an entry with nothing below it is told which of its keys are required
         return {
-            name: canonical_keys(below or {}, entry, (*path, name), problems)
+            name: canonical_keys(below or {}, entry, (*path, name), problems, root)
             if below is None or isinstance(below, dict)
             else below
             for name, below in value.items()

@@ -40,6 +40,8 @@ FLOORS = {
     **dict.fromkeys(
         (
             "cli",
+            "arguments",
+            "operations",
             "commands",
             "distillation",
             "scaling",
@@ -105,6 +107,7 @@ OUTSIDE_OF_FILE = {
     "data/rendering.py": frozenset({"transformers", "jinja2"}),
     "divergences/triton_rows.py": frozenset({"triton"}),
     "engines/vllm_engine.py": frozenset({"vllm"}),
+    "operations/doctor.py": frozenset({"psutil"}),
     "models/vocabulary.py": frozenset({"tokenizers"}),
     "samplers/vllm_sampler.py": frozenset({"vllm"}),
     "teachers/answers.py": frozenset({"msgspec"}),
