@@ -178,8 +178,9 @@ class Jobs:
         except RuntimeError as error:
             if "already exists" in str(error):
                 raise _TakenError from error
-            text = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise ResourceError(f"{self.address}: {text}") from error
+            raise ResourceError(f"{self.address}: {_reason(error)}") from error
+        except ValueError as error:  # a folder that is too large to be sent, or no runtime environment
+            raise ResourceError(f"the job cannot be sent: {plain(error)}") from error
 
 
 class _TakenError(GkdError):
@@ -238,6 +239,12 @@ def _environment(name: str, value: str) -> Iterator[None]:
         yield
     finally:
         os.environ.pop(name) if former is None else os.environ.update({name: former})
+
+
+def _reason(error: RuntimeError) -> str:
+    """One line; of a traceback that Ray has sent, the last one."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return lines[-1] if "Traceback" in lines[0] else lines[0]
 
 
 def _attempt(submission_id: str, run: str) -> int:
