@@ -12,7 +12,7 @@ ENGINE ?=
 # More arguments for pytest or for the job: `make test ARGS="-k codec"`.
 ARGS ?=
 
-.PHONY: help install demo test test-unit test-slow soak lint types format clean
+.PHONY: help install demo test test-unit test-slow soak monitoring lint types format clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -26,13 +26,17 @@ test: $(STAMP) ## run every test but the slow ones
 	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
 
 test-unit: $(STAMP) ## run the unit, reference and architecture tests: no Ray, no vLLM; under a minute
-	@$(BIN)/python -m pytest tests/unit tests/reference tests/architecture -m "not (slow or ray or vllm or gpu)" $(ARGS)
+	@$(BIN)/python -m pytest tests/unit tests/reference tests/architecture -m "not (slow or ray or vllm or gpu)" \
+		-n 2 --dist loadfile $(ARGS)
 
 test-slow: $(STAMP) ## run the tests that take minutes each
 	@$(BIN)/python -m pytest -m slow $(ARGS)
 
 soak: $(STAMP) ## ten minutes of random faults on three nodes of this machine, and what came of them
 	@$(BIN)/python -m tests.soak $(ARGS)
+
+monitoring: $(STAMP) ## write alert rules, dashboard and docs/metrics.md anew from the metrics' catalogue
+	@$(BIN)/python -m gkd_dist.metrics.monitoring $(ARGS)
 
 lint: $(STAMP) ## check style and formatting
 	@$(BIN)/ruff check .

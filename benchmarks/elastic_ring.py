@@ -14,7 +14,7 @@ from elastic_parts import CountingLearner, InProcess, Pace, TimedSampler, TimedT
 
 from gkd_dist.closing import Closing
 from gkd_dist.cluster.journal import start_journal
-from gkd_dist.cluster.placement import FleetPlan, Role, start_fleet
+from gkd_dist.cluster.placement import FleetPlan, RolePlan, start_fleet
 from gkd_dist.cluster.session import ray_session
 from gkd_dist.config.load import dump_run_config, load_run_config
 from gkd_dist.config.objective import ScheduleConfig
@@ -139,8 +139,8 @@ async def turning_on_ray(settings: Settings, num_replicas: int) -> AsyncIterator
         directory.write_config(dump_run_config(config))
         stack.enter_context(ray_session(cluster))
         plan = FleetPlan(
-            Role(partial(TimedSampler, settings.token_s, folder), num_replicas),
-            {"teacher": Role(partial(TimedTeacher, settings.token_s / 2, HIDDEN, folder), num_replicas)},
+            RolePlan(partial(TimedSampler, settings.token_s, folder), num_replicas),
+            {"teacher": RolePlan(partial(TimedTeacher, settings.token_s / 2, HIDDEN, folder), num_replicas)},
             CountingLearner,
             num_ids=128,
         )

@@ -31,7 +31,7 @@ from gkd_dist.config.load import load_run_config
 from gkd_dist.learners.load import load_student
 from gkd_dist.learners.step import LossSettings, accumulate_gradient
 from gkd_dist.preparation import prepare
-from gkd_dist.prepared import Job
+from gkd_dist.prepared import PreparedJob
 from gkd_dist.process import prepare_this_process
 from gkd_dist.targets import TeacherTargets
 from gkd_dist.types import SamplingParams, ScoredTrajectory, TeacherScore, TrainBatch, Trajectory
@@ -101,13 +101,13 @@ def main() -> None:
     print(f"written to {RESULT}")
 
 
-def make_job(overrides: Sequence[str]) -> Job:
+def make_job(overrides: Sequence[str]) -> PreparedJob:
     # Gradients to full precision: the rounding of the learner's products is not what is compared here.
     fixed = ["learner.bf16=false", "cluster.mode=local", "objective.student_fraction=1", "sampler.engine=hf"]
     return prepare(load_run_config("quickstart", (*fixed, *overrides)), lambda _: None, writes=False)
 
 
-async def student_completions(job: Job) -> list[Trajectory]:
+async def student_completions(job: PreparedJob) -> list[Trajectory]:
     """Completions of the first held-out prompts by the student at temperature 1."""
     held_out = job.held_out("transports")
     params = SamplingParams(MAX_NEW_TOKENS, stop_token_ids=held_out.sampling.stop_token_ids, seed=0)

@@ -23,6 +23,7 @@ from gkd_dist.process import prepare_this_process
 from gkd_dist.serial import is_at_work
 
 if TYPE_CHECKING:
+    from gkd_dist.config.evaluation import EvalConfig
     from gkd_dist.config.run import RunConfig
 
 EXIT_INTERNAL = 70
@@ -128,6 +129,21 @@ def validate(
 
 
 @app.command()
+def rows(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", metavar="FILE", help="JSON lines; otherwise printed.", show_default=False)
+    ] = None,
+) -> None:
+    """Write the rows of a recipe's data: prompts as models see them (but for chat templates), and completions."""
+    config = _load(recipe, overrides)
+    from gkd_dist.commands import rows as write_rows
+
+    raise typer.Exit(write_rows(config, output))
+
+
+@app.command()
 def recipes(
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="Print this one.", show_default=False)] = None,
 ) -> None:
@@ -162,17 +178,72 @@ def prune(
 
 @app.command("eval")
 def evaluate(
-    recipe: Recipe,
-    overrides: Overrides = None,
-    model: Annotated[
-        str | None, typer.Option("--model", metavar="PATH", help="A saved student; otherwise the recipe's own.")
+    subject: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="MODEL|RECIPE",
+            help="With --task: a folder, hub name, package:NAME or run. Without: a recipe, with its held-out rows.",
+            show_default=False,
+        ),
     ] = None,
+    overrides: Overrides = None,
+    task: Annotated[
+        str | None,
+        typer.Option("--task", help="summarisation, translation, gsm8k, mmlu, bbh or generation.", show_default=False),
+    ] = None,
+    data: Annotated[str | None, typer.Option("--data", metavar="PATH", help="Of a task.", show_default=False)] = None,
+    file: Annotated[
+        Path | None, typer.Option("--config", metavar="FILE", help="YAML with the keys of a task.", show_default=False)
+    ] = None,
+    predictions: Annotated[
+        Path | None,
+        typer.Option("--predictions", metavar="FILE", help="Compute the figures of these again.", show_default=False),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", metavar="PATH", help="Of a recipe: a saved student.", show_default=False)
+    ] = None,
+    as_json: AsJson = False,
+    output_dir: OutputDir = Path("runs"),
 ) -> None:
-    """Evaluate a student on the held-out rows of a recipe."""
-    config = _load(recipe, overrides)
-    from gkd_dist.commands import evaluate as evaluate_student
+    """Evaluate a model on a task, or a student on the held-out rows of a recipe."""
+    if task is data is file is predictions is None:
+        if subject is None:
+            raise typer.BadParameter("give a model and --task, or a recipe", param_hint="MODEL|RECIPE")
+        config = _load(subject, overrides)
+        from gkd_dist.commands import evaluate as evaluate_student
 
-    raise typer.Exit(evaluate_student(config, model))
+        raise typer.Exit(evaluate_student(config, model))
+    if model is not None:
+        raise typer.BadParameter("belongs to a recipe; give the model as the first argument", param_hint="--model")
+    known = {} if predictions is None else {"model": "-", "data": "-"}
+    given = {"model": subject, "task": task, "data": data}
+    if subject is not None and (predictions is not None or "=" in subject):
+        overrides, given["model"] = [subject, *(overrides or [])], None
+    texts = known | {key: text for key, text in given.items() if text}
+    task_config = _load_task(file, texts, overrides, None if predictions is not None else output_dir)
+    from gkd_dist import evaluating
+
+    if predictions is not None:
+        raise typer.Exit(evaluating.recompute(predictions, task_config, as_json=as_json))
+    raise typer.Exit(evaluating.evaluate(task_config, as_json=as_json, output_dir=output_dir))
+
+
+@app.command()
+def generate(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A folder, a hub name, package:NAME, or a run.")],
+    overrides: Overrides = None,
+    prompts: Annotated[str | None, typer.Option("--prompts", metavar="FILE", help="Rows with a prompt.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", metavar="FILE", help="JSON lines; otherwise printed.", show_default=False)
+    ] = None,
+    output_dir: OutputDir = Path("runs"),
+) -> None:
+    """Answer the prompts of a file."""
+    given = {"model": model, "task": "generation", "data": prompts}
+    config = _load_task(None, {key: text for key, text in given.items() if text}, overrides, output_dir)
+    from gkd_dist.evaluating import generate as generate_texts
+
+    raise typer.Exit(generate_texts(config, output, output_dir=output_dir))
 
 
 @app.command()
@@ -220,6 +291,60 @@ def explain(
     raise typer.Exit(explain_step(run, output_dir, step, as_json=as_json))
 
 
+@app.command()
+def experiment(
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="FIGURE", help="Name of an experiment, or path of a YAML file.", show_default=False),
+    ] = None,
+    overrides: Overrides = None,
+    list_all: Annotated[bool, typer.Option("--list", help="List the experiments.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the runs and what they would cost.")] = False,
+    report: Annotated[bool, typer.Option("--report", help="Only tables and plots of what is finished.")] = False,
+    scale: Annotated[
+        str | None, typer.Option("--scale", metavar="SCALE", help="Such as small or paper.", show_default=False)
+    ] = None,
+    output_dir: Annotated[
+        Path, typer.Option("--output-dir", metavar="FOLDER", help="Where the folders of experiments are.")
+    ] = Path("experiments"),
+    address: Annotated[
+        str, typer.Option("--address", metavar="ADDRESS", help="Ray cluster: local, auto, or host:port.")
+    ] = "local",
+    num_cpus: Annotated[
+        float | None, typer.Option("--num-cpus", min=0, metavar="N", help="Use at most so many.", show_default=False)
+    ] = None,
+    replace_changed: Annotated[
+        bool, typer.Option("--replace-changed", help="Put runs of another configuration aside and do them again.")
+    ] = False,
+) -> None:
+    """Do the runs behind a figure or table of the paper, with tables and plots."""
+    from gkd_dist import experimentation as door
+
+    if list_all:
+        raise typer.Exit(door.list_experiments())
+    if name is None:
+        raise typer.BadParameter("is missing; `gkd experiment --list` shows them", param_hint="FIGURE")
+    request = door.Request(name, overrides or [], scale, output_dir, address, num_cpus, replace_changed)
+    act = door.dry_run if dry_run else door.report_only if report else door.run_experiment
+    raise typer.Exit(act(request))
+
+
+@app.command()
+def report(
+    runs: Annotated[
+        list[str], typer.Argument(metavar="RUN...", help="Run directories, or names of some; several are compared.")
+    ],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Default: report.html of the first run.")
+    ] = None,
+    output_dir: OutputDir = Path("runs"),
+) -> None:
+    """Write one HTML file about runs: curves, events, samples, settings."""
+    from gkd_dist.reports.command import report as write_report
+
+    raise typer.Exit(write_report(runs, output_dir, output))
+
+
 def _numbers_by_name(texts: Sequence[str]) -> dict[str, int]:
     """`a=2`, `b=1` as a mapping."""
     numbers = {}
@@ -243,6 +368,22 @@ def _load(recipe: str, overrides: list[str] | None, *, config_only: bool = False
         from gkd_dist.preparation import not_there
 
         raise ConfigError([*error.problems, *not_there(error.config)]) from error
+
+
+def _load_task(
+    file: Path | None, given: dict[str, str], overrides: list[str] | None, output_dir: Path | None
+) -> "EvalConfig":
+    """As `_load`; without an `output_dir` nothing that is named is looked for."""
+    from gkd_dist.config.load import InvalidError, load_eval_config
+
+    try:
+        return load_eval_config(file, given, overrides or [])
+    except InvalidError as error:
+        if error.config is None or output_dir is None:
+            raise
+        from gkd_dist.eval_preparation import not_there
+
+        raise ConfigError([*error.problems, *not_there(error.config, output_dir=output_dir)]) from error
 
 
 def _layer_numbers(text: str) -> tuple[int, ...]:

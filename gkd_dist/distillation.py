@@ -3,11 +3,12 @@
 import asyncio
 import logging
 import sys
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import replace
 from typing import Protocol, TypeVar
 
+from gkd_dist.build.trackers import make_trackers
 from gkd_dist.checkpoints.store import CheckpointStore
 from gkd_dist.config.load import dump_run_config
 from gkd_dist.config.run import RunConfig
@@ -15,20 +16,23 @@ from gkd_dist.errors import StoppedError, plain
 from gkd_dist.fleet import Fleet
 from gkd_dist.interfaces import Journal, Metrics, RecordSink
 from gkd_dist.metrics.console import Narrator
+from gkd_dist.metrics.discovery import server_targets
 from gkd_dist.metrics.exporter import Exporter
 from gkd_dist.metrics.sinks import JsonlSink, terminal_sink
 from gkd_dist.pipeline.accounting import StepAccounts
+from gkd_dist.pipeline.chronicle import Chronicle
+from gkd_dist.pipeline.durability import Durability
 from gkd_dist.pipeline.evaluation import Evaluation
 from gkd_dist.pipeline.evaluation_file import read_evaluation, write_evaluation
 from gkd_dist.pipeline.job import Job, Outcome, distil
-from gkd_dist.pipeline.recovery import Durability
 from gkd_dist.pipeline.stage import Stage
 from gkd_dist.pipeline.steering import Steering
 from gkd_dist.preparation import prepare
-from gkd_dist.prepared import Job as PreparedJob
+from gkd_dist.prepared import PreparedJob
 from gkd_dist.replay.ledger import Ledger
-from gkd_dist.reporting import card_of, describe, report, teacher_counts, teacher_name
+from gkd_dist.reporting import card_of, describe, report, sample_rows, teacher_counts, teacher_name
 from gkd_dist.runs.attempts import Attempt
+from gkd_dist.runs.events import EventLog
 from gkd_dist.runs.resume import Continuation, find_continuation
 from gkd_dist.runs.run_directory import RunDirectory
 from gkd_dist.stop_signals import StopSignals, stopping_at_once
@@ -90,13 +94,15 @@ def _attempt(
         for line in describe(prepared):
             narrate(line)
         narrate(continuation.line(attempt.number) if continuation else f"run directory {directory.path}")
-        _name_run(exporter, config, directory)
+        metrics = _metrics(exporter, config)
+        _name_run(metrics, config, directory)
         sinks: list[RecordSink] = [
             stack.enter_context(_closing(JsonlSink(directory.metrics))),
             stack.enter_context(_closing(terminal_sink(sys.stdout))),
+            *(stack.enter_context(_closing(each)) for each in make_trackers(config, directory.path)),
         ]
         prepared = replace(prepared, blueprint=replace(prepared.blueprint, run_epoch=attempt.next_epoch()))
-        outcome = asyncio.run(_distil(prepared, directory, attempt, exporter, sinks, narrate))
+        outcome = asyncio.run(_distil(prepared, directory, attempt, metrics, exporter.set_ready, sinks, narrate))
         narrate(f"done; student in {directory.final}")
         report(prepared, outcome, directory, narrate.elapsed_s)
 
@@ -105,18 +111,22 @@ async def _distil(
     prepared: PreparedJob,
     directory: RunDirectory,
     attempt: Attempt,
-    metrics: Exporter,
+    metrics: Metrics,
+    set_ready: Callable[[], None],
     sinks: Sequence[RecordSink],
     narrate: Narrator,
 ) -> Outcome:
     config = prepared.blueprint.config
-    accounts = StepAccounts(max_steps=config.learner.max_steps, metrics=metrics, sinks=sinks, attempt=attempt.number)
+    tell = EventLog(directory.events, attempt.number).write
+    accounts = StepAccounts(
+        max_steps=config.learner.max_steps, metrics=metrics, sinks=sinks, attempt=attempt.number, tell=tell
+    )
     narrate(f"starting {config.sampler.num_replicas} sampler(s), {teacher_counts(config)}, 1 learner")
     with StopSignals(narrate) as signals:
         async with _started(prepared, directory, metrics, narrate, signals) as (fleet, journal):
-            metrics.set_ready()
-            stage = Stage()
-            steering = Steering(config, directory, fleet, accounts, stage, attempt.number)
+            set_ready()
+            stage = Stage(tell=tell)
+            steering = Steering(config, directory, fleet, accounts, stage, attempt.number, tell)
             durability = Durability(
                 store=CheckpointStore(directory.checkpoints, config.checkpoint.save_total_limit),
                 ledger=Ledger(directory.ledger),
@@ -138,10 +148,10 @@ async def _distil(
                 stage=stage,
                 narrate=narrate,
                 before=_before(directory),
-                keep_before=lambda evaluation: write_evaluation(evaluation, directory.before),
+                keep_before=lambda evaluation: _keep_before(prepared, evaluation, directory),
             )
             try:
-                async with beside(steering.attend()):
+                async with beside(steering.attend(), Chronicle(fleet, tell).attend()):
                     outcome = await distil(job)
             except StoppedError as stopped:
                 raise signals.error(str(directory.path)) from stopped
@@ -153,7 +163,7 @@ async def _distil(
 
 @asynccontextmanager
 async def _started(
-    prepared: PreparedJob, directory: RunDirectory, metrics: Exporter, narrate: Narrator, signals: StopSignals
+    prepared: PreparedJob, directory: RunDirectory, metrics: Metrics, narrate: Narrator, signals: StopSignals
 ) -> AsyncIterator[tuple[Fleet, Journal | None]]:
     """Everything that computes, and the journal; closed with the block, and where a signal comes before it begins.
 
@@ -180,6 +190,11 @@ def _num_trained_tokens(stage: Stage) -> int:
     return stage.ring.progress.num_trained_tokens if stage.ring is not None else 0
 
 
+def _keep_before(prepared: PreparedJob, evaluation: Evaluation, directory: RunDirectory) -> None:
+    write_evaluation(evaluation, directory.before)
+    directory.write_samples(sample_rows(prepared, evaluation))
+
+
 def _before(directory: RunDirectory) -> Evaluation | None:
     return read_evaluation(directory.before)
 
@@ -187,8 +202,18 @@ def _before(directory: RunDirectory) -> Evaluation | None:
 def _serve(exporter: Exporter, config: RunConfig, narrate: Narrator) -> None:
     """Serve metrics where the configuration asks for that."""
     if config.metrics.port is not None:
+        exporter.announce(server_targets(config))
         port = exporter.serve(config.metrics.host, config.metrics.port)
         narrate(f"metrics at http://{config.metrics.host}:{port}/metrics")
+
+
+def _metrics(exporter: Exporter, config: RunConfig) -> Metrics:
+    """Where the run's numbers go: to the exporter, and to Ray where the configuration asks for that."""
+    if not config.metrics.ray_bridge:
+        return exporter
+    from gkd_dist.cluster.ray_metrics import RayMetrics
+
+    return RayMetrics(exporter)
 
 
 def _name_run(metrics: Metrics, config: RunConfig, directory: RunDirectory) -> None:
@@ -201,6 +226,9 @@ def _name_run(metrics: Metrics, config: RunConfig, directory: RunDirectory) -> N
         teacher=teacher_name(config),
         divergence=config.objective.divergence,
     )
+    metrics.gauge("gkd_run_max_steps", config.learner.max_steps)
+    metrics.gauge("gkd_staleness_limit_versions", config.max_staleness)
+    metrics.gauge("gkd_checkpoint_interval_steps", config.checkpoint.save_steps)
 
 
 class _Closable(Protocol):

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from gkd_dist.build import Blueprint
 from gkd_dist.closing import Closing
-from gkd_dist.cluster.journal import start_journal
-from gkd_dist.cluster.placement import FleetPlan, Role, start_fleet
+from gkd_dist.cluster.journal import lasting_journal
+from gkd_dist.cluster.placement import FleetPlan, RolePlan, start_fleet
 from gkd_dist.cluster.session import ray_session
 from gkd_dist.config.ring import ClusterConfig
 from gkd_dist.fleet import Fleet
@@ -32,9 +32,9 @@ async def ray_fleet(
     """
     config = blueprint.config
     plan = FleetPlan(
-        samplers=Role(blueprint.make_sampler, config.sampler.num_replicas),
+        samplers=RolePlan(blueprint.make_sampler, config.sampler.num_replicas),
         teachers={
-            name: Role(partial(blueprint.make_teacher, name), teacher.num_replicas)
+            name: RolePlan(partial(blueprint.make_teacher, name), teacher.num_replicas)
             for name, teacher in config.named_teachers.items()
         },
         learner=blueprint.make_learner,
@@ -53,5 +53,5 @@ async def ray_fleet(
 @asynccontextmanager
 async def ray_journal(folder: Path, config: ClusterConfig) -> AsyncIterator[Journal]:
     """The journal in `folder` as an actor on this machine, inside of the block of a fleet."""
-    async with Closing(await start_journal(folder.absolute(), config.request_timeout_s)) as journal:
+    async with Closing(await lasting_journal(folder.absolute(), config.request_timeout_s)) as journal:
         yield journal

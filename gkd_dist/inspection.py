@@ -17,7 +17,7 @@ from gkd_dist.runs.attempts import AttemptRecord, read_attempts
 from gkd_dist.runs.documents import on_disk, read_document
 from gkd_dist.runs.lock import Holder, holder_of
 from gkd_dist.runs.run_directory import RunDirectory
-from gkd_dist.runs.status import Role, Status
+from gkd_dist.runs.status import RoleStatus, Status
 
 
 @on_disk()
@@ -190,7 +190,7 @@ def _details(seen: Status, is_running: bool) -> Iterator[str]:
         yield f"the last request was refused: {seen.problem}"
 
 
-def _role_lines(name: str, role: Role) -> Iterator[str]:
+def _role_lines(name: str, role: RoleStatus) -> Iterator[str]:
     yield f"{name}: {role.num_serving} of {role.target} serve"
     for slot in role.slots:
         where = " ".join(

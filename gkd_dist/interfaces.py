@@ -94,6 +94,12 @@ class Teacher(Scorer, Protocol):
         """Score golden sequences and compare with what this teacher should say; a check that fails is not raised."""
         ...
 
+    async def complete(
+        self, drafts: Sequence[Trajectory], max_new_tokens: int, stop_token_ids: Sequence[int]
+    ) -> list[list[int]]:
+        """What this teacher itself would answer to the drafts' prompts, greedily; empty where it cannot tell."""
+        ...
+
 
 class Reward(Protocol):
     """Says how good an answer is: the higher, the better."""
@@ -247,8 +253,9 @@ class Replicas(Protocol[Replica]):
 class Journal(Protocol):
     """Keeps scored trajectories until a checkpoint holds the step that trained on them."""
 
-    async def read(self) -> list[ScoredTrajectory]:
-        """All that are kept, the newest attempt of each, in the order of writing; call it before the first append."""
+    async def read(self, finished: Container[SampleId] = frozenset()) -> list[ScoredTrajectory]:
+        """All that are kept but the `finished` ones, the newest attempt of each, in the order of writing; call it
+        before the first append."""
         ...
 
     async def append(self, scored: Sequence[ScoredTrajectory]) -> None:

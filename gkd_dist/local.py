@@ -10,20 +10,25 @@ from gkd_dist.build import Blueprint
 from gkd_dist.closing import Closing, Part
 from gkd_dist.fault_points import fault_point
 from gkd_dist.fleet import Fleet, role_of
+from gkd_dist.interfaces import Metrics
 from gkd_dist.replay.journal import Journal
 from gkd_dist.serial import SerialThread
+from gkd_dist.supervision.census import Census
 from gkd_dist.supervision.pool import Pool
 from gkd_dist.types import SampleId, ScoredTrajectory
 
 
 @asynccontextmanager
-async def local_fleet(blueprint: Blueprint, say: Callable[[str], None] = lambda _: None) -> AsyncIterator[Fleet]:
+async def local_fleet(
+    blueprint: Blueprint, metrics: Metrics | None = None, say: Callable[[str], None] = lambda _: None
+) -> AsyncIterator[Fleet]:
     """All parts of `blueprint` in this process, closed at the end; when one cannot be built, so are those before it.
 
     Args:
+        metrics: told about replicas; None: nobody is.
         say: told in one line of every part that is up.
     """
-    config = blueprint.config
+    config, census = blueprint.config, Census(metrics)
     builder = SerialThread("builder")  # of this package: who wants to end does not wait for a model that loads
     async with AsyncExitStack() as stack:
         stack.callback(builder.close)
@@ -38,6 +43,8 @@ async def local_fleet(blueprint: Blueprint, say: Callable[[str], None] = lambda 
             samplers=Pool.of(
                 [await build(f"sampler {slot}", blueprint.make_sampler) for slot in range(config.sampler.num_replicas)],
                 config.supervision,
+                role="sampler",
+                metrics=census,
             ),
             teachers={
                 name: Pool.of(
@@ -46,6 +53,8 @@ async def local_fleet(blueprint: Blueprint, say: Callable[[str], None] = lambda 
                         for slot in range(teacher.num_replicas)
                     ],
                     config.supervision,
+                    role=role_of(name),
+                    metrics=census,
                 )
                 for name, teacher in config.named_teachers.items()
             },
@@ -73,8 +82,8 @@ class LocalJournal:
         self._journal = Journal(folder)
         self._thread = SerialThread("journal")
 
-    async def read(self) -> list[ScoredTrajectory]:
-        return await self._thread.run(lambda: list(self._journal.read()))
+    async def read(self, finished: Container[SampleId] = frozenset()) -> list[ScoredTrajectory]:
+        return await self._thread.run(lambda: list(self._journal.read(finished)))
 
     async def append(self, scored: Sequence[ScoredTrajectory]) -> None:
         await self._thread.run(lambda: self._journal.append(scored))

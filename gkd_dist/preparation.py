@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from gkd_dist.build import Blueprint
+from gkd_dist.build.trackers import check_trackers
 from gkd_dist.config.models import PruneConfig
 from gkd_dist.config.run import RunConfig
 from gkd_dist.data.golden import golden_sequences
@@ -19,7 +20,7 @@ from gkd_dist.data.routes import empty_sources, route_problems
 from gkd_dist.data.rows import Rows
 from gkd_dist.errors import ConfigError, DataError, UserError
 from gkd_dist.pipeline.job import Narrate
-from gkd_dist.prepared import Data, Job
+from gkd_dist.prepared import Data, PreparedJob
 from gkd_dist.runs.run_directory import check_output_dir
 from gkd_dist.types import Answer, Trajectory
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def prepare(config: RunConfig, narrate: Narrate, *, student: str | None = None, writes: bool = True) -> Job:
+def prepare(config: RunConfig, narrate: Narrate, *, student: str | None = None, writes: bool = True) -> PreparedJob:
     """Find models and data, and check that they fit together; converts and prunes only what passed before.
 
     Args:
@@ -69,7 +70,7 @@ def prepare(config: RunConfig, narrate: Narrate, *, student: str | None = None, 
     return replace(job, blueprint=replace(job.blueprint, student=pruned))
 
 
-def preflight(config: RunConfig) -> tuple[Data, Job | None, list[str]]:
+def preflight(config: RunConfig) -> tuple[Data, PreparedJob | None, list[str]]:
     """What `prepare` checks, without loading, converting or pruning a model; and whether servers of teachers answer.
 
     Returns:
@@ -146,6 +147,8 @@ def _check_data(config: RunConfig, student: str | None, writes: bool) -> Data:
         problems += route_problems(config.named_teachers, rows)
     limit = _collect(problems, lambda: _prompt_limit(config))
     _collect(problems, lambda: _check_reward(config, rows))
+    if writes:
+        _collect(problems, lambda: check_trackers(config))
     if problems or rows is None or mixture is None or limit is None:
         raise ConfigError(problems)
     return Data(rows, mixture, limit)
@@ -202,7 +205,7 @@ def _prompt_limit(config: RunConfig) -> int:
     )
 
 
-def _fit(config: RunConfig, data: Data, folders: Mapping[str, Path], prune: PruneConfig | None) -> Job:
+def _fit(config: RunConfig, data: Data, folders: Mapping[str, Path], prune: PruneConfig | None) -> PreparedJob:
     """The last stage: models, tokenizers and data together.
 
     Args:
@@ -267,7 +270,7 @@ def _fit(config: RunConfig, data: Data, folders: Mapping[str, Path], prune: Prun
         golden=_golden(config, renderer, num_ids),
         reward_model=reward_model,
     )
-    return Job(blueprint, data.rows, rendered, renderer, data.mixture)
+    return PreparedJob(blueprint, data.rows, rendered, renderer, data.mixture)
 
 
 def _try_function(config: RunConfig, rendered: RenderedPrompts) -> None:

@@ -30,7 +30,7 @@ class Data:
 
 
 @dataclass(frozen=True)
-class Job:
+class PreparedJob:
     """A checked configuration with its data rendered."""
 
     blueprint: Blueprint
@@ -83,6 +83,7 @@ class Job:
             pairs=self._references(prompts, max_new_tokens),
             sampling=self._sampling(max_new_tokens, config.evaluation.temperature),
             num_shown=config.evaluation.num_samples_shown,
+            max_teacher_tokens=config.evaluation.max_teacher_tokens,
             answer_of=self._answer_of(stream) if config.reward else None,
         )
 

@@ -7,7 +7,8 @@ from gkd_dist.config.run import RunConfig
 from gkd_dist.metrics.console import print_side_by_side, print_table
 from gkd_dist.pipeline.evaluation import Evaluation
 from gkd_dist.pipeline.job import Outcome
-from gkd_dist.prepared import Job
+from gkd_dist.pipeline.teacher_answers import TeacherAnswers
+from gkd_dist.prepared import PreparedJob
 from gkd_dist.runs.run_directory import RunDirectory
 
 SMALLEST_NATS = 1e-4
@@ -34,19 +35,21 @@ def figures(evaluation: Evaluation) -> dict[str, float]:
     return figures
 
 
-def report(job: Job, outcome: Outcome, directory: RunDirectory, elapsed_s: float) -> None:
+def report(job: PreparedJob, outcome: Outcome, directory: RunDirectory, elapsed_s: float) -> None:
     """The table, the samples, and their files; the summary alone where nothing was evaluated. It marks the end."""
     before, after = outcome.before, outcome.after
     if before is None or after is None:
         directory.write_summary(_summary(job, elapsed_s))
         return
-    samples = _sample_rows(job, before, after)
+    samples = sample_rows(job, before, after, outcome.teachers)
     directory.write_samples(samples)
     held_out = {"before": _known(figures(before)), "after": _known(figures(after))}
     directory.write_summary(_summary(job, elapsed_s) | held_out)
     for row in samples:
         if "before_greedy" in row:
             answers = {"before (greedy)": row["before_greedy"], "after (greedy)": row["after_greedy"]}
+            own = {key: row[key] for key in row if key.startswith("teacher_greedy")}
+            answers |= {key.replace("_greedy", ""): text for key, text in own.items()}
             print_side_by_side(sys.stdout, row["prompt"], answers)
     new = figures(after)
     rows = [[name, text_of(value), text_of(new[name])] for name, value in figures(before).items()]
@@ -72,26 +75,37 @@ def _fall(before: float, after: float) -> str:
     return f"{1 - after / before:.0%}" if before >= SMALLEST_NATS and not math.isnan(after) else "-"
 
 
-def _sample_rows(job: Job, before: Evaluation, after: Evaluation) -> list[dict[str, str]]:
-    """One row per held-out prompt: what was sampled, and for the first ones the greedy answers."""
+def sample_rows(
+    job: PreparedJob, before: Evaluation, after: Evaluation | None = None, teachers: TeacherAnswers | None = None
+) -> list[dict[str, str]]:
+    """One row per held-out prompt: what was sampled, and for the first ones the greedy answers, the teachers' too.
+
+    Args:
+        after: None before there is one.
+    """
     decode = job.renderer.decode
+    named = len(job.blueprint.teachers) > 1
     rows = []
     for index, held_out in enumerate(job.rendered.held_out):
         reference = held_out.completion_ids
         row = {
             "prompt": held_out.text,
             "before": decode(before.samples[index].completion_ids),
-            "after": decode(after.samples[index].completion_ids),
+            **({} if after is None else {"after": decode(after.samples[index].completion_ids)}),
             "reference": "" if reference is None else decode(reference),
         }
         if index < len(before.shown):
             row["before_greedy"] = decode(before.shown[index].completion_ids)
-            row["after_greedy"] = decode(after.shown[index].completion_ids)
+            if after is not None:
+                row["after_greedy"] = decode(after.shown[index].completion_ids)
+        for name, answers in (teachers or {}).items():
+            if index in answers:
+                row[f"teacher_greedy/{name}" if named else "teacher_greedy"] = decode(answers[index])
         rows.append(row)
     return rows
 
 
-def _summary(job: Job, elapsed_s: float) -> dict[str, object]:
+def _summary(job: PreparedJob, elapsed_s: float) -> dict[str, object]:
     config = job.blueprint.config
     return {
         "student": student_name(config),
@@ -143,7 +157,7 @@ def teacher_counts(config: RunConfig) -> str:
     return f"{sum(counts.values())} teacher(s){each}"
 
 
-def card_of(job: Job, outcome: Outcome, num_trained_tokens: int) -> str:
+def card_of(job: PreparedJob, outcome: Outcome, num_trained_tokens: int) -> str:
     from gkd_dist.models.cards import DistillationFacts, model_card
 
     config = job.blueprint.config
@@ -151,7 +165,7 @@ def card_of(job: Job, outcome: Outcome, num_trained_tokens: int) -> str:
     return model_card(
         DistillationFacts(
             name=config.name,
-            teacher=teacher_name(config),
+            teacher=teacher_name(config) if config.named_teachers else "",
             student=student_name(config),
             transport=transport_name(config),
             divergence=config.objective.divergence,
@@ -166,7 +180,7 @@ def card_of(job: Job, outcome: Outcome, num_trained_tokens: int) -> str:
     )
 
 
-def describe(job: Job) -> list[str]:
+def describe(job: PreparedJob) -> list[str]:
     """What a run would work on, one line per part."""
     blueprint, rendered = job.blueprint, job.rendered
     dropped = ", ".join(f"{number} {reason}" for reason, number in rendered.num_dropped.items()) or "none"

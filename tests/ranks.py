@@ -27,7 +27,8 @@ def run_ranks(program: Callable[..., Any], *arguments: Any, size: int = 2, num_l
     Raises:
         RuntimeError: a rank failed, with its traceback, or did not answer in time.
     """
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")  # which imports all that once, and forks without threads
+    context.set_forkserver_preload(["gkd_dist.learners.learner", "gkd_dist.learners.sharded", "transformers"])
     answers: Any = context.Queue()
     port = free_port()
     seats = [Seat(rank, size, "127.0.0.1", port, setup_timeout_s=60, timeout_s=60) for rank in range(size)]

@@ -17,8 +17,8 @@ from gkd_dist.fleet import Fleet
 from gkd_dist.interfaces import Metrics
 from gkd_dist.pipeline.accounting import StepAccounts
 from gkd_dist.pipeline.controller import make_ring, run_ring
+from gkd_dist.pipeline.durability import Durability
 from gkd_dist.pipeline.job import Job
-from gkd_dist.pipeline.recovery import Durability
 from gkd_dist.pipeline.ring import Plan
 from gkd_dist.pipeline.stage import Stage
 from gkd_dist.replay.ledger import Ledger

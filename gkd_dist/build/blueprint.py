@@ -103,7 +103,7 @@ class Blueprint:
         if self.config.cluster.mode == "local":
             from gkd_dist.local import local_fleet
 
-            return local_fleet(self, say)
+            return local_fleet(self, metrics, say)
         from gkd_dist.distributed import ray_fleet
 
         return ray_fleet(self, metrics, say, when_connected)

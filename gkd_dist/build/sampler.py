@@ -22,6 +22,7 @@ def make_sampler(blueprint: "Blueprint") -> Sampler:
             pad_token_id=blueprint.pad_token_id,
             num_ids=blueprint.num_ids,
             adapter=adapter,
+            max_batch_size=sampler.max_batch_size,
             teacher=teacher,
         )
     quiet_vllm()

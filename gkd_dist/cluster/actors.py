@@ -9,7 +9,7 @@ a constructor that fails arrives as the death of the actor.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
@@ -114,6 +114,9 @@ class TeacherActor(Shell[Teacher]):
 
     async def verify(self) -> TeacherCheck:
         return await self._part.verify()
+
+    async def complete(self, drafts: ByteArray, max_new_tokens: int, stop_token_ids: Sequence[int]) -> list[list[int]]:
+        return await self._part.complete(decode(drafts, Trajectory), max_new_tokens, stop_token_ids)
 
 
 class RewardActor(Shell[Reward]):

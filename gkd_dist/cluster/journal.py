@@ -1,10 +1,12 @@
 """The journal as an actor on the driver's machine: targets reach it by reference and never pass the driver."""
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Container, Iterator, Sequence
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Container, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -17,6 +19,11 @@ from gkd_dist.process import end_with_parent
 from gkd_dist.replay.journal import Journal
 from gkd_dist.types import ByteArray, SampleId, ScoredTrajectory
 
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_MAX_RESTARTS = 3
 _RECORDS_PER_FRAME = 16
 """Read from disk at a time: one object of the store each."""
 
@@ -34,11 +41,11 @@ class JournalActor:
         return Whereabouts.here()
 
     @ray.method(num_returns="streaming")
-    async def read(self) -> AsyncIterator[Any]:
+    async def read(self, finished: Container[SampleId]) -> AsyncIterator[Any]:
         """For every few trajectories a header, with the bytes of each score, and then their targets as one frame; None
         is the end. All of them belong to the caller: they outlive this actor."""
         async with self._turn:
-            items: Iterator[ScoredTrajectory] = self._journal.read()
+            items: Iterator[ScoredTrajectory] = self._journal.read(finished)
             while scored := await asyncio.to_thread(lambda: list(islice(items, _RECORDS_PER_FRAME))):
                 header, num_bytes, frame = framed(scored)
                 yield header, num_bytes
@@ -69,17 +76,23 @@ class JournalActor:
             await asyncio.to_thread(self._journal.close)
 
 
+class JournalDiedError(EngineError):
+    """The process that writes the journal is gone."""
+
+
 class JournalProxy(Proxy):
     """Implements `interfaces.Journal`; trajectories come and go with handles."""
+
+    died = JournalDiedError
 
     _time_line = 0
     """Calls of `keep_only` so far."""
 
-    async def read(self) -> list[ScoredTrajectory]:
-        return await self._await(self._read(), "read its files")
+    async def read(self, finished: Container[SampleId] = frozenset()) -> list[ScoredTrajectory]:
+        return await self._await(self._read(finished), "read its files")
 
-    async def _read(self) -> list[ScoredTrajectory]:
-        stream = self._actor.read.remote()
+    async def _read(self, finished: Container[SampleId]) -> list[ScoredTrajectory]:
+        stream = self._actor.read.remote(finished)
         found: list[ScoredTrajectory] = []
         async for reference in stream:
             facts = await reference
@@ -104,6 +117,76 @@ class JournalProxy(Proxy):
     async def keep_only(self, wanted: Collection[SampleId]) -> None:
         self._time_line += 1
         await self._await(self._actor.keep_only.remote(self._time_line, wanted), "rewrite its files")
+
+
+class LastingJournal:
+    """Implements `interfaces.Journal` with one process after the other: where one dies, another goes on in its folder.
+
+    What the dead one was asked to append is not asked again, so it may be missing: a later start scores it again.
+
+    Args:
+        start: another process on the same folder.
+    """
+
+    def __init__(self, first: JournalProxy, start: Callable[[], Awaitable[JournalProxy]]) -> None:
+        self._proxy = first
+        self._start = start
+        self._num_restarts = 0
+        self._turn = asyncio.Lock()
+
+    async def read(self, finished: Container[SampleId] = frozenset()) -> list[ScoredTrajectory]:
+        return await self._ask(lambda proxy: proxy.read(finished))
+
+    async def append(self, scored: Sequence[ScoredTrajectory]) -> None:
+        proxy = self._proxy
+        try:
+            await proxy.append(scored)
+        except JournalDiedError:
+            await self._renew(proxy)
+            raise
+
+    async def sync(self) -> None:
+        await self._ask(lambda proxy: proxy.sync())
+
+    async def forget(self, finished: Container[SampleId]) -> None:
+        await self._ask(lambda proxy: proxy.forget(finished))
+
+    async def keep_only(self, wanted: Collection[SampleId]) -> None:
+        await self._ask(lambda proxy: proxy.keep_only(wanted))
+
+    async def close(self) -> None:
+        await self._proxy.close()
+
+    async def _ask(self, work: Callable[[JournalProxy], Awaitable[T]]) -> T:
+        """Once more where the process died meanwhile: all of this may be done twice."""
+        proxy = self._proxy
+        try:
+            return await work(proxy)
+        except JournalDiedError:
+            await self._renew(proxy)
+        return await work(self._proxy)
+
+    async def _renew(self, dead: JournalProxy) -> None:
+        """Another process in the place of `dead`, unless there is one already.
+
+        Raises:
+            JournalDiedError: too many died.
+        """
+        async with self._turn:
+            if self._proxy is not dead:
+                return
+            if self._num_restarts == _MAX_RESTARTS:
+                raise JournalDiedError(f"the journal died {_MAX_RESTARTS + 1} times; look at Ray's logs")
+            self._num_restarts += 1
+            dead.kill()
+            self._proxy = await self._start()
+            logger.warning("the journal died; another one goes on (%d of %d)", self._num_restarts, _MAX_RESTARTS)
+
+
+async def lasting_journal(folder: Path, timeout_s: float) -> LastingJournal:
+    """As `start_journal`, of a journal that is started again where it dies."""
+    start = partial(start_journal, folder, timeout_s)
+    return LastingJournal(await start(), start)
 
 
 async def start_journal(folder: Path, timeout_s: float) -> JournalProxy:

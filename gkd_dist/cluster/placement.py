@@ -30,7 +30,7 @@ Part = TypeVar("Part", covariant=True)
 
 
 @dataclass(frozen=True)
-class Role(Generic[Part]):
+class RolePlan(Generic[Part]):
     """Replicas of one kind."""
 
     make: Callable[[], Part]
@@ -43,8 +43,8 @@ class Role(Generic[Part]):
 class FleetPlan:
     """Which parts to build, each by a picklable factory."""
 
-    samplers: Role[Sampler]
-    teachers: Mapping[str, Role[Teacher]]
+    samplers: RolePlan[Sampler]
+    teachers: Mapping[str, RolePlan[Teacher]]
     """By name."""
     learner: Callable[..., Learner]
     """Given the number of learners before it and, where there are several ranks, a `Seat`."""

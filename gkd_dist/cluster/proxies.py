@@ -157,6 +157,12 @@ class TeacherProxy(Proxy):
     async def verify(self) -> TeacherCheck:
         return await self._await(self._actor.verify.remote(), "verify its answers")
 
+    async def complete(
+        self, drafts: Sequence[Trajectory], max_new_tokens: int, stop_token_ids: Sequence[int]
+    ) -> list[list[int]]:
+        call = self._actor.complete.remote(encode(drafts), max_new_tokens, tuple(stop_token_ids))
+        return await self._await(call, "complete prompts")
+
 
 class RewardProxy(Proxy):
     """Implements `interfaces.Reward`."""

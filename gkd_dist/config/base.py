@@ -2,6 +2,9 @@
 
 from pydantic import BaseModel, ConfigDict
 
+WITHOUT_RULES = "without rules"
+"""Validation context under which the rules between sections are not looked at."""
+
 
 class Strict(BaseModel):
     """Unknown keys are errors, values are checked, numbers are finite, instances are frozen."""

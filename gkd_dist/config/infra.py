@@ -127,7 +127,7 @@ def load_infra(path: Path) -> InfraConfig:
     if not isinstance(content, dict):
         raise ConfigError([f"{path}: must be a mapping of keys to values, got {show(content)}"])
     problems: list[str] = []
-    tree = canonical_keys(content, InfraConfig, (), problems, InfraConfig)
+    tree = canonical_keys(content, InfraConfig, problems)
     try:
         config = InfraConfig.model_validate_json(json.dumps(tree), strict=True)
     except ValidationError as error:

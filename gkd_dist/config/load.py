@@ -1,20 +1,27 @@
-"""Recipe or file plus overrides -> RunConfig; RunConfig -> text (floor F1).
+"""Recipe or file plus overrides -> RunConfig or EvalConfig; RunConfig -> text (floor F1).
 
 Precedence: defaults < what a file extends < the file < overrides. Every problem is found before any is reported.
 
     config = load_run_config("quickstart", ["learner.max_steps=100", "data.path=train.jsonl"])
 """
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
 
+from gkd_dist.config.base import Strict
 from gkd_dist.config.combination import MIXTURES
+from gkd_dist.config.evaluation import EvalConfig
 from gkd_dist.config.models import TeacherConfig
-from gkd_dist.config.overrides import apply_overrides
+from gkd_dist.config.overrides import Tree, apply_overrides, without_nulls
 from gkd_dist.config.recipes import read_recipe
 from gkd_dist.config.run import RunConfig
 from gkd_dist.config.validation import validate
 from gkd_dist.config.yaml_text import format_yaml
 from gkd_dist.errors import ConfigError
+
+Root = TypeVar("Root", bound=Strict)
 
 
 class InvalidError(ConfigError):
@@ -24,7 +31,7 @@ class InvalidError(ConfigError):
         config: what there is of it, so that the files it names can be looked for too; None where sections are wrong.
     """
 
-    def __init__(self, problems: Sequence[str], config: RunConfig | None = None) -> None:
+    def __init__(self, problems: Sequence[str], config: Strict | None = None) -> None:
         super().__init__(problems)
         self.config = config
 
@@ -41,9 +48,29 @@ def load_run_config(recipe: str, overrides: Sequence[str] = ()) -> RunConfig:
         ConfigError: there is nothing that could be checked.
     """
     problems: list[str] = []
-    tree = read_recipe(recipe, problems)
-    apply_overrides(tree, overrides, problems)
-    config, invalid = validate(tree)
+    return _load(RunConfig, read_recipe(recipe, RunConfig, problems), overrides, problems)
+
+
+def load_eval_config(file: Path | None, given: Mapping[str, str], overrides: Sequence[str] = ()) -> EvalConfig:
+    """The checked configuration of one evaluation.
+
+    Args:
+        file: YAML with keys of `EvalConfig`; None: there is none.
+        given: texts by key, over the file and under the overrides.
+
+    Raises:
+        InvalidError, ConfigError: as `load_run_config`.
+    """
+    problems: list[str] = []
+    tree = {} if file is None else read_recipe(str(file), EvalConfig, problems)
+    quoted = [f"{key}={json.dumps(value)}" for key, value in given.items()]
+    return _load(EvalConfig, tree, [*quoted, *overrides], problems)
+
+
+def _load(root: type[Root], tree: Tree, overrides: Sequence[str], problems: list[str]) -> Root:
+    """`tree` under `overrides`, checked; `problems` are those that are known already."""
+    apply_overrides(tree, root, overrides, problems)
+    config, invalid = validate(without_nulls(tree, root), root)
     problems += invalid
     if problems or config is None:
         raise InvalidError([_one_line(problem) for problem in dict.fromkeys(problems)], config)
@@ -62,9 +89,11 @@ def dump_run_config(config: RunConfig) -> str:
     if objective.combine_teachers not in MIXTURES:
         idle_of_teacher.add("weight")
     exclude = {
+        "sampler": config.sampler.idle_keys,
         "objective": idle,
         "cluster": set(config.idle_keys["cluster"]),
         "weights": set(config.idle_keys["weights"]),
+        "metrics": set(config.idle_keys["metrics"]),
         "supervision": set(config.idle_keys["supervision"]),
         **({"reward": config.reward.idle_keys} if config.reward else {}),
     }

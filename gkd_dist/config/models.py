@@ -41,7 +41,7 @@ class ScratchConfig(Strict):
     """Make the student, with random weights, and a tokenizer for it."""
 
     vocab_size: int = Field(ge=300)
-    """Of the tokenizer: byte-level BPE, trained on prompts and completions of the training rows."""
+    """Of the tokenizer: byte-level BPE with single digits, trained on prompts and completions of the training rows."""
     config: dict[str, Any]
     """Keys of the model's configuration in transformers: its sizes (`d_model`, `num_layers`, ...)."""
 
@@ -76,6 +76,9 @@ class StudentConfig(Strict):
         return self
 
 
+SAMPLER_KEYS_OF = {("engine", "hf"): ("max_batch_size",)}
+
+
 class SamplerConfig(Strict):
     engine: Literal["vllm", "hf"] = "vllm"
     num_replicas: int = Field(default=1, ge=1)
@@ -88,14 +91,24 @@ class SamplerConfig(Strict):
     dtype: Dtype = "bfloat16"
     max_model_len: int = Field(default=1024, ge=2)
     """Longest prompt plus completion, tokens."""
+    max_batch_size: int = Field(default=64, ge=1)
+    """Most sequences that the hf engine writes at once: those that were asked for while it wrote others. It changes
+    speed and memory, not what is sampled. vllm batches by itself; see `max_num_seqs` among its arguments."""
     engine_args: dict[str, Any] = Field(default_factory=dict)
     """Passed to the vllm engine untouched."""
 
     @model_validator(mode="after")
-    def _engine_args_of_engine(self) -> "SamplerConfig":
-        if problems := _engine_args_problems(self.engine, self.engine_args):
+    def _fits_engine(self) -> "SamplerConfig":
+        problems = _engine_args_problems(self.engine, self.engine_args)
+        problems += without_effect(SAMPLER_KEYS_OF, self, self.model_fields_set)
+        if problems:
             raise ValueError("\n".join(problems))
         return self
+
+    @property
+    def idle_keys(self) -> set[str]:
+        """Keys that nothing reads under this engine."""
+        return idle_keys(SAMPLER_KEYS_OF, self)
 
 
 TRANSPORTS_OF = {

@@ -10,8 +10,8 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from gkd_dist.config.base import Strict
-from gkd_dist.config.run import RunConfig
 from gkd_dist.config.schema import (
+    allows_null,
     entry_of,
     expected,
     field_at,
@@ -27,14 +27,16 @@ Tree = dict[str, Any]
 Path = tuple[str, ...]
 
 
-def canonical_keys(
-    tree: Tree, model: type[Strict], path: Path, problems: list[str], root: type[Strict] = RunConfig
-) -> Tree:
+def canonical_keys(tree: Tree, root: type[Strict], problems: list[str]) -> Tree:
     """`tree` with aliases replaced by field names, and without unknown keys and empty sections.
 
     Args:
-        model: of `tree`, which stands at `path` of `root`.
+        root: the model of the whole tree.
     """
+    return _canonical_keys(tree, root, root, (), problems)
+
+
+def _canonical_keys(tree: Tree, root: type[Strict], model: type[Strict], path: Path, problems: list[str]) -> Tree:
     result: Tree = {}
     for key, value in tree.items():
         name = field_name(model, key)
@@ -44,18 +46,30 @@ def canonical_keys(
         if name in result:
             problems.append(f"{_dotted(*path, key)}: the same key as {name}, which is given too; keep one")
             continue
-        result[name] = _canonical_value(value, model.model_fields[name], (*path, name), problems, root)
+        result[name] = _canonical_value(value, root, model.model_fields[name], (*path, name), problems)
     return {name: value for name, value in result.items() if not _is_empty_section(model, name, value)}
 
 
-def apply_overrides(tree: Tree, overrides: Sequence[str], problems: list[str]) -> None:
+def apply_overrides(tree: Tree, root: type[Strict], overrides: Sequence[str], problems: list[str]) -> None:
     """Set each `key.path=value` in `tree`, whose keys are canonical; a later one wins over the same key before it."""
     spelled: dict[Path, str] = {}
     for override in overrides:
-        _apply(tree, override, spelled, problems)
+        _apply(tree, root, override, spelled, problems)
 
 
-def _apply(tree: Tree, override: str, spelled: dict[Path, str], problems: list[str]) -> None:
+def without_nulls(tree: Tree, model: type[Strict]) -> Tree:
+    """`tree`, whose keys are canonical, less those that are null and know no null: that takes a value away again."""
+    result: Tree = {}
+    for name, value in tree.items():
+        field = model.model_fields[name]
+        section = section_of(field)
+        if value is None and not (allows_null(field) or field.is_required()):
+            continue
+        result[name] = without_nulls(value, section) if section is not None and isinstance(value, dict) else value
+    return result
+
+
+def _apply(tree: Tree, root: type[Strict], override: str, spelled: dict[Path, str], problems: list[str]) -> None:
     """Set one override. A field under two names is a mistake, not a correction: `spelled` has the name it had first."""
     key, equals, text = override.partition("=")
     keys = tuple(key.strip().split("."))
@@ -73,7 +87,7 @@ def _apply(tree: Tree, override: str, spelled: dict[Path, str], problems: list[s
             f"quote it twice, as in {key}='\"...\"'"
         )
         return
-    path, problem = _resolve(keys)
+    path, problem = _resolve(root, keys)
     if problem is not None:
         problems.append(problem)
         return
@@ -81,22 +95,22 @@ def _apply(tree: Tree, override: str, spelled: dict[Path, str], problems: list[s
     if first != key.strip():
         problems.append(f"{key.strip()}: the same key as {first}, which is given too; keep one")
         return
-    field = field_at(RunConfig, path)
+    field = field_at(root, path)
     if field is not None:
-        value = _canonical_value(value, field, path, problems, RunConfig)
+        value = _canonical_value(value, root, field, path, problems)
     _place(tree, path, value, problems)
 
 
-def _canonical_value(value: Any, field: FieldInfo, path: Path, problems: list[str], root: type[Strict]) -> Any:
+def _canonical_value(value: Any, root: type[Strict], field: FieldInfo, path: Path, problems: list[str]) -> Any:
     """`value` of the field at `path`, with canonical keys where it is a section or a mapping of sections."""
     section, entry = section_of(field), entry_of(field)
     if not isinstance(value, dict):
         return value
     if section is not None:
-        return canonical_keys(value, section, path, problems, root)
+        return _canonical_keys(value, root, section, path, problems)
     if entry is not None:  # an entry with nothing below it is told which of its keys are required
         return {
-            name: canonical_keys(below or {}, entry, (*path, name), problems, root)
+            name: _canonical_keys(below or {}, root, entry, (*path, name), problems)
             if below is None or isinstance(below, dict)
             else below
             for name, below in value.items()
@@ -104,9 +118,9 @@ def _canonical_value(value: Any, field: FieldInfo, path: Path, problems: list[st
     return value
 
 
-def _resolve(keys: Path) -> tuple[Path, str | None]:
+def _resolve(root: type[Strict], keys: Path) -> tuple[Path, str | None]:
     """(the field names that `keys` mean, what is wrong with them or None)."""
-    model: type[Strict] | None = RunConfig
+    model: type[Strict] | None = root
     entry: type[Strict] | None = None
     path: Path = ()
     for position, key in enumerate(keys):
@@ -117,7 +131,7 @@ def _resolve(keys: Path) -> tuple[Path, str | None]:
             return (*path, *keys[position:]), None
         name = field_name(model, key)
         if name is None:
-            return path, f"{_dotted(*path, key)}: {unknown_key(RunConfig, model, key)}"
+            return path, f"{_dotted(*path, key)}: {unknown_key(root, model, key)}"
         path = (*path, name)
         field = model.model_fields[name]
         model, entry = section_of(field), entry_of(field)

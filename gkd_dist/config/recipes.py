@@ -16,8 +16,8 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
+from gkd_dist.config.base import Strict
 from gkd_dist.config.overrides import Tree, canonical_keys
-from gkd_dist.config.run import RunConfig
 from gkd_dist.config.schema import show
 from gkd_dist.config.yaml_text import YamlTextError, parse_yaml
 from gkd_dist.errors import ConfigError
@@ -44,19 +44,20 @@ class _Source:
         return (self.path or self.label) == (other.path or other.label)
 
 
-def read_recipe(recipe: str, problems: list[str]) -> Tree:
+def read_recipe(recipe: str, root: type[Strict], problems: list[str]) -> Tree:
     """The configuration tree of a recipe with all that it extends, by field names.
 
     Args:
         recipe: name of a packaged recipe, path of a YAML file, or several joined by `+`. The run is then named after
             all of them.
+        root: the model of the whole tree.
         problems: receives unknown keys and the like.
 
     Raises:
         ConfigError: there is nothing that could be checked.
     """
     parts = [recipe] if Path(recipe).is_file() else recipe.split("+")
-    trees = [_tree(_find(part, Path()), (), problems) for part in parts]
+    trees = [_tree(_find(part, Path()), root, (), problems) for part in parts]
     tree = reduce(_laid_over, trees)
     names = [each["name"] for each in trees if isinstance(each.get("name"), str)]
     return tree | {"name": "-".join(names)} if len(parts) > 1 and names else tree
@@ -118,7 +119,7 @@ def _find(recipe: str, folder: Path | None) -> _Source:
         raise ConfigError([f"{recipe}: cannot be read: {error.strerror}"]) from error
 
 
-def _tree(source: _Source, below: Sequence[_Source], problems: list[str]) -> Tree:
+def _tree(source: _Source, root: type[Strict], below: Sequence[_Source], problems: list[str]) -> Tree:
     """`source` on top of what it extends.
 
     Args:
@@ -126,8 +127,10 @@ def _tree(source: _Source, below: Sequence[_Source], problems: list[str]) -> Tre
     """
     content = _parsed(source)
     found: list[str] = []
-    bases = [_tree(base, (*below, source), problems) for base in _bases(content.pop("extends", []), source, below)]
-    tree = canonical_keys(content, RunConfig, (), found)
+    bases = [
+        _tree(base, root, (*below, source), problems) for base in _bases(content.pop("extends", []), source, below)
+    ]
+    tree = canonical_keys(content, root, found)
     problems += [f"{line} (in {source.label})" if below else line for line in found]
     return reduce(_laid_over, [*bases, tree])
 

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from gkd_dist.config.base import Strict
 
@@ -73,9 +73,26 @@ class EvaluationConfig(Strict):
     """None means sampling.max_new_tokens. Prompts must leave room for it too."""
     temperature: float = Field(default=1.0, ge=0)
     num_samples_shown: int = Field(default=3, ge=0)
+    """Held-out prompts that the student, before and after training, and the teachers answer greedily, to be read side
+    by side."""
+    max_teacher_tokens: int = Field(default=64, ge=0)
+    """Most tokens of a teacher's own answer, which takes up to as many scoring requests, once, after training; 0 asks
+    for none."""
 
 
 class MetricsConfig(Strict):
     host: str = "127.0.0.1"
     port: int | None = Field(default=9400, ge=0, le=65535)
     """Prometheus endpoint of the controller; 0 picks a free port, null serves none."""
+    ray_bridge: bool = False
+    """Hand the same metrics to Ray, which serves them with its own, as `ray_gkd_*`."""
+    report_to: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
+    """Experiment trackers that get the numbers of every step, under the names of metrics.jsonl, which is always
+    written. `tensorboard` writes below the run directory; the others go by their own environment variables."""
+
+    @field_validator("report_to")
+    @classmethod
+    def _each_once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(value)) < len(value):
+            raise ValueError("names a tracker twice; name each once")
+        return value

@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field, ValidationInfo, model_validator
 
-from gkd_dist.config.base import Strict
+from gkd_dist.config.base import WITHOUT_RULES, Strict
 from gkd_dist.config.combination import combination_problems
 from gkd_dist.config.data import DataConfig
 from gkd_dist.config.learner import LearnerConfig
@@ -24,9 +24,6 @@ from gkd_dist.config.ring import (
 )
 from gkd_dist.config.supervision import OF_REPLICAS, CheckpointConfig, SupervisionConfig
 from gkd_dist.config.transports import is_policy_gradient, transport_problems
-
-WITHOUT_RULES = "without rules"
-"""Validation context under which the rules between sections are not looked at."""
 
 
 class RunConfig(Strict):
@@ -153,9 +150,11 @@ class RunConfig(Strict):
         cluster: dict[str, str] = {}
         weights: dict[str, str] = {}
         supervision: dict[str, str] = {}
+        metrics: dict[str, str] = {}
         if self.cluster.mode == "local":
             why = "cluster.mode=local is one process, in which nothing is probed, replaced or scaled; remove it"
             supervision = dict.fromkeys(sorted(OF_REPLICAS), why)
+            metrics["ray_bridge"] = "cluster.mode=local starts no Ray; set cluster.mode=ray, or remove it"
         if self.sampler.engine == "hf":
             weights["kv_cache"] = "the hf sampler takes new weights between two batches alone; remove it"
         if not any(each.transport == "topk" for each in teachers):
@@ -172,7 +171,13 @@ class RunConfig(Strict):
             cluster |= {"num_cpus_reward": why, "num_gpus_reward": why}
         if teachers and all(each.engine == "server" for each in teachers):
             cluster["num_gpus_per_teacher"] = "every teacher is behind a server, and to ask it takes no GPU; remove it"
-        return {"objective": objective, "cluster": cluster, "weights": weights, "supervision": supervision}
+        return {
+            "metrics": metrics,
+            "objective": objective,
+            "cluster": cluster,
+            "weights": weights,
+            "supervision": supervision,
+        }
 
     def _without_effect(self) -> list[str]:
         return [

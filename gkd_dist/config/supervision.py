@@ -4,6 +4,9 @@ from pydantic import Field
 
 from gkd_dist.config.base import Strict
 
+SLOTS_SHOWN = 64
+"""Replicas of a role that metrics tell apart, by slot; those from here on are one series."""
+
 
 class SupervisionConfig(Strict):
     """Limits within which a run heals itself, and beyond which it stops with a diagnosis."""

@@ -7,13 +7,13 @@ values are taken out and the rest is validated again.
 import copy
 import json
 import re
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from gkd_dist.config.run import WITHOUT_RULES, RunConfig
-from gkd_dist.config.schema import allows_null, entry_of, expected, expected_range, field_at, show
+from gkd_dist.config.base import WITHOUT_RULES, Strict
+from gkd_dist.config.schema import allows_null, entry_of, expected, expected_range, field_at, section_of, show
 
 _RANGE_ERRORS = {"greater_than", "greater_than_equal", "less_than", "less_than_equal"}
 _STAND_INS: dict[Any, Any] = {str: "?", int: 1}
@@ -23,9 +23,10 @@ _MAX_ROUNDS = 8
 
 Tree = dict[str, Any]
 Path = tuple[str, ...]
+Root = TypeVar("Root", bound=Strict)
 
 
-def validate(tree: Tree) -> tuple[RunConfig | None, list[str]]:
+def validate(tree: Tree, root: type[Root]) -> tuple[Root | None, list[str]]:
     """(the configuration, []), or all problems, one line each, with what is left of the configuration.
 
     That is all of it where every section is right by itself and only the rules between them are broken, else None.
@@ -37,26 +38,38 @@ def validate(tree: Tree) -> tuple[RunConfig | None, list[str]]:
     problems: list[str] = []
     removed: set[Path] = set()
     for _ in range(_MAX_ROUNDS):
-        tree.setdefault("student", {})
-        if tree.get("teachers") is None and ("teachers",) not in removed and _needs_teacher(tree):
-            tree.setdefault("teacher", {})
+        _open_sections(tree, root, removed)
         try:
-            config = RunConfig.model_validate_json(json.dumps(tree), strict=True)
+            config = root.model_validate_json(json.dumps(tree), strict=True)
         except ValidationError as error:
             faults: dict[Path, ErrorDetails] = {}
             for details in error.errors():
-                faults.setdefault(_field_path(details["loc"]), details)
+                faults.setdefault(_field_path(root, details["loc"]), details)
         else:
             return (None, problems) if problems else (config, [])
         for path, details in faults.items():
-            lines = _lines(path, details, _value_at(tree, path))
+            lines = _lines(root, path, details, _value_at(tree, path))
             problems += [line for line in lines if not _follows_from(line, removed)]
         if () in faults:
-            return (None if removed else _without_rules(tree)), problems
+            return (None if removed else _without_rules(tree, root)), problems
         removed |= faults.keys()
         for path, details in faults.items():
-            _mend(tree, path, details)
+            _mend(root, tree, path, details)
     return None, problems
+
+
+def _open_sections(tree: Tree, root: type[Strict], removed: set[Path]) -> None:
+    """A required section that is not given is empty: what is missing in it is told key by key.
+
+    `teacher` is required where `teachers` is not given, but for the divergence that has none.
+    """
+    for name, field in root.model_fields.items():
+        if field.is_required() and section_of(field) is not None:
+            tree.setdefault(name, {})
+    if "teachers" not in root.model_fields or ("teachers",) in removed:
+        return
+    if tree.get("teachers") is None and _needs_teacher(tree):
+        tree.setdefault("teacher", {})
 
 
 def _needs_teacher(tree: Tree) -> bool:
@@ -64,23 +77,23 @@ def _needs_teacher(tree: Tree) -> bool:
     return not (isinstance(objective, dict) and objective.get("divergence") == "nll")
 
 
-def _without_rules(tree: Tree) -> RunConfig:
-    return RunConfig.model_validate_json(json.dumps(tree), strict=True, context=WITHOUT_RULES)
+def _without_rules(tree: Tree, root: type[Root]) -> Root:
+    return root.model_validate_json(json.dumps(tree), strict=True, context=WITHOUT_RULES)
 
 
-def _field_path(loc: tuple[int | str, ...]) -> Path:
+def _field_path(root: type[Strict], loc: tuple[int | str, ...]) -> Path:
     """The longest leading part of a pydantic location that names a field."""
     path: Path = ()
     for part in loc:
-        if not isinstance(part, str) or field_at(RunConfig, (*path, part)) is None:
+        if not isinstance(part, str) or field_at(root, (*path, part)) is None:
             break
         path = (*path, part)
     return path
 
 
-def _lines(path: Path, details: ErrorDetails, value: Any) -> list[str]:
+def _lines(root: type[Strict], path: Path, details: ErrorDetails, value: Any) -> list[str]:
     key = ".".join(path)
-    field = field_at(RunConfig, path)
+    field = field_at(root, path)
     if details["type"] == "value_error":
         lines = str(details["ctx"]["error"]).split("\n")
         return [f"{key}: {line}" for line in lines] if key else lines
@@ -114,12 +127,12 @@ def _value_at(tree: Tree, path: Path) -> Any:
     return value
 
 
-def _mend(tree: Tree, path: Path, details: ErrorDetails) -> None:
+def _mend(root: type[Strict], tree: Tree, path: Path, details: ErrorDetails) -> None:
     """Take the fault at `path` out of `tree`; a missing value gets a stand-in, so that the rest can be checked."""
     *above, name = path
     for part in above:
         tree = tree[part]
-    field, parent = field_at(RunConfig, path), field_at(RunConfig, tuple(above))
+    field, parent = field_at(root, path), field_at(root, tuple(above))
     if details["type"] == "missing" and field is not None:
         tree[name] = _stand_in(field.annotation)
     elif parent is not None and entry_of(parent) is not None:

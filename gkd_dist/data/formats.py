@@ -1,7 +1,8 @@
 """Column formats of TRL: which columns a record has, and the `Row` they make (floor F2).
 
     prompt               text, or a list of messages
-    prompt + completion  text, or lists of messages (the completion is one assistant message)
+    prompt + completion  text, or lists of messages (the completion is one assistant message); a list of texts, as
+                         `gkd generate` writes them, is a row for each
     messages             a list of messages; the last assistant message is the completion, what precedes it the prompt
 
 A wrong type is an error that names the place; an empty cell makes the row unusable, which is counted.
@@ -33,27 +34,33 @@ class Columns:
     source: str | None = None
     """None where no source is read."""
 
-    def row(self, record: Record, place: str) -> Row:
-        """The row of one record.
+    def rows(self, record: Record, place: str) -> list[Row]:
+        """The rows of one record: one, or one for each of several completions.
 
         Raises:
             DataError: a column is missing or has the wrong type.
             UnusableRowError: a cell is empty, or a conversation has no answer.
         """
+        texts = cell(record, self.completion, place) if self.format == "prompt+completion" else None
+        if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
+            return [self._row(record, place)]
+        return [self._row({**record, self.completion: text}, place) for text in texts]
+
+    def _row(self, record: Record, place: str) -> Row:
         row = self._content(record, place)
         if self.source is None:
             return row
-        source = _text(_cell(record, self.source, place), f"{place}: {self.source}", "empty source", "text")
+        source = _text(cell(record, self.source, place), f"{place}: {self.source}", "empty source", "text")
         return replace(row, source=source)
 
     def _content(self, record: Record, place: str) -> Row:
         if self.format == "messages":
-            return _conversation(_cell(record, self.messages, place), f"{place}: {self.messages}")
+            return _conversation(cell(record, self.messages, place), f"{place}: {self.messages}")
         prompt_place = f"{place}: {self.prompt}"
-        prompt = _prompt(_cell(record, self.prompt, place), prompt_place)
+        prompt = _prompt(cell(record, self.prompt, place), prompt_place)
         if self.format == "prompt":
             return Row(prompt)
-        return Row(prompt, _completion(_cell(record, self.completion, place), f"{place}: {self.completion}"))
+        return Row(prompt, _completion(cell(record, self.completion, place), f"{place}: {self.completion}"))
 
 
 def detect_columns(fields: DataFields, record: Record, place: str) -> Columns:
@@ -65,7 +72,7 @@ def detect_columns(fields: DataFields, record: Record, place: str) -> Columns:
     columns = _content_columns(fields, record, place)
     if fields.source is None:
         return columns
-    _cell(record, fields.source, place)
+    cell(record, fields.source, place)
     return replace(columns, source=fields.source)
 
 
@@ -81,13 +88,13 @@ def _content_columns(fields: DataFields, record: Record, place: str) -> Columns:
     if fields.messages and (fields.prompt or fields.completion):
         raise DataError("data.fields: give either messages, or prompt (and completion), not both")
     if fields.messages:
-        _cell(record, fields.messages, place)
+        cell(record, fields.messages, place)
         return Columns("messages", messages=fields.messages)
     prompt, completion = fields.prompt or "prompt", fields.completion or "completion"
     if fields.prompt or fields.completion:
-        _cell(record, prompt, place)
+        cell(record, prompt, place)
         if fields.completion:
-            _cell(record, completion, place)
+            cell(record, completion, place)
         has_completion = bool(fields.completion) or completion in record
         return Columns("prompt+completion" if has_completion else "prompt", prompt, completion)
     if "prompt" in record and "completion" in record:
@@ -102,13 +109,17 @@ def _content_columns(fields: DataFields, record: Record, place: str) -> Columns:
     )
 
 
-def _cell(record: Record, column: str, place: str) -> Any:
-    """The value of a column; `a.b` is also the column `b` of an object in `a`."""
+def cell(record: Record, column: str, place: str) -> Any:
+    """The value of a column; `a.b` is also the column `b` of an object in `a`.
+
+    Raises:
+        DataError: no such column.
+    """
     if column in record:
         return record[column]
     outer, _, inner = column.partition(".")
     if inner and isinstance(record.get(outer), dict):
-        return _cell(record[outer], inner, f"{place}: {outer}")
+        return cell(record[outer], inner, f"{place}: {outer}")
     near = difflib.get_close_matches(column, [str(key) for key in record], n=1)
     hint = f"; did you mean {near[0]}?" if near else "; map it with data.fields"
     raise DataError(f"{place}: no column {column!r}, only {_listed(record)}{hint}")

@@ -64,6 +64,11 @@ class Mixture:
         """Whether any step may ask for a fixed sequence."""
         return min(self._first, self._final) < 1
 
+    @property
+    def needs_student(self) -> bool:
+        """Whether any step may ask for a sequence of the student."""
+        return max(self._first, self._final) > 0
+
     def student_fraction(self, step: int) -> float:
         """lambda at `step`, counted from 0."""
         if self._type == "linear":

@@ -110,6 +110,14 @@ class Renderer:
         special = {*self._tokenizer.all_special_ids, *(number for number, token in added.items() if token.special)}
         return np.asarray(sorted(set(self._tokenizer.get_vocab().values()) - special), dtype=np.int32)
 
+    def text_ids(self, text: str) -> IntArray:
+        """[n] int32 of text inside a sequence: no special token is added."""
+        return self._encode(text)
+
+    def ids_containing(self, letters: str) -> tuple[int, ...]:
+        """Ids of all tokens whose spelling contains these ASCII letters, in order."""
+        return tuple(sorted(number for token, number in self._tokenizer.get_vocab().items() if letters in token))
+
     def decode(self, ids: Sequence[int] | IntArray) -> str:
         """The text of `ids`, without special tokens."""
         text = self._tokenizer.decode(

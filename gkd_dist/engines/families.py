@@ -22,6 +22,7 @@ from transformers import (
 
 from gkd_dist.data.collate import collate, collate_pairs, micro_batches, pad, paired_micro_batches
 from gkd_dist.divergences import predicting_positions
+from gkd_dist.engines.reading import DecoderReader, Reader, RowReader
 from gkd_dist.errors import ModelError
 from gkd_dist.types import IntArray, Trajectory
 
@@ -71,6 +72,10 @@ class Family(Protocol):
         """Ids and attention mask [B, S] that `generate` goes on from."""
         ...
 
+    def reader(self, model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor) -> Reader:
+        """Of what `generate` writes behind such prompts."""
+        ...
+
     def states(self, model: PreTrainedModel, **inputs: Any) -> Tensor:
         """[B, T, H] hidden states after the final norm, of what predicts completions."""
         ...
@@ -111,6 +116,10 @@ class Causal:
         """Padded on the left: completions begin in one column."""
         ids, mask = pad(rows, pad_token_id, left=True)
         return torch.from_numpy(ids), torch.from_numpy(mask).long()
+
+    def reader(self, model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor) -> Reader:
+        del input_ids  # rows begin with them
+        return RowReader(model, attention_mask)
 
     def states(self, model: PreTrainedModel, **inputs: Any) -> Tensor:
         states: Tensor = model.base_model(**inputs, use_cache=False).last_hidden_state
@@ -155,6 +164,9 @@ class EncoderDecoder:
         """Padded on the right, as encoders with absolute positions were trained."""
         ids, mask = pad(rows, pad_token_id, left=False)
         return torch.from_numpy(ids), torch.from_numpy(mask).long()
+
+    def reader(self, model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor) -> Reader:
+        return DecoderReader(model, input_ids, attention_mask)
 
     def states(self, model: PreTrainedModel, **inputs: Any) -> Tensor:
         mask = inputs.get("attention_mask")

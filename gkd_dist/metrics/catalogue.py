@@ -10,6 +10,7 @@ from enum import StrEnum
 from itertools import product
 from math import prod
 
+from gkd_dist.config.supervision import SLOTS_SHOWN
 from gkd_dist.types import FinishReason, Source
 
 ROLES = ("sampler", "teacher", "learner")
@@ -18,6 +19,13 @@ REPLICATED_ROLES = ("sampler", "teacher")
 REPLICA_STATES = ("healthy", "suspect", "dead", "restarting", "stale", "draining", "retired")
 DEATHS = ("probe", "request", "died", "oom", "obligation", "start", "no_room", "scaled")
 """Why a replica had to be started again; `supervision/health.py` says what each means."""
+SLOTS = (*map(str, range(SLOTS_SHOWN)), "rest")
+"""Places of replicas, stable over restarts."""
+STAGES = ("starting", "evaluating", "training", "saving", "stopping")
+PARTS = ("sampling", "scoring", "learning", "publishing")
+"""Work of the ring that may hold up the rest of it."""
+REJECTIONS = ("frame", "answer")
+"""What came is no message at all, or one that cannot be the answer."""
 QUEUES = ("replay",)
 """Scored sequences that wait for the learner."""
 SOURCES = tuple(source.value for source in Source)
@@ -30,7 +38,9 @@ EVALUATION_TIMES = ("before", "after")
 
 _WORK_SECONDS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0)
 _SYNC_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0)
-_STALENESS_VERSIONS = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+_STALENESS_VERSIONS = (*map(float, range(9)), 12.0, 16.0, 24.0, 32.0)
+"""Whole numbers as far as limits usually go: there a quantile is exact enough to be compared with one."""
+_BATCH_TOKENS = tuple(4.0**power for power in range(3, 11))
 
 
 class Kind(StrEnum):
@@ -76,6 +86,10 @@ DEFINITIONS: tuple[Definition, ...] = (
         "gkd_run_info", _G, "What this run distils.",
         labels={"run": (), "student": (), "teacher": (), "divergence": ()},
     ),
+    Definition(
+        "gkd_run_stage", _G, "1 for what the run does now, 0 for all else.", labels={"stage": STAGES},
+    ),
+    Definition("gkd_run_max_steps", _G, "Train steps that the run shall have.", "steps"),
     # samplers
     Definition(
         "gkd_sampler_completions_total", _C, "Completions the student wrote, by why they ended.", "completions",
@@ -91,6 +105,10 @@ DEFINITIONS: tuple[Definition, ...] = (
     Definition(
         "gkd_teacher_score_seconds", _H, "Wall time of one scoring request (many sequences).", "seconds",
         buckets=_WORK_SECONDS,
+    ),
+    Definition(
+        "gkd_teacher_batch_tokens", _H, "Prompt and completion tokens of one scoring request.", "tokens",
+        buckets=_BATCH_TOKENS,
     ),
     Definition("gkd_teacher_checks_total", _C, "Times a teacher was asked golden sequences.", "checks"),
     Definition(
@@ -115,14 +133,24 @@ DEFINITIONS: tuple[Definition, ...] = (
     Definition("gkd_learner_loss", _G, "Loss of the last train step, nats.", "nats"),
     Definition("gkd_learner_grad_norm", _G, "Gradient norm of the last train step, before clipping."),
     Definition("gkd_learner_learning_rate", _G, "Learning rate of the last train step."),
+    Definition(
+        "gkd_learner_restarts_total", _C, "Learners started in the place of one that died.", "restarts",
+    ),
     Definition("gkd_learner_nonfinite_steps_total", _C, "Steps skipped: loss or gradient was not finite.", "steps"),
-    Definition("gkd_learner_last_step_timestamp_seconds", _G, "Unix time when the last train step ended.", "seconds"),
+    Definition(
+        "gkd_learner_last_step_timestamp_seconds", _G, "Unix time when training began, or its last step ended.",
+        "seconds",
+    ),
     Definition(
         "gkd_behaviour_gap_mean_nats", _G,
         "Between sampler and learner, log-prob of a sampled token: mean over some tokens of the last step.", "nats",
     ),
     Definition("gkd_behaviour_gap_max_nats", _G, "The same, at the token where they differ most.", "nats"),
     # flow
+    Definition(
+        "gkd_busy_seconds_total", _C, "Time in which at least one request of a part was under way.", "seconds",
+        labels={"part": PARTS},
+    ),
     Definition(
         "gkd_step_seconds", _H, "Wall time of one whole step: sample, score, learn and publish.", "seconds",
         buckets=_WORK_SECONDS,
@@ -134,6 +162,21 @@ DEFINITIONS: tuple[Definition, ...] = (
     Definition("gkd_queue_depth", _G, "Items waiting, of all kinds.", "items", labels={"queue": QUEUES}),
     Definition("gkd_queue_capacity", _G, "Most items that may wait, of all kinds.", "items", labels={"queue": QUEUES}),
     Definition(
+        "gkd_queue_wait_seconds", _H, "Time from a sequence's arrival in a queue until it was first taken.", "seconds",
+        labels={"queue": QUEUES}, buckets=_WORK_SECONDS,
+    ),
+    Definition(
+        "gkd_inflight_prompts", _G, "Rows of the data (prompts or pairs) on their way to the replay.", "prompts",
+    ),
+    Definition(
+        "gkd_messages_rejected_total", _C, "Answers of replicas that were no message, or not to be believed.",
+        "messages", labels={"role": REPLICATED_ROLES, "reason": REJECTIONS},
+    ),
+    Definition(
+        "gkd_staleness_limit_versions", _G, "Most policy versions that a sample may be behind (max_staleness).",
+        "versions",
+    ),
+    Definition(
         "gkd_sample_staleness_versions", _H, "Policy versions between a sample's oldest token and its train step.",
         "versions", buckets=_STALENESS_VERSIONS,
     ),
@@ -141,7 +184,6 @@ DEFINITIONS: tuple[Definition, ...] = (
         "gkd_samples_dropped_total", _C, "Sequences thrown away: too stale (issued again), or rejected by all.",
         "sequences", labels={"reason": DROP_REASONS},
     ),
-
     # replicas
     Definition(
         "gkd_replicas", _G, "Replicas of a role, by state.", "replicas",
@@ -153,6 +195,15 @@ DEFINITIONS: tuple[Definition, ...] = (
     Definition(
         "gkd_replica_restarts_total", _C, "Replicas started again, by why the former one ended.", "restarts",
         labels={"role": REPLICATED_ROLES, "reason": DEATHS},
+    ),
+    Definition(
+        "gkd_replica_weight_version", _G,
+        f"Policy version that a replica holds, NaN where none runs; from slot {SLOTS_SHOWN} on the oldest.", "versions",
+        labels={"role": ("sampler",), "slot": SLOTS},
+    ),
+    Definition(
+        "gkd_requests_total", _C, "Requests to a role, each once however often it was asked.", "requests",
+        labels={"role": REPLICATED_ROLES},
     ),
     Definition(
         "gkd_requests_retried_total", _C, "Requests asked again: infra blames the replica, data the request.",
@@ -170,6 +221,9 @@ DEFINITIONS: tuple[Definition, ...] = (
         "seconds",
     ),
     # checkpoints
+    Definition(
+        "gkd_checkpoint_interval_steps", _G, "Train steps between two checkpoints; 0 is only when stopped.", "steps",
+    ),
     Definition("gkd_checkpoint_last_step", _G, "Train step of the newest good checkpoint.", "steps"),
     Definition(
         "gkd_checkpoint_last_success_timestamp_seconds", _G, "When the newest good checkpoint was finished.", "seconds",
@@ -189,6 +243,10 @@ DEFINITIONS: tuple[Definition, ...] = (
         "seconds", buckets=_SYNC_SECONDS,
     ),
     Definition("gkd_weight_sync_bytes_total", _C, "Bytes of weights published, once per version.", "bytes"),
+    Definition(
+        "gkd_weight_sync_failures_total", _C, "Times that a sampler did not take weights that it should have.",
+        "failures",
+    ),
     # evaluation
     Definition(
         "gkd_held_out_divergence_nats", _G, "Divergence between teacher and student on held-out rows, per token.",

@@ -3,22 +3,25 @@
 GET /metrics   200, Prometheus text format
 GET /healthz   200 while the process serves
 GET /readyz    200 once the process is ready for work, 503 before
+GET /http_sd   200, what Prometheus shall scrape, for its HTTP service discovery
 """
 
 import errno
 import socketserver
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socket import AF_INET6, gaierror
 from typing import Any
 
 from gkd_dist.errors import ConfigError
+from gkd_dist.metrics.discovery import Target, answer, controller_target
 
 _POLL_S = 0.05
 """How soon the server notices that it shall stop."""
 _TEXT = "text/plain; charset=utf-8"
+_JSON = "application/json"
 _METRICS_TEXT = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -28,14 +31,22 @@ class Endpoint:
     Args:
         host: address or name to listen on.
         port: 0 picks a free one; see `port`.
-        metrics: returns the body of `/metrics`; called on the server's threads, as is `is_ready`.
+        metrics: returns the body of `/metrics`; called on the server's threads, as are the others.
+        others: what there is to scrape beside this endpoint.
 
     Raises:
         ConfigError: the address cannot be used.
     """
 
-    def __init__(self, host: str, port: int, metrics: Callable[[], bytes], is_ready: Callable[[], bool]) -> None:
-        self._server = _listen(host, port, _handler(metrics, is_ready))
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        metrics: Callable[[], bytes],
+        is_ready: Callable[[], bool],
+        others: Callable[[], Sequence[Target]] = tuple,
+    ) -> None:
+        self._server = _listen(host, port, _handler(metrics, is_ready, others))
         self.port = int(self._server.server_address[1])
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(_POLL_S,), name="metrics-endpoint", daemon=True
@@ -87,7 +98,9 @@ def _listen(host: str, port: int, handler: type[BaseHTTPRequestHandler]) -> _Ser
         raise ConfigError([problem]) from error
 
 
-def _handler(metrics: Callable[[], bytes], is_ready: Callable[[], bool]) -> type[BaseHTTPRequestHandler]:
+def _handler(
+    metrics: Callable[[], bytes], is_ready: Callable[[], bool], others: Callable[[], Sequence[Target]]
+) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         timeout = 10  # seconds; a client that says nothing must not keep its thread
 
@@ -99,8 +112,11 @@ def _handler(metrics: Callable[[], bytes], is_ready: Callable[[], bool]) -> type
                     self._answer(200, b"ok\n")
                 case "/readyz":
                     self._answer(*((200, b"ready\n") if is_ready() else (503, b"starting\n")))
+                case "/http_sd":
+                    controller = controller_target(self.headers.get("Host"), self.connection.getsockname()[1])
+                    self._answer(200, answer(controller, others()), _JSON)
                 case _:
-                    self._answer(404, b"try /metrics, /healthz or /readyz\n")
+                    self._answer(404, b"try /metrics, /healthz, /readyz or /http_sd\n")
 
         def _answer(self, status: int, body: bytes, content_type: str = _TEXT) -> None:
             self.send_response(status)

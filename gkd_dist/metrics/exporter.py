@@ -9,13 +9,14 @@ exporter.set_ready()
 
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.metrics_core import Metric
 
 from gkd_dist import __version__
 from gkd_dist.metrics.catalogue import DEFINITIONS, Definition, Kind, definition_of
+from gkd_dist.metrics.discovery import Target
 from gkd_dist.metrics.endpoint import Endpoint
 
 
@@ -37,6 +38,7 @@ class Exporter:
         self._infos: dict[str, dict[str, str]] = {}
         self._ready = threading.Event()
         self._endpoint: Endpoint | None = None
+        self._others: tuple[Target, ...] = ()
         for definition in DEFINITIONS:
             self._add(definition)
         self.gauge("gkd_build_info", 1, version=__version__)
@@ -71,7 +73,10 @@ class Exporter:
         return generate_latest(self._registry)
 
     def serve(self, host: str, port: int) -> int:
-        """Serve `/metrics`, `/healthz` and `/readyz` from a thread; returns the port (port 0 picks a free one).
+        """Serve `/metrics`, `/healthz`, `/readyz` and `/http_sd` from a thread; returns the port.
+
+        Args:
+            port: 0 picks a free one.
 
         Raises:
             ConfigError: the address cannot be used; names `metrics.port` or `metrics.host`.
@@ -79,8 +84,12 @@ class Exporter:
         """
         if self._endpoint is not None:
             raise ValueError(f"already serving on port {self._endpoint.port}")
-        self._endpoint = Endpoint(host, port, self.text, self._ready.is_set)
+        self._endpoint = Endpoint(host, port, self.text, self._ready.is_set, lambda: self._others)
         return self._endpoint.port
+
+    def announce(self, others: Iterable[Target]) -> None:
+        """`/http_sd` lists these beside this endpoint."""
+        self._others = tuple(others)
 
     def set_ready(self) -> None:
         """From now on `/readyz` answers 200."""

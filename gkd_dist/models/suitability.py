@@ -62,6 +62,16 @@ def check_vocabulary(folder: Path, role: str, num_ids: int) -> None:
         )
 
 
+def context_limit(folder: Path, max_new_tokens: int) -> int | None:
+    """Longest prompt that leaves room for a completion, tokens; None where the model's positions have no end.
+
+    An encoder has all positions for itself. The result may be below 1.
+    """
+    config = AutoConfig.from_pretrained(folder)
+    longest = _longest(config)
+    return longest if longest is None or config.is_encoder_decoder else longest - max_new_tokens
+
+
 def _is_language_model(config: Any) -> bool:
     names = (
         MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES if config.is_encoder_decoder else MODEL_FOR_CAUSAL_LM_MAPPING_NAMES

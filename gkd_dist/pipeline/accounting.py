@@ -7,7 +7,17 @@ from contextlib import contextmanager
 
 from gkd_dist.checks import TeacherCheck
 from gkd_dist.interfaces import Metrics, RecordSink
-from gkd_dist.types import FloatArray, ScoredTrajectory, Source, StepReport, Trajectory, WeightManifest
+from gkd_dist.metrics.catalogue import STAGES
+from gkd_dist.runs.events import Tell, nobody
+from gkd_dist.types import (
+    FloatArray,
+    SampleId,
+    ScoredTrajectory,
+    Source,
+    StepReport,
+    Trajectory,
+    WeightManifest,
+)
 
 Clock = Callable[[], float]
 
@@ -19,6 +29,8 @@ _HISTOGRAMS = {
 """Of single requests, by part."""
 _COUNTERS = {"wait": "gkd_learner_wait_seconds_total", "blocked": "gkd_sampler_blocked_seconds_total"}
 """Seconds by part, over the whole run."""
+_BUSY = {"sample": "sampling", "score": "scoring", "learn": "learning", "publish": "publishing"}
+"""Parts that may hold up the ring, as the metrics call them."""
 
 
 class StepAccounts:
@@ -32,6 +44,7 @@ class StepAccounts:
         attempt: of the run, for the record: where steps are trained again, the last record of a step counts.
         metrics: Prometheus metrics by catalogue name.
         sinks: where the finished record goes.
+        tell: told of checkpoints.
         clock: monotonic seconds.
     """
 
@@ -42,17 +55,21 @@ class StepAccounts:
         metrics: Metrics,
         sinks: Sequence[RecordSink],
         attempt: int = 1,
+        tell: Tell = nobody,
         clock: Clock = time.perf_counter,
     ) -> None:
         self._max_steps = max_steps
         self._attempt = attempt
         self._metrics = metrics
         self._sinks = sinks
+        self._tell = tell
         self._clock = clock
         self._open: dict[str, float] = defaultdict(float)
         self._steps: dict[int, dict[str, float]] = {}
         """What training said about steps whose weights are not live yet."""
         self._totals: dict[str, float] = defaultdict(float)
+        self._waiting: dict[SampleId, float] = {}
+        """Since when sequences wait in the replay."""
         self._busy: dict[str, tuple[int, float]] = {}
         """Parts at work: how many at once, and since when."""
         self._step_began = clock()
@@ -72,8 +89,6 @@ class StepAccounts:
             yield
         finally:
             ended = self._at_work(part, -1)
-            if part in _COUNTERS:
-                self._metrics.count(_COUNTERS[part], ended - began)
             if part in _HISTOGRAMS:
                 self._metrics.observe(_HISTOGRAMS[part], ended - began)
             self.progressed()
@@ -91,12 +106,28 @@ class StepAccounts:
         """Seconds since anything last came to an end."""
         return self._clock() - self._last_progress
 
+    def show(self, stage: str, num_in_flight: int) -> None:
+        """What the run does at this moment; time of work that still goes on counts up to now.
+
+        Args:
+            num_in_flight: rows given out and not yet in the replay.
+        """
+        for part in list(self._busy):
+            self._at_work(part, 0)
+        for each in STAGES:
+            self._metrics.gauge("gkd_run_stage", each == stage, stage=each)
+        self._metrics.gauge("gkd_inflight_prompts", num_in_flight)
+
     def _at_work(self, part: str, change: int) -> float:
         now = self._clock()
         number, since = self._busy.get(part, (0, now))
         if number:
             self._open[f"{part}_s"] += now - since
             self._totals[part] += now - since
+            if part in _COUNTERS:
+                self._metrics.count(_COUNTERS[part], now - since)
+            if part in _BUSY:
+                self._metrics.count("gkd_busy_seconds_total", now - since, part=_BUSY[part])
         self._busy[part] = (number + change, now)
         return now
 
@@ -112,6 +143,8 @@ class StepAccounts:
         tokens = sum(item.trajectory.num_tokens * len(item.scores) for item in scored)
         self._open["scored_tokens"] += tokens
         self._metrics.count("gkd_teacher_scored_tokens_total", tokens)
+        if tokens:
+            self._metrics.observe("gkd_teacher_batch_tokens", sum(item.trajectory.num_tokens for item in scored))
 
     def dropped(self, number: int, reason: str) -> None:
         """Sequences that are given up."""
@@ -130,6 +163,19 @@ class StepAccounts:
         """`depth` scored sequences wait in the replay."""
         self._metrics.gauge("gkd_queue_depth", depth, queue="replay")
 
+    def admitted(self, group: Sequence[ScoredTrajectory]) -> None:
+        """They wait in the replay from now on."""
+        self._waiting.update((item.trajectory.sample_id, self._clock()) for item in group)
+
+    def drawn(self, scored: Sequence[ScoredTrajectory], depth: int) -> None:
+        """The learner took these, some perhaps not for the first time, and so many are left."""
+        now = self._clock()
+        for item in scored:
+            since = self._waiting.pop(item.trajectory.sample_id, None)
+            if since is not None:
+                self._metrics.observe("gkd_queue_wait_seconds", now - since, queue="replay")
+        self.queued(depth)
+
     def evicted(self, number: int) -> None:
         """Sequences that became too stale in the replay, or before they got there; their prompts are issued again."""
         self._open["evicted"] += number
@@ -144,7 +190,9 @@ class StepAccounts:
         """The checkpoint of `step` is on the disk; None: one failed."""
         if step is None:
             self._metrics.count("gkd_checkpoint_failures_total")
+            self._tell("checkpoint", state="failed")
             return
+        self._tell("checkpoint", state="written", step=step)
         self._metrics.gauge("gkd_checkpoint_last_step", step)
         self._metrics.gauge("gkd_checkpoint_last_success_timestamp_seconds", time.time())
 
@@ -196,17 +244,22 @@ class StepAccounts:
                 self._metrics.gauge(f"gkd_{name}", report.quantities[name])
         self._metrics.gauge("gkd_learner_last_step_timestamp_seconds", time.time())
 
-    def published(self, step: int, manifest: WeightManifest) -> None:
-        """The weights after `step` are live: the step is over; write its record."""
+    def published(self, step: int, manifest: WeightManifest | None) -> None:
+        """The weights after `step` are live: the step is over; write its record.
+
+        Args:
+            manifest: None where nobody samples with these weights, and they stayed where they are.
+        """
         record = defaultdict(float, {**self._open, **self._steps.pop(step)})
         self._open.clear()
         self.progressed()
         now = self._clock()
         record["step_s"] = now - self._step_began
         self._step_began = now
-        self._metrics.observe("gkd_weight_sync_seconds", record["publish_s"])
-        self._metrics.count("gkd_weight_sync_bytes_total", manifest.num_bytes)
-        self._metrics.gauge("gkd_policy_version", manifest.version)
+        if manifest is not None:
+            self._metrics.observe("gkd_weight_sync_seconds", record["publish_s"])
+            self._metrics.count("gkd_weight_sync_bytes_total", manifest.num_bytes)
+        self._metrics.gauge("gkd_policy_version", step + 1)
         self._metrics.observe("gkd_step_seconds", record["step_s"])
         for role, moved in (("sampler", "sampled"), ("teacher", "scored"), ("learner", "trained")):
             rate = record[f"{moved}_tokens"] / record["step_s"]
@@ -215,8 +268,10 @@ class StepAccounts:
         for sink in self._sinks:
             sink.write({"step": step, "max_steps": self._max_steps, "attempt": self._attempt, **record})
 
-    def begin(self, replay_capacity: int) -> None:
-        """The ring starts to turn: time from here on belongs to the first step."""
+    def begin(self, replay_capacity: int, version: int) -> None:
+        """The ring starts to turn at this policy version: time from here on belongs to the first step."""
         self._step_began = self._clock()
         self.progressed()
         self._metrics.gauge("gkd_queue_capacity", replay_capacity, queue="replay")
+        self._metrics.gauge("gkd_policy_version", version)
+        self._metrics.gauge("gkd_learner_last_step_timestamp_seconds", time.time())

@@ -24,6 +24,7 @@ from gkd_dist.interfaces import Journal
 from gkd_dist.pipeline.accounting import StepAccounts
 from gkd_dist.pipeline.checkpointing import Checkpointer
 from gkd_dist.pipeline.intake import Intake, row_of
+from gkd_dist.pipeline.keeping import Keeper
 from gkd_dist.pipeline.learning import learning_loop
 from gkd_dist.pipeline.progress import Progress
 from gkd_dist.pipeline.publishing import publishing_loop
@@ -33,7 +34,7 @@ from gkd_dist.pipeline.sentinel import Sentinel
 from gkd_dist.replay.buffer import ReplayBuffer
 from gkd_dist.replay.groups import Group, Kind
 from gkd_dist.replay.ledger import Ledger
-from gkd_dist.supervision.failures import Budgets
+from gkd_dist.supervision.budgets import Budgets
 from gkd_dist.supervision.together import beside, gather_all
 from gkd_dist.types import SampleId
 
@@ -92,11 +93,11 @@ def make_ring(
         max_losses=rules.infra_attempts,
         intake=intake,
         replay=replay,
+        keeper=Keeper(journal, accounts),
         sentinel=Sentinel(fleet, plan.sentinel_steps, accounts),
         stop=stop or asyncio.Event(),
         published=asyncio.Queue(maxsize=1),
         checkpointer=checkpointer,
-        journal=journal,
         baseline=plan.reinforcement.make_baseline(progress.baseline) if plan.reinforcement else None,
     )
 
@@ -113,14 +114,14 @@ async def run_ring(ring: Ring, waiting: Sequence[Group] = ()) -> None:
         StoppedError: the run was asked to stop.
         EngineError: a teacher no longer answers as it did.
     """
-    ring.accounts.begin(len(Kind) * ring.plan.replay_capacity)  # of both kinds, as the depth is
+    ring.accounts.begin(len(Kind) * ring.plan.replay_capacity, ring.progress.step)  # of both kinds, as the depth is
     for group in waiting:
         ring.intake.adopt(row_of(group))
     try:
         async with beside(sampling_loop(ring), _admit_all(ring, waiting)):
             await gather_all(loop(ring) for loop in (learning_loop, publishing_loop))
     finally:
-        await ring.end_keeping()
+        await ring.keeper.end()
     await ring.sentinel.at_end(ring.plan.max_steps)
 
 

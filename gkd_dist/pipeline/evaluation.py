@@ -21,6 +21,8 @@ class HeldOut:
     sampling: SamplingParams
     num_shown: int
     """So many prompts are also answered greedily, to be read side by side."""
+    max_teacher_tokens: int = 0
+    """Most tokens of the teachers' own answers to these; 0: none are asked for."""
     answer_of: AnswerOf | None = None
     """The text of a sample with its prompt and reference; None where the objective asks for no reward."""
     teachers_of: TeachersOf | None = None

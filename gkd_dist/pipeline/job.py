@@ -3,7 +3,7 @@
 import asyncio
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from gkd_dist.config.supervision import SupervisionConfig
@@ -14,11 +14,13 @@ from gkd_dist.pipeline.accounting import StepAccounts
 from gkd_dist.pipeline.checkpointing import Checkpointer
 from gkd_dist.pipeline.controller import make_ring, run_ring
 from gkd_dist.pipeline.diagnosis import diagnose
+from gkd_dist.pipeline.durability import Durability
 from gkd_dist.pipeline.evaluation import Evaluation, HeldOut, evaluate
-from gkd_dist.pipeline.recovery import Durability, Recovered, recover
+from gkd_dist.pipeline.recovery import Recovered, recover
 from gkd_dist.pipeline.ring import Plan
 from gkd_dist.pipeline.sentinel import check_at_start, guard_newcomers
 from gkd_dist.pipeline.stage import Stage
+from gkd_dist.pipeline.teacher_answers import TeacherAnswers, teacher_answers
 from gkd_dist.pipeline.watchdog import Watchdog
 from gkd_dist.supervision.together import beside, unless_stopped
 
@@ -31,6 +33,8 @@ class Outcome:
 
     before: Evaluation | None
     after: Evaluation | None
+    teachers: TeacherAnswers = field(default_factory=dict)
+    """To the prompts that are shown."""
 
 
 @dataclass(frozen=True)
@@ -80,9 +84,10 @@ async def distil(job: Job) -> Outcome:
                 job.keep_before(before)
         await _train(job)
         after = await _evaluate(job, job.plan.max_steps, "after")
+        teachers = await _ask_teachers(job, after)
         if job.stop.is_set():
             raise StoppedError("stopped before the last evaluation; run the same command again for it")
-    return Outcome(before, after)
+    return Outcome(before, after, teachers)
 
 
 async def _has_begun(job: Job) -> bool:
@@ -102,13 +107,15 @@ async def _train(job: Job) -> None:
                 await _renew_learner(job)
             recovered = await recover(job.plan, job.fleet, job.durability, job.narrate, weights_are_live=first)
             await _turn(job, recovered)
-            job.stage.state = "saving"
+            job.stage.enter("saving")
             job.narrate(f"saving the student to {job.final}")
             return await job.fleet.learner.save(job.final)
         except LearnerLostError as error:
             num_restarts += 1
             if num_restarts > job.rules.max_learner_restarts:
                 raise
+            job.stage.tell("learner", role="learner", state="restarting", reason="died", detail=str(error))
+            job.metrics.count("gkd_learner_restarts_total")
             job.narrate(f"{error}; starting another learner ({num_restarts} of {job.rules.max_learner_restarts})")
 
 
@@ -136,6 +143,8 @@ async def _turn(job: Job, recovered: Recovered) -> None:
         durability.journal,
         last_step=recovered.checkpoint,
     )
+    if recovered.checkpoint is not None:
+        job.metrics.gauge("gkd_checkpoint_last_step", recovered.checkpoint)
     ring = make_ring(
         plan,
         job.fleet,
@@ -148,7 +157,8 @@ async def _turn(job: Job, recovered: Recovered) -> None:
         checkpointer=checkpointer,
         journal=durability.journal,
     )
-    job.stage.state, job.stage.ring = "training", ring
+    job.stage.ring = ring
+    job.stage.enter("training")
     watchdog = Watchdog(
         job.accounts.idle_s,
         job.rules.stall_timeout_s,
@@ -178,10 +188,16 @@ async def _check_teachers(job: Job) -> None:
         job.narrate(f"teacher checked: {check}")
 
 
+async def _ask_teachers(job: Job, after: Evaluation | None) -> TeacherAnswers:
+    if job.held_out is None or after is None:
+        return {}
+    return await unless_stopped(job.stop, teacher_answers(job.fleet, job.held_out, after.shown)) or {}
+
+
 async def _evaluate(job: Job, version: int, when: str) -> Evaluation | None:
     if job.held_out is None:
         return None
-    job.stage.state = "evaluating"
+    job.stage.enter("evaluating")
     job.narrate(f"evaluating on {len(job.held_out.prompts)} held-out prompts ({when} training)")
     evaluation = await unless_stopped(job.stop, evaluate(job.fleet, job.held_out, version))
     if evaluation is None:

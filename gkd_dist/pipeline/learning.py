@@ -30,12 +30,15 @@ async def learning_loop(ring: Ring) -> None:
             drawn = await unless_stopped(ring.stop, ring.replay.draw(num_student, plan.batch_size - num_student, step))
         if drawn is None:
             await _stop(ring)
+        ring.accounts.drawn([each.scored for each in drawn or []], ring.replay.depth)
         await ring.sentinel.before_step(step)
         report = await _train(ring, drawn or [])
         _commit(ring, report, drawn or [])
         fault_point("controller.after_step")
-        with ring.accounts.timed("publish"):
-            publication = await ring.fleet.learner.publish()
+        publication = None
+        if plan.asks_for(report.policy_version):
+            with ring.accounts.timed("publish"):
+                publication = await ring.fleet.learner.publish()
         if plan.save_steps and report.policy_version % plan.save_steps == 0:
             await ring.fleet.learner.save(plan.students / f"step-{report.policy_version}")
         if ring.checkpointer is not None:

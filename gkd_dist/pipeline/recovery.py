@@ -1,48 +1,24 @@
 """Where a run goes on: the newest checkpoint, and what the journal kept of the work after it."""
 
-import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from operator import methodcaller
 
-from gkd_dist.checkpoints.store import CheckpointStore
-from gkd_dist.config.supervision import CheckpointConfig
 from gkd_dist.errors import EngineError, plain
 from gkd_dist.fleet import Fleet
 from gkd_dist.interfaces import Journal
 from gkd_dist.pipeline.checkpointing import LEARNER, read_progress
+from gkd_dist.pipeline.durability import Durability
 from gkd_dist.pipeline.intake import row_of
 from gkd_dist.pipeline.progress import Progress
 from gkd_dist.pipeline.ring import Plan
 from gkd_dist.replay.groups import Group, Kind
-from gkd_dist.replay.ledger import Ledger
 from gkd_dist.replay.staleness import admissible
 from gkd_dist.types import SampleId, ScoredTrajectory
 
 logger = logging.getLogger(__name__)
-
-_CLOSE_S = 30.0
-
-
-@dataclass(frozen=True)
-class Durability:
-    """What of a run outlives its processes."""
-
-    store: CheckpointStore
-    ledger: Ledger
-    config: CheckpointConfig
-    attempt: int
-    """How often the run was started before."""
-    journal: Journal | None = None
-
-    async def close(self) -> None:
-        """Flush the ledger and let go of it; a disk that hangs does not keep the run from its end."""
-        try:
-            await asyncio.wait_for(self.store.disk.run(self.ledger.close), _CLOSE_S)
-        except TimeoutError:
-            logger.warning("%s could not be flushed within %g s", self.ledger.path, _CLOSE_S)
 
 
 @dataclass(frozen=True)
@@ -101,7 +77,7 @@ async def _waiting(plan: Plan, progress: Progress, journal: Journal | None) -> l
     if journal is None:
         return []
     try:
-        kept = await journal.read()
+        kept = await journal.read(progress.trained.union(progress.dropped))
     except Exception as error:
         logger.warning("the journal cannot be read, what it kept is sampled and scored again: %s", plain(error))
         return []

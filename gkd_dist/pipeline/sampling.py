@@ -49,7 +49,7 @@ async def _go_round(ring: Ring, rows: Sequence[Row]) -> None:
     ring.budgets.succeeded()
     for row in rows:
         ring.losses.pop(row.index, None)
-    ring.keep(groups)
+    ring.keeper.keep(groups)
     for group in groups:
         await admit(ring, group)
     ring.intake.arrived(rows)
@@ -93,7 +93,9 @@ async def admit(ring: Ring, group: Group) -> None:
     # The learner's own version: samplers may have its newest weights before they count as live everywhere.
     verdict = await ring.replay.admit(group, ring.progress.step)
     ring.accounts.queued(ring.replay.depth)
-    if verdict is Admission.TOO_STALE:
+    if verdict is Admission.ADMITTED:
+        ring.accounts.admitted(group)
+    elif verdict is Admission.TOO_STALE:
         ring.accounts.evicted(len(group))
         ring.intake.issue_again(row_of(group))
     elif verdict is Admission.FROM_FUTURE:

@@ -26,7 +26,7 @@ _LOOK_AT_HEAD = (
 
 
 @dataclass(frozen=True)
-class Replica:
+class ReplicaName:
     """One replica of a teacher, as messages call it."""
 
     name: str
@@ -38,7 +38,7 @@ class Replica:
 
 async def check_at_start(
     fleet: Fleet, record: Callable[[Sequence[TeacherCheck]], None] = lambda _: None
-) -> dict[Replica, TeacherCheck]:
+) -> dict[ReplicaName, TeacherCheck]:
     """Verify every replica of every teacher, and hold the replicas of one teacher against each other.
 
     Args:
@@ -57,18 +57,20 @@ async def check_at_start(
     return checks
 
 
-def guard_newcomers(fleet: Fleet, checks: Mapping[Replica, TeacherCheck]) -> None:
+def guard_newcomers(fleet: Fleet, checks: Mapping[ReplicaName, TeacherCheck]) -> None:
     """Hold every replica of a teacher that joins later to what its teacher's first replica answered at the start.
 
     Args:
         checks: as `check_at_start` returned them.
     """
-    first: dict[str, tuple[Replica, TeacherCheck]] = {}
+    first: dict[str, tuple[ReplicaName, TeacherCheck]] = {}
     for replica, check in checks.items():
         first.setdefault(replica.name, (replica, check))
     for name, (model, expected) in first.items():
 
-        async def answers_alike(teacher: Teacher, model: Replica = model, expected: TeacherCheck = expected) -> None:
+        async def answers_alike(
+            teacher: Teacher, model: ReplicaName = model, expected: TeacherCheck = expected
+        ) -> None:
             check = await teacher.verify()
             if not check.passed:
                 raise ModelError(f"a new replica of {model.name} is refused: {check}")
@@ -78,16 +80,16 @@ def guard_newcomers(fleet: Fleet, checks: Mapping[Replica, TeacherCheck]) -> Non
         fleet.teachers[name].require(answers_alike)
 
 
-def _compare_replicas(checks: Mapping[Replica, TeacherCheck]) -> None:
+def _compare_replicas(checks: Mapping[ReplicaName, TeacherCheck]) -> None:
     """Raise ModelError where a replica answers other than the first of its teacher: all of them teach one student."""
-    first: dict[str, tuple[Replica, TeacherCheck]] = {}
+    first: dict[str, tuple[ReplicaName, TeacherCheck]] = {}
     for replica, check in checks.items():
         model, expected = first.setdefault(replica.name, (replica, check))
         if difference := _difference(model, expected, check):
             raise ModelError(f"{replica} is refused: {difference}")
 
 
-def _difference(model: Replica, expected: TeacherCheck, check: TeacherCheck) -> str:
+def _difference(model: ReplicaName, expected: TeacherCheck, check: TeacherCheck) -> str:
     """How the answers of two replicas differ; empty where they are those of one model."""
     gaps = [abs(one - other) for one, other in zip(expected.top_log_probs, check.top_log_probs, strict=True)]
     if check.tolerance.allows(gaps):
@@ -138,7 +140,7 @@ class Sentinel:
     def _checked_at(self, name: str, num_steps: int) -> bool:
         return self._last_good.get(name) == num_steps - 1
 
-    def _judge(self, step: int | None, checks: Mapping[Replica, TeacherCheck]) -> None:
+    def _judge(self, step: int | None, checks: Mapping[ReplicaName, TeacherCheck]) -> None:
         self._accounts.checked(step, list(checks.values()))
         for replica, check in checks.items():
             if not check.passed:
@@ -155,9 +157,9 @@ def due(step: int, steps_between: Mapping[str, int]) -> list[str]:
     return [name for name, steps in steps_between.items() if steps and step and step % steps == 0]
 
 
-async def _verify(teachers: Mapping[str, Replicas[Teacher]]) -> dict[Replica, TeacherCheck]:
+async def _verify(teachers: Mapping[str, Replicas[Teacher]]) -> dict[ReplicaName, TeacherCheck]:
     named = {
-        Replica(name, slot): teacher
+        ReplicaName(name, slot): teacher
         for name, replicas in teachers.items()
         for slot, teacher in enumerate(replicas.serving)
     }
@@ -165,17 +167,17 @@ async def _verify(teachers: Mapping[str, Replicas[Teacher]]) -> dict[Replica, Te
     return {replica: await teacher.verify() for replica, teacher in named.items()}
 
 
-async def _verify_living(teachers: Mapping[str, Replicas[Teacher]]) -> dict[Replica, TeacherCheck]:
+async def _verify_living(teachers: Mapping[str, Replicas[Teacher]]) -> dict[ReplicaName, TeacherCheck]:
     """As `_verify`, but a replica that dies meanwhile is left to supervision. One of each teacher answers at least."""
-    checks: dict[Replica, TeacherCheck] = {}
+    checks: dict[ReplicaName, TeacherCheck] = {}
     for name, replicas in teachers.items():
         found = {}
         for slot, teacher in enumerate(replicas.serving):
             try:
-                found[Replica(name, slot)] = await teacher.verify()
+                found[ReplicaName(name, slot)] = await teacher.verify()
             except Exception as error:
                 if classify(error) is not Failure.INFRA:
                     raise
-                logger.warning("%s is not checked: %s", Replica(name, slot), plain(error))
-        checks |= found or {Replica(name, 0): await replicas.call(methodcaller("verify"), "verify its answers")}
+                logger.warning("%s is not checked: %s", ReplicaName(name, slot), plain(error))
+        checks |= found or {ReplicaName(name, 0): await replicas.call(methodcaller("verify"), "verify its answers")}
     return checks

@@ -8,19 +8,21 @@ from typing import Any
 
 from gkd_dist.config.run import RunConfig
 from gkd_dist.errors import ConfigError
-from gkd_dist.fleet import Fleet
+from gkd_dist.fleet import Fleet, role_of
 from gkd_dist.interfaces import Replicas
 from gkd_dist.pipeline.accounting import StepAccounts
 from gkd_dist.pipeline.stage import Stage
 from gkd_dist.runs.control import Panel, Target, target_problems
+from gkd_dist.runs.events import Tell, nobody
 from gkd_dist.runs.run_directory import RunDirectory
-from gkd_dist.runs.status import MAX_PROBLEM, Role, Slot, Status
+from gkd_dist.runs.status import MAX_PROBLEM, RoleStatus, SlotStatus, Status
 from gkd_dist.supervision.scaling import Decision, Pressure, decide
 from gkd_dist.supervision.together import gather_all
 
 logger = logging.getLogger(__name__)
 
 _DECISION_S = 10.0
+_SHOW_S = 1.0
 
 
 class Steering:
@@ -28,6 +30,7 @@ class Steering:
 
     Args:
         attempt: number of this start of the run.
+        tell: told of every change of a target.
     """
 
     def __init__(
@@ -38,17 +41,19 @@ class Steering:
         accounts: StepAccounts,
         stage: Stage,
         attempt: int,
+        tell: Tell = nobody,
     ) -> None:
         self._config = config
         self._fleet = fleet
         self._accounts = accounts
         self._stage = stage
         self._attempt = attempt
+        self._tell = tell
         self._panel = Panel(directory, apply=self._apply, status=self.status)
 
     async def attend(self) -> None:
         """Answer, show and scale, for ever."""
-        await gather_all([self._panel.attend(), self._follow_pressure()])
+        await gather_all([self._panel.attend(), self._follow_pressure(), self._show()])
 
     def status(self) -> Status:
         """This moment."""
@@ -68,6 +73,13 @@ class Steering:
             last_checkpoint=ring.checkpointer.last_step if ring and ring.checkpointer else None,
             tokens_per_s=dict(self._accounts.tokens_per_s),
         )
+
+    async def _show(self) -> None:
+        """Keep the metrics at the present moment, whether or not something comes to an end."""
+        while True:
+            ring = self._stage.ring
+            self._accounts.show(self.status().state, len(ring.intake.in_flight) if ring else 0)
+            await asyncio.sleep(_SHOW_S)
 
     async def _follow_pressure(self) -> None:
         """Move the roles that have bounds towards what the queue asks for (`supervision/scaling.py`)."""
@@ -101,7 +113,7 @@ class Steering:
                 decisions[name] = decision
                 if decision.desired != pool.target:
                     logger.warning("%s: %d -> %d replicas by queue pressure", name, pool.target, decision.desired)
-                    pool.set_target(decision.desired)
+                    self._set_target(name, pool, decision.desired, "pressure")
 
     def _spent(self) -> tuple[float, float]:
         return self._accounts.spent_s("wait"), self._accounts.spent_s("blocked")
@@ -114,16 +126,22 @@ class Steering:
         if problems := target_problems(self._config, target.samplers, target.teachers):
             raise ConfigError(problems)
         if target.samplers is not None:
-            self._fleet.samplers.set_target(target.samplers)
+            self._set_target("samplers", self._fleet.samplers, target.samplers, "request")
         for name, number in target.teachers.items():
-            self._fleet.teachers[name].set_target(number)
+            self._set_target(name, self._fleet.teachers[name], number, "request")
+
+    def _set_target(self, name: str, pool: Replicas[Any], target: int, reason: str) -> None:
+        former = pool.target
+        pool.set_target(target)
+        role = "sampler" if pool is self._fleet.samplers else role_of(name)
+        self._tell("scale", role=role, former=str(former), state=str(target), reason=reason)
 
 
-def _role(pool: Replicas[Any]) -> Role:
-    return Role(
+def _role(pool: Replicas[Any]) -> RoleStatus:
+    return RoleStatus(
         target=pool.target,
         slots=tuple(
-            Slot(
+            SlotStatus(
                 slot=each.slot,
                 state=each.state,  # type: ignore[arg-type]  # the same words, a test says so
                 pid=each.place.get("pid"),  # type: ignore[arg-type]

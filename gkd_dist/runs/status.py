@@ -13,7 +13,7 @@ SERVING = frozenset({"healthy", "suspect"})
 RunState = Literal["starting", "evaluating", "training", "stopping", "saving"]
 
 
-class Slot(Document):
+class SlotStatus(Document):
     """One replica."""
 
     slot: int = Field(ge=0)
@@ -25,11 +25,11 @@ class Slot(Document):
     """Why nothing runs in it: what its start waits for, or what ended the last one."""
 
 
-class Role(Document):
+class RoleStatus(Document):
     """All replicas of the samplers, or of one teacher."""
 
     target: int = Field(ge=0)
-    slots: tuple[Slot, ...] = ()
+    slots: tuple[SlotStatus, ...] = ()
 
     @property
     def num_serving(self) -> int:
@@ -52,10 +52,10 @@ class Status(Document):
     step: int = Field(ge=0)
     """Train steps done."""
     max_steps: int = Field(ge=0)
-    samplers: Role
-    teachers: dict[str, Role]
+    samplers: RoleStatus
+    teachers: dict[str, RoleStatus]
     """By name."""
-    learner: Slot | None = None
+    learner: SlotStatus | None = None
     queue_depth: int = Field(default=0, ge=0)
     """Scored sequences that wait for the learner."""
     staleness: int = Field(default=0, ge=0)
@@ -70,6 +70,6 @@ class Status(Document):
     problem: str | None = Field(default=None, max_length=2000)
     """Why that request was refused; None where it was not."""
 
-    def role(self, name: str) -> Role | None:
+    def role(self, name: str) -> RoleStatus | None:
         """`samplers`, or the teacher of that name behind `teachers.`."""
         return self.samplers if name == "samplers" else self.teachers.get(name.removeprefix("teachers."))

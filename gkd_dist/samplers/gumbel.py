@@ -62,10 +62,12 @@ class GumbelProcessor(LogitsProcessor):
 
     def _noise(self, log_probs: torch.Tensor) -> torch.Tensor:
         """Float64: the uniforms of float32 lie 2**-24 apart, too coarse for the tail of a large vocabulary."""
-        size = log_probs.shape[1]
-        rows = [torch.rand(size, generator=generator, dtype=torch.float64) for generator in self._generators]
-        uniform = torch.stack(rows).clamp_(min=torch.finfo(torch.float64).tiny).to(log_probs.device)
-        return -torch.log(-torch.log(uniform))
+        noise = torch.empty(log_probs.shape, dtype=torch.float64)
+        for row, generator in zip(noise, self._generators, strict=True):
+            torch.rand(row.shape, generator=generator, out=row)
+        # In place: with a large vocabulary the noise costs as much as a small model's step.
+        noise.clamp_(min=torch.finfo(torch.float64).tiny).log_().neg_().log_().neg_()
+        return noise.to(log_probs.device)
 
 
 def _warpers(params: SamplingParams) -> LogitsProcessorList:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, GenerationConfig, LogitsProcessorList, PreTrainedModel
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
 from gkd_dist.config.lora import LoraConfig
 from gkd_dist.engines.coalescing import Coalescer
@@ -44,7 +44,7 @@ class HfSampler:
             dtype; None: there is none to mix in.
 
     Raises:
-        ModelError: a teacher beside an encoder-decoder student.
+        ModelError: a teacher that does not lay out prompt and completion as the student does.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class HfSampler:
         input_ids, attention_mask = self._family.prompts([each.token_ids for each in prompts], self._pad_token_id)
         seeds = [sample_seed(params.seed, prompt.sample_id) for prompt in prompts]
         gumbel = GumbelProcessor(params, seeds, self._num_ids)
-        mix = self._mix(params, attention_mask)
+        mix = self._mix(params, input_ids, attention_mask)
         sequences = self._model.generate(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -125,16 +125,22 @@ class HfSampler:
         return [self._trajectory(prompt, ids, row, params) for prompt, ids, row in rows]
 
     def _load_teacher(self, teacher: str | Path, dtype: str) -> PreTrainedModel:
-        if not (self._family.in_one_row and family_at(teacher).in_one_row):
-            raise ModelError("a teacher can be mixed into the sampling of causal students only; set teacher_mix=0")
-        return AutoModelForCausalLM.from_pretrained(teacher, dtype=getattr(torch, dtype)).eval()
+        if family_at(teacher) != self._family:
+            raise ModelError(
+                f"the teacher {teacher} does not read prompt and completion as the student does (in one row, or in "
+                "encoder and decoder with one start id), and cannot be mixed into its sampling; set teacher_mix=0"
+            )
+        return self._family.load(teacher, dtype=getattr(torch, dtype)).eval()
 
-    def _mix(self, params: SamplingParams, attention_mask: torch.Tensor) -> list[TeacherMix]:
+    def _mix(
+        self, params: SamplingParams, input_ids: torch.Tensor, attention_mask: torch.Tensor
+    ) -> list[LogitsProcessor]:
         if params.teacher_mix == 0:
             return []
         if self._teacher is None:
             raise EngineError("this sampler was started without a teacher; it cannot sample with teacher_mix above 0")
-        return [TeacherMix(self._teacher, params.teacher_mix, attention_mask, self._num_ids)]
+        reader = self._family.reader(self._teacher, input_ids, attention_mask)
+        return [TeacherMix(reader, params.teacher_mix, self._num_ids)]
 
     def _generation_config(self, params: SamplingParams) -> GenerationConfig:
         return GenerationConfig(

@@ -1,4 +1,4 @@
-"""Two kinds of failures, and how much of each a run bears.
+"""Two kinds of failures, and whom to blame for one.
 
 INFRA: the replica, not the request, is to blame: ask elsewhere, after a while. DATA: the request itself, or nobody
 knows: ask once more, then drop it. An unknown exception is DATA, because those budgets are small and mistakes in the
@@ -7,7 +7,6 @@ code must surface.
 
 from enum import StrEnum
 
-from gkd_dist.config.supervision import SupervisionConfig
 from gkd_dist.errors import DeadlineError, EngineError, RejectedError, WeightsError
 
 
@@ -33,53 +32,3 @@ def classify(error: BaseException) -> Failure:
     if isinstance(error, EngineError | DeadlineError | WeightsError) and not isinstance(error, RejectedError):
         return Failure.INFRA
     return Failure.DATA
-
-
-class Budgets:
-    """What a run may lose: INFRA losses in a row, which any success ends, and DATA drops over its whole life.
-
-    Args:
-        max_losses: requests in a row that no replica could serve.
-        max_dropped: as `supervision.max_dropped`.
-        num_dropped: of former attempts of the run.
-    """
-
-    def __init__(self, max_losses: int, max_dropped: int, num_dropped: int = 0) -> None:
-        self._max_losses = max_losses
-        self._max_dropped = max_dropped
-        self.num_losses = 0
-        """In a row, up to now."""
-        self.num_dropped = num_dropped
-
-    @classmethod
-    def of(cls, rules: SupervisionConfig, num_dropped: int = 0) -> "Budgets":
-        return cls(rules.infra_attempts, rules.max_dropped, num_dropped)
-
-    def succeeded(self) -> None:
-        """A request was answered."""
-        self.num_losses = 0
-
-    def spend(self, error: Exception) -> Failure:
-        """A request ended with `error` after all its attempts; says which budget paid.
-
-        Raises:
-            Exception: `error` itself, with a note, where that budget is used up.
-        """
-        kind = classify(error)
-        if kind is Failure.INFRA:
-            self.num_losses += 1
-            if self.num_losses > self._max_losses:
-                error.add_note(
-                    f"{self.num_losses} requests in a row were lost; supervision.infra_attempts allows "
-                    f"{self._max_losses}"
-                )
-                raise error
-        else:
-            self.num_dropped += 1
-            if self.num_dropped > self._max_dropped:
-                error.add_note(
-                    f"{self.num_dropped} prompts were dropped in this run; supervision.max_dropped is "
-                    f"{self._max_dropped}"
-                )
-                raise error
-        return kind

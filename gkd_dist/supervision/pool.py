@@ -61,13 +61,20 @@ class Pool(Generic[Replica]):
         self._roster.target = _checked(role, target)
 
     @classmethod
-    def of(cls, replicas: Sequence[Replica], rules: SupervisionConfig | None = None) -> "Pool[Replica]":
+    def of(
+        cls,
+        replicas: Sequence[Replica],
+        rules: SupervisionConfig | None = None,
+        *,
+        role: str = "replica",
+        metrics: Census | None = None,
+    ) -> "Pool[Replica]":
         """Replicas that are there already: none is probed, ended or restarted; what fails on all of them is raised.
 
         Args:
             rules: how often a request is asked, and when it is hedged; None is the defaults.
         """
-        pool = cls("replica", _Given(replicas), rules or SupervisionConfig(), target=len(replicas))
+        pool = cls(role, _Given(replicas), rules or SupervisionConfig(), target=len(replicas), metrics=metrics)
         pool._roster.is_fixed = True
         for index, replica in enumerate(replicas):
             slot = pool._roster.add(index)

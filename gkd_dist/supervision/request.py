@@ -45,6 +45,7 @@ class Request(Generic[Replica, T]):
             RoleLostError: no replica served for the whole grace, or can ever serve again.
             Exception: of the last attempt.
         """
+        self._roster.census.count("gkd_requests_total", self._roster.role)
         while True:
             incarnation = first if first in self._roster.serving else await self._next()
             first = None
@@ -148,6 +149,7 @@ class Request(Generic[Replica, T]):
             answer = await self._roster.run(incarnation, self._work, incarnation.requests, self._what)
         except Exception as error:
             self._last = classify(error)
+            self._roster.census.refused(self._roster.role, error)
             self._failed.append(incarnation)
             if not (isinstance(error, ReplicaEndedError) and error.drained):
                 self._num_failures[self._last] += 1

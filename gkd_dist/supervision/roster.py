@@ -201,8 +201,13 @@ class Roster(Generic[Replica]):
                 if incarnation.ended:
                     raise ReplicaEndedError(f"{self.role} {incarnation.slot.index} was ended", incarnation.drained)
                 newest = self.newest
-                await self.run(incarnation, self.obligation, incarnation.duties, "catch up")
+                try:
+                    answer = await self.run(incarnation, self.obligation, incarnation.duties, "catch up")
+                except Exception as error:
+                    self.census.failed(self.role, error)
+                    raise
                 incarnation.fulfilled = newest
+                self.census.fulfilled(self.role, incarnation.slot.index, answer)
 
     def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Work in the background that ends with the pool."""

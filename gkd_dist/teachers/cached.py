@@ -77,6 +77,12 @@ class CachedTeacher:
             self._unverified.clear()
         return check
 
+    async def complete(
+        self, drafts: Sequence[Trajectory], max_new_tokens: int, stop_token_ids: Sequence[int]
+    ) -> list[list[int]]:
+        """See `interfaces.Teacher.complete`."""
+        return await self._teacher.complete(drafts, max_new_tokens, stop_token_ids)
+
     async def ping(self) -> None:
         """See `interfaces.Scorer.ping`."""
         await self._teacher.ping()

@@ -7,6 +7,7 @@ from gkd_dist.checks import TeacherCheck, Tolerance
 from gkd_dist.divergences import Readout
 from gkd_dist.interfaces import Scorer
 from gkd_dist.targets import TargetsHandle, TeacherTargets
+from gkd_dist.teachers.completion import complete
 from gkd_dist.teachers.golden import Golden, ask, compare, top_answers
 from gkd_dist.types import Trajectory
 
@@ -14,7 +15,8 @@ _MAX_ATTEMPTS = 3
 
 
 class CheckedTeacher:
-    """Implements `interfaces.Teacher`: `score`, `ping` and `close` are the engine's, `verify` compares golden answers.
+    """Implements `interfaces.Teacher`: `score`, `ping` and `close` are the engine's, `verify` compares golden
+    answers, `complete` asks for scores.
 
     Args:
         engine: what scores, in this process.
@@ -52,6 +54,14 @@ class CheckedTeacher:
             if check.passed or not left:
                 break
         return check
+
+    async def complete(
+        self, drafts: Sequence[Trajectory], max_new_tokens: int, stop_token_ids: Sequence[int]
+    ) -> list[list[int]]:
+        """See `interfaces.Teacher.complete`."""
+        readout = await asyncio.to_thread(self._load_readout) if self._load_readout is not None else None
+        score, stops = self._engine.score, frozenset(stop_token_ids)
+        return await complete(score, drafts, readout, max_new_tokens=max_new_tokens, stop_token_ids=stops)
 
     async def ping(self) -> None:
         await self._engine.ping()

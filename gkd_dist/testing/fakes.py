@@ -123,6 +123,13 @@ class FakeTeacher:
         gap = self._gaps_nats.pop(0) if self._gaps_nats else 0.0
         return TeacherCheck("its first answers", 1, 1.0, gap, gap, Tolerance(1e-3, 1e-3))
 
+    async def complete(
+        self, drafts: Sequence[Trajectory], max_new_tokens: int, stop_token_ids: Sequence[int]
+    ) -> list[list[int]]:
+        """The drafts backwards, without stop tokens."""
+        backwards = [draft.completion_ids[::-1].tolist() for draft in drafts]
+        return [[token for token in each if token not in stop_token_ids][:max_new_tokens] for each in backwards]
+
     async def ping(self) -> None:
         """Alive."""
 

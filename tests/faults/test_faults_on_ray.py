@@ -90,6 +90,7 @@ def test_a_dead_journal_costs_no_checkpoint(ray: Runs, clean_ray: Runs) -> None:
     (journal,) = process.family("::JournalActor")
     journal.kill()
     assert process.ended() == 0, process.said
+    assert "the journal died; another one goes on (1 of 3)" in process.said
     assert ray.directory.last_checkpoint == 8
     assert equal(ray, clean_ray)
 

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from gkd_dist.cluster.placement import FleetPlan, Role, start_fleet
+from gkd_dist.cluster.placement import FleetPlan, RolePlan, start_fleet
 from gkd_dist.cluster.session import ray_session
 from gkd_dist.config.ring import ClusterConfig
 from gkd_dist.config.supervision import SupervisionConfig
@@ -21,8 +21,8 @@ def test_what_a_part_raises_while_it_is_built_arrives_as_it_was_raised() -> None
         raise ZeroDivisionError("a fault of ours\nwith a second line")
 
     plans = [
-        (FleetPlan(Role(FakeSampler), {"teacher": Role(FakeTeacher)}, refused, 50), ModelError),
-        (FleetPlan(Role(broken), {"teacher": Role(FakeTeacher)}, FakeLearner, 50), EngineError),
+        (FleetPlan(RolePlan(FakeSampler), {"teacher": RolePlan(FakeTeacher)}, refused, 50), ModelError),
+        (FleetPlan(RolePlan(broken), {"teacher": RolePlan(FakeTeacher)}, FakeLearner, 50), EngineError),
     ]
     config = ClusterConfig(num_cpus_per_sampler=0, num_cpus_per_teacher=0, num_cpus_learner=0)
     with ray_session(config):

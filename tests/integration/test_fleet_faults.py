@@ -15,7 +15,7 @@ import ray
 from ray._private.internal_api import memory_summary
 
 from gkd_dist.cluster.journal import start_journal
-from gkd_dist.cluster.placement import FleetPlan, Launchers, Role, start_fleet
+from gkd_dist.cluster.placement import FleetPlan, Launchers, RolePlan, start_fleet
 from gkd_dist.cluster.session import ray_session
 from gkd_dist.config.ring import ClusterConfig
 from gkd_dist.config.supervision import SupervisionConfig
@@ -50,7 +50,10 @@ def cluster() -> Iterator[None]:
 
 def plan_of(path: Path) -> FleetPlan:
     return FleetPlan(
-        Role(partial(MockSampler, path)), {"teacher": Role(partial(MockTeacher, path))}, partial(MockLearner, path), 128
+        RolePlan(partial(MockSampler, path)),
+        {"teacher": RolePlan(partial(MockTeacher, path))},
+        partial(MockLearner, path),
+        128,
     )
 
 
@@ -140,7 +143,7 @@ def test_the_journal_keeps_trajectories_whose_payload_the_driver_never_saw(tmp_p
 @pytest.mark.fault(19)
 def test_large_targets_of_the_past_leave_the_object_store(tmp_path: Path) -> None:
     """60 times 6 MB through a store of 80 MB: what is no longer held is freed. What is held spills: the witness."""
-    plan = replace(plan_of(tmp_path), teachers={"teacher": Role(partial(MockTeacher, tmp_path, 1 << 18))})
+    plan = replace(plan_of(tmp_path), teachers={"teacher": RolePlan(partial(MockTeacher, tmp_path, 1 << 18))})
 
     async def work() -> None:
         launcher = Launchers(plan, CONFIG, RULES).teachers("teacher")

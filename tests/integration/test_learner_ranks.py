@@ -11,7 +11,7 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 from gkd_dist.cli import main
-from gkd_dist.cluster.placement import FleetPlan, Role, start_fleet
+from gkd_dist.cluster.placement import FleetPlan, RolePlan, start_fleet
 from gkd_dist.cluster.session import ray_session
 from gkd_dist.config.ring import ClusterConfig
 from gkd_dist.config.supervision import SupervisionConfig
@@ -128,7 +128,7 @@ def test_the_death_of_a_rank_ends_the_others_that_wait_for_it(tmp_path: Path) ->
         return Waiting()
 
     async def scenario() -> list[int]:
-        plan = FleetPlan(Role(FakeSampler), {"teacher": Role(FakeTeacher)}, make, 50, num_learner_ranks=2)
+        plan = FleetPlan(RolePlan(FakeSampler), {"teacher": RolePlan(FakeTeacher)}, make, 50, num_learner_ranks=2)
         fleet = await start_fleet(plan, CONFIG, SupervisionConfig())
         pids = [int((tmp_path / f"rank-{rank}").read_text()) for rank in range(2)]
         saving = asyncio.ensure_future(fleet.learner.save(tmp_path / "final"))
@@ -158,7 +158,7 @@ def test_a_rank_that_never_comes_is_a_deadline(tmp_path: Path) -> None:
         return RankGroup(seat)
 
     config = CONFIG.model_copy(update={"startup_timeout_s": 5.0})
-    plan = FleetPlan(Role(FakeSampler), {"teacher": Role(FakeTeacher)}, make, 50, num_learner_ranks=2)
+    plan = FleetPlan(RolePlan(FakeSampler), {"teacher": RolePlan(FakeTeacher)}, make, 50, num_learner_ranks=2)
     with ray_session(config), pytest.raises(DeadlineError, match=r"learner rank|did not meet"):
         asyncio.run(start_fleet(plan, config, SupervisionConfig()))
 

@@ -13,7 +13,7 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
-from gkd_dist.cluster.placement import FleetPlan, Launchers, Role
+from gkd_dist.cluster.placement import FleetPlan, Launchers, RolePlan
 from gkd_dist.config.ring import ClusterConfig
 from gkd_dist.config.supervision import SupervisionConfig
 from gkd_dist.errors import LostTargetsError, ResourceError
@@ -57,7 +57,7 @@ def cluster() -> Iterator[Cluster]:
 async def two_samplers(cluster: Cluster, path: Path) -> AsyncIterator[tuple[Pool[Any], Any, int]]:
     """One on each node; the second node, and the slot whose sampler is there."""
     node = cluster.add_node(num_cpus=1, object_store_memory=80_000_000)
-    plan = FleetPlan(Role(partial(MockSampler, path), 2), {}, FakeLearner, 128)
+    plan = FleetPlan(RolePlan(partial(MockSampler, path), 2), {}, FakeLearner, 128)
     launcher = Launchers(plan, CONFIG, RULES).samplers()
     pool = Pool("sampler", launcher, RULES, target=2)
     async with running(pool, path):
@@ -109,8 +109,8 @@ def test_a_frozen_node_is_given_up_and_leaves_no_process(cluster: Cluster, tmp_p
 def test_targets_that_went_with_their_node_are_told_from_a_lost_learner(cluster: Cluster, tmp_path: Path) -> None:
     config = CONFIG.model_copy(update={"num_cpus_per_teacher": 1.0, "num_cpus_learner": 1.0, "startup_timeout_s": 60.0})
     # Megabytes: small results travel inside messages and cannot be lost.
-    teachers: dict[str, Role[Teacher]] = {"teacher": Role(partial(MockTeacher, tmp_path, 1 << 17))}
-    plan = FleetPlan(Role(partial(MockSampler, tmp_path)), teachers, partial(MockLearner, tmp_path), 128)
+    teachers: dict[str, RolePlan[Teacher]] = {"teacher": RolePlan(partial(MockTeacher, tmp_path, 1 << 17))}
+    plan = FleetPlan(RolePlan(partial(MockSampler, tmp_path)), teachers, partial(MockLearner, tmp_path), 128)
     trajectories = tiny.trajectories([(2, 3), (4, 1)])
 
     async def work() -> None:
@@ -137,6 +137,6 @@ def test_targets_that_went_with_their_node_are_told_from_a_lost_learner(cluster:
 
 def test_an_actor_without_room_says_what_is_missing(cluster: Cluster, tmp_path: Path) -> None:
     config = CONFIG.model_copy(update={"num_cpus_per_sampler": 64.0, "startup_timeout_s": 2.0})
-    plan = FleetPlan(Role(partial(MockSampler, tmp_path)), {}, FakeLearner, 128)
+    plan = FleetPlan(RolePlan(partial(MockSampler, tmp_path)), {}, FakeLearner, 128)
     with pytest.raises(ResourceError, match=r"no node had room for sampler 0 .*CPU: 64 wanted, . free"):
         asyncio.run(Launchers(plan, config, RULES).samplers().start(0))

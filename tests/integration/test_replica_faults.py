@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gkd_dist.cluster.placement import FleetPlan, Launchers, Role
+from gkd_dist.cluster.placement import FleetPlan, Launchers, RolePlan
 from gkd_dist.cluster.proxies import SamplerProxy
 from gkd_dist.cluster.session import ray_session
 from gkd_dist.config.ring import ClusterConfig
@@ -45,8 +45,8 @@ def cluster() -> Iterator[None]:
 
 
 def launchers(path: Path, config: ClusterConfig = CONFIG) -> Launchers:
-    teachers: dict[str, Role[Teacher]] = {"teacher": Role(partial(MockTeacher, path))}
-    return Launchers(FleetPlan(Role(partial(MockSampler, path)), teachers, FakeLearner, NUM_IDS), config, RULES)
+    teachers: dict[str, RolePlan[Teacher]] = {"teacher": RolePlan(partial(MockTeacher, path))}
+    return Launchers(FleetPlan(RolePlan(partial(MockSampler, path)), teachers, FakeLearner, NUM_IDS), config, RULES)
 
 
 def with_samplers(path: Path, work: Callable[[Pool[Any]], Awaitable[None]], config: ClusterConfig = CONFIG) -> None:
@@ -273,7 +273,7 @@ def test_a_stopped_actor_answers_no_ping_and_is_ended_with_its_child(tmp_path: P
 
 
 def test_ids_outside_the_vocabulary_are_refused(tmp_path: Path) -> None:
-    plan = FleetPlan(Role(partial(MockSampler, tmp_path)), {}, FakeLearner, num_ids=4)
+    plan = FleetPlan(RolePlan(partial(MockSampler, tmp_path)), {}, FakeLearner, num_ids=4)
 
     async def work() -> None:
         launcher = Launchers(plan, CONFIG, RULES).samplers()

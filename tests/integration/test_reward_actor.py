@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from gkd_dist.cluster.placement import FleetPlan, Role, start_fleet
+from gkd_dist.cluster.placement import FleetPlan, RolePlan, start_fleet
 from gkd_dist.cluster.session import ray_session
 from gkd_dist.config.ring import ClusterConfig
 from gkd_dist.config.supervision import SupervisionConfig
@@ -31,7 +31,7 @@ def test_a_reward_actor_judges_fails_and_ends_like_the_reward_itself() -> None:
         raise ModelError("no label `entailment`")
 
     config = ClusterConfig(num_cpus_per_sampler=0, num_cpus_per_teacher=0, num_cpus_learner=0, request_timeout_s=2)
-    plan = FleetPlan(Role(FakeSampler), {"teacher": Role(FakeTeacher)}, FakeLearner, 50, FakeReward)
+    plan = FleetPlan(RolePlan(FakeSampler), {"teacher": RolePlan(FakeTeacher)}, FakeLearner, 50, FakeReward)
 
     async def judged(plan: FleetPlan) -> list[float]:
         fleet = await start_fleet(plan, config, SupervisionConfig())

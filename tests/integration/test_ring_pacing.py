@@ -15,7 +15,7 @@ import ray
 from ray._private.internal_api import memory_summary
 
 from gkd_dist.closing import Closing
-from gkd_dist.cluster.placement import FleetPlan, Role, start_fleet
+from gkd_dist.cluster.placement import FleetPlan, RolePlan, start_fleet
 from gkd_dist.cluster.session import ray_session
 from gkd_dist.config.ring import ClusterConfig
 from gkd_dist.config.supervision import SupervisionConfig
@@ -127,8 +127,8 @@ async def parts(
     """A fleet that is up."""
     path.mkdir(exist_ok=True)
     plan = FleetPlan(
-        Role(make_sampler, num_samplers),
-        {"teacher": Role(partial(FakeTeacher, hidden_size))},
+        RolePlan(make_sampler, num_samplers),
+        {"teacher": RolePlan(partial(FakeTeacher, hidden_size))},
         partial(PacedLearner, step_s),
         128,
     )

@@ -53,3 +53,21 @@ def test_what_a_teacher_wrote_is_counted_as_its_own(models: dict[str, Path], dat
     steps = [json.loads(line) for line in (tmp_path / "latest" / "ledger.jsonl").read_text().splitlines()]
     sources = {sequence["source"] for step in steps for sequence in step.get("sequences", ())}
     assert sources == {"teacher"}
+
+
+def test_a_student_learns_from_what_a_teacher_wrote(models: dict[str, Path], data: Path, tmp_path: Path) -> None:
+    """SeqKD, as docs/paper.md has it: rows, generate, run."""
+    plain = ["tiny", *arguments(models, data, tmp_path)[1:]]
+    prompts, written = tmp_path / "prompts.jsonl", tmp_path / "teacher-written.jsonl"
+    assert main(["rows", *plain, "data.prompt_template=w3 {prompt}", "--output", str(prompts)]) == 0
+    generated = ["generate", str(models["teacher"]), "--prompts", str(prompts), "--output", str(written)]
+    assert main([*generated, "decoding.max_new_tokens=8"]) == 0
+    overrides = [each for each in plain[1:] if not each.startswith(("teacher.", "data.path"))]
+    assert main(["run", "tiny+methods/seqkd", *overrides, f"data.path={written}", "learner.max_steps=20"]) == 0
+    found = losses(tmp_path)
+    assert sum(found[-4:]) < sum(found[:4])
+    texts = [json.loads(line) for line in written.read_text().splitlines()]
+    samples = [json.loads(line) for line in (tmp_path / "latest" / "samples.jsonl").read_text().splitlines()]
+    assert [(each["prompt"], each["reference"]) for each in samples] == [
+        (text["prompt"], text["completions"][0]) for text in texts[: len(samples)]
+    ]

@@ -15,7 +15,7 @@ from pathlib import Path
 
 # Whatever this machine has is too little: the first look at a process that works ends it.
 os.environ |= {"RAY_memory_usage_threshold": "0.001", "RAY_memory_monitor_refresh_ms": "100"}
-from gkd_dist.cluster.placement import FleetPlan, Launchers, Role
+from gkd_dist.cluster.placement import FleetPlan, Launchers, RolePlan
 from gkd_dist.cluster.session import ray_session
 from gkd_dist.config.ring import ClusterConfig
 from gkd_dist.config.supervision import SupervisionConfig
@@ -28,7 +28,7 @@ config = ClusterConfig(num_cpus_per_sampler=0, startup_timeout_s=60)
 rules = SupervisionConfig()
 
 async def main():
-    plan = FleetPlan(Role(partial(MockSampler, Path(sys.argv[1]))), {}, FakeLearner, 128)
+    plan = FleetPlan(RolePlan(partial(MockSampler, Path(sys.argv[1]))), {}, FakeLearner, 128)
     launchers = Launchers(plan, config, rules)
     pool = Pool("sampler", launchers.samplers(), rules, target=1)
     for start in (pool.start, lambda: launchers.learner().start(0)):

@@ -38,7 +38,8 @@ def test_a_run_directory_describes_itself(models: dict[str, Path], data: Path, t
     summary = json.loads((run / "summary.json").read_text())
     assert summary["after"]["on_policy/forward_kl_nats"] > 0
     sample = json.loads((run / "samples.jsonl").read_text().splitlines()[0])
-    assert sample.keys() == {"prompt", "before", "after", "reference", "before_greedy", "after_greedy"}
+    greedy = {"before_greedy", "after_greedy", "teacher_greedy"}
+    assert sample.keys() == {"prompt", "before", "after", "reference"} | greedy
     assert "forward_kl" in (run / "final" / "README.md").read_text()
     assert main(["validate", str(run / "config.yaml")]) == 0
 

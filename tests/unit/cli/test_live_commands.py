@@ -17,7 +17,7 @@ from gkd_dist.replay.ledger import DroppedPrompt, Ledger, StepEntry, TrainedSequ
 from gkd_dist.runs.attempts import Attempt
 from gkd_dist.runs.control import Panel, Target
 from gkd_dist.runs.run_directory import COMPLETE, RunDirectory
-from gkd_dist.runs.status import Role, Slot, Status
+from gkd_dist.runs.status import RoleStatus, SlotStatus, Status
 from gkd_dist.types import SampleId, Source, VersionRange
 
 SETTINGS = ("student.model=s", "teacher.model=t", "cluster.mode=ray", "sampler.max_replicas=4", "learner.max_steps=60")
@@ -39,12 +39,12 @@ def job(directory: RunDirectory, *, obeys: bool = True) -> Iterator[dict[str, in
     """A controller that answers, in a thread of this process; its targets."""
     targets, over = {"samplers": 1, "teachers.teacher": 1}, threading.Event()
 
-    def role(name: str) -> Role:
+    def role(name: str) -> RoleStatus:
         num_slots = targets[name] if obeys else 1
-        slots = tuple(Slot(slot=number, state="healthy", pid=7, node="n") for number in range(num_slots))
+        slots = tuple(SlotStatus(slot=number, state="healthy", pid=7, node="n") for number in range(num_slots))
         if num_slots < targets[name]:
-            slots += (Slot(slot=num_slots, state="restarting", problem="the cluster has no room for it"),)
-        return Role(target=targets[name], slots=slots)
+            slots += (SlotStatus(slot=num_slots, state="restarting", problem="the cluster has no room for it"),)
+        return RoleStatus(target=targets[name], slots=slots)
 
     def apply(target: Target) -> None:
         targets.update(target.roles)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from gkd_dist.cluster import placement
-from gkd_dist.cluster.placement import FleetPlan, Role
+from gkd_dist.cluster.placement import FleetPlan, RolePlan
 from gkd_dist.config.ring import ClusterConfig
 from gkd_dist.errors import ResourceError
 from gkd_dist.testing.fakes import FakeLearner, FakeSampler, FakeTeacher
@@ -13,8 +13,8 @@ from gkd_dist.testing.fakes import FakeLearner, FakeSampler, FakeTeacher
 
 def test_a_teacher_that_asks_a_server_needs_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(placement.ray, "available_resources", lambda: {"CPU": 8.0, "GPU": 2.0})
-    teachers = {"here": Role(FakeTeacher, 2), "served": Role(FakeTeacher, 3)}
-    plan = FleetPlan(Role(FakeSampler), teachers, FakeLearner, 50, server_teachers=["served"])
+    teachers = {"here": RolePlan(FakeTeacher, 2), "served": RolePlan(FakeTeacher, 3)}
+    plan = FleetPlan(RolePlan(FakeSampler), teachers, FakeLearner, 50, server_teachers=["served"])
     config = ClusterConfig(num_gpus_per_teacher=1)
     placement.check_resources(plan, config)
     with pytest.raises(ResourceError, match="GPU: 5 wanted, 2 free"):

@@ -34,7 +34,9 @@ def load(*overrides: str) -> RunConfig:
             ("objective.alpha=0.5", "reward.type=answer", "cluster.num_cpus_reward=1"),
             "cluster.num_cpus_reward: no model computes the reward",
         ),
+        (("metrics.ray_bridge=true",), "metrics.ray_bridge: cluster.mode=local starts no Ray"),
         (("weights.kv_cache=recompute",), "weights.kv_cache: the hf sampler takes new weights between"),
+        (("sampler.engine=vllm", "sampler.max_batch_size=7"), "sampler: engine=vllm does not use max_batch_size"),
         *(
             (("cluster.mode=local", f"supervision.{key}=1"), f"supervision.{key}: cluster.mode=local is one process")
             for key in OF_REPLICAS
@@ -58,7 +60,9 @@ def test_a_key_without_effect_is_refused(overrides: tuple[str, ...], start: str)
         (*ENTAILMENT, "cluster.num_gpus_reward=1", "cluster.num_cpus_reward=2"),
         ("cluster.num_gpus_per_teacher=1",),
         ("teacher.dtype=bfloat16", *SERVER),
+        ("cluster.mode=ray", "metrics.ray_bridge=true"),
         ("sampler.engine=vllm", "weights.kv_cache=recompute"),
+        ("sampler.engine=hf", "sampler.max_batch_size=7"),
         ("cluster.mode=ray", "supervision.probe_interval_s=9", "supervision.max_restarts=0"),
         ("cluster.mode=local", "cluster.request_timeout_s=3", "supervision.stall_timeout_s=4"),
         (),

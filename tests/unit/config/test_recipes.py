@@ -153,6 +153,16 @@ def test_null_takes_away_what_a_base_gave(write: Any) -> None:
     assert load_run_config(child).named_teachers == {}
 
 
+def test_null_takes_away_what_knows_no_null(write: Any) -> None:
+    child = write("c.yaml", "extends: small/arithmetic-rl-gkd\nobjective: {divergence: tvd, beta: null}\n")
+    assert load_run_config(child).objective.divergence == "tvd"
+    config = load_run_config("small/arithmetic-rl-gkd", ["objective.divergence=reverse_kl", "objective.beta=null"])
+    assert config.objective.beta == 0.5 and "beta" not in config.objective.model_fields_set
+    assert problems_of("tiny", "student.model=null", "teacher.model=t") == [
+        "student.model: must be text, got null",
+    ]
+
+
 def test_paths_start_at_the_file_that_names_them(write: Any) -> None:
     write("folder/base.yaml", "extends: ../root.yaml\nseed: 3\n")
     write("root.yaml", "name: root\n")

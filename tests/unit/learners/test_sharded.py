@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import torch
 from torch.distributed.tensor import DTensor
-from transformers import AutoModelForCausalLM
 
 from gkd_dist.cluster.shares import shares
 from gkd_dist.config.learner import LearnerConfig
 from gkd_dist.divergences import ForwardKl
+from gkd_dist.engines.families import Causal, EncoderDecoder
 from gkd_dist.errors import EngineError, ModelError
 from gkd_dist.learners.layouts import PackedLayout, PaddedLayout
 from gkd_dist.learners.learner import GkdLearner
@@ -34,7 +34,7 @@ from gkd_dist.teachers.readout import load_readout
 from gkd_dist.types import ScoredTrajectory, StepReport, TeacherScore, TrainBatch
 from gkd_dist.weights.publisher import WeightPublisher
 from gkd_dist.weights.tensors import read_tensors
-from tests import tiny
+from tests import plain_forwards, tiny
 from tests.ranks import run_ranks
 
 STEPS = [
@@ -54,6 +54,7 @@ class Case:
     packed: bool = False
     checkpointing: bool = False
     vocabulary: int = tiny.VOCABULARY
+    encoder_decoder: bool = False
 
 
 CASES = {
@@ -63,6 +64,8 @@ CASES = {
     "untied, sequence mean, checkpointing, odd vocabulary": Case(
         False, "sequence_mean", checkpointing=True, vocabulary=tiny.VOCABULARY + 1
     ),
+    "encoder-decoder, tied": Case(True, "sequence_mean", encoder_decoder=True),
+    "encoder-decoder, untied, checkpointing": Case(False, "token_mean", checkpointing=True, encoder_decoder=True),
 }
 
 
@@ -75,7 +78,9 @@ def settings_of(case: Case, teacher: Path) -> LossSettings:
         max_micro_batch_tokens=16,
         pad_token_id=tiny.PAD,
         num_ids=tiny.VOCABULARY,
-        layout=PackedLayout() if case.packed else PaddedLayout(),
+        layout=PackedLayout()
+        if case.packed
+        else PaddedLayout(EncoderDecoder(tiny.PAD) if case.encoder_decoder else Causal()),
         behaviour_temperature=1.0,
     )
 
@@ -261,7 +266,7 @@ def jobs(folder: Path) -> dict[str, tuple[Any, ...]]:
         written = tiny.trajectories(shapes, seed=step)
         batches.append(batch_of(tiny.scored(written, asyncio.run(teacher.score(written))), step))
     students = {
-        name: tiny.save_causal(
+        name: (tiny.save_t5 if case.encoder_decoder else tiny.save_causal)(
             folder / f"student {name}", seed=1, tie_word_embeddings=case.tied, vocab_size=case.vocabulary
         )
         for name, case in CASES.items()
@@ -323,7 +328,7 @@ def test_parameters_after_four_steps_are_those_of_one_rank(both: tuple[str, Any,
 
 def test_what_is_saved_is_what_is_published(both: tuple[str, Any, list[Any]], folder: Path) -> None:
     name, _, ((_, _, published, _), _) = both
-    saved = AutoModelForCausalLM.from_pretrained(folder / f"ranks {name}")
+    saved = plain_forwards.load(folder / f"ranks {name}")
     parameters = dict(saved.named_parameters())
     assert parameters.keys() == published.keys()
     for key, value in published.items():
@@ -371,7 +376,7 @@ def test_one_parameter_at_a_time_is_whole_while_weights_are_published(
     ranks: list[dict[str, Any]], jobs: dict[str, tuple[Any, ...]]
 ) -> None:
     _, student, *_ = next(iter(jobs.values()))
-    sizes = [4 * value.numel() for value in AutoModelForCausalLM.from_pretrained(student).parameters()]
+    sizes = [4 * value.numel() for value in plain_forwards.load(student).parameters()]
     assert max(sizes) < sum(sizes) / 4
     for found, num_published in zip(ranks, (sum(sizes), 0), strict=True):
         most, total, published = found["gathered"]

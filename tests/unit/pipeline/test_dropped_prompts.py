@@ -8,8 +8,9 @@ from gkd_dist.config.supervision import CheckpointConfig
 from gkd_dist.pipeline.accounting import StepAccounts
 from gkd_dist.pipeline.checkpointing import Checkpointer
 from gkd_dist.pipeline.controller import make_ring, run_ring
+from gkd_dist.pipeline.durability import Durability
 from gkd_dist.pipeline.intake import Row
-from gkd_dist.pipeline.recovery import Durability, recover
+from gkd_dist.pipeline.recovery import recover
 from gkd_dist.pipeline.sampling import drop
 from gkd_dist.replay.groups import Kind
 from gkd_dist.replay.ledger import Ledger

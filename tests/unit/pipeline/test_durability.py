@@ -9,8 +9,8 @@ import pytest
 
 from gkd_dist.checkpoints.store import CheckpointStore
 from gkd_dist.config.supervision import CheckpointConfig
-from gkd_dist.pipeline import recovery
-from gkd_dist.pipeline.recovery import Durability
+from gkd_dist.pipeline import durability as durabilities
+from gkd_dist.pipeline.durability import Durability
 from gkd_dist.replay.ledger import DroppedPrompt, Ledger
 from gkd_dist.types import SampleId
 
@@ -38,7 +38,7 @@ def test_the_ledger_is_flushed_on_the_thread_of_the_disk(tmp_path: Path) -> None
 def test_a_disk_that_hangs_does_not_keep_the_run_from_its_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(recovery, "_CLOSE_S", 0.05)
+    monkeypatch.setattr(durabilities, "_CLOSE_S", 0.05)
 
     async def end() -> None:
         hung = asyncio.ensure_future(durability.store.disk.run(goes_on.wait))

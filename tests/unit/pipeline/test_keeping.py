@@ -8,11 +8,12 @@ import pytest
 
 from gkd_dist.errors import EngineError
 from gkd_dist.local import LocalJournal
-from gkd_dist.pipeline import ring as rings
+from gkd_dist.pipeline import keeping
 from gkd_dist.pipeline.accounting import StepAccounts
 from gkd_dist.pipeline.controller import make_ring, run_ring
 from gkd_dist.replay.ledger import Ledger
 from gkd_dist.testing.fakes import FakeLearner, FakeMetrics, FakeSampler, FakeTeacher
+from gkd_dist.types import ScoredTrajectory, TeacherScore
 from tests.fleets import fleet_of
 from tests.rings import BATCH, make_plan
 
@@ -24,11 +25,16 @@ class Slow(LocalJournal):
         super().__init__(folder)
         self.goes_on = asyncio.Event()
         self.offered = 0
+        self.under_way = 0
 
     async def append(self, scored):
         self.offered += len(scored)
-        await self.goes_on.wait()
-        await super().append(scored)
+        self.under_way += 1
+        try:
+            await self.goes_on.wait()
+            await super().append(scored)
+        finally:
+            self.under_way -= 1
 
 
 @pytest.mark.fault(32)
@@ -36,8 +42,8 @@ class Slow(LocalJournal):
 def test_a_slow_journal_is_left_out_with_one_line_and_not_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, at_the_end: str
 ) -> None:
-    monkeypatch.setattr(rings, "MAX_PENDING_BYTES", 1)
-    monkeypatch.setattr(rings, "LAST_APPENDS_S", 10.0 if at_the_end == "writes" else 0.05)
+    monkeypatch.setattr(keeping, "MAX_PENDING_BYTES", 1)
+    monkeypatch.setattr(keeping, "LAST_APPENDS_S", 10.0 if at_the_end == "writes" else 0.05)
 
     async def turn() -> None:
         journal = Slow(tmp_path / "journal")
@@ -60,7 +66,7 @@ def test_a_slow_journal_is_left_out_with_one_line_and_not_waited_for(
                 await asyncio.wait_for(run_ring(ring), 5)
         else:
             await asyncio.wait_for(run_ring(ring), 5)
-        assert not ring.kept, "no append is under way"
+        assert journal.under_way == 0, "no append is under way"
         written = len(await journal.read())
         assert written == (journal.offered if at_the_end == "writes" else 0)
         assert journal.offered >= 1, "one append may be of any size"
@@ -69,3 +75,40 @@ def test_a_slow_journal_is_left_out_with_one_line_and_not_waited_for(
 
     with caplog.at_level(logging.WARNING):
         asyncio.run(turn())
+
+
+def test_what_comes_while_a_call_is_under_way_goes_together_with_the_next(tmp_path: Path) -> None:
+    async def check() -> None:
+        calls, gates = [], [asyncio.Event() for _ in range(2)]
+
+        class Gated(LocalJournal):
+            async def append(self, scored):
+                calls.append([item.trajectory.sample_id.prompt_index for item in scored])
+                await gates[len(calls) - 1].wait()
+                if len(calls) == 1:
+                    raise EngineError("no room on the disk")
+                await super().append(scored)
+
+        plan = make_plan(6, 1.0)
+        written = await FakeSampler().sample([plan.stream.prompt(index) for index in range(4)], plan.sampling)
+        targets = await FakeTeacher().score(written)
+        groups = [
+            (ScoredTrajectory(each, (TeacherScore("teacher", told),)),)
+            for each, told in zip(written, targets, strict=True)
+        ]
+        journal = Gated(tmp_path / "journal")
+        keeper = keeping.Keeper(journal, StepAccounts(max_steps=6, metrics=FakeMetrics(), sinks=[]))
+        keeper.keep(groups[:1])
+        await asyncio.sleep(0)
+        keeper.keep(groups[1:2])
+        keeper.keep(groups[2:])
+        assert calls == [[0]]
+        for gate in gates:
+            gate.set()
+        await keeper.end()
+        assert calls == [[0], [1, 2, 3]]
+        assert [item.trajectory.sample_id.prompt_index for item in await journal.read()] == [1, 2, 3]
+        found = await journal.read({groups[2][0].trajectory.sample_id})
+        assert [item.trajectory.sample_id.prompt_index for item in found] == [1, 3]
+
+    asyncio.run(check())

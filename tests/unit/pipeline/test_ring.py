@@ -52,6 +52,26 @@ def test_a_batch_of_fixed_pairs_alone_asks_no_sampler() -> None:
     assert sampler.policy_version == 3
 
 
+@pytest.mark.parametrize(("student_fraction", "versions"), [(0.0, [3]), (1.0, [1, 2, 3])])
+def test_weights_that_nobody_samples_with_stay_where_they_are(
+    student_fraction: float, versions: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But for the last ones, which are evaluated."""
+    published = []
+
+    async def publish(self: FakeLearner) -> object:
+        publication = await own(self)
+        published.append(publication.manifest.version)
+        return publication
+
+    own = FakeLearner.publish
+    monkeypatch.setattr(FakeLearner, "publish", publish)
+    sampler = FakeSampler()
+    run(make_plan(3, student_fraction), fleet_of([sampler], {"teacher": [FakeTeacher()]}, FakeLearner()))
+    assert published == versions
+    assert sampler.policy_version == 3
+
+
 def test_weights_reach_every_sampler_after_every_step_and_replicas_share_the_prompts() -> None:
     samplers, teachers = [FakeSampler(), FakeSampler(), FakeSampler()], [FakeTeacher(), FakeTeacher()]
     learner = FakeLearner()

@@ -12,8 +12,9 @@ from gkd_dist.interfaces import Journal
 from gkd_dist.local import LocalJournal
 from gkd_dist.pipeline.accounting import StepAccounts
 from gkd_dist.pipeline.checkpointing import Checkpointer
+from gkd_dist.pipeline.durability import Durability
 from gkd_dist.pipeline.progress import Progress
-from gkd_dist.pipeline.recovery import Durability, Recovered, recover
+from gkd_dist.pipeline.recovery import Recovered, recover
 from gkd_dist.pipeline.ring import Plan
 from gkd_dist.replay.ledger import Ledger
 from gkd_dist.testing.fakes import FakeLearner, FakeMetrics, FakeSampler, FakeTeacher

@@ -11,6 +11,7 @@ import tracemalloc
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +76,12 @@ def record(frame: bytes, length: int | None = None) -> bytes:
     """A record with a sealed head, written from the layout and not from the code."""
     head = struct.pack("<8sQ", b"\x89GKDJ\r\n\x1a", len(frame) if length is None else length)
     return head + struct.pack("<Q", xxhash.xxh3_64_intdigest(head)) + frame
+
+
+@cache
+def four_records() -> bytes:
+    """A segment."""
+    return b"".join(map(record, encoded([scored(index) for index in range(4)])))
 
 
 @contextmanager
@@ -202,11 +209,9 @@ def test_a_writer_killed_within_a_record_loses_that_record_alone(tmp_path: Path)
 @given(cut=st.integers(0, 20_000))
 def test_cut_at_any_byte_a_segment_gives_its_whole_records(cut: int) -> None:
     with temporary() as folder:
-        Journal(folder).append([scored(index) for index in range(4)])
-        (path,) = files(folder)
-        size = path.stat().st_size
+        size = len(four_records())
         cut %= size + 1
-        os.truncate(path, cut)
+        (folder / "segment-00000001.journal").write_bytes(four_records()[:cut])
         journal = Journal(folder)
         num_whole, rest = divmod(cut, size // 4)
         assert read(journal) == [(index, 0) for index in range(num_whole)]
@@ -220,9 +225,8 @@ def test_cut_at_any_byte_a_segment_gives_its_whole_records(cut: int) -> None:
 @given(place=st.integers(0, 10_000), flip=st.integers(1, 255))
 def test_a_flipped_byte_costs_its_record_or_the_rest_of_its_segment(place: int, flip: int) -> None:
     with temporary() as folder:
-        Journal(folder).append([scored(index) for index in range(4)])
-        (path,) = files(folder)
-        data = bytearray(path.read_bytes())
+        path = folder / "segment-00000001.journal"
+        data = bytearray(four_records())
         each = len(data) // 4
         hit, offset = divmod(place % len(data), each)
         data[place % len(data)] ^= flip

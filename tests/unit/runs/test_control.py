@@ -12,7 +12,7 @@ from gkd_dist.runs.attempts import Attempt
 from gkd_dist.runs.control import Panel, Target, await_target, scale
 from gkd_dist.runs.documents import MAX_BYTES, read_document, write_document
 from gkd_dist.runs.run_directory import RunDirectory
-from gkd_dist.runs.status import Role, Slot, SlotState, Status
+from gkd_dist.runs.status import RoleStatus, SlotState, SlotStatus, Status
 
 MODELS = (
     "student.model=s", "teacher=null", "teachers.a.model=t", "teachers.b.model=u",
@@ -33,8 +33,8 @@ def directory(tmp_path: Path) -> RunDirectory:
     return made(tmp_path)
 
 
-def slots(*states: SlotState) -> tuple[Slot, ...]:
-    return tuple(Slot(slot=number, state=state, pid=100 + number) for number, state in enumerate(states))
+def slots(*states: SlotState) -> tuple[SlotStatus, ...]:
+    return tuple(SlotStatus(slot=number, state=state, pid=100 + number) for number, state in enumerate(states))
 
 
 class Job:
@@ -42,7 +42,7 @@ class Job:
 
     def __init__(self, directory: RunDirectory) -> None:
         self.targets = {"samplers": 1, "a": 1, "b": 1}
-        self.samplers: tuple[Slot, ...] | None = None
+        self.samplers: tuple[SlotStatus, ...] | None = None
         self.refusal = ""
         self.applied: list[dict[str, int]] = []
         self.panel = Panel(directory, apply=self.apply, status=self.status)
@@ -58,9 +58,11 @@ class Job:
             self.targets[name.removeprefix("teachers.")] = number
 
     def status(self) -> Status:
-        roles = {name: Role(target=number, slots=slots(*["healthy"] * number)) for name, number in self.targets.items()}
+        roles = {
+            name: RoleStatus(target=number, slots=slots(*["healthy"] * number)) for name, number in self.targets.items()
+        }
         if self.samplers is not None:
-            roles["samplers"] = Role(target=self.targets["samplers"], slots=self.samplers)
+            roles["samplers"] = RoleStatus(target=self.targets["samplers"], slots=self.samplers)
         samplers = roles.pop("samplers")
         return Status(
             attempt=1, pid=1, host="h", state="training", step=3, max_steps=9, samplers=samplers, teachers=roles
@@ -133,7 +135,7 @@ def test_what_keeps_a_replica_from_serving_is_said_once_and_again_at_the_deadlin
     with Attempt(directory):
         job = Job(directory)
         request = scale(directory, samplers=2)
-        job.samplers = (*slots("healthy"), Slot(slot=1, state="restarting", problem=room))
+        job.samplers = (*slots("healthy"), SlotStatus(slot=1, state="restarting", problem=room))
         with pytest.raises(DeadlineError, match=r"slot 1 restarting: the cluster has no room for it \(CPU: 2 wanted"):
             await_target(directory, request, timeout_s=5, say=said.append, clock=lambda: now, sleep=sleep)
     assert said == [f"samplers slot 1 restarting: {room}"]

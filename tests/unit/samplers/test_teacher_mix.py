@@ -7,26 +7,33 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
 
 from gkd_dist.errors import EngineError, ModelError
 from gkd_dist.samplers.hf_sampler import HfSampler
 from gkd_dist.types import Prompt, SampleId, SamplingParams
-from tests import tiny
+from tests import plain_forwards, tiny
 
 ALPHA = 0.3
 
 
-@pytest.fixture(scope="module")
-def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.save_causal(tmp_path_factory.mktemp("student"), seed=1, vocab_size=tiny.VOCABULARY + 32)
+@pytest.fixture(scope="module", params=["causal", "encoder-decoder"])
+def family(request: pytest.FixtureRequest) -> str:
+    return request.param
 
 
 @pytest.fixture(scope="module")
-def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Deeper, and padded to another number of rows."""
+def student(family: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    save = tiny.save_causal if family == "causal" else tiny.save_t5
+    return save(tmp_path_factory.mktemp("student"), seed=1, vocab_size=tiny.VOCABULARY + 32)
+
+
+@pytest.fixture(scope="module")
+def teacher(family: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Different from the student, and padded to another number of rows."""
     path = tmp_path_factory.mktemp("teacher")
-    return tiny.save_causal(path, seed=2, num_layers=3, vocab_size=tiny.VOCABULARY + 8)
+    if family == "causal":
+        return tiny.save_causal(path, seed=2, num_layers=3, vocab_size=tiny.VOCABULARY + 8)
+    return tiny.save_t5(path, seed=2, tie_word_embeddings=False, vocab_size=tiny.VOCABULARY + 8)
 
 
 def make_sampler(student: Path, teacher: Path | None) -> HfSampler:
@@ -34,10 +41,10 @@ def make_sampler(student: Path, teacher: Path | None) -> HfSampler:
 
 
 @torch.no_grad()
-def next_probs(path: Path, ids: np.ndarray, first: int) -> torch.Tensor:
-    """[L, V] softmax over the real ids at the positions that predict ids[first:]."""
-    logits = AutoModelForCausalLM.from_pretrained(path)(torch.from_numpy(ids).long()[None]).logits[0]
-    return torch.softmax(logits[first - 1 : -1, : tiny.VOCABULARY], dim=-1)
+def next_probs(path: Path, prompt: np.ndarray, completion: np.ndarray) -> torch.Tensor:
+    """[L, V] softmax over the real ids at the positions that predict the completion."""
+    logits = plain_forwards.completion_logits(plain_forwards.load(path), prompt, completion)
+    return torch.softmax(logits[:, : tiny.VOCABULARY], dim=-1)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
@@ -49,8 +56,7 @@ def test_behaviour_log_probs_are_those_of_the_mixture(student: Path, teacher: Pa
     trajectories = asyncio.run(sampler.sample(prompts, params))
     assert len({item.num_completion_tokens for item in trajectories}) > 1
     for item in trajectories:
-        ids = np.concatenate([item.prompt_ids, item.completion_ids])
-        q, p = (next_probs(path, ids, item.prompt_ids.size) for path in (student, teacher))
+        q, p = (next_probs(path, item.prompt_ids, item.completion_ids) for path in (student, teacher))
         mixture = torch.log(ALPHA * p + (1 - ALPHA) * q)
         expected = torch.log_softmax(mixture / temperature, dim=-1)
         chosen = expected[range(item.num_completion_tokens), item.completion_ids]
@@ -65,8 +71,8 @@ def test_tokens_are_drawn_from_the_mixture(student: Path, teacher: Path) -> None
     params = SamplingParams(1, seed=3, teacher_mix=ALPHA)
     drawn = asyncio.run(make_sampler(student, teacher).sample(prompts, params))
     counts = np.bincount([int(item.completion_ids[0]) for item in drawn], minlength=tiny.VOCABULARY)
-    ids = np.append(prompt.token_ids, 0)
-    q, p = (next_probs(path, ids, prompt.token_ids.size)[0].double().numpy() for path in (student, teacher))
+    first = np.array([0])
+    q, p = (next_probs(path, prompt.token_ids, first)[0].double().numpy() for path in (student, teacher))
     chance = ALPHA * p + (1 - ALPHA) * q
     assert 0.5 * np.abs(p - q).sum() > 0.3
     # One count at least, where an id of a tiny chance comes up once.
@@ -90,9 +96,11 @@ def test_a_mix_without_a_teacher_is_refused(student: Path) -> None:
         asyncio.run(make_sampler(student, None).sample(tiny.prompts([3]), SamplingParams(2, teacher_mix=ALPHA)))
 
 
-def test_an_encoder_decoder_student_takes_no_teacher(teacher: Path, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="teacher_mix=0"):
-        make_sampler(tiny.save_t5(tmp_path), teacher)
+def test_a_teacher_of_another_family_is_refused(tmp_path: Path) -> None:
+    causal, t5 = tiny.save_causal(tmp_path / "causal"), tiny.save_t5(tmp_path / "t5")
+    for one, other in ((causal, t5), (t5, causal)):
+        with pytest.raises(ModelError, match="teacher_mix=0"):
+            make_sampler(one, other)
 
 
 @pytest.mark.parametrize("weight", [-0.1, 1.0, math.nan])

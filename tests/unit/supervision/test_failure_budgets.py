@@ -13,7 +13,8 @@ from gkd_dist.errors import (
     WeightsError,
     WireError,
 )
-from gkd_dist.supervision.failures import Budgets, Failure, ReplicaEndedError, classify
+from gkd_dist.supervision.budgets import Budgets
+from gkd_dist.supervision.failures import Failure, ReplicaEndedError, classify
 
 INFRA = [
     EngineError("x"), DeadlineError("x"), WeightsError("x"), LostTargetsError("x"), RoleLostError("x"),

@@ -1,0 +1,133 @@
+"""EvalConfig: what `gkd eval` and `gkd generate` measure, on what, and how the model is asked."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationInfo, model_validator
+
+from gkd_dist.config.base import WITHOUT_RULES, Strict
+
+TaskName = Literal["summarisation", "translation", "gsm8k", "mmlu", "bbh", "generation"]
+TASKS: tuple[TaskName, ...] = ("summarisation", "translation", "gsm8k", "mmlu", "bbh", "generation")
+
+
+class EvalFields(Strict):
+    """Which columns hold what; null means the task's own names."""
+
+    prompt: str | None = None
+    """Text, or a list of texts, which are joined by spaces."""
+    reference: str | None = None
+    """Text, or a list of texts: several references of one row."""
+
+
+class ShotsConfig(Strict):
+    """Worked examples in front of each question."""
+
+    path: str | None = None
+    """Rows as in `data`, or a `.txt` file that is put in front as it is. Null: `dev.jsonl` (MMLU) or `cot-prompts/`
+    (BBH) of the data folder, none elsewhere."""
+    num: int | None = Field(default=None, ge=0)
+    """The first so many examples; null means all there are (5 of MMLU)."""
+
+
+class DecodingConfig(Strict):
+    """How text is generated; nothing is left to the model's own generation config."""
+
+    max_new_tokens: int = Field(default=128, ge=1)
+    temperature: float = Field(default=0.0, ge=0)
+    """0 is greedy; above, text is drawn."""
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    top_k: int = Field(default=0, ge=0)
+    """0 means no limit."""
+    num_samples: int = Field(default=1, ge=1)
+    """Completions of each prompt."""
+    num_beams: int = Field(default=1, ge=1)
+    """Above 1: beam search (engine hf). T5 translates with 4."""
+    length_penalty: float = 1.0
+    """Of beam search: the sum of log-probs is divided by length ** length_penalty. T5 translates with 0.6."""
+    calculator: Literal["none", "annotations", "equations"] = "none"
+    """What the calculator answers instead of the model: `<<48/2=` of GSM8K, or any `48 / 2 =` too."""
+    batch_size: int = Field(default=16, ge=1)
+    """Prompts in one batch of the hf engine."""
+
+
+class EvalConfig(Strict):
+    """One evaluation of one model on one task."""
+
+    model: str
+    """A folder, a hub name, `package:NAME`, or a run directory, whose `final` is meant."""
+    task: TaskName = "generation"
+    data: str
+    """JSONL (optionally .gz), Parquet, or the test split of a hub data set; of mmlu and bbh also the folder with all
+    its files."""
+    engine: Literal["hf", "vllm"] = "hf"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Of the hf engine, which draws on cpu alone; divergences are measured there too."""
+    engine_args: dict[str, Any] = Field(default_factory=dict)
+    """Passed to vLLM untouched."""
+    num_rows: int | None = Field(default=None, ge=1)
+    """The first so many rows; of mmlu and bbh, of each subject or task."""
+    subsets: tuple[str, ...] | None = None
+    """Subjects of mmlu, tasks of bbh; null means all in the data."""
+    fields: EvalFields = EvalFields()
+    template: str | None = None
+    """What a prompt becomes, such as 'summarize: {prompt}'; null means the task's own."""
+    apply_chat_template: bool | Literal["auto"] | None = None
+    """`auto`: where the tokenizer has one; null: never in mmlu and bbh, `auto` elsewhere."""
+    shots: ShotsConfig = ShotsConfig()
+    max_prompt_tokens: int | None = Field(default=None, ge=1)
+    """Null: what the model's positions leave after decoding.max_new_tokens."""
+    overlong: Literal["error", "drop", "truncate_left"] = "error"
+    """What to do with a longer prompt."""
+    decoding: DecodingConfig = DecodingConfig()
+    teacher: str | None = None
+    """Measure the divergence to this model, of the same tokenizer, on what the model writes and on the references."""
+    rouge_stemmer: bool = True
+    """Porter's stemmer before words are compared."""
+    bleu_tokenize: Literal["13a", "intl", "char", "zh", "none"] = "13a"
+    num_resamples: int = Field(default=1000, ge=100)
+    """Of the bootstrap."""
+    confidence: float = Field(default=0.95, gt=0, lt=1)
+    seed: int = Field(default=0, ge=0)
+    """Of decoding and of the bootstrap."""
+    output: Path | None = None
+    """Folder for results.json and predictions.jsonl; null writes nothing."""
+
+    @model_validator(mode="after")
+    def _rules(self, info: ValidationInfo) -> "EvalConfig":
+        problems = [] if info.context == WITHOUT_RULES else [*self._decoding_problems(), *self._task_problems()]
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+    def _decoding_problems(self) -> list[str]:
+        decoding, problems = self.decoding, []
+        if self.engine == "hf" and self.device == "cuda" and decoding.temperature > 0:
+            problems.append("device: the hf engine draws samples on cpu alone; set engine=vllm, or device=cpu")
+        if decoding.num_beams > 1:
+            if self.engine == "vllm":
+                problems.append("decoding.num_beams: beam search needs engine=hf; set that, or num_beams=1")
+            if decoding.temperature > 0 or decoding.num_samples > 1:
+                problems.append(
+                    "decoding.num_beams: beam search returns one completion; set temperature=0 and num_samples=1"
+                )
+        elif decoding.length_penalty != 1.0:
+            problems.append("decoding.length_penalty: only beam search reads it; set num_beams above 1, or remove it")
+        if decoding.num_samples > 1 and decoding.temperature == 0:
+            problems.append("decoding.num_samples: greedy samples are all alike; set temperature above 0")
+        return problems
+
+    def _task_problems(self) -> list[str]:
+        problems = []
+        if self.task not in ("mmlu", "bbh") and self.subsets is not None:
+            problems.append(f"subsets: task={self.task} has none; remove it")
+        if self.task in ("summarisation", "translation", "generation") and self.shots != ShotsConfig():
+            problems.append(f"shots: task={self.task} has none; put examples into template")
+        if self.template is not None and "{prompt}" not in self.template:
+            problems.append("template: must contain {prompt}")
+        if self.task in ("mmlu", "bbh") and self.template is not None:
+            problems.append(f"template: task={self.task} has its own; remove it")
+        if self.task == "mmlu" and self.teacher is not None:
+            problems.append("teacher: task=mmlu writes no text to compare on; remove it")
+        return problems

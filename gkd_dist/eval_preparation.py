@@ -1,0 +1,220 @@
+"""From an evaluation's configuration to cases: all that can be checked before a model loads (floor F5)."""
+
+import importlib.util
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from gkd_dist.build.evaluation import EvalEngines
+from gkd_dist.config.evaluation import EvalConfig
+from gkd_dist.data.rendering import Renderer, check_same_tokenizer
+from gkd_dist.data.rows import Row
+from gkd_dist.errors import ConfigError, DataError, UserError
+from gkd_dist.evaluation.predicting import Case
+from gkd_dist.evaluation.questions import Question, read_questions
+from gkd_dist.pipeline.job import Narrate
+from gkd_dist.runs.run_directory import RunDirectory, check_output_dir
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class EvalJob:
+    """What an evaluation asks, and whom."""
+
+    config: EvalConfig
+    cases: tuple[Case, ...]
+    engines: EvalEngines
+    renderer: Renderer
+    num_dropped: int
+    """Questions that were too long."""
+
+
+def prepare_eval(config: EvalConfig, narrate: Narrate, *, output_dir: Path) -> EvalJob:
+    """Read the data, find the models, render, and check that everything fits.
+
+    Args:
+        output_dir: where the run directories are.
+
+    Raises:
+        ConfigError: every problem of a stage at once. Stages: packages, data and local folders; models; their fit.
+    """
+    from gkd_dist.models.packaged import default_cache_dir, materialise
+
+    problems: list[str] = []
+    questions, references = _find(config, output_dir, problems)
+    if problems:
+        raise ConfigError(problems)
+    folders: dict[str, Path] = {}
+    for key, reference in references.items():
+        narrate(f"{key} {reference}")
+        folder = _collect(problems, lambda reference=reference: materialise(reference, default_cache_dir()), f"{key}: ")
+        if folder is not None:
+            folders[key] = folder
+    if problems:
+        raise ConfigError(problems)
+    return _fit(config, questions, folders)
+
+
+def not_there(config: EvalConfig, *, output_dir: Path) -> list[str]:
+    """What a configuration needs and is not there, or cannot be read, one line each; it may break its own rules."""
+    problems: list[str] = []
+    _find(config, output_dir, problems)
+    return problems
+
+
+def _find(config: EvalConfig, output_dir: Path, problems: list[str]) -> tuple[list[Question], dict[str, str]]:
+    """The questions, and the references of `model` and perhaps `teacher`."""
+    from gkd_dist.models.packaged import already_here, default_cache_dir
+
+    problems += missing_packages(config)
+    questions = _collect(problems, lambda: read_questions(config), "")
+    _collect(problems, lambda: _check_output(config), "")
+    references: dict[str, str] = {}
+    for key, name in (("model", config.model), ("teacher", config.teacher)):
+        if name is None:
+            continue
+        reference = _collect(problems, lambda name=name: model_reference(name, output_dir), f"{key}: ")
+        if reference is not None:
+            references[key] = reference
+            _collect(problems, lambda reference=reference: already_here(reference, default_cache_dir()), f"{key}: ")
+    return questions or [], references
+
+
+def missing_packages(config: EvalConfig) -> list[str]:
+    """One line if packages of the extra `eval` that this task computes with are not installed."""
+    wanted = {"scipy": "scipy"}
+    if config.task == "summarisation":
+        wanted["rouge_score"] = "rouge-score"
+    if config.task == "translation" or config.decoding.num_samples > 1:
+        wanted["sacrebleu"] = "sacrebleu"
+    missing = [package for module, package in wanted.items() if importlib.util.find_spec(module) is None]
+    if not missing:
+        return []
+    return [f"task={config.task} needs {' and '.join(missing)}; run `pip install 'gkd-dist[eval]'`"]
+
+
+def model_reference(name: str, output_dir: Path) -> str:
+    """`name`, or the trained student of the run that it names.
+
+    Raises:
+        ConfigError: a run without a trained student.
+    """
+    if not any((path / "config.yaml").is_file() for path in (output_dir / name, Path(name))):
+        return name
+    run = RunDirectory.find(name, output_dir)
+    if not run.final.is_dir():
+        raise ConfigError([f"the run {run.path} has no trained student yet; wait until it is finished"])
+    return str(run.final)
+
+
+def _check_output(config: EvalConfig) -> None:
+    if config.output is None:
+        return
+    try:
+        check_output_dir(config.output)
+    except ConfigError as error:
+        raise ConfigError([problem.replace("output_dir: ", "output: ") for problem in error.problems]) from error
+    if any((config.output / name).exists() for name in ("results.json", "predictions.jsonl")):
+        raise ConfigError([f"output: {config.output} holds results already; choose another folder"])
+
+
+def _fit(config: EvalConfig, questions: Sequence[Question], folders: dict[str, Path]) -> EvalJob:
+    """Tokenizers, and prompts that fit into the model's positions."""
+    from gkd_dist.models.suitability import context_limit
+
+    problems: list[str] = []
+    model, teacher = folders["model"], folders.get("teacher")
+    chat = config.apply_chat_template
+    if chat is None:
+        chat = False if config.task in ("mmlu", "bbh") else "auto"
+    renderer = _collect(problems, lambda: Renderer(str(model), apply_chat_template=chat), "model: ")
+    num_ids = renderer.num_ids if renderer else 0
+    if teacher is not None and renderer is not None:
+        shared = _collect(problems, lambda: check_same_tokenizer(str(model), str(teacher)), "teacher: ")
+        num_ids = shared or num_ids
+    for key, folder in folders.items():
+        _collect(problems, lambda key=key, folder=folder: _check_model(folder, key, config, num_ids), "")
+    if problems or renderer is None:
+        raise ConfigError(problems)
+    room_behind = _room_behind(config, questions, renderer)
+    limit = _limit(config, context_limit(model, room_behind), room_behind)
+    cases = _cases(config, questions, renderer, limit)
+    if not cases:
+        raise ConfigError([f"max_prompt_tokens: all {len(questions)} prompts are longer than {limit} tokens; raise it"])
+    longest = max(int(case.prompt_ids.size) for case in cases)
+    engines = EvalEngines(config, model, teacher, renderer, num_ids, longest + room_behind, cases[0].question.stop)
+    return EvalJob(config, tuple(cases), engines, renderer, len(questions) - len(cases))
+
+
+def _check_model(folder: Path, key: str, config: EvalConfig, num_ids: int) -> None:
+    """What can be seen without reading weights; a run's keys are told as those of an evaluation."""
+    from gkd_dist.models.suitability import check_suitable, check_vocabulary
+
+    engine = config.engine if key == "model" else "hf"
+    problems: list[str] = []
+    _collect(problems, lambda: check_suitable(folder, key, max_model_len=0, section="", engine=engine), "")
+    _collect(problems, lambda: check_vocabulary(folder, key, num_ids), "")
+    if problems:
+        told = (problem.replace(f"{key}.model: ", f"{key}: ").replace(".engine", "engine") for problem in problems)
+        raise ConfigError(list(told))
+
+
+def _room_behind(config: EvalConfig, questions: Sequence[Question], renderer: Renderer) -> int:
+    """Tokens behind a prompt: those that are written, or the longest option and the one with which vLLM ends."""
+    options = {option for question in questions for option in question.options}
+    if not options:
+        return config.decoding.max_new_tokens
+    return 1 + max(int(renderer.text_ids(option).size) for option in options)
+
+
+def _limit(config: EvalConfig, room: int | None, room_behind: int) -> int | None:
+    """Longest prompt, tokens; None: any."""
+    if room is not None and room < (config.max_prompt_tokens or 1):
+        raise ConfigError(
+            [
+                f"decoding.max_new_tokens: {room_behind} leave room for prompts of {max(room, 0)} "
+                "tokens in the model's positions; lower it, or max_prompt_tokens"
+            ]
+        )
+    return config.max_prompt_tokens or room
+
+
+def _cases(config: EvalConfig, questions: Sequence[Question], renderer: Renderer, limit: int | None) -> list[Case]:
+    cases = []
+    overlong = 0
+    for question in questions:
+        ids = renderer.prompt_ids(Row(question.prompt))
+        if ids.size == 0:
+            raise ConfigError([f"data: row {question.index + 1} of {config.data} has an empty prompt; leave it out"])
+        if limit is not None and ids.size > limit:
+            overlong += 1
+            if config.overlong != "truncate_left":
+                continue
+            ids = ids[-limit:]
+        reference = None
+        if config.teacher is not None and question.references:
+            whole = renderer.completion_ids(Row(question.prompt, question.references[0]))
+            reference = None if whole is None else whole[: config.decoding.max_new_tokens]
+        options = tuple(renderer.text_ids(option) for option in question.options)
+        cases.append(Case(question, ids, reference, options))
+    if overlong and config.overlong == "error":
+        raise ConfigError(
+            [
+                f"overlong: {overlong} of {len(questions)} prompts have more than {limit} tokens; set overlong=drop or "
+                "truncate_left, or give fewer examples (shots.num)"
+            ]
+        )
+    return cases
+
+
+def _collect(problems: list[str], attempt: Callable[[], T], prefix: str) -> T | None:
+    """What `attempt` returns; its problems are added to the others, each under `prefix`."""
+    try:
+        return attempt()
+    except ConfigError as error:
+        problems += [f"{prefix}{problem}" for problem in error.problems]
+    except (DataError, UserError) as error:
+        problems.append(f"{prefix}{error}")
+    return None

@@ -1,0 +1,154 @@
+"""What `gkd eval` with a task and `gkd generate` do, from a configuration to an exit code (floor F5)."""
+
+import asyncio
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from gkd_dist.config.evaluation import EvalConfig
+from gkd_dist.errors import ConfigError
+from gkd_dist.eval_preparation import EvalJob, missing_packages, prepare_eval
+from gkd_dist.metrics.console import Narrator, print_table
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+def evaluate(config: EvalConfig, *, as_json: bool, output_dir: Path) -> int:
+    """Ask the model, compute the figures, write and print them; returns 0.
+
+    Args:
+        output_dir: where run directories are, one of which may be the model.
+    """
+    from gkd_dist.evaluation.predictions import write_predictions
+    from gkd_dist.evaluation.results import free_folder
+
+    with _aside(as_json):
+        narrate = Narrator()
+        job = prepare_eval(config, narrate, output_dir=output_dir)
+        narrate(describe(job))
+        predictions = _predict(job, narrate)
+        folder = config.output or free_folder(
+            Path("evaluations"), f"{Path(config.model).name.replace(':', '-')}-{config.task}"
+        )
+        write_predictions(predictions, folder / "predictions.jsonl")
+        facts = {
+            "task": config.task,
+            "model": config.model,
+            "num_rows": len(predictions),
+            "num_dropped": job.num_dropped,
+            "settings": config.model_dump(mode="json"),
+            "seconds": round(narrate.elapsed_s, 1),
+        }
+        content = _content(predictions, config, facts)
+    _tell(content, folder, as_json)
+    return 0
+
+
+def recompute(file: Path, config: EvalConfig, *, as_json: bool) -> int:
+    """The figures of predictions that are there already; returns 0.
+
+    Args:
+        config: of its keys, those of metrics and intervals are read.
+    """
+    from gkd_dist.evaluation.predictions import read_predictions
+
+    predictions = read_predictions(file)
+    config = config.model_copy(update={"task": predictions[0].task})
+    if problems := missing_packages(config):
+        raise ConfigError(problems)
+    facts = {"task": config.task, "predictions": str(file), "num_rows": len(predictions)}
+    _tell(_content(predictions, config, facts), config.output, as_json)
+    return 0
+
+
+def generate(config: EvalConfig, output: Path | None, *, output_dir: Path) -> int:
+    """One JSON line for each prompt, with its completions; returns 0.
+
+    Args:
+        output: None prints them.
+    """
+    with _aside(output is None):
+        narrate = Narrator()
+        job = prepare_eval(config, narrate, output_dir=output_dir)
+        narrate(describe(job))
+        predictions = _predict(job, narrate)
+    lines = [
+        json.dumps({"prompt": each.prompt, "completions": [sample.text for sample in each.samples]}, ensure_ascii=False)
+        for each in predictions
+    ]
+    text = "".join(f"{line}\n" for line in lines)
+    if output is None:
+        sys.stdout.write(text)
+    else:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(text, encoding="utf-8")
+    return 0
+
+
+def describe(job: EvalJob) -> str:
+    """What is asked, in one line."""
+    subsets = {case.question.subset for case in job.cases} - {None}
+    dropped = f", {job.num_dropped} dropped for their length" if job.num_dropped else ""
+    of_subsets = f" of {len(subsets)} subsets" if len(subsets) > 1 else ""
+    chat = "applied" if job.renderer.uses_chat_template else "not used"
+    longest = f"longest prompt {max(case.prompt_ids.size for case in job.cases)} tokens"
+    return f"{job.config.task}: {len(job.cases)} rows{of_subsets}{dropped}; {longest}; chat template {chat}"
+
+
+def _predict(job: EvalJob, narrate: Narrator) -> list[Any]:
+    from gkd_dist.evaluation.predicting import predict
+
+    def watch(what: str, total: int) -> Any:
+        done, told = 0, time.monotonic()
+
+        def progress(more: int) -> None:
+            nonlocal done, told
+            done += more
+            if done == total or time.monotonic() - told > SECONDS_BETWEEN_LINES:
+                told = time.monotonic()
+                narrate(f"{done} of {total} {what}")
+
+        return progress
+
+    return asyncio.run(predict(job.config, job.cases, job.engines, job.renderer, watch))
+
+
+def _content(predictions: Sequence[Any], config: EvalConfig, facts: dict[str, Any]) -> dict[str, Any]:
+    from gkd_dist.evaluation.intervals import Bootstrap
+    from gkd_dist.evaluation.metrics import MetricSettings, compute
+    from gkd_dist.evaluation.results import results
+
+    bootstrap = Bootstrap(config.num_resamples, config.confidence, config.seed)
+    settings = MetricSettings(config.rouge_stemmer, config.bleu_tokenize, bootstrap)
+    return results(compute(predictions, settings), settings, facts)
+
+
+def _tell(content: dict[str, Any], folder: Path | None, as_json: bool) -> None:
+    """Write and print the results."""
+    from gkd_dist.evaluation.intervals import Figure
+    from gkd_dist.evaluation.results import row_of, write_results
+
+    if folder is not None:
+        write_results(content, folder / "results.json")
+    if as_json:
+        print(json.dumps(content, ensure_ascii=False))
+        return
+    rows = [row_of(name, Figure(**figure)) for name, figure in content["figures"].items()]
+    title = f"{content.get('model') or content['predictions']}, {content['task']}"
+    interval = f"{100 * content['intervals']['confidence']:g}% interval"
+    print_table(sys.stdout, title, ["figure", "", interval, "n"], rows)
+    for name, signature in content["signatures"].items():
+        print(f"{name}: {signature}")
+    if folder is not None:
+        print(f"written to {folder}")
+
+
+@contextlib.contextmanager
+def _aside(aside: bool) -> Iterator[None]:
+    """Inside, what is told goes to the standard error stream where the standard output is for data."""
+    with contextlib.redirect_stdout(sys.stderr) if aside else contextlib.nullcontext():
+        yield

@@ -1,0 +1,177 @@
+"""From rendered questions to predictions: write, compare options, measure distances."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from gkd_dist.closing import Closing
+from gkd_dist.config.evaluation import EvalConfig
+from gkd_dist.evaluation.distances import distances
+from gkd_dist.evaluation.multiple_choice import option_log_probs
+from gkd_dist.evaluation.predictions import Prediction, Sample
+from gkd_dist.evaluation.questions import Question
+from gkd_dist.evaluation.writers import Completion, Progress, Writer, write_all
+from gkd_dist.interfaces import Scorer
+from gkd_dist.types import FinishReason, IntArray, Prompt, SampleId, SamplingParams, Source, Trajectory
+
+RUN = "eval"
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One question as token ids."""
+
+    question: Question
+    prompt_ids: IntArray
+    """[P] int32, P >= 1."""
+    reference_ids: IntArray | None = None
+    """[L] int32 of the first reference, ends with a stop token; None where no divergence is measured on it."""
+    option_ids: tuple[IntArray, ...] = ()
+    """[n] int32 each."""
+
+    def prompt(self, repeat: int = 0) -> Prompt:
+        return Prompt(SampleId(f"{RUN}:{self.question.subset or ''}", self.question.index, repeat), self.prompt_ids)
+
+
+class Engines(Protocol):
+    """Makes what is asked; `build.evaluation.EvalEngines` is one."""
+
+    def make_writer(self) -> Writer: ...
+
+    def make_option_scorer(self) -> Scorer: ...
+
+    def make_student(self) -> Scorer: ...
+
+    def make_teacher(self) -> Scorer: ...
+
+
+class Language(Protocol):
+    """What `data.rendering.Renderer` offers here."""
+
+    @property
+    def stop_token_ids(self) -> tuple[int, ...]: ...
+
+    def decode(self, ids: IntArray) -> str: ...
+
+    def text_ids(self, text: str) -> IntArray: ...
+
+
+Watch = Callable[[str, int], Progress]
+"""`watch("completions", 20)` follows the progress of 20 of them."""
+
+
+async def predict(
+    config: EvalConfig, cases: Sequence[Case], engines: Engines, language: Language, watch: Watch
+) -> list[Prediction]:
+    """One prediction per case, in order."""
+    if cases[0].option_ids:
+        return await _compare(config, cases, engines, watch)
+    completions = await _write(config, cases, engines, language, watch)
+    predictions = [
+        replace(_bare(config, case), samples=tuple(_sample(each, case.question.stop, language) for each in own))
+        for case, own in zip(cases, completions, strict=True)
+    ]
+    if config.teacher is None:
+        return predictions
+    return await _measure(config, cases, completions, predictions, engines, watch)
+
+
+async def _compare(config: EvalConfig, cases: Sequence[Case], engines: Engines, watch: Watch) -> list[Prediction]:
+    async with Closing(engines.make_option_scorer()) as scorer:
+        log_probs = await option_log_probs(
+            scorer,
+            [case.prompt() for case in cases],
+            [case.option_ids for case in cases],
+            batch_size=config.decoding.batch_size,
+            progress=watch("questions", len(cases)),
+        )
+    return [replace(_bare(config, case), log_probs=own) for case, own in zip(cases, log_probs, strict=True)]
+
+
+async def _write(
+    config: EvalConfig, cases: Sequence[Case], engines: Engines, language: Language, watch: Watch
+) -> list[list[Completion]]:
+    """Per case, `num_samples` completions."""
+    decoding = config.decoding
+    prompts = [case.prompt(repeat) for case in cases for repeat in range(decoding.num_samples)]
+    params = SamplingParams(
+        max_new_tokens=decoding.max_new_tokens,
+        temperature=decoding.temperature,
+        top_p=decoding.top_p,
+        top_k=decoding.top_k,
+        stop_token_ids=language.stop_token_ids,
+        seed=config.seed,
+    )
+    async with Closing(engines.make_writer()) as writer:
+        written = await write_all(
+            writer,
+            prompts,
+            params,
+            batch_size=decoding.batch_size if config.engine == "hf" else None,
+            progress=watch("completions", len(prompts)),
+        )
+    return [written[start : start + decoding.num_samples] for start in range(0, len(written), decoding.num_samples)]
+
+
+async def _measure(
+    config: EvalConfig,
+    cases: Sequence[Case],
+    completions: Sequence[Sequence[Completion]],
+    predictions: Sequence[Prediction],
+    engines: Engines,
+    watch: Watch,
+) -> list[Prediction]:
+    """Divergences on what the model wrote and on the references, both models on one text at a time."""
+    own = [
+        _trajectory(case, completion.token_ids)
+        for case, group in zip(cases, completions, strict=True)
+        for completion in group
+    ]
+    with_reference = [index for index, case in enumerate(cases) if case.reference_ids is not None]
+    given = [_trajectory(cases[index], cases[index].reference_ids) for index in with_reference]
+    async with Closing(engines.make_student()) as student, Closing(engines.make_teacher()) as teacher:
+        progress = watch("divergences", len(own) + len(given))
+        on_samples = await distances(student, teacher, own, progress)
+        on_references = dict(zip(with_reference, await distances(student, teacher, given, progress), strict=True))
+    number = config.decoding.num_samples
+    return [
+        replace(
+            prediction,
+            on_samples=tuple(on_samples[index * number : (index + 1) * number]),
+            on_reference=on_references.get(index),
+        )
+        for index, prediction in enumerate(predictions)
+    ]
+
+
+def _bare(config: EvalConfig, case: Case) -> Prediction:
+    question = case.question
+    return Prediction(
+        task=config.task,
+        index=question.index,
+        prompt=question.prompt,
+        references=question.references,
+        subset=question.subset,
+        options=question.options,
+        log_probs=(0.0,) * len(question.options),
+    )
+
+
+def _sample(completion: Completion, stop: str | None, language: Language) -> Sample:
+    """A completion that goes on to a question of its own is cut there, and counts as ended."""
+    text = language.decode(completion.token_ids)
+    place = -1 if stop is None else text.find(stop)
+    if place < 0:
+        return Sample(text, int(completion.token_ids.size), completion.is_truncated)
+    return Sample(text[:place], int(language.text_ids(text[:place]).size), False)
+
+
+def _trajectory(case: Case, ids: IntArray) -> Trajectory:
+    """For scoring: who wrote it does not matter."""
+    return Trajectory(
+        sample_id=case.prompt().sample_id,
+        prompt_ids=case.prompt_ids,
+        completion_ids=ids,
+        source=Source.GROUND_TRUTH,
+        finish_reason=FinishReason.LENGTH,
+    )

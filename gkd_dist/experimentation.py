@@ -1,0 +1,261 @@
+"""What `gkd experiment` does, from a name to an exit code (floor F5)."""
+
+import asyncio
+import json
+import os
+import socket
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gkd_dist.config.ring import ClusterConfig
+from gkd_dist.errors import EngineError, RunError, StoppedError
+from gkd_dist.experiments.catalogue import experiment_names, experiment_title, load_experiment
+from gkd_dist.experiments.launching import Launcher
+from gkd_dist.experiments.plan import expand
+from gkd_dist.experiments.progress import (
+    cost_table,
+    duration,
+    log_tail,
+    measured_cpu_s,
+    remaining_cpu_s,
+    state_document,
+    status_record,
+)
+from gkd_dist.experiments.record import now
+from gkd_dist.experiments.schedule import Schedule
+from gkd_dist.experiments.spec import Experiment
+from gkd_dist.experiments.survey import Standing, move_changed, survey
+from gkd_dist.metrics.console import Narrator, print_table
+from gkd_dist.metrics.sinks import PlainLines, StatusLine, terminal_sink
+from gkd_dist.runs.documents import replace_file
+from gkd_dist.runs.lock import Holder, RunLock
+from gkd_dist.runs.run_directory import check_output_dir
+from gkd_dist.stop_signals import StopSignals
+
+_LIVE_S = 2.0
+_PLAIN_S = 60.0
+"""Between two status lines, on a terminal and elsewhere."""
+_WANT = "no node had room for it any more"
+_OBJECT_STORE_BYTES = 80_000_000
+"""Nothing but commands and exit codes goes through Ray."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One command line."""
+
+    name: str
+    overrides: Sequence[str] = ()
+    scale: str | None = None
+    output_dir: Path = Path("experiments")
+    address: str = "local"
+    num_cpus: float | None = None
+    """At most; None: all of the cluster."""
+    replace_changed: bool = False
+
+    @property
+    def title(self) -> str:
+        """Name of its folder, without the scale."""
+        return Path(self.name).stem
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    stopped_by: str | None = None
+    """Name of a signal."""
+    failures: Mapping[str, str] = field(default_factory=dict)
+    """Why runs are missing, by name."""
+
+
+def list_experiments() -> int:
+    """Prints the packaged ones; returns 0."""
+    names = experiment_names()
+    width = max(map(len, names))
+    for name in names:
+        print(f"{name:{width}}  {experiment_title(name)}")
+    return 0
+
+
+def dry_run(request: Request) -> int:
+    """Prints the runs, in order, with what they would cost; starts and writes nothing; returns 0."""
+    experiment, folder, _ = _open(request)
+    if experiment.fit is not None:
+        print(f"{request.name}: one fit, in this process, seconds; writes to {folder}")
+        return 0
+    plan = expand(experiment, folder)
+    for run in plan:
+        waits = f"  after {', '.join(run.waits_for)}" if run.waits_for else ""
+        print(f"{run.name}{waits}")
+        print(f"  gkd {' '.join(run.arguments)}")
+        for evaluation in run.evaluations:
+            print(f"  gkd {' '.join(evaluation.arguments)}")
+    print_table(sys.stdout, experiment.title, ["stage", "runs", "CPU h (estimate)"], cost_table(plan))
+    return 0
+
+
+def report_only(request: Request) -> int:
+    """Makes tables and plots of what is finished; returns 0."""
+    experiment, folder, _ = _open(request)
+    if experiment.fit is not None:
+        return _fit(experiment, folder)
+    _report(experiment, survey(expand(experiment, folder), folder), folder)
+    return 0
+
+
+def run_experiment(request: Request) -> int:
+    """Does what is left of an experiment, and makes tables and plots of what is finished; returns 0.
+
+    Raises:
+        EngineError: runs failed; which, and where their logs are.
+        StoppedError: asked to stop; the same command goes on.
+        UserError: what cannot be started, told before anything is.
+    """
+    experiment, folder, scale = _open(request)
+    check_output_dir(request.output_dir)
+    if experiment.fit is not None:
+        return _fit(experiment, folder)
+    plan = expand(experiment, folder)
+    narrate = Narrator()
+    folder.mkdir(parents=True, exist_ok=True)
+    with _alone(folder):
+        if request.replace_changed:
+            for moved in move_changed(plan, folder):
+                narrate(f"another configuration than before; put aside: {moved}")
+        standings = survey(plan, folder)
+        _say_what_is_left(standings, folder, narrate)
+        outcome = _carry_out(request, standings, folder, scale, narrate)
+        _report(experiment, standings, folder)
+        _say_cost(standings, narrate)
+        for name, why in outcome.failures.items():
+            narrate(f"missing: {name}: {why}")
+            for line in log_tail(folder / "runs" / name / "log.txt"):
+                narrate(f"    {line}")
+    if outcome.stopped_by is not None:
+        raise StoppedError(f"{outcome.stopped_by}: stopped in order; the same command goes on with {folder}")
+    if outcome.failures:
+        raise EngineError(f"{len(outcome.failures)} of {len(plan)} runs are missing; the same command tries them again")
+    return 0
+
+
+def _open(request: Request) -> tuple[Experiment, Path, str]:
+    """The experiment, its folder and its scale."""
+    experiment, scale = load_experiment(request.name, request.scale, request.overrides)
+    name = f"{request.title}-{scale}" if scale else request.title
+    return experiment, (request.output_dir / name).absolute(), scale
+
+
+def _fit(experiment: Experiment, folder: Path) -> int:
+    from gkd_dist.experiments.fit_report import write_fit
+
+    if experiment.fit is not None:
+        for line in write_fit(experiment.title, experiment.fit, folder):
+            print(line)
+    return 0
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One process at a time works on an experiment.
+
+    Raises:
+        RunError: another one does.
+    """
+    try:
+        lock = RunLock(folder / "lock")
+    except RunError as error:
+        raise RunError(str(error).partition("; ")[0] + "; stop it, or choose another --output-dir") from error
+    try:
+        lock.write(Holder(run_epoch="experiment", host=socket.gethostname(), pid=os.getpid(), started_at=now()))
+        yield
+    finally:
+        lock.close()
+
+
+def _say_what_is_left(standings: Sequence[Standing], folder: Path, narrate: Narrator) -> None:
+    done = sum(each.is_done for each in standings)
+    begun = sum(each.is_begun and not each.is_done for each in standings)
+    hours = remaining_cpu_s(standings) / 3600
+    narrate(f"{folder}: {len(standings)} runs, {done} finished, {begun} begun; about {hours:.2f} CPU hours to go")
+
+
+def _say_cost(standings: Sequence[Standing], narrate: Narrator) -> None:
+    cpu_s = measured_cpu_s(standings)
+    narrate(f"CPU time of all attempts so far: {duration(cpu_s)} ({cpu_s / 3600:.2f} h)")
+
+
+def _carry_out(
+    request: Request, standings: Sequence[Standing], folder: Path, scale: str, narrate: Narrator
+) -> _Outcome:
+    if all(each.is_done for each in standings):
+        return _Outcome()
+    from gkd_dist.cluster.seats import Seats
+    from gkd_dist.cluster.session import ray_session
+
+    with ray_session(ClusterConfig(address=request.address, object_store_bytes=_OBJECT_STORE_BYTES)):
+        return asyncio.run(_schedule(request, standings, folder, scale, Seats(), narrate))
+
+
+async def _schedule(
+    request: Request,
+    standings: Sequence[Standing],
+    folder: Path,
+    scale: str,
+    launcher: Launcher,
+    narrate: Narrator,
+) -> _Outcome:
+    def changed() -> None:
+        text = json.dumps(state_document(request.title, scale, schedule), indent=1)
+        replace_file(folder / "experiment.json", text + "\n", survives_power_cut=False)
+
+    with StopSignals(_said_by(narrate)) as signals:
+        schedule = Schedule(standings, launcher, changed=changed, max_cpus=request.num_cpus)
+        changed()
+        sink = terminal_sink(sys.stdout)
+        ticking = asyncio.create_task(_tick(sink, schedule))
+        try:
+            await schedule.carry_out(signals.event)
+        finally:
+            ticking.cancel()
+            await asyncio.gather(ticking, return_exceptions=True)
+            sink.write(status_record(schedule))
+            sink.close()
+            changed()
+        missing = {name: state for name, state in schedule.states.items() if state not in ("done", "stopped")}
+        if signals.is_requested:
+            missing = {name: state for name, state in missing.items() if state != "waiting"}
+        return _Outcome(signals.received, {name: schedule.failures.get(name, _WANT) for name in missing})
+
+
+def _said_by(narrate: Narrator) -> Callable[[str], object]:
+    return lambda _: narrate("stopping: runs save a checkpoint first; the same signal again stops at once")
+
+
+async def _tick(sink: StatusLine | PlainLines, schedule: Schedule) -> None:
+    """Show how far it is, for ever."""
+    while True:
+        sink.write(await asyncio.to_thread(status_record, schedule))
+        await asyncio.sleep(_LIVE_S if isinstance(sink, StatusLine) else _PLAIN_S)
+
+
+def _report(experiment: Experiment, standings: Sequence[Standing], folder: Path) -> None:
+    """Tables and plots of every evaluation that is done."""
+    from gkd_dist.experiments.report import write_report
+    from gkd_dist.experiments.resampling import measure
+
+    measured = [(each.run, _done_folders(each)) for each in standings]
+    facts: dict[str, Any] = {
+        "runs": len(standings),
+        "finished": sum(each.is_done for each in standings),
+        "cpu_s": round(measured_cpu_s(standings), 1),
+    }
+    for line in write_report(experiment, measure([pair for pair in measured if pair[1]]), folder, facts):
+        print(line)
+
+
+def _done_folders(standing: Standing) -> list[Path]:
+    left = {evaluation.name for evaluation, _ in standing.evaluations}
+    return [each.folder for each in standing.run.evaluations if standing.is_trained and each.name not in left]

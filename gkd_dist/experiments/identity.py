@@ -1,0 +1,67 @@
+"""Whether a run that was done before is the run that is asked for now."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from gkd_dist.config.schema import show
+from gkd_dist.experiments.plan import PlannedEvaluation, PlannedRun
+from gkd_dist.runs.resume import MAY_CHANGE
+
+_WHERE_AND_HOW = tuple(key for key in MAY_CHANGE if key != "learner.max_steps")
+"""Keys that change nothing of what a run computes."""
+
+
+def identities(plan: Sequence[PlannedRun], folder: Path) -> dict[str, str]:
+    """For each run a digest of all that decides what it computes: its configuration, and the runs it reads from.
+
+    Args:
+        folder: of the experiment; where it is does not count.
+    """
+    found: dict[str, str] = {}
+    for run in plan:
+        found[run.name] = _digest([settings_of(run, folder), [found[name] for name in run.waits_for]])
+    return found
+
+
+def evaluation_identity(run_identity: str, evaluation: PlannedEvaluation, folder: Path) -> str:
+    """The same for one evaluation of a run."""
+    return _digest([run_identity, _placeless(list(evaluation.arguments), folder)])
+
+
+def settings_of(run: PlannedRun, folder: Path) -> dict[str, Any]:
+    """The part of a run's configuration that counts, by dotted key, as JSON has it."""
+    flat = dict(_leaves("", _placeless(dict(run.config), folder)))
+    return {key: value for key, value in flat.items() if not any(fnmatchcase(key, each) for each in _WHERE_AND_HOW)}
+
+
+def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """One text for each key that differs."""
+    return [
+        f"{key}: there {show(there.get(key))}, here {show(here.get(key))}"
+        for key in sorted({*there, *here})
+        if there.get(key) != here.get(key)
+    ]
+
+
+def _leaves(key: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict) and value:
+        for name, below in value.items():
+            yield from _leaves(f"{key}.{name}".lstrip("."), below)
+    else:
+        yield key, value
+
+
+def _placeless(value: Any, folder: Path) -> Any:
+    if isinstance(value, dict):
+        return {key: _placeless(each, folder) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_placeless(each, folder) for each in value]
+    return value.replace(str(folder.absolute()), "EXPERIMENT") if isinstance(value, str) else value
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]

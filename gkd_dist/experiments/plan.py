@@ -1,0 +1,257 @@
+"""From an experiment to its runs: names, folders, commands, what each waits for. Nothing is read or started here."""
+
+import itertools
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gkd_dist.config.load import load_eval_config, load_run_config
+from gkd_dist.config.yaml_text import YamlTextError, parse_yaml
+from gkd_dist.errors import ConfigError
+from gkd_dist.experiments.spec import SEED, AxisValue, Evaluation, Experiment, Selection, Stage
+from gkd_dist.experiments.texts import fill, number
+
+RUN_NAME = "run"
+"""What `gkd run` calls its numbered folder inside of a run's own."""
+ALONE = {"cluster.mode": "local", "metrics.port": None}
+"""Several runs share a machine: each is one process, and none serves a port."""
+
+
+@dataclass(frozen=True)
+class PlannedEvaluation:
+    name: str
+    arguments: tuple[str, ...]
+    """Of `gkd`."""
+    folder: Path
+    """What it writes: results.json and predictions.jsonl."""
+
+    @property
+    def output(self) -> Path:
+        """There once the evaluation is done."""
+        return self.folder / "results.json"
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One command, and the evaluations of what it leaves."""
+
+    name: str
+    """`stage_label_label`, also its folder."""
+    stage: str
+    labels: Mapping[str, str]
+    """By axis, `seed` among them."""
+    folder: Path
+    arguments: tuple[str, ...]
+    """Of `gkd`; empty where the output is there already."""
+    output: Path
+    """What other runs read: the trained model, or what the command writes."""
+    config: Mapping[str, Any]
+    """All that decides what it computes."""
+    waits_for: tuple[str, ...]
+    evaluations: tuple[PlannedEvaluation, ...]
+    num_cpus: float
+    num_gpus: float
+    num_steps: int
+    """Train steps; 0 for other commands."""
+    step_cpu_s: float
+    fixed_cpu_s: float
+
+    @property
+    def trains(self) -> bool:
+        """Whether it is a `gkd run`, which has a run directory below its folder."""
+        return self.arguments[:1] == ("run",)
+
+    @property
+    def estimated_cpu_s(self) -> float:
+        return self.fixed_cpu_s + self.num_steps * self.step_cpu_s
+
+
+@dataclass
+class _Expansion:
+    experiment: Experiment
+    folder: Path
+    runs: dict[str, PlannedRun] = field(default_factory=dict)
+    broken: set[str] = field(default_factory=set)
+    """Names of runs with problems."""
+    problems: list[str] = field(default_factory=list)
+
+
+class _WaitsForBrokenError(Exception):
+    """A run cannot be looked at, because one that it reads from has problems of its own."""
+
+
+def expand(experiment: Experiment, folder: Path) -> tuple[PlannedRun, ...]:
+    """Every run below `folder`, each after those it waits for.
+
+    Raises:
+        ConfigError: names that nothing is known of, and every configuration that `gkd run` would refuse.
+    """
+    expansion = _Expansion(experiment, folder.absolute())
+    for name, stage in experiment.stages.items():
+        for labels in _places(experiment, stage):
+            try:
+                run = _run(expansion, name, stage, labels)
+            except ConfigError as error:
+                expansion.broken.add(run_name(name, labels))
+                expansion.problems += [f"{name}: {problem}" for problem in error.problems]
+            except _WaitsForBrokenError:
+                expansion.broken.add(run_name(name, labels))
+            else:
+                expansion.runs[run.name] = run
+    if expansion.problems:
+        raise ConfigError(list(dict.fromkeys(expansion.problems)))
+    return tuple(_needed(expansion.runs, experiment))
+
+
+def _needed(runs: Mapping[str, PlannedRun], experiment: Experiment) -> list[PlannedRun]:
+    """Without those that nobody reads from and that are not evaluated."""
+    needed: set[str] = set()
+    for name, run in reversed(list(runs.items())):
+        if run.evaluations or name in needed or not any(stage.evaluate for stage in experiment.stages.values()):
+            needed |= {name, *run.waits_for}
+    return [run for name, run in runs.items() if name in needed]
+
+
+def matches(selection: Selection, row: Mapping[str, Any]) -> bool:
+    """Whether `row` has, for each key, the label or one of the labels that are selected."""
+    return all(
+        str(row.get(key)) in ((wanted,) if isinstance(wanted, str) else wanted) for key, wanted in selection.items()
+    )
+
+
+def run_name(stage: str, labels: Mapping[str, str]) -> str:
+    """No label holds `_`, so no two runs share a name."""
+    parts = [f"seed{label}" if axis == SEED else label for axis, label in labels.items()]
+    return "_".join([stage, *parts])
+
+
+def _places(experiment: Experiment, stage: Stage) -> Iterator[dict[str, str]]:
+    """Every combination of the axes of a stage, the last axis moving fastest."""
+    ranges = [
+        [str(seed) for seed in experiment.seeds] if axis == SEED else list(experiment.axes[axis]) for axis in stage.over
+    ]
+    for combination in itertools.product(*ranges):
+        labels = dict(zip(stage.over, combination, strict=True))
+        if not any(matches(selection, labels) for selection in stage.skip):
+            yield labels
+
+
+def _run(expansion: _Expansion, name: str, stage: Stage, labels: dict[str, str]) -> PlannedRun:
+    experiment = expansion.experiment
+    values = {axis: experiment.axes[axis][label] for axis, label in labels.items() if axis != SEED}
+    seed = int(labels.get(SEED, experiment.seeds[0]))
+    title = run_name(name, labels)
+    folder = expansion.folder / "runs" / title
+    names = _names(experiment, labels, seed)
+    waits_for: dict[str, None] = {}
+
+    def output_of(other: str) -> str:
+        found = _run_of(expansion, other, labels)
+        waits_for[found.name] = None
+        return str(found.output)
+
+    arguments: list[str] = []
+    num_steps = 0
+    if name in experiment.given:
+        output = Path(str(fill(experiment.given[name], names))).expanduser().absolute()
+        config: dict[str, Any] = {"given": str(output)}
+    elif stage.command is not None and stage.output is not None:
+        output = folder / stage.output
+        names["output"] = str(output)
+        arguments = [str(each) for each in fill(stage.command, names, output_of)]
+        config = {"command": arguments}
+    else:
+        output = folder / "latest" / "final"
+        overrides = _overrides(stage, values)
+        filled = {str(key): fill(value, names, output_of) for key, value in overrides.items()}
+        filled = {"seed": seed, **filled, **ALONE, "name": RUN_NAME, "output_dir": str(folder)}
+        recipe = str(fill(stage.recipe, names))
+        arguments = ["run", recipe, *(f"{key}={override_text(value)}" for key, value in filled.items())]
+        loaded = load_run_config(recipe, arguments[2:])
+        config = loaded.model_dump(mode="json")
+        num_steps = loaded.learner.max_steps
+    return PlannedRun(
+        name=title,
+        stage=name,
+        labels=labels,
+        folder=folder,
+        arguments=tuple(arguments),
+        output=output,
+        config=config,
+        waits_for=tuple(waits_for),
+        evaluations=tuple(
+            planned
+            for each in stage.evaluate
+            for planned in _evaluations(each, experiment.evaluations[each], names, folder, output)
+        ),
+        num_cpus=number(fill(stage.num_cpus, names), "num_cpus"),
+        num_gpus=number(fill(stage.num_gpus, names), "num_gpus"),
+        num_steps=num_steps,
+        step_cpu_s=number(fill(stage.step_cpu_s, names), "step_cpu_s"),
+        fixed_cpu_s=number(fill(stage.fixed_cpu_s, names), "fixed_cpu_s"),
+    )
+
+
+def _names(experiment: Experiment, labels: Mapping[str, str], seed: int) -> dict[str, Any]:
+    """What texts of a run may name, but for stages."""
+    names: dict[str, Any] = {**experiment.settings, **labels, SEED: seed}
+    for axis, label in labels.items():
+        if axis != SEED:
+            value = experiment.axes[axis][label]
+            names |= value.settings
+            names[axis] = label if value.value is None else value.value
+    return names
+
+
+def _overrides(stage: Stage, values: Mapping[str, AxisValue]) -> dict[str, Any]:
+    merged = dict(stage.overrides)
+    for value in values.values():
+        merged |= value.overrides
+    return merged
+
+
+def _run_of(expansion: _Expansion, stage: str, labels: Mapping[str, str]) -> PlannedRun:
+    """The run of an earlier stage at the same place of the axes."""
+    other = expansion.experiment.stages.get(stage)
+    if other is None:
+        raise ConfigError([f"{{stage:{stage}}}: there is no such stage"])
+    missing = [axis for axis in other.over if axis not in labels]
+    if missing:
+        raise ConfigError([f"{{stage:{stage}}}: it is over {', '.join(missing)}, which this stage is not"])
+    name = run_name(stage, {axis: labels[axis] for axis in other.over})
+    if name in expansion.broken:
+        raise _WaitsForBrokenError(name)
+    if name not in expansion.runs:
+        raise ConfigError([f"{{stage:{stage}}}: {name} does not come before; stages stand in their order"])
+    return expansion.runs[name]
+
+
+def _evaluations(
+    name: str, evaluation: Evaluation, names: Mapping[str, Any], folder: Path, model: Path
+) -> Iterator[PlannedEvaluation]:
+    swept = next(iter(evaluation.sweep.items()), None)
+    for value in swept[1] if swept else (None,):
+        options = dict(evaluation.options)
+        title = name
+        if swept is not None:
+            options[swept[0]], title = value, f"{name}-{value}"
+        own = folder / "evaluations" / title
+        task, data = (str(fill(each, names)) for each in (evaluation.task, evaluation.data))
+        filled = {key: fill(each, names) for key, each in options.items()} | {"output": str(own)}
+        given = {"model": str(model), "task": task, "data": data}
+        overrides = [f"{key}={override_text(each)}" for key, each in filled.items()]
+        load_eval_config(None, given, overrides)
+        yield PlannedEvaluation(title, ("eval", str(model), "--task", task, "--data", data, *overrides), own)
+
+
+def override_text(value: Any) -> str:
+    """YAML of one line that reads back as `value`, plain where that is possible."""
+    if isinstance(value, str):
+        try:
+            plain = parse_yaml(value) == value
+        except YamlTextError:
+            plain = False
+        return value if plain else json.dumps(value, ensure_ascii=False)
+    return json.dumps(value, ensure_ascii=False)

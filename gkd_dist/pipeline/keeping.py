@@ -1,0 +1,78 @@
+"""Keeping: what was scored goes into the journal beside the ring, and nobody waits for it."""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+from gkd_dist.errors import plain
+from gkd_dist.interfaces import Journal
+from gkd_dist.pipeline.accounting import StepAccounts
+from gkd_dist.replay.groups import Group
+from gkd_dist.types import ScoredTrajectory
+
+logger = logging.getLogger(__name__)
+
+MAX_PENDING_BYTES = 256 << 20
+"""Of targets on their way into the journal, apart from one group of any size."""
+LAST_APPENDS_S = 5.0
+"""What they may take when the ring has ended."""
+
+
+class Keeper:
+    """Writes scored groups to a journal, one call at a time: what comes meanwhile goes with the next call.
+
+    What is lost in a crash is scored again. Where the journal is the slower one, some groups are left out: until they
+    are written they hold memory of the object store.
+
+    Args:
+        journal: None keeps nothing.
+    """
+
+    def __init__(self, journal: Journal | None, accounts: StepAccounts) -> None:
+        self._journal = journal
+        self._accounts = accounts
+        self._waiting: list[ScoredTrajectory] = []
+        self._pending_bytes = 0
+        """Of what waits, and of what is being written."""
+        self._writing: asyncio.Task[None] | None = None
+
+    def keep(self, groups: Sequence[Group]) -> None:
+        """Returns at once."""
+        if self._journal is None or not groups:
+            return
+        scored = [item for group in groups for item in group]
+        num_bytes = _num_bytes(scored)
+        if self._pending_bytes and self._pending_bytes + num_bytes > MAX_PENDING_BYTES:
+            if not self._accounts.num_not_kept:
+                logger.warning("the journal is slower than the ring: after a crash, what it misses is done again")
+            self._accounts.not_kept(len(scored))
+            return
+        self._waiting += scored
+        self._pending_bytes += num_bytes
+        if self._writing is None:
+            self._writing = asyncio.create_task(self._write(self._journal))
+
+    async def end(self) -> None:
+        """Wait a little for what is on its way into the journal; then nothing is."""
+        if self._writing is not None:
+            await asyncio.wait([self._writing], timeout=LAST_APPENDS_S)
+        if self._writing is not None:  # it hangs
+            self._writing.cancel()
+            await asyncio.wait([self._writing])
+
+    async def _write(self, journal: Journal) -> None:
+        try:
+            while self._waiting:
+                scored, self._waiting = self._waiting, []
+                try:
+                    await journal.append(scored)
+                except Exception as error:
+                    logger.warning("%d scored sequences did not get into the journal: %s", len(scored), plain(error))
+                finally:
+                    self._pending_bytes -= _num_bytes(scored)
+        finally:
+            self._writing = None
+
+
+def _num_bytes(scored: Sequence[ScoredTrajectory]) -> int:
+    return sum(score.targets.num_bytes for item in scored for score in item.scores)

@@ -1,0 +1,1 @@
+"""`gkd report`: run directories as one HTML page that needs nothing else."""

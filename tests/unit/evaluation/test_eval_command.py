@@ -1,0 +1,188 @@
+"""`gkd eval` with a task and `gkd generate`, on models made here."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gkd_dist import eval_preparation
+from gkd_dist.cli import main
+from tests.tiny import save_causal, save_t5
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("models")
+    save_causal(path / "student", seed=1)
+    save_causal(path / "teacher", seed=2)
+    save_t5(path / "t5", seed=3)
+    return path
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    rows = [{"prompt": f"w{n} w{n + 1} w5", "completion": f"w{n} w4"} for n in range(7, 12)]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    return file
+
+
+def evaluate(capsys: pytest.CaptureFixture[str], *arguments: object, code: int = 0) -> dict[str, Any]:
+    assert main(["eval", *map(str, arguments), "--json"]) == code, capsys.readouterr().err
+    return json.loads(capsys.readouterr().out) if code == 0 else {}
+
+
+def test_a_causal_model_against_its_teacher_and_again_from_its_predictions(
+    models: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = evaluate(
+        capsys, models / "student", "--task", "summarisation", "--data", data, f"teacher={models / 'teacher'}",
+        "decoding.max_new_tokens=4", "decoding.temperature=1", "decoding.num_samples=2", "decoding.batch_size=4",
+        "num_resamples=100", f"output={tmp_path / 'out'}",
+    )  # fmt: skip
+    assert (result["num_rows"], result["settings"]["seed"]) == (5, 0)
+    assert {"rouge1", "rouge2", "rougeL", "mean_length_tokens", "truncated_share", "self_bleu"} < result[
+        "figures"
+    ].keys()
+    assert result["figures"]["student_text/forward_kl_nats"]["value"] > 0.1
+    assert result["figures"]["reference_text/reverse_kl_nats"]["low"] > 0
+    assert result["versions"]["scipy"] and result["signatures"]["self_bleu"].startswith("nrefs:")
+    assert json.loads((tmp_path / "out" / "results.json").read_text()) == result
+    again = evaluate(capsys, "--predictions", tmp_path / "out" / "predictions.jsonl", "num_resamples=100")
+    assert again["figures"] == result["figures"]
+
+
+@pytest.mark.parametrize("search", [("decoding.num_beams=3", "decoding.length_penalty=0.6"), ()])
+def test_an_encoder_decoder_translates(
+    models: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], search: Sequence[str]
+) -> None:
+    result = evaluate(
+        capsys, models / "t5", "--task", "translation", "--data", data, "decoding.max_new_tokens=4", *search,
+        "num_resamples=100", f"output={tmp_path / 'out'}", f"teacher={models / 't5'}",
+    )  # fmt: skip
+    assert result["figures"]["reference_text/forward_kl_nats"]["value"] == pytest.approx(0, abs=1e-5)
+    assert result["signatures"]["bleu"].startswith("nrefs:1|case:mixed|eff:no|tok:13a")
+    assert result["figures"]["mean_length_tokens"]["value"] <= 4
+
+
+def test_options_of_a_file_of_keys(
+    models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = {"subject": "law", "question": "w7 w8", "choices": ["w9", "w10"], "answer": 1}
+    (tmp_path / "mmlu.jsonl").write_text(f"{json.dumps(row)}\n" * 3)
+    keys = f"model: {models / 'student'}\ntask: mmlu\ndata: {tmp_path / 'mmlu.jsonl'}\nshots:\n  num: 0\n"
+    (tmp_path / "eval.yaml").write_text(keys)
+    monkeypatch.chdir(tmp_path)
+    result = evaluate(capsys, "--config", tmp_path / "eval.yaml", "num_rows=2")
+    assert (result["num_rows"], result["figures"].keys()) == (2, {"accuracy_task_average", "accuracy"})
+    written = (tmp_path / "evaluations" / "student-mmlu-1" / "predictions.jsonl").read_text().splitlines()
+    first, second = (json.loads(line)["log_probs"] for line in written)
+    assert first == pytest.approx(second) and len(first) == 2
+
+
+def test_the_student_of_a_run_is_found(
+    models: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "runs" / "r-1"
+    run.mkdir(parents=True)
+    (run / "config.yaml").write_text("")
+    (tmp_path / "runs" / "latest").symlink_to("r-1")
+    arguments = ["generate", "latest", "--prompts", str(data), "--output-dir", str(tmp_path / "runs"), "num_rows=2"]
+    assert main(arguments) == 2
+    assert "has no trained student yet" in capsys.readouterr().err
+    (run / "final").symlink_to(models / "student")
+    assert main([*arguments, "decoding.max_new_tokens=3"]) == 0
+    out, err = capsys.readouterr()
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert [row["prompt"] for row in rows] == ["w7 w8 w5", "w8 w9 w5"]
+    assert all(len(row["completions"]) == 1 for row in rows)
+    assert "2 of 2 completions" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problems"),
+    [
+        (
+            ["m", "--task", "dance", "--data", "d.jsonl", "decoding.num_beam=2", "seed=-1"],
+            ["decoding.num_beam: unknown key", "task: must be one of", "seed: must be at least 0"],
+        ),
+        (
+            [
+                "m",
+                "--task",
+                "mmlu",
+                "--data",
+                "d.jsonl",
+                "engine=vllm",
+                "decoding={num_beams: 4, temperature: 1}",
+                "teacher=t",
+                "shots.num=0",
+            ],
+            ["beam search needs engine=hf", "beam search returns one completion", "task=mmlu writes no text"],
+        ),
+        (["m", "--task", "gsm8k"], ["data: required, but not given"]),
+        (
+            ["m", "--task", "gsm8k", "--data", "d.jsonl", "decoding.num_samples=3", "template=x", "subsets=[a]"],
+            ["greedy samples are all alike", "template: must contain {prompt}", "subsets: task=gsm8k has none"],
+        ),
+    ],
+)
+def test_wrong_settings(arguments: list[str], problems: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["eval", *arguments]) == 2
+    told = capsys.readouterr().err.splitlines()
+    lines = [line for line in told if "no such file" not in line]  # of d.jsonl, where keys are right one by one
+    assert len(lines) == len(problems)
+    assert all(any(problem in line for line in lines) for problem in problems)
+
+
+def test_missing_packages_files_and_models_are_told_together(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(eval_preparation.importlib.util, "find_spec", lambda name: None)
+    (tmp_path / "results.json").write_text("{}")
+    arguments = ["./none", "--task", "translation", "--data", "no.jsonl", "teacher=./no", f"output={tmp_path}"]
+    assert main(["eval", *arguments]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    wanted = [
+        "pip install 'gkd-dist[eval]'",
+        "data: no such file",
+        "holds results already",
+        "model: './none'",
+        "teacher: './no'",
+    ]
+    assert len(lines) == len(wanted)
+    assert all(text in line for text, line in zip(wanted, lines, strict=True))
+
+
+def test_vllm_is_refused_for_an_encoder_decoder(models: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["eval", str(models / "t5"), "--task", "translation", "--data", str(data), "engine=vllm"]) == 2
+    assert "error: engine: vllm cannot run" in capsys.readouterr().err
+
+
+def test_damaged_weights_are_told_before_the_model_loads(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = save_causal(tmp_path / "model")
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    assert main(["eval", str(folder), "--task", "translation", "--data", str(data)]) == 2
+    assert "is truncated or not a safetensors file" in capsys.readouterr().err
+
+
+def test_prompts_that_are_too_long_are_an_error_or_dropped(
+    models: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with data.open("a") as file:
+        file.write(json.dumps({"prompt": "w9 " * 20, "completion": "w4"}) + "\n")
+    arguments = [models / "student", "--task", "generation", "--data", data, "max_prompt_tokens=10"]
+    assert main(["eval", *map(str, arguments)]) == 2
+    assert "overlong: 1 of 6 prompts have more than 10 tokens" in capsys.readouterr().err
+    short = ["decoding.max_new_tokens=2", "num_resamples=100"]
+    result = evaluate(capsys, *arguments, "overlong=drop", *short, f"output={tmp_path / 'a'}")
+    assert (result["num_rows"], result["num_dropped"]) == (5, 1)
+    result = evaluate(capsys, *arguments, "overlong=truncate_left", *short, f"output={tmp_path / 'b'}")
+    assert (result["num_rows"], result["num_dropped"]) == (6, 0)
+    assert main(["eval", *map(str, arguments), "decoding.max_new_tokens=600"]) == 2
+    assert "leave room for prompts of 0 tokens" in capsys.readouterr().err

@@ -1,0 +1,77 @@
+"""Which answers count as right."""
+
+import gzip
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from gkd_dist.evaluation.exact_match import final_answer, matches
+from gkd_dist.evaluation.gsm8k import answer_number, is_correct, last_number
+
+DATA = Path(os.environ.get("GKD_TEST_DATA", Path(__file__).parents[4] / "shared/data"))
+MODELS = ("6b_finetuning", "6b_verification", "175b_finetuning", "175b_verification")
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("6 * 7 = 42\n#### 42", 42),
+        ("#### $1,042.", 1042),
+        ("#### 3\nno:\n#### 4", 4),
+        ("A: 18", 18),
+        ("so\nA: -5 degrees", -5),
+        ("The answer is 6.", 6),
+        ("Therefore, the final answer is: $2.50", 2.5),
+        ("IA: 3", None),
+        ("it is 7", None),
+        ("####", None),
+        ("#### none\n5", None),
+    ],
+)
+def test_the_marked_number_is_the_answer(text: str, number: float | None) -> None:
+    assert answer_number(text) == number
+
+
+def test_without_a_marker_the_last_number_counts_where_it_may() -> None:
+    assert last_number("4 or 1,000 eggs") == 1000
+    assert last_number("#### 3 and 4") == 3
+    assert last_number("none") is None
+    assert not is_correct("it is 7", "#### 7")
+    assert is_correct("it is 7", "#### 7.0", marked=False)
+
+
+def test_a_reference_without_a_number_is_an_error() -> None:
+    with pytest.raises(ValueError, match="no number"):
+        is_correct("#### 1", "none")
+
+
+def test_all_upstream_verdicts_are_reproduced() -> None:
+    file = DATA / "gsm8k" / "model_solutions_a.jsonl.gz"
+    if not file.is_file():
+        pytest.skip(f"no {file} (GSM8K's model solutions; GKD_TEST_DATA names the folder above gsm8k/)")
+    with gzip.open(file, "rt", encoding="utf-8") as lines:
+        rows = [json.loads(line) for line in lines]
+    verdicts = [(row[model], row["ground_truth"]) for row in rows for model in MODELS]
+    wrong = [own for own, truth in verdicts if is_correct(own["solution"], truth) != own["is_correct"]]
+    assert (len(verdicts), wrong) == (2636, [])
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("2 < 3. So the answer is (B).", "(B)"),
+        ("So the answer is } ] >.\n\nQ: next\nA: So the answer is no.", "} ] >"),
+        ("The answer is: Yes", "Yes"),
+        ("first\nNo", "No"),
+        ("", ""),
+    ],
+)
+def test_the_final_answer_of_a_chain_of_thought(text: str, answer: str) -> None:
+    assert final_answer(text) == answer
+
+
+def test_exact_match_looks_at_every_letter() -> None:
+    assert matches("So the answer is  Yes .", "Yes")
+    assert not matches("So the answer is yes.", "Yes")

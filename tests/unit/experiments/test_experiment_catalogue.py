@@ -1,0 +1,148 @@
+"""Packaged experiments can be carried out as they are; files and the command line change them as they say."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gkd_dist.config.yaml_text import format_yaml
+from gkd_dist.errors import ConfigError
+from gkd_dist.experiments.catalogue import experiment_names, experiment_title, load_experiment
+from gkd_dist.experiments.plan import expand, matches
+from gkd_dist.experiments.spec import Experiment
+
+REQUIRED = ("data", "train", "test", "mmlu", "bbh")
+"""Settings of packaged experiments that have no default: where data are."""
+
+
+def loaded(name: str, scale: str | None) -> Experiment:
+    given = [f"{key}=/somewhere" for key in REQUIRED]
+    known = load_experiment(name, scale)[0].settings
+    return load_experiment(name, scale, [each for each in given if known.get(each.partition("=")[0], "") is None])[0]
+
+
+SCALED = [(name, scale) for name in experiment_names() for scale in load_experiment(name)[0].scales or [None]]
+
+
+@pytest.mark.parametrize(("name", "scale"), SCALED)
+def test_packaged_experiments_expand_to_configurations_that_are_valid(name: str, scale: str | None) -> None:
+    experiment = loaded(name, scale)
+    plan = expand(experiment, Path("out"))
+    assert (experiment.fit is not None) == (not plan)
+    places = [{**run.labels, "stage": run.stage, "evaluation": each.name} for run in plan for each in run.evaluations]
+    for plot in experiment.plots.values():
+        shown = [place for place in places if matches(plot.where, place)]
+        assert shown, f"{plot.title} shows nothing"
+        axes = [axis for axis in (plot.x, plot.series, plot.panels) if axis is not None]
+        assert all(axis in place for place in shown for axis in axes), plot.title
+        for other in (plot.relative_to, plot.reference):
+            assert other is None or any(matches(other, place) for place in places), plot.title
+    for claim in experiment.claims if scale != "smoke" else ():
+        for side in (claim.above, claim.below):
+            found = [place for place in places if matches(claim.where, place) and matches(side, place)]
+            assert found, claim.text
+            kinds = {tuple(sorted((key, label) for key, label in place.items() if key != "seed")) for place in found}
+            by_place = {tuple(dict(kind).get(axis) for axis in claim.per) for kind in kinds}
+            assert len(kinds) == len(by_place), f"{claim.text}: {side} is several things at one place"
+
+
+def test_every_figure_of_the_paper_is_there() -> None:
+    body = {f"figure{number}" for number in range(1, 12)}
+    appendix = {f"figureA{number}" for number in range(12, 16)}  # A.16 is with figure 11
+    names = experiment_names()
+    assert body | appendix <= set(names)
+    assert names.index("figure9") < names.index("figure10") < names.index("figureA12") < names.index("multi30k")
+    assert all(experiment_title(name) for name in names)
+
+
+BASE: dict[str, Any] = {
+    "title": "base",
+    "settings": {"steps": 3, "model": "m", "data": None},
+    "axes": {"size": {"a": None, "b": None}, "lambda": [0, 0.5, 1]},
+    "scales": {"small": {"steps": 1}, "large": {"axes.lambda": [0.5], "seeds": [0, 1, 2]}},
+    "stages": {
+        "teacher": {"recipe": "tiny"},
+        "distil": {"over": ["size"], "recipe": "tiny", "overrides": {"learner.max_steps": "{steps}"}},
+    },
+}
+
+
+def load(folder: Path, tree: dict[str, Any], *overrides: str, scale: str | None = None) -> Experiment:
+    (folder / "base.yaml").write_text(format_yaml(BASE))
+    (folder / "file.yaml").write_text(format_yaml(tree))
+    return load_experiment(str(folder / "file.yaml"), scale, overrides)[0]
+
+
+def test_the_first_scale_is_the_default_and_the_command_line_wins(tmp_path: Path) -> None:
+    assert load(tmp_path, BASE).settings["steps"] == 1
+    assert load(tmp_path, BASE, "steps=7", "steps=8").settings["steps"] == 8
+    large = load(tmp_path, BASE, scale="large")
+    assert (large.settings["steps"], list(large.axes["lambda"]), large.seeds) == (3, ["0.5"], (0, 1, 2))
+
+
+def test_a_file_on_top_of_another_wins_key_by_key_and_null_takes_away(tmp_path: Path) -> None:
+    tree = {
+        "extends": str(tmp_path / "base.yaml"),
+        "title": "top",
+        "changes": {"axes.size": ["b"], "distil.learner.batch_size": 2},
+        "settings": {"model": "other"},
+        "stages": {"teacher": None},
+        "scales": {"large": None},
+    }
+    found = load(tmp_path, tree)
+    assert (found.title, found.settings["model"], found.settings["steps"]) == ("top", "other", 1)
+    assert list(found.axes["size"]) == ["b"]
+    assert list(found.stages) == ["distil"]
+    assert found.stages["distil"].overrides == {"learner.max_steps": "{steps}", "learner.batch_size": 2}
+    assert list(found.scales) == ["small"]
+
+
+def test_a_stage_can_be_given_and_an_override_of_a_stage_wins_over_its_axes(tmp_path: Path) -> None:
+    tree = {**BASE, "axes": {"size": {"a": {"overrides": {"learner.max_steps": 9}}, "b": None}}, "scales": {}}
+    found = load(tmp_path, tree, "teacher=/models/t", "distil.learner.max_steps=2", "data=x")
+    assert found.given == {"teacher": "/models/t"}
+    assert found.axes["size"]["a"].overrides == {}
+    assert found.stages["distil"].overrides["learner.max_steps"] == 2
+
+
+@pytest.mark.parametrize(
+    ("override", "problem"),
+    [
+        ("stepz=3", "stepz: not known here; known are steps, model, data, seeds, axes.size"),
+        ("steps=many", "steps: must be a number, got 'many'"),
+        ("steps=[1]", "steps: needs one value"),
+        ("axes.size=[c]", "axes.size: c; it has a, b"),
+        ("seeds=[]", "seeds: give at least one"),
+        ("steps", "must look like KEY=VALUE"),
+        ("steps={", "is not YAML"),
+    ],
+)
+def test_a_wrong_override_says_what_would_be_right(tmp_path: Path, override: str, problem: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, BASE, override)
+    assert problem in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"stages": {"a": {"recipe": "tiny", "over": ["colour"]}}}, "no axis is called colour"),
+        ({"stages": {"a": {"recipe": "tiny", "evaluate": ["beam"]}}}, "no evaluation is called beam"),
+        ({"stages": {"a_b": {"recipe": "tiny"}}}, "stages.a_b"),
+        ({"stages": {"a": {"recipe": "tiny", "command": ["run"], "output": "x"}}}, "a recipe, or a command"),
+        ({"stages": {}}, "an experiment has stages, or fit"),
+        ({"axes": {"steps": [1]}, "stages": {"a": {"recipe": "tiny"}}}, "settings.steps: an axis has this name"),
+        ({"nothing": 1}, "nothing: Extra inputs are not permitted"),
+    ],
+)
+def test_a_file_that_is_no_experiment_is_refused(tmp_path: Path, change: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, {**BASE, "scales": {}, **change})
+    assert problem in str(caught.value)
+
+
+def test_an_unknown_name_or_scale_is_told_with_what_there_is() -> None:
+    with pytest.raises(ConfigError, match="figure99: no such experiment; there are figure1"):
+        load_experiment("figure99")
+    with pytest.raises(ConfigError, match="--scale huge: figure7 has small, paper"):
+        load_experiment("figure7", "huge")

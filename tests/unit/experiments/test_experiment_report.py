@@ -1,0 +1,164 @@
+"""From the files of evaluations to tables and pictures."""
+
+import csv
+import json
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sacrebleu.metrics import BLEU
+
+from gkd_dist.errors import DataError
+from gkd_dist.evaluation.predictions import Prediction, Sample, write_predictions
+from gkd_dist.experiments.catalogue import load_experiment
+from gkd_dist.experiments.cells import cells
+from gkd_dist.experiments.drawing import draw
+from gkd_dist.experiments.measurements import NUM_RESAMPLES
+from gkd_dist.experiments.plan import PlannedRun, expand
+from gkd_dist.experiments.report import write_report
+from gkd_dist.experiments.resampling import measure
+from gkd_dist.experiments.series import panels
+from gkd_dist.experiments.spec import Experiment
+
+MODEL = {"student.model": "m", "teacher.model": "m"}
+EXPERIMENT = Experiment.model_validate(
+    {
+        "title": "test",
+        "axes": {"method": {"good": {"title": "Good"}, "bad": None}, "lambda": [0, 1]},
+        "seeds": [0, 1],
+        "evaluations": {"greedy": {"task": "translation", "data": "test.jsonl"}},
+        "stages": {
+            "distil": {
+                "over": ["method", "lambda", "seed"],
+                "recipe": "tiny",
+                "overrides": MODEL,
+                "evaluate": ["greedy"],
+            }
+        },
+        "plots": {
+            "bars": {"kind": "bars", "title": "b", "metric": "bleu", "x": "method", "series": "lambda"},
+            "lines": {"kind": "lines", "title": "l", "metric": "bleu", "x": "lambda", "series": "method"},
+            "grid": {"kind": "grid", "title": "g", "metric": "bleu", "x": "lambda", "series": "method"},
+            "frontier": {
+                "kind": "frontier",
+                "title": "f",
+                "metric": "bleu",
+                "x_metric": "on_policy/reward_mean",
+                "x_evaluation": "held-out",
+                "x": "lambda",
+                "series": "method",
+                "where": {"evaluation": "greedy"},
+            },
+            "empty": {"kind": "bars", "title": "e", "metric": "nothing", "x": "method"},
+        },
+        "rankings": [{"title": "best", "metric": "bleu", "per": ["lambda"]}],
+        "claims": [
+            {
+                "text": "good above bad",
+                "metric": "bleu",
+                "per": ["lambda"],
+                "above": {"method": "good"},
+                "below": {"method": "bad"},
+            }
+        ],
+    }
+)
+REFERENCES = [" ".join(f"w{(row * 7 + place) % 50}" for place in range(8)) for row in range(60)]
+
+
+def texts(share_right: float, seed: int) -> list[str]:
+    """The references with some words replaced."""
+    rng = random.Random(seed)
+    return [
+        " ".join(word if rng.random() < share_right else "x" for word in reference.split()) for reference in REFERENCES
+    ]
+
+
+def evaluated(folder: Path, written: Sequence[str]) -> Path:
+    """What `gkd eval` leaves."""
+    predictions = [
+        Prediction("translation", row, "p", (reference,), samples=(Sample(text, 8, False),))
+        for row, (reference, text) in enumerate(zip(REFERENCES, written, strict=True))
+    ]
+    write_predictions(predictions, folder / "predictions.jsonl")
+    settings = {"rouge_stemmer": True, "bleu_tokenize": "13a"}
+    (folder / "results.json").write_text(json.dumps({"settings": settings}))
+    return folder
+
+
+def finished(folder: Path) -> list[tuple[PlannedRun, list[Path]]]:
+    """Every run of the plan, the good ones with more words right."""
+    runs = []
+    for number, run in enumerate(expand(EXPERIMENT, folder)):
+        share = 0.9 if run.labels["method"] == "good" else 0.6
+        (run.folder / "latest").mkdir(parents=True)
+        reward: dict[str, Any] = {"after": {"on_policy/reward_mean": share, "on_policy/objective_nats": None}}
+        (run.folder / "latest" / "summary.json").write_text(json.dumps(reward))
+        runs.append((run, [evaluated(run.evaluations[0].folder, texts(share, number))]))
+    return runs
+
+
+def test_corpus_bleu_is_measured_and_resampled_by_its_counts(tmp_path: Path) -> None:
+    runs = finished(tmp_path)
+    found = [each for each in measure(runs) if each.metric == "bleu"]
+    written = texts(0.9, 0)
+    assert found[0].value == pytest.approx(BLEU().corpus_score(written, [REFERENCES]).score)
+    assert found[0].resampled.shape == (NUM_RESAMPLES,)
+    assert found[0].resampled.std() > 0
+    assert found[0].place == {"method": "good", "lambda": "0", "seed": "0", "stage": "distil", "evaluation": "greedy"}
+
+
+def test_the_report_has_every_table_and_picture(tmp_path: Path) -> None:
+    lines = write_report(EXPERIMENT, measure(finished(tmp_path)), tmp_path, {"cpu_s": 5.0})
+    with (tmp_path / "results.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["metric"] == "bleu"]
+    assert len(rows) == 8 + 4
+    means = [row for row in rows if row["seed"] == "mean"]
+    assert all(float(row["low"]) < float(row["value"]) < float(row["high"]) for row in means)
+    content = json.loads((tmp_path / "results.json").read_text())
+    assert content["cpu_s"] == 5.0
+    assert "bootstrap over seeds and test rows" in content["intervals"]
+    assert [claim["verdict"] for claim in content["claims"]] == ["holds", "holds"]
+    assert [table["rows"][0]["method"] for table in content["rankings"]] == ["good", "good"]
+    assert {path.name for path in tmp_path.glob("*.svg")} == {"bars.svg", "lines.svg", "grid.svg", "frontier.svg"}
+    assert {path.stem for path in tmp_path.glob("*.png")} == {path.stem for path in tmp_path.glob("*.svg")}
+    text = "\n".join(lines)
+    assert "Good" in text
+    assert "holds      good above bad (lambda 1): bleu" in text
+
+
+def test_the_same_numbers_draw_the_same_picture(tmp_path: Path) -> None:
+    plot = EXPERIMENT.plots["bars"]
+    shown = panels(plot, EXPERIMENT, cells(measure(finished(tmp_path)[:3])))
+    first, second = (draw(plot, shown, tmp_path / name)[0].read_bytes() for name in ("a", "b"))
+    assert first == second
+    assert b"Good" in first
+
+
+def test_half_an_experiment_is_reported_too(tmp_path: Path) -> None:
+    write_report(EXPERIMENT, measure(finished(tmp_path)[:2]), tmp_path, {})
+    content = json.loads((tmp_path / "results.json").read_text())
+    assert {claim["verdict"] for claim in content["claims"]} == {"not measured"}
+    write_report(EXPERIMENT, [], tmp_path / "none", {})  # no picture of nothing
+    assert json.loads((tmp_path / "none" / "results.json").read_text())["means"] == []
+
+
+def test_a_damaged_evaluation_is_named(tmp_path: Path) -> None:
+    runs = finished(tmp_path)
+    (runs[0][1][0] / "results.json").write_text("{}")
+    with pytest.raises(DataError, match="is not a result of `gkd eval`"):
+        measure(runs)
+
+
+def test_a_fit_writes_its_numbers_and_its_picture(tmp_path: Path) -> None:
+    from gkd_dist.experiments.fit_report import write_fit
+
+    experiment, _ = load_experiment("figure2")
+    assert experiment.fit is not None
+    write_fit(experiment.title, experiment.fit, tmp_path)
+    with (tmp_path / "results.csv").open() as file:
+        rows = {row["divergence"]: float(row["std"]) for row in csv.DictReader(file)}
+    assert rows["forward_kl"] > 2 * rows["reverse_kl"]
+    assert (tmp_path / "fit.svg").read_text().count("JSD") + (tmp_path / "fit.svg").read_text().count("jsd") == 3

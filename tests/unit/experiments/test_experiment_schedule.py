@@ -1,0 +1,264 @@
+"""What is left of an experiment is done once, side by side, and goes on after failures and stops."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gkd_dist.errors import EngineError, ResourceError, RunError
+from gkd_dist.experiments.plan import PlannedRun, expand
+from gkd_dist.experiments.progress import measured_cpu_s, remaining_cpu_s, state_document, status_record
+from gkd_dist.experiments.schedule import Schedule
+from gkd_dist.experiments.spec import Experiment
+from gkd_dist.experiments.survey import Standing, move_changed, survey
+
+MODEL = {"student.model": "m", "teacher.model": "m"}
+
+
+def experiment(*, steps: int = 3, seeds: Sequence[int] = (0, 1)) -> Experiment:
+    """A teacher, and for each seed a student of it that is evaluated."""
+    return Experiment.model_validate(
+        {
+            "title": "test",
+            "seeds": list(seeds),
+            "evaluations": {"greedy": {"task": "translation", "data": "test.jsonl"}},
+            "stages": {
+                "teacher": {"recipe": "tiny", "overrides": MODEL, "step_cpu_s": 2, "fixed_cpu_s": 0},
+                "distil": {
+                    "over": ["seed"],
+                    "recipe": "tiny",
+                    "overrides": {
+                        "student.model": "m",
+                        "teacher.model": "{stage:teacher}",
+                        "learner.max_steps": steps,
+                    },
+                    "evaluate": ["greedy"],
+                    "step_cpu_s": 10,
+                    "fixed_cpu_s": 0,
+                },
+            },
+        }
+    )
+
+
+@dataclass(frozen=True)
+class Ending:
+    exit_code: int
+    wall_s: float = 2.0
+    cpu_s: float = 3.0
+
+
+@dataclass
+class Workshop:
+    """Stands in for the cluster: does what `gkd run` and `gkd eval` leave, at once or once it is told to go on."""
+
+    num_cpus: float = 2.0
+    num_gpus: float = 0.0
+    codes: dict[str, int] = field(default_factory=dict)
+    """Exit codes other than 0, by a word of the command."""
+    breaks: str | None = None
+    """A seat for a command with this word is lost."""
+    holds: bool = False
+    """Commands end only when they are asked to stop."""
+    calls: list[list[str]] = field(default_factory=list)
+    most: int = 0
+    """Most seats at once."""
+    _taken: int = 0
+
+    @asynccontextmanager
+    async def seat(self, num_cpus: float, num_gpus: float) -> AsyncIterator["WorkshopSeat"]:
+        self._taken += 1
+        self.most = max(self.most, self._taken)
+        await asyncio.sleep(0)
+        try:
+            yield WorkshopSeat(self)
+        finally:
+            self._taken -= 1
+
+
+class WorkshopSeat:
+    def __init__(self, workshop: Workshop) -> None:
+        self._workshop = workshop
+        self._asked = asyncio.Event()
+
+    async def run(self, command: Sequence[str], log: Path, environment: Mapping[str, str]) -> Ending:
+        shop = self._workshop
+        arguments = list(command)[3:]  # python -m gkd_dist
+        shop.calls.append(arguments)
+        if shop.holds:
+            await self._asked.wait()
+            return Ending(75)
+        if shop.breaks and any(shop.breaks in word for word in arguments):
+            raise EngineError("the node is gone")
+        code = next((code for word, code in shop.codes.items() if any(word in each for each in arguments)), 0)
+        if code == 0:
+            leave_what_it_leaves(arguments)
+        return Ending(code)
+
+    async def stop(self) -> None:
+        self._asked.set()
+
+
+def leave_what_it_leaves(arguments: Sequence[str]) -> None:
+    settings = dict(word.split("=", 1) for word in arguments if "=" in word)
+    if arguments[0] == "run":
+        folder = Path(settings["output_dir"]) / "run-1"
+        (folder / "final").mkdir(parents=True)
+        (folder / "summary.json").write_text("{}")
+        (folder.parent / "latest").symlink_to("run-1")
+    else:
+        Path(settings["output"]).mkdir()
+        (Path(settings["output"]) / "results.json").write_text("{}")
+
+
+def carry_out(folder: Path, workshop: Workshop, spec: Experiment | None = None, **options: Any) -> Schedule:
+    plan = expand(spec or experiment(), folder)
+
+    async def go() -> Schedule:
+        schedule = Schedule(survey(plan, folder), workshop, **options)
+        await asyncio.wait_for(schedule.carry_out(asyncio.Event()), 20)
+        return schedule
+
+    return asyncio.run(go())
+
+
+def standings(folder: Path, spec: Experiment | None = None) -> list[Standing]:
+    return survey(expand(spec or experiment(), folder), folder)
+
+
+def test_every_run_is_done_once_after_what_it_waits_for(tmp_path: Path) -> None:
+    workshop = Workshop()
+    schedule = carry_out(tmp_path, workshop)
+    assert set(schedule.states.values()) == {"done"}
+    kinds = [call[0] for call in workshop.calls]
+    assert kinds[0] == "run"  # the teacher, alone
+    assert sorted(kinds) == ["eval", "eval", "run", "run", "run"]
+    assert workshop.most == 2
+    again = Workshop()
+    assert set(carry_out(tmp_path, again).states.values()) == {"done"}
+    assert again.calls == []
+
+
+def test_no_more_runs_at_once_than_there_are_processors(tmp_path: Path) -> None:
+    workshop = Workshop(num_cpus=8)
+    carry_out(tmp_path, workshop, experiment(seeds=range(9)), max_cpus=3)
+    assert workshop.most == 3
+
+
+def test_a_run_that_needs_more_than_there_is_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ResourceError, match=r"0\.5 CPUs, and teacher asks for 1"):
+        carry_out(tmp_path, Workshop(num_cpus=0.5))
+
+
+def test_a_failed_run_stops_no_other_and_is_tried_again(tmp_path: Path) -> None:
+    schedule = carry_out(tmp_path, Workshop(codes={"distil_seed0": 70}))
+    assert schedule.states == {"teacher": "done", "distil_seed0": "failed", "distil_seed1": "done"}
+    assert "exit code 70" in schedule.failures["distil_seed0"]
+    assert "log.txt" in schedule.failures["distil_seed0"]
+    again = Workshop()
+    assert set(carry_out(tmp_path, again).states.values()) == {"done"}
+    assert {call[0] for call in again.calls} == {"run", "eval"}
+    assert len(again.calls) == 2
+
+
+def test_what_waits_for_a_failed_run_is_not_begun(tmp_path: Path) -> None:
+    workshop = Workshop(codes={"runs/teacher": 2})
+    schedule = carry_out(tmp_path, workshop)
+    assert schedule.states == {"teacher": "failed", "distil_seed0": "blocked", "distil_seed1": "blocked"}
+    assert schedule.failures["distil_seed1"] == "needs teacher"
+    assert len(workshop.calls) == 1
+
+
+def test_a_lost_seat_is_a_failed_run(tmp_path: Path) -> None:
+    schedule = carry_out(tmp_path, Workshop(breaks="distil_seed1"))
+    assert schedule.states["distil_seed1"] == "failed"
+    assert schedule.failures["distil_seed1"] == "the node is gone"
+
+
+def test_a_failed_evaluation_does_not_train_again(tmp_path: Path) -> None:
+    failed = carry_out(tmp_path, Workshop(codes={"greedy": 70}))
+    assert failed.states["distil_seed0"] == "failed"
+    again = Workshop()
+    carry_out(tmp_path, again)
+    assert [call[0] for call in again.calls] == ["eval", "eval"]
+
+
+def test_a_command_that_leaves_nothing_has_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"{__name__}.leave_what_it_leaves", lambda arguments: None)
+    schedule = carry_out(tmp_path, Workshop())
+    assert schedule.states["teacher"] == "failed"
+    assert "left no" in schedule.failures["teacher"]
+
+
+def test_a_stop_ends_what_runs_in_order_and_begins_nothing(tmp_path: Path) -> None:
+    workshop = Workshop(holds=True)
+    plan = expand(experiment(), tmp_path)
+
+    async def go() -> Schedule:
+        schedule = Schedule(survey(plan, tmp_path), workshop)
+        stop = asyncio.Event()
+        task = asyncio.create_task(schedule.carry_out(stop))
+        while not workshop.calls:
+            await asyncio.sleep(0.001)
+        stop.set()
+        await asyncio.wait_for(task, 20)
+        return schedule
+
+    schedule = asyncio.run(go())
+    assert schedule.states == {"teacher": "stopped", "distil_seed0": "waiting", "distil_seed1": "waiting"}
+    assert schedule.failures == {}
+    assert len(workshop.calls) == 1
+    assert set(carry_out(tmp_path, Workshop()).states.values()) == {"done"}
+
+
+def test_a_changed_run_is_refused_and_can_be_put_aside(tmp_path: Path) -> None:
+    carry_out(tmp_path, Workshop())
+    other = experiment(steps=4)
+    with pytest.raises(RunError) as caught:
+        standings(tmp_path, other)
+    assert "2 run(s)" in str(caught.value)
+    assert "learner.max_steps: there 3, here 4" in str(caught.value)
+    moved = move_changed(expand(other, tmp_path), tmp_path)
+    assert [path.name.rpartition("-")[0] for path in moved] == ["distil_seed0", "distil_seed1"]
+    assert all((path / "run-1" / "final").is_dir() for path in moved)
+    left = {each.run.name: each.is_done for each in standings(tmp_path, other)}
+    assert left == {"teacher": True, "distil_seed0": False, "distil_seed1": False}
+
+
+def test_a_changed_evaluation_is_done_again_without_training(tmp_path: Path) -> None:
+    carry_out(tmp_path, Workshop())
+    spec = experiment()
+    evaluation = spec.evaluations["greedy"].model_copy(update={"data": "other.jsonl"})
+    other = spec.model_copy(update={"evaluations": {"greedy": evaluation}})
+    assert [each.is_trained for each in standings(tmp_path, other)] == [True, True, True]
+    assert [len(each.evaluations) for each in standings(tmp_path, other)] == [0, 1, 1]
+
+
+def test_what_is_left_is_estimated_from_what_was_measured(tmp_path: Path) -> None:
+    before = standings(tmp_path)
+    assert remaining_cpu_s(before) == 4 * 2 + 2 * 3 * 10  # tiny has 4 steps
+    schedule = carry_out(tmp_path, Workshop(codes={"distil_seed1": 70}))
+    after = list(schedule.standings.values())
+    # The finished student took 2 commands of 3 s where 30 s were estimated; the other one is left.
+    assert remaining_cpu_s(after) == pytest.approx(30 * 6 / 30)
+    assert measured_cpu_s(after) == pytest.approx(3 + 6 + 3)
+    record = status_record(schedule)
+    assert (record["runs"], record["failed"]) == ("2/3", 1)
+    document = state_document("test", "only", schedule)
+    assert document["runs"]["distil_seed1"]["state"] == "failed"
+    assert document["cpu_s"] == pytest.approx(12)
+
+
+def test_progress_follows_the_steps_of_a_running_run(tmp_path: Path) -> None:
+    plan = expand(experiment(), tmp_path)
+    teacher: PlannedRun = plan[0]
+    (teacher.folder / "run-1").mkdir(parents=True)
+    (teacher.folder / "latest").symlink_to("run-1")
+    metrics = teacher.folder / "latest" / "metrics.jsonl"
+    metrics.write_text('{"policy_version": 1}\n{"policy_version": 3}\n{"policy_ver')
+    assert remaining_cpu_s(standings(tmp_path), [teacher.name]) == (4 - 3) * 2 + 60
+    assert remaining_cpu_s(standings(tmp_path)) == 4 * 2 + 60  # it does not run: steps after its checkpoint are lost
