@@ -1,6 +1,5 @@
 """A real Prometheus beside running jobs: what its queries return is what the run wrote down itself."""
 
-import re
 import signal
 import tempfile
 import urllib.request
@@ -115,14 +114,14 @@ def test_a_sampler_that_joins_appears_while_prometheus_goes_on(
         assert server.pid == pid
         server.until(f"gkd_learner_steps_total and gkd_learner_steps_total offset {SPAN_S + 2}s", lambda n: n > 5)
         check_answers(server)
-        check_bridge(run)
+        check_bridge(run, Path(folder))
         stop(run)
 
 
-def check_bridge(run: GkdProcess) -> None:
-    """The same numbers are in what Ray serves."""
-    words = [word for process in run.family("metrics-export-port") for word in process.cmdline()]
-    port = next(match[1] for word in words if (match := re.search(r"metrics[-_]export[-_]port=(\d+)", word)))
+def check_bridge(run: GkdProcess, folder: Path) -> None:
+    """The same numbers are in what Ray serves, whose own folder is below this one."""
+    (port_file,) = folder.glob("**/session_2*/metrics_export_port_*")
+    port = int(port_file.read_text())
 
     def served() -> str:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
