@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextma
 from dataclasses import replace
 from typing import Protocol, TypeVar
 
+from gkd_dist.build.trackers import make_trackers
 from gkd_dist.checkpoints.store import CheckpointStore
 from gkd_dist.config.load import dump_run_config
 from gkd_dist.config.run import RunConfig
@@ -98,6 +99,7 @@ def _attempt(
         sinks: list[RecordSink] = [
             stack.enter_context(_closing(JsonlSink(directory.metrics))),
             stack.enter_context(_closing(terminal_sink(sys.stdout))),
+            *(stack.enter_context(_closing(each)) for each in make_trackers(config, directory.path)),
         ]
         prepared = replace(prepared, blueprint=replace(prepared.blueprint, run_epoch=attempt.next_epoch()))
         outcome = asyncio.run(_distil(prepared, directory, attempt, metrics, exporter.set_ready, sinks, narrate))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from gkd_dist.build import Blueprint
+from gkd_dist.build.trackers import check_trackers
 from gkd_dist.config.models import PruneConfig
 from gkd_dist.config.run import RunConfig
 from gkd_dist.data.golden import golden_sequences
@@ -146,6 +147,8 @@ def _check_data(config: RunConfig, student: str | None, writes: bool) -> Data:
         problems += route_problems(config.named_teachers, rows)
     limit = _collect(problems, lambda: _prompt_limit(config))
     _collect(problems, lambda: _check_reward(config, rows))
+    if writes:
+        _collect(problems, lambda: check_trackers(config))
     if problems or rows is None or mixture is None or limit is None:
         raise ConfigError(problems)
     return Data(rows, mixture, limit)

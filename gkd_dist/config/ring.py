@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from gkd_dist.config.base import Strict
 
@@ -86,3 +86,13 @@ class MetricsConfig(Strict):
     """Prometheus endpoint of the controller; 0 picks a free port, null serves none."""
     ray_bridge: bool = False
     """Hand the same metrics to Ray, which serves them with its own, as `ray_gkd_*`."""
+    report_to: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
+    """Experiment trackers that get the numbers of every step, under the names of metrics.jsonl, which is always
+    written. `tensorboard` writes below the run directory; the others go by their own environment variables."""
+
+    @field_validator("report_to")
+    @classmethod
+    def _each_once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(value)) < len(value):
+            raise ValueError("names a tracker twice; name each once")
+        return value

@@ -52,3 +52,10 @@ def test_only_hub_names_become_the_base_model(student: str) -> None:
     text = model_card(facts(student))
     assert "base_model" not in text
     assert f"| student | {student.replace('|', chr(92) + '|')} |" in text
+
+
+def test_card_of_a_model_without_a_teacher_claims_no_distillation() -> None:
+    text = model_card(replace(facts(), teacher="", divergence="nll"))
+    assert "| teacher |" not in text and "distill" not in text.lower()
+    assert "| divergence | nll |" in text.splitlines()
+    assert ModelCard(text).data.tags == ["sft"]
