@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gkd_dist import __version__
+from gkd_dist.arguments import AsJson, OutputDir, Overrides, Recipe, Run
 from gkd_dist.errors import ConfigError, GkdError, StoppedError, plain
+from gkd_dist.operations.commands import app as operations
 from gkd_dist.process import prepare_this_process
 from gkd_dist.serial import is_at_work
 
@@ -36,25 +38,7 @@ app = typer.Typer(
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-Recipe = Annotated[
-    str,
-    typer.Argument(
-        metavar="RECIPE", help="Name of a packaged recipe (see `gkd recipes`), or path of a YAML file; A+B is B over A."
-    ),
-]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="KEY=VALUE", help="Settings, such as learner.max_steps=100; VALUE is YAML.", show_default=False
-    ),
-]
-Run = Annotated[
-    str,
-    typer.Argument(metavar="RUN", help="A run directory, or the name of one below --output-dir, or `latest`."),
-]
-OutputDir = Annotated[Path, typer.Option("--output-dir", metavar="FOLDER", help="Where the run directories are.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+app.add_typer(operations)
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -292,14 +276,6 @@ def scale(
     raise typer.Exit(
         scale_run(run, output_dir, samplers=samplers, teachers=number, timeout_s=timeout if wait else None)
     )
-
-
-@app.command()
-def status(run: Run, as_json: AsJson = False, output_dir: OutputDir = Path("runs")) -> None:
-    """Show how a run is: step, replicas, queue, last checkpoint."""
-    from gkd_dist.inspection import status as show_status
-
-    raise typer.Exit(show_status(run, output_dir, as_json=as_json))
 
 
 @app.command(context_settings={"ignore_unknown_options": True})  # -1 is a number, and out of range

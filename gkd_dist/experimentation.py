@@ -39,6 +39,7 @@ from gkd_dist.stop_signals import StopSignals
 _LIVE_S = 2.0
 _PLAIN_S = 60.0
 """Between two status lines, on a terminal and elsewhere."""
+_WANT = "no node had room for it any more"
 _OBJECT_STORE_BYTES = 80_000_000
 """Nothing but commands and exit codes goes through Ray."""
 
@@ -223,7 +224,10 @@ async def _schedule(
             sink.write(status_record(schedule))
             sink.close()
             changed()
-        return _Outcome(signals.received, schedule.failures)
+        missing = {name: state for name, state in schedule.states.items() if state not in ("done", "stopped")}
+        if signals.is_requested:
+            missing = {name: state for name, state in missing.items() if state != "waiting"}
+        return _Outcome(signals.received, {name: schedule.failures.get(name, _WANT) for name in missing})
 
 
 def _said_by(narrate: Narrator) -> Callable[[str], object]:

@@ -10,6 +10,8 @@ from typing import Any
 
 from gkd_dist.errors import RunError
 from gkd_dist.metrics.console import print_table
+from gkd_dist.operations.logs import outcome
+from gkd_dist.operations.subject import RunSubject, SubmittedJob
 from gkd_dist.replay.ledger import DroppedPrompt, Ledger, StepEntry, TrainedSequence
 from gkd_dist.runs.attempts import AttemptRecord, read_attempts
 from gkd_dist.runs.documents import on_disk, read_document
@@ -19,39 +21,80 @@ from gkd_dist.runs.status import RoleStatus, Status
 
 
 @on_disk()
-def status(run: str, output_dir: Path, *, as_json: bool) -> int:
-    """Prints how a run is, or was when it was last seen; returns 0.
+def status(subject: RunSubject, *, as_json: bool) -> int:
+    """Prints how a run is, or was when it was last seen, and how its job is where it is one; returns 0."""
+    if as_json:
+        print(json.dumps(content_of(subject)))
+        return 0
+    for line in lines_of(subject):
+        print(line)
+    if subject.directory is not None and holder_of(subject.directory.lock) is None:
+        _print_held_out(subject.directory.read_summary() or {})
+    return 0
 
-    Raises:
-        RunError: there is no such run.
-    """
-    directory = RunDirectory.find(run, output_dir)
+
+def content_of(subject: RunSubject) -> dict[str, Any]:
+    """For programs; what only the run directory knows is null where that cannot be seen."""
+    directory = subject.directory
+    job = None if subject.job is None else {"address": subject.job.jobs.address, **asdict(subject.job.state)}
+    if directory is None:
+        state = None if subject.job is None else subject.job.state
+        return {
+            "run": None if state is None else state.run,
+            "path": None,
+            "is_running": state is not None and not state.has_ended,
+            "is_finished": state is not None and state.state == "SUCCEEDED",
+            "last_checkpoint": None,
+            "attempts": [],
+            "summary": None,
+            "status": None,
+            "job": job,
+        }
+    seen = read_document(directory.status, Status)
+    return {
+        "run": directory.name,
+        "path": str(directory.path),
+        "is_running": holder_of(directory.lock) is not None,
+        "is_finished": directory.is_finished,
+        "last_checkpoint": directory.last_checkpoint,
+        "attempts": [asdict(attempt) for attempt in read_attempts(directory.attempts)],
+        "summary": directory.read_summary(),
+        "status": None if seen is None else seen.model_dump(mode="json"),
+        "job": job,
+    }
+
+
+def lines_of(subject: RunSubject) -> Iterator[str]:
+    """For people."""
+    if subject.job is not None:
+        yield from _job_lines(subject.job)
+    directory = subject.directory
+    if directory is None:
+        return
     holder = holder_of(directory.lock)
     attempts = read_attempts(directory.attempts)
     summary = directory.read_summary()
     seen = read_document(directory.status, Status)
-    if as_json:
-        content = {
-            "run": directory.name,
-            "path": str(directory.path),
-            "is_running": holder is not None,
-            "is_finished": directory.is_finished,
-            "last_checkpoint": directory.last_checkpoint,
-            "attempts": [asdict(attempt) for attempt in attempts],
-            "summary": summary,
-            "status": None if seen is None else seen.model_dump(mode="json"),
-        }
-        print(json.dumps(content))
-        return 0
-    print(f"{directory.name}: {_state(directory, holder, attempts, seen)}")
+    yield f"{directory.name}: {_state(directory, holder, attempts, seen)}"
     if holder is None and summary is not None:
-        _print_outcome(directory, summary, attempts)
+        yield f"{summary.get('steps', '?')} steps in {_spent_s(attempts):.0f} s of {len(attempts)} attempt(s)"
+        yield f"student: {directory.final}"
     elif seen is not None:
-        for line in _details(seen, holder is not None):
-            print(line)
+        yield from _details(seen, holder is not None)
     step = directory.last_checkpoint
-    print(f"last checkpoint: {'none' if step is None else f'step {step}'}; run directory {directory.path}")
-    return 0
+    yield f"last checkpoint: {'none' if step is None else f'step {step}'}; run directory {directory.path}"
+
+
+def _job_lines(job: SubmittedJob) -> Iterator[str]:
+    times = " ".join(
+        f"{word} {when}"
+        for word, when in (("started", job.state.started_at), ("ended", job.state.ended_at))
+        if when is not None
+    )
+    yield f"job {job.name} at {job.jobs.address}: {outcome(job.state)}{f'; {times}' if times else ''}"
+    last = next((line for line in reversed(job.log.splitlines()) if line.strip()), None)
+    if last is not None:
+        yield f"last said: {last}"
 
 
 @on_disk()
@@ -115,10 +158,8 @@ def _state(directory: RunDirectory, holder: Holder | None, attempts: list[Attemp
     return f"not running; attempt {last.number} began {last.started_at} and ended: {last.how or 'killed'}"
 
 
-def _print_outcome(directory: RunDirectory, summary: Mapping[str, Any], attempts: list[AttemptRecord]) -> None:
+def _print_held_out(summary: Mapping[str, Any]) -> None:
     """What came of a finished run."""
-    print(f"{summary.get('steps', '?')} steps in {_spent_s(attempts):.0f} s of {len(attempts)} attempt(s)")
-    print(f"student: {directory.final}")
     before, after = summary.get("before"), summary.get("after")
     if isinstance(before, dict) and isinstance(after, dict):
         rows = [[name, _figure(before[name]), _figure(after.get(name))] for name in before]

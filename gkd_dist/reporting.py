@@ -168,7 +168,7 @@ def card_of(job: PreparedJob, outcome: Outcome, num_trained_tokens: int) -> str:
     return model_card(
         DistillationFacts(
             name=config.name,
-            teacher=teacher_name(config),
+            teacher=teacher_name(config) if config.named_teachers else "",
             student=student_name(config),
             transport=transport_name(config),
             divergence=config.objective.divergence,

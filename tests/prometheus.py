@@ -73,6 +73,17 @@ class Prometheus:
             stdout=self._log,
             stderr=self._log,
         )
+        end = time.monotonic() + LIMIT_S
+        while not self._is_ready():
+            assert self._process.poll() is None and time.monotonic() < end, (folder / "log").read_text()
+            time.sleep(0.05)
+
+    def _is_ready(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self._url}/-/ready", timeout=LIMIT_S):
+                return True
+        except (urllib.error.URLError, ConnectionError):  # a refusal, too
+            return False
 
     @property
     def pid(self) -> int:
@@ -114,10 +125,7 @@ class Prometheus:
         end = time.monotonic() + limit_s
         while True:
             assert self._process.poll() is None, "Prometheus ended"
-            try:
-                value = self.value(query)
-            except (urllib.error.URLError, ConnectionError):  # it has just been started
-                value = float("nan")
+            value = self.value(query)
             if holds(value):
                 return value
             assert time.monotonic() < end, f"{query} is {value}"

@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import ray
+from ray.exceptions import AuthenticationError
 
+from gkd_dist.cluster.token import sources
 from gkd_dist.config.ring import ClusterConfig
 from gkd_dist.errors import ResourceError, StoppedEarlyError
 
@@ -38,6 +40,11 @@ def ray_session(config: ClusterConfig, when_connected: Callable[[], None] = lamb
         raise ResourceError(
             f"cluster.address: no Ray cluster at {config.address!r} ({error}); "
             "start one with `ray start --head`, or use cluster.address=local"
+        ) from error
+    except AuthenticationError as error:
+        raise ResourceError(
+            f"cluster.address: the Ray cluster at {config.address!r} asks for its token ({sources()}); set "
+            "RAY_AUTH_TOKEN_PATH to the file that holds it"
         ) from error
     except SystemExit as stop:  # Ray's own answer to SIGTERM
         ray.shutdown()

@@ -1,8 +1,9 @@
 """Prompts and fixed pairs."""
 
+import re
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from gkd_dist.config.base import Strict
 
@@ -29,6 +30,8 @@ class DataConfig(Strict):
         default=None, pattern=r"\{prompt\}", description="text that contains {prompt}, or null"
     )
     """Put around each prompt that is text, in place of {prompt}: a task's prefix, or examples before the question."""
+    strip: str | None = None
+    """Regular expression of what is taken out of completions that are text: calculator annotations, end markers."""
     written_by: Literal["ground_truth", "teacher"] = "ground_truth"
     """Who wrote the completions, for the ledger and the metrics: `teacher` in SeqKD."""
     num_train: int | None = Field(default=None, ge=1)
@@ -45,6 +48,15 @@ class DataConfig(Strict):
     max_dropped_share: float = Field(default=0.1, ge=0, le=1)
     """More than this share dropped is an error."""
     shuffle: bool = True
+
+    @field_validator("strip")
+    @classmethod
+    def _is_expression(cls, value: str | None) -> str | None:
+        try:
+            re.compile(value or "")
+        except re.error as error:
+            raise ValueError(f"must be a regular expression, and is none: {error}") from error
+        return value
 
     @model_validator(mode="after")
     def _teachers_text(self) -> "DataConfig":

@@ -41,7 +41,7 @@ class ScratchConfig(Strict):
     """Make the student, with random weights, and a tokenizer for it."""
 
     vocab_size: int = Field(ge=300)
-    """Of the tokenizer: byte-level BPE, trained on prompts and completions of the training rows."""
+    """Of the tokenizer: byte-level BPE with single digits, trained on prompts and completions of the training rows."""
     config: dict[str, Any]
     """Keys of the model's configuration in transformers: its sizes (`d_model`, `num_layers`, ...)."""
 

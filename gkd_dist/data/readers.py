@@ -1,5 +1,6 @@
 """Reading the rows of a run's data set (floor F2)."""
 
+import re
 from collections import Counter
 from dataclasses import replace
 
@@ -27,6 +28,8 @@ def read_rows(config: DataConfig) -> Rows:
             file and line), or no usable row.
     """
     rows = _embedded(config) if config.path is None else _read(config, config.path)
+    if config.strip is not None:
+        rows = _stripped(rows, re.compile(config.strip))
     return rows if config.prompt_template is None else _in_template(rows, config.prompt_template)
 
 
@@ -49,6 +52,22 @@ def _read(config: DataConfig, path: str) -> Rows:
             f"they were read as {columns.format}, check the columns or map them with data.fields"
         )
     return Rows(tuple(rows), columns.format, path, dict(skipped))
+
+
+def _stripped(rows: Rows, unwanted: re.Pattern[str]) -> Rows:
+    """Completions without what is unwanted; a row of which nothing is left goes too."""
+    reason = "nothing left of the completion"
+    kept = [
+        row if row.completion is None else replace(row, completion=unwanted.sub("", row.completion))
+        for row in rows.rows
+    ]
+    kept = [row for row in kept if row.completion is None or row.completion.strip()]
+    num_empty = len(rows) - len(kept)
+    if not kept:
+        raise DataError(f"data.strip: nothing is left of any completion of {rows.source}; change the expression")
+    return replace(
+        rows, rows=tuple(kept), num_skipped={**rows.num_skipped, **({reason: num_empty} if num_empty else {})}
+    )
 
 
 def _in_template(rows: Rows, template: str) -> Rows:

@@ -11,15 +11,9 @@ from typing import Literal
 
 from gkd_dist.evaluation.arithmetic import MAX_LETTERS, NoValueError, evaluate
 
-_ANNOTATION = re.compile(r"<<(?P<expression>[^<>=]*)=(?P<value>[^<>=]*)>>")
 _OPEN = re.compile(r"<<(?P<expression>[^<>=]*)=$")
-_TERM = r"\$?\s?(?:[\d,]*\.?\d+|\d+\.)%?"
-_EXPRESSION = (
-    rf"(?<![\w.,$%*/+^(-])(?P<expression>[(]*\s?-?{_TERM}\s?[)]*"
-    rf"(?:\s*(?:\*\*|[-+*/x\u00d7\u00f7\u2212])\s*[(]*\s?{_TERM}\s?[)]*)+)\s*"
-)
-_EQUATION = re.compile(_EXPRESSION + r"=\s*\$?(?P<value>-?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|-?\.\d+)(?![\w%])")
-_OPEN_EQUATION = re.compile(_EXPRESSION + r"=$")
+_ARITHMETIC = "0123456789.,+-*/()%$ x\u00d7\u00f7\u2212"
+_OPERATION = re.compile(r"[\d.)%]\s?(?:\*\*|[-+*/x\u00d7\u00f7\u2212])\s?[-$(.\d]")
 MAX_DECIMALS = 4
 _MOST = 10**15
 
@@ -42,10 +36,16 @@ class Calculator:
             return None if value is None else f"{value}>>"
         if self._mode == "annotations" or (tail.rpartition("<<")[1] and ">>" not in tail.rpartition("<<")[2]):
             return None
-        if found := _OPEN_EQUATION.search(tail.rpartition("\n")[2]):
-            value = shown_value(found["expression"])
-            return None if value is None else f" {value}"
-        return None
+        expression = _last_expression(tail.rpartition("\n")[2][:-1])
+        value = shown_value(expression) if _OPERATION.search(expression) else None
+        return None if value is None else f" {value}"
+
+
+def _last_expression(text: str) -> str:
+    """The end of `text` that could be arithmetic, from its first number or parenthesis on; a dash of a list is none."""
+    before = text.rstrip(_ARITHMETIC)
+    expression = text[len(before) :].lstrip(" .,x*/+%)").removeprefix("- ")
+    return "" if before[-1:].isalnum() and text[len(before) : len(before) + 1].isdigit() else expression
 
 
 def shown_value(expression: str) -> str | None:
@@ -60,27 +60,6 @@ def shown_value(expression: str) -> str | None:
     if value and not rounded:
         return None
     return _decimal(rounded)
-
-
-def corrected(text: str) -> str:
-    """`text` with the right value in every annotation and every plain equation whose left side is arithmetic.
-
-    For text that was written without the calculator; what follows an equation is left as it is.
-
-    Example:
-        corrected("3 * 4 = <<3*4=13>>13")  # "3 * 4 = <<3*4=12>>13"
-    """
-    text = _ANNOTATION.sub(_mended, text)
-    return _EQUATION.sub(_mended, text)
-
-
-def _mended(found: re.Match[str]) -> str:
-    value = shown_value(found["expression"])
-    if value is None:
-        return found[0]
-    begin, end = found.span("value")
-    start = found.start()
-    return f"{found[0][: begin - start]}{value}{found[0][end - start :]}"
 
 
 def _decimal(value: Fraction) -> str:

@@ -31,17 +31,15 @@ def last_number(text: str) -> Fraction | None:
 
 
 def is_correct(text: str, reference: str, *, marked: bool = True) -> bool:
-    """Whether the answer in `text` equals that of the reference solution.
+    """Whether the answer in `text` equals that of the reference: its marked number, else its last one.
 
     Args:
         marked: False takes the last number where no marker stands before one.
 
     Raises:
-        ValueError: the reference has no marked answer.
+        ValueError: the reference has no number.
     """
-    wanted = answer_number(reference)
-    if wanted is None:
-        wanted = last_number(reference)
+    wanted = last_number(reference)
     if wanted is None:
         raise ValueError(f"the reference has no number: {reference[-60:]!r}")
     return (answer_number(text) if marked else last_number(text)) == wanted

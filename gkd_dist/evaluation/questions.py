@@ -9,6 +9,7 @@ from gkd_dist.config.evaluation import EvalConfig
 from gkd_dist.data.formats import cell
 from gkd_dist.data.sources import Record, records
 from gkd_dist.errors import DataError
+from gkd_dist.evaluation.gsm8k import last_number
 from gkd_dist.evaluation.shots import NO_SHOTS, bbh_shots, gsm8k_shots, mmlu_prefix, mmlu_question
 
 _COLUMNS = {
@@ -57,12 +58,10 @@ def _plain_questions(config: EvalConfig) -> Iterator[Question]:
         if index == config.num_rows:
             return
         text = " ".join(_texts(record, prompt, place))
-        yield Question(
-            index=index,
-            prompt=shots.prefix + template.replace("{prompt}", text),
-            references=() if reference is None else _texts(record, reference, place),
-            stop=shots.stop,
-        )
+        wanted = () if reference is None else _texts(record, reference, place)
+        if config.task == "gsm8k" and last_number(wanted[0]) is None:
+            raise DataError(f"{place}: {reference} has no number to compare with; leave the row out")
+        yield Question(index, shots.prefix + template.replace("{prompt}", text), wanted, stop=shots.stop)
 
 
 def _bbh_questions(config: EvalConfig) -> Iterator[Question]:

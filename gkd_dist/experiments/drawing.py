@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from gkd_dist.experiments.gaussian_fit import Curve, Fitted
 
 _PANEL_INCHES = (4.6, 3.4)
+_BAR_INCHES = 0.3
 _COLOURS = (
     "#0072b2",
     "#d55e00",
@@ -30,7 +31,9 @@ def draw(plot: Plot, panels: Sequence[Panel], path: Path) -> list[Path]:
     """Write `path` with the endings .svg and .png; returns both. Nothing is written where there is no panel."""
     if not panels:
         return []
-    figure, axes = _canvas(len(panels))
+    most_bars = max(len(_labels(panel)) * len(panel.lines) for panel in panels) if plot.kind == "bars" else 0
+    width = max(_PANEL_INCHES[0], _BAR_INCHES * most_bars)
+    figure, axes = _canvas(len(panels), (width, _PANEL_INCHES[1]))
     for panel, axis in zip(panels, axes, strict=True):
         _KINDS[plot.kind](plot, panel, axis, figure)
         axis.set_title(panel.label, fontsize=9)
@@ -62,13 +65,14 @@ _NAMES = {"forward_kl": "forward KL(P||Q)", "reverse_kl": "reverse KL(Q||P)"}
 
 
 def _bars(plot: Plot, panel: Panel, axis: Any, figure: Any) -> None:  # noqa: ARG001 - one signature for all kinds
-    labels = list(dict.fromkeys(point.label for line in panel.lines for point in line.points))
+    labels = _labels(panel)
     width = 0.8 / len(panel.lines)
     for number, line in enumerate(panel.lines):
         shift = (number - (len(panel.lines) - 1) / 2) * width
         places = [labels.index(point.label) + shift for point in line.points]
         axis.bar(places, _values(line), width, yerr=_errors(line), label=line.label, color=_colour(number), capsize=2)
-    axis.set_xticks(range(len(labels)), labels, fontsize=8, rotation=30 if len(labels) > 4 else 0, ha="center")
+    slanted = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if len(labels) > 4 else {}
+    axis.set_xticks(range(len(labels)), labels, fontsize=8, **slanted)
     if plot.relative_to is not None:
         axis.axhline(0, color="black", linewidth=0.6)
     _reference(panel, axis)
@@ -80,7 +84,7 @@ def _lines(plot: Plot, panel: Panel, axis: Any, figure: Any) -> None:  # noqa: A
         axis.errorbar(
             places, _values(line), yerr=_errors(line), label=line.label, color=_colour(number), marker="o", capsize=2
         )
-    axis.set_xlabel(plot.x)
+    axis.set_xlabel(plot.x_title or plot.x)
     places = sorted({point.x for line in panel.lines for point in line.points})
     if places and places[0] > 0 and places[-1] / places[0] >= 10:
         axis.set_xscale("log")
@@ -97,7 +101,7 @@ def _frontier(plot: Plot, panel: Panel, axis: Any, figure: Any) -> None:  # noqa
 
 
 def _grid(plot: Plot, panel: Panel, axis: Any, figure: Any) -> None:
-    columns = list(dict.fromkeys(point.label for line in panel.lines for point in line.points))
+    columns = _labels(panel)
     values = {(line.label, point.label): point.y.value for line in panel.lines for point in line.points}
     rows = [line.label for line in panel.lines]
     table = [[values.get((row, column), float("nan")) for column in columns] for row in rows]
@@ -109,7 +113,7 @@ def _grid(plot: Plot, panel: Panel, axis: Any, figure: Any) -> None:
         axis.annotate(f"{value:.2f}", place, ha="center", va="center", fontsize=8, color=colour)
     axis.set_xticks(range(len(columns)), columns, fontsize=8)
     axis.set_yticks(range(len(rows)), rows, fontsize=8)
-    axis.set_xlabel(plot.x)
+    axis.set_xlabel(plot.x_title or plot.x)
     figure.colorbar(image, ax=axis, label=_quantity(plot))
 
 
@@ -119,6 +123,10 @@ _KINDS = {"bars": _bars, "lines": _lines, "frontier": _frontier, "grid": _grid}
 def _reference(panel: Panel, axis: Any) -> None:
     if panel.reference is not None:
         axis.axhline(panel.reference, color="black", linestyle="--", linewidth=0.8, label="teacher")
+
+
+def _labels(panel: Panel) -> list[str]:
+    return list(dict.fromkeys(point.label for line in panel.lines for point in line.points))
 
 
 def _values(line: Line) -> list[float]:

@@ -103,6 +103,8 @@ class Plot(Strict):
     x_evaluation: Label | None = None
     """Of `x_metric`, where it is another one than that of the metric."""
     x: str
+    x_title: str | None = None
+    """Under the horizontal axis; None means the name of `x`."""
     series: str | None = None
     panels: str | None = None
     where: Selection = Field(default_factory=dict)

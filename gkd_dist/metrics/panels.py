@@ -59,8 +59,7 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
             _stat("Version", "gkd_build_info{%}", "{{version}}", shows="name", width=3),
             _stat("Bottleneck", "topk by (instance) (1, rate(gkd_busy_seconds_total{%}[~]))", "{{part}}", shows="name",
                   width=6, help="The part of the ring that is at work for the largest share of the time. sampling: "
-                  "more samplers help; scoring: more teachers; learning: a faster learner; publishing: fewer or smaller "
-                  "weights, or a larger batch."),
+                  "more samplers help; scoring: more teachers; learning: a faster learner; publishing: fewer weights."),
             Panel("How busy each part is", (("clamp_max(rate(gkd_busy_seconds_total{%}[~]), 1)", "{{part}}"),),
                   "percentunit", width=9),
             Panel("Who waits", (

@@ -133,7 +133,7 @@ class StepSummary:
         parts += [f"{role} {record[f'num_{role}']}" for role in ("samplers", "teachers") if f"num_{role}" in record]
         remaining = self._remaining_s(record)
         if remaining is not None:
-            parts.append(f"ETA {_duration(remaining)}")
+            parts.append(f"ETA {duration(remaining)}")
         return " | ".join(parts)
 
     def _remaining_s(self, record: Record) -> float | None:
@@ -168,7 +168,7 @@ def _rate(value: float | int | str) -> str:
     return f"{value:.0f}" if isinstance(value, float | int) else value
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """`42s`, `3m51s`, `2h05m`."""
     whole = round(seconds)
     if whole < 60:

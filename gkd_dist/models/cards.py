@@ -20,6 +20,7 @@ class DistillationFacts:
     student: str
     """Model the student started from."""
     teacher: str
+    """Empty where there was none."""
     divergence: str
     student_fraction: float
     """lambda of the paper."""
@@ -70,11 +71,11 @@ def model_card(facts: DistillationFacts, *, license: str | None = None, tags: tu
         library_name="peft" if adapter else "transformers",
         pipeline_tag="text2text-generation" if facts.encoder_decoder else "text-generation",
         license=license,
-        tags=[*BASE_TAGS, *(["lora"] if adapter else []), *tags],
+        tags=[*(BASE_TAGS if facts.teacher else ["sft"]), *(["lora"] if adapter else []), *tags],
     )
     rows = [
         ("student", facts.student),
-        ("teacher", facts.teacher),
+        *([("teacher", facts.teacher)] if facts.teacher else []),
         *([("teacher transport", facts.transport)] if facts.transport else []),
         ("divergence", facts.divergence),
         ("student fraction (lambda)", f"{facts.student_fraction:g}"),
@@ -94,7 +95,9 @@ def model_card(facts: DistillationFacts, *, license: str | None = None, tags: tu
         f"# {facts.name}",
         "",
         "A student distilled with Generalized Knowledge Distillation "
-        "([arXiv 2306.13649](https://arxiv.org/abs/2306.13649)).",
+        "([arXiv 2306.13649](https://arxiv.org/abs/2306.13649))."
+        if facts.teacher
+        else "A model fine-tuned on fixed completions by maximum likelihood, without a teacher.",
         "",
         *(_adapter_note(facts.adapter_of) if facts.adapter_of is not None else []),
         *(_use(facts) if not adapter else []),

@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 from gkd_dist.config.models import ScratchConfig
 from gkd_dist.errors import ConfigError, ModelError
 from gkd_dist.models.folders import cache_key, cached, is_whole
-from gkd_dist.models.vocabulary import train_tokenizer
+from gkd_dist.models.vocabulary import VERSION, train_tokenizer
 
 _OF_TOKENIZER = ("vocab_size", "pad_token_id", "eos_token_id", "bos_token_id", "decoder_start_token_id")
 """Keys of a model's configuration that follow from its tokenizer."""
@@ -58,7 +58,12 @@ class ScratchModel:
         for text in self.texts:
             content = text.encode()
             digest.update(len(content).to_bytes(8, "little") + content)
-        facts = {"sizes": self.scratch.model_dump(), "seed": self.seed, "texts": digest.hexdigest()}
+        facts = {
+            "sizes": self.scratch.model_dump(),
+            "seed": self.seed,
+            "texts": digest.hexdigest(),
+            "tokenizer": VERSION,
+        }
         return self.cache_dir / "models" / f"scratch-{self.model_type}-{cache_key(facts)}"
 
     @property

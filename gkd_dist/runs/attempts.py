@@ -18,7 +18,7 @@ from typing import Literal
 
 from pydantic import Field, ValidationError
 
-from gkd_dist.errors import StoppedError
+from gkd_dist.errors import GkdError, StoppedError
 from gkd_dist.runs.documents import Document
 from gkd_dist.runs.lock import Holder, RunLock
 from gkd_dist.runs.run_directory import RunDirectory
@@ -35,6 +35,7 @@ class _Line(Document):
     host: str = ""
     pid: int = 0
     how: str = ""
+    exit_code: int | None = None
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,8 @@ class AttemptRecord:
     ended_at: str | None = None
     how: str | None = None
     """`done`, `stopped`, `interrupted`, or the error; None while it runs, and where it was killed."""
+    exit_code: int | None = None
+    """Of the command; None where `how` is."""
 
 
 class Attempt:
@@ -91,7 +94,11 @@ class Attempt:
     ) -> None:
         try:
             try:
-                self._append(_Line(attempt=self.number, event="ended", at=_now(), how=_reason(error)))
+                self._append(
+                    _Line(
+                        attempt=self.number, event="ended", at=_now(), how=_reason(error), exit_code=_exit_code(error)
+                    )
+                )
             finally:
                 self._lock.close()
         except OSError as full:  # must not hide how the run ended
@@ -123,7 +130,13 @@ def read_attempts(path: Path) -> list[AttemptRecord]:
             records[line.attempt] = AttemptRecord(line.attempt, line.at, line.host, line.pid)
         elif (begun := records.get(line.attempt)) is not None:
             records[line.attempt] = AttemptRecord(
-                begun.number, begun.started_at, begun.host, begun.pid, ended_at=line.at, how=line.how
+                begun.number,
+                begun.started_at,
+                begun.host,
+                begun.pid,
+                ended_at=line.at,
+                how=line.how,
+                exit_code=line.exit_code,
             )
     return [records[number] for number in sorted(records)]
 
@@ -138,6 +151,17 @@ def _reason(error: BaseException | None) -> str:
             return "interrupted"
     lines = str(error).splitlines()
     return f"{type(error).__name__}: {lines[0] if lines else ''}"[:_MAX_REASON]
+
+
+def _exit_code(error: BaseException | None) -> int:
+    match error:
+        case None:
+            return 0
+        case KeyboardInterrupt():
+            return 130
+        case GkdError():
+            return error.exit_code
+    return GkdError.exit_code
 
 
 def _now() -> str:

@@ -40,6 +40,8 @@ FLOORS = {
     **dict.fromkeys(
         (
             "cli",
+            "arguments",
+            "operations",
             "commands",
             "distillation",
             "evaluating",
@@ -116,6 +118,7 @@ OUTSIDE_OF_FILE = {
     "metrics/tensorboard_sink.py": frozenset({"tensorboard"}),
     "metrics/trackio_sink.py": frozenset({"trackio"}),
     "metrics/wandb_sink.py": frozenset({"wandb"}),
+    "operations/doctor.py": frozenset({"psutil"}),
     "models/vocabulary.py": frozenset({"tokenizers"}),
     "samplers/vllm_sampler.py": frozenset({"vllm"}),
     "evaluation/bleu.py": frozenset({"sacrebleu"}),

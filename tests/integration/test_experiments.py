@@ -3,14 +3,16 @@
 import csv
 import json
 import signal
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from gkd_dist.config.yaml_text import format_yaml
-from tests.gkd_process import GkdProcess
+from tests.gkd_process import LIMIT_S, GkdProcess
 
 pytestmark = pytest.mark.ray
 
@@ -91,24 +93,30 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
 def test_an_experiment_is_stopped_gone_on_with_and_reported(experiment: Path, start: Commands) -> None:
     folder = start._folder / "out" / "two"
     good = folder / "runs" / "distil_good_seed0"
-    command = [str(experiment), "steps=60"]
+    command = [str(experiment), "steps=120"]
     first = start(command)
     first.until(lambda: any((good / "run-1" / "checkpoints").glob("step-*/COMPLETE")))
     first.send(signal.SIGINT)
-    assert first.ended() == 75  # `ended` also waits until nothing that it started is left
+    assert first.ended() == 75
+    await_none_of(good)
     assert "the same command goes on" in first.said
     assert [part["exit_code"] for part in parts_of(good)] == [75]
     assert states_of(folder)["distil_good_seed0"] == "stopped"
 
-    second = start(command)
-    assert second.ended() == 70  # one run cannot be done; the others are
-    assert "continuing" in (good / "log.txt").read_text()
+    killed = start(command)
+    killed.until(lambda: "continuing" in (good / "log.txt").read_text())
+    killed.send(signal.SIGKILL)
+    assert killed.ended() == -signal.SIGKILL
+    await_none_of(good)  # it could not clean up: the kernel ends what it started
+
+    last = start(command)
+    assert last.ended() == 70  # one run cannot be done; the others are
     assert [(part["part"], part["exit_code"]) for part in parts_of(good)] == [
         ("train", 75),
         ("train", 0),
         ("greedy", 0),
     ]
-    told = second.said.partition("missing: distil_bad_seed0: train ended with exit code 2")[2]
+    told = last.said.partition("missing: distil_bad_seed0: train ended with exit code 2")[2]
     assert "student.model" in told  # the end of its log
     assert states_of(folder) == {
         "teacher": "done",
@@ -126,12 +134,27 @@ def test_an_experiment_is_stopped_gone_on_with_and_reported(experiment: Path, st
 
     changed = start([str(experiment), "steps=5"])
     assert changed.ended() == 2
-    assert "learner.max_steps: there 60, here 5" in changed.said
+    assert "learner.max_steps: there 120, here 5" in changed.said
 
     again = start([*command, "axes.method=[good]"])
     assert again.ended() == 0
     assert "3 runs, 3 finished" in again.said
     assert len(parts_of(good)) == 3
+
+
+def await_none_of(run: Path) -> None:
+    """Until no process works on the run any more; commands have sessions of their own, which `ended` does not see."""
+    end = time.monotonic() + LIMIT_S
+    while left := [words for words in map(command_line, psutil.process_iter()) if str(run) in words]:
+        assert time.monotonic() < end, left
+        time.sleep(0.05)
+
+
+def command_line(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        return ""
 
 
 def parts_of(run: Path) -> list[dict[str, Any]]:

@@ -69,7 +69,7 @@ def test_throughput_by_promql_is_that_of_the_records(server: Prometheus, runs: R
     check_answers(server)
     (found,) = server.query("gkd_run_info")
     assert found["metric"]["component"] == "controller"
-    assert found["metric"]["exported_run" if "exported_run" in found["metric"] else "run"] == runs.directory.path.name
+    assert found["metric"]["run"] == runs.directory.path.name
     steps, tokens = (server.samples(f"gkd_learner_{name}_total", "1h") for name in ("steps", "trained_tokens"))
     rate = server.value(f"rate(gkd_learner_trained_tokens_total[{SPAN_S}s])", at=max(tokens))
     last = {at: count for at, count in steps.items() if at > max(steps) - SPAN_S}

@@ -278,3 +278,14 @@ def test_each_of_several_completions_is_a_row(file):
     assert rows.rows == (Row("How many?", "Four."), Row("How many?", "Five."), Row("x", "y"))
     with pytest.raises(DataError, match="message 2 must be an object"):
         read(write(file, {"prompt": "x", "completion": [TURNS[1], "y"]}))
+
+
+def test_what_is_unwanted_is_taken_out_of_completions(file):
+    answer = {"prompt": "<<1>>", "completion": "48/2 = <<48/2=24>>24<|end|>"}
+    rows = read(write(file, answer, {"prompt": "x", "completion": "<|end|>"}), strip=r"<<[^>]*>>|<\|end\|>")
+    assert rows.rows == (Row("<<1>>", "48/2 = 24"),)
+    assert rows.num_skipped == {"nothing left of the completion": 1}
+    with pytest.raises(DataError, match="nothing is left of any completion"):
+        read(write(file, PAIR), strip=".*")
+    with pytest.raises(ValidationError, match="must be a regular expression"):
+        DataConfig(strip="(")

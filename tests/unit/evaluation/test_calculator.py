@@ -1,14 +1,15 @@
-"""What the calculator writes behind `=`, and how it mends what a model wrote alone."""
+"""What the calculator writes behind `=`."""
 
 import gzip
 import json
 import os
 import re
+import time
 from pathlib import Path
 
 import pytest
 
-from gkd_dist.evaluation.calculator import Calculator, corrected, shown_value
+from gkd_dist.evaluation.calculator import Calculator, shown_value
 
 ANNOTATIONS, EQUATIONS = Calculator("annotations"), Calculator("equations")
 
@@ -28,6 +29,11 @@ ANNOTATIONS, EQUATIONS = Calculator("annotations"), Calculator("equations")
         ("<<48/2", None, None),
         ("(3 + 4) * 2 =", None, " 14"),
         ("3 + 4\n=", None, None),
+        ("- 3 + 4 =", None, " 7"),
+        ("He has 2 bags, 3 x 4 =", None, " 12"),
+        ("w3 + 4 =", None, None),
+        ("on $1,000 - $1 =", None, " 999"),
+        ("7 = 5 + 2 =", None, " 7"),
         ("", None, None),
     ],
 )
@@ -43,20 +49,13 @@ def test_values_are_written_as_in_gsm8k(expression: str, shown: str | None) -> N
     assert shown_value(expression) == shown
 
 
-@pytest.mark.parametrize(
-    ("wrong", "right"),
-    [
-        ("3 * 4 = <<3*4=13>>13", "3 * 4 = <<3*4=12>>13"),
-        ("so 3 * 4 = 13 eggs", "so 3 * 4 = 12 eggs"),
-        ("$1,000 - $1 = $998.", "$1,000 - $1 = $999."),
-        ("2 + 2 = 5, 3 + 3 = 7", "2 + 2 = 4, 3 + 3 = 6"),
-        ("x + 2 = 5", "x + 2 = 5"),
-        ("1/0 = 3", "1/0 = 3"),
-        ("in 2 = 3 words", "in 2 = 3 words"),
-    ],
-)
-def test_text_is_corrected(wrong: str, right: str) -> None:
-    assert corrected(wrong) == right
+@pytest.mark.parametrize("text", ["1" * 400, "1+" * 200, "1,1." * 100, "(" * 400, "$ " * 200, "1 + (" * 80])
+def test_odd_text_costs_no_time(text: str) -> None:
+    began = time.process_time()
+    for ending in ("=", "x=", " ="):
+        EQUATIONS.continuation(text + ending)
+        ANNOTATIONS.continuation("<<" + text + ending)
+    assert time.process_time() - began < 1  # of milliseconds; a pattern that goes back and forth takes minutes
 
 
 def test_annotations_of_the_training_set_agree_with_the_calculator() -> None:

@@ -104,6 +104,7 @@ def test_mmlu_puts_examples_of_the_subject_in_front(tmp_path: Path) -> None:
     [
         ("gsm8k", [{"problem": "x"}], (), "no column 'question', only problem; map it with fields.prompt"),
         ("gsm8k", [{"question": 3}], (), "question must be text or a list of texts, found '3'"),
+        ("gsm8k", [{"question": "q", "answer": "none"}], (), "answer has no number to compare with"),
         ("gsm8k", [], (), "is empty"),
         ("mmlu", [mmlu_row("law", 1)], (), "shots.path: examples of mmlu come from"),
         ("mmlu", [mmlu_row("law", 3)], ("shots.num=0",), "needs question (text), choices (2 to 10) and answer"),

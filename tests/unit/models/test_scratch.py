@@ -97,6 +97,11 @@ def test_every_text_comes_back(tokenizer: PreTrainedTokenizerFast, text: str) ->
         assert tokenizer.decode(ids, clean_up_tokenization_spaces=False) == text
 
 
+def test_each_digit_is_a_token(tokenizer: PreTrainedTokenizerFast) -> None:
+    tokens = tokenizer.tokenize("number 4711")
+    assert tokens[-4:] == ["4", "7", "1", "1"]
+
+
 def test_what_transformers_does_not_know_is_told_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
         check_scratch("t5", ScratchConfig(vocab_size=300, config={"d_modle": 8, "vocab_size": 7, "zzz": 1}))

@@ -1,0 +1,271 @@
+"""Jobs of a Ray cluster over its dashboard's HTTP interface; Ray's answers as records and errors of ours."""
+
+import asyncio
+import logging
+import math
+import os
+import re
+import shlex
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import urlsplit
+
+from ray.exceptions import AuthenticationError
+from ray.job_submission import JobDetails, JobSubmissionClient
+
+from gkd_dist.cluster.token import find_token, sources
+from gkd_dist.errors import GkdError, ResourceError, RunError, plain
+
+ADDRESS_VARIABLE = "RAY_API_SERVER_ADDRESS"
+DEFAULT_PORT = 8265
+RUN_KEY = "gkd_run"
+"""In a job's metadata: the name of its run."""
+_CONNECT_S = 5.0
+_POLL_S = 0.5
+_EXIT_LINE = "gkd: exit code "
+_EXIT = re.compile(rf"^{_EXIT_LINE}(\d+)$", re.MULTILINE)
+_DIRECTORY = re.compile(r"^\[ *[\d.]+ s\] (?:run directory|continuing) (/.*?)(?: \(attempt \d+\).*)?$", re.MULTILINE)
+_ENDED = frozenset({"STOPPED", "SUCCEEDED", "FAILED"})
+
+
+@dataclass(frozen=True)
+class ClusterJob:
+    """What the cluster says about one job."""
+
+    id: str
+    """Its submission id."""
+    run: str
+    """Name of its run; empty where it is no job of ours."""
+    state: str
+    """`PENDING`, `RUNNING`, `STOPPED`, `SUCCEEDED` or `FAILED`: Ray's words."""
+    exit_code: int | None
+    """Of the command; None while it runs, and where it was killed."""
+    started_at: str | None
+    """UTC, ISO 8601; as `ended_at`."""
+    ended_at: str | None
+    message: str
+    """Ray's, one line."""
+
+    @property
+    def has_ended(self) -> bool:
+        return self.state in _ENDED
+
+
+class Jobs:
+    """The jobs of one cluster.
+
+    Args:
+        address: of its dashboard: `http://host:port`, or `host:port`.
+
+    Raises:
+        ResourceError: nothing answers there, or it refuses the token.
+    """
+
+    def __init__(self, address: str) -> None:
+        self.address = _url(address)
+        _connect(self.address)
+        token = find_token()
+        self._token_source = None if token is None else token.source
+        logging.getLogger("ray.dashboard").setLevel(logging.ERROR)
+        logging.getLogger("ray._private.runtime_env").setLevel(logging.ERROR)
+        with self._translated(), _environment(ADDRESS_VARIABLE, self.address):  # which wins over the argument
+            self._client = JobSubmissionClient(self.address, headers={} if token is None else token.headers)
+
+    def submit(
+        self,
+        command: Sequence[str],
+        *,
+        run: str,
+        runtime_env: Mapping[str, Any],
+        metadata: Mapping[str, str],
+        num_cpus: float = 0,
+    ) -> str:
+        """Start a command; returns its submission id: the run's name and how often it was submitted here."""
+        entrypoint = entrypoint_of(command)
+        while True:
+            number = 1 + max((_attempt(job.id, run) for job in self.all()), default=0)
+            submission_id = f"{run}-attempt-{number}"
+            try:
+                with self._translated():
+                    return self._client.submit_job(
+                        entrypoint=entrypoint,
+                        submission_id=submission_id,
+                        runtime_env=dict(runtime_env),
+                        metadata={**metadata, RUN_KEY: run},
+                        entrypoint_num_cpus=num_cpus or None,
+                    )
+            except _TakenError:  # by somebody who submitted at the same moment
+                continue
+
+    def all(self) -> list[ClusterJob]:
+        """Those that were submitted, the first one first; no exit codes of stopped ones."""
+        with self._translated():
+            found = self._client.list_jobs()
+        jobs = [_job(details) for details in found if details.submission_id]
+        return sorted(jobs, key=lambda job: job.started_at or "")
+
+    def find(self, name: str) -> ClusterJob:
+        """The job of that submission id, or the newest one of the run of that name; `latest` is the newest of all.
+
+        Raises:
+            RunError: there is none.
+        """
+        ours = [job for job in self.all() if job.run or job.id == name]
+        exact = [job for job in ours if job.id == name]
+        matching = exact or [job for job in ours if name in (job.run, "latest")]
+        if not matching:
+            known = f"; there are {', '.join(job.id for job in ours)}" if ours else "; it has none of gkd's"
+            raise RunError(f"{name}: no job of {self.address}{known}")
+        return self.info(matching[-1].id)
+
+    def info(self, submission_id: str) -> ClusterJob:
+        """One job, with its exit code where it has one."""
+        with self._translated():
+            details = self._client.get_job_info(submission_id)
+        job = _job(details)
+        if job.state == "STOPPED" and job.exit_code is None:  # Ray keeps none; the command's own last line does
+            told = _EXIT.findall(self.logs(submission_id))
+            return _job(details, int(told[-1]) if told else None)
+        return job
+
+    def logs(self, submission_id: str) -> str:
+        """All that it has printed."""
+        with self._translated():
+            return self._client.get_job_logs(submission_id)
+
+    def follow(self, submission_id: str, say: Callable[[str], object]) -> ClusterJob:
+        """Tell what it prints, from its beginning to its end; the job as it then is."""
+
+        async def tail() -> None:
+            async for text in self._client.tail_job_logs(submission_id):
+                say(text)
+
+        with self._translated():
+            asyncio.run(tail())
+        return self.wait(submission_id)
+
+    def stop(self, submission_id: str) -> None:
+        """Ask it to stop; `wait` says when it has."""
+        with self._translated():
+            self._client.stop_job(submission_id)
+
+    def wait(self, submission_id: str, timeout_s: float = math.inf) -> ClusterJob:
+        """The job once it has ended, or as it is when the time is over."""
+        end = time.monotonic() + timeout_s
+        while True:
+            job = self.info(submission_id)
+            if job.has_ended or time.monotonic() > end:
+                return job
+            time.sleep(_POLL_S)
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except AuthenticationError as error:
+            tried = f"the token of {self._token_source}" if self._token_source else f"no token ({sources()})"
+            raise ResourceError(
+                f"{self.address} asks for the cluster's token, and refused {tried}; set RAY_AUTH_TOKEN_PATH to the "
+                "file that holds it"
+            ) from error
+        except (ConnectionError, OSError) as error:  # requests' own errors are OSErrors
+            raise ResourceError(f"{self.address}: no Ray dashboard answers ({plain(error)}); {_ADVICE}") from error
+        except RuntimeError as error:
+            if "already exists" in str(error):
+                raise _TakenError from error
+            raise ResourceError(f"{self.address}: {_reason(error)}") from error
+        except ValueError as error:  # a folder that is too large to be sent, or no runtime environment
+            raise ResourceError(f"the job cannot be sent: {plain(error)}") from error
+
+
+class _TakenError(GkdError):
+    """A submission id is in use."""
+
+
+_ADVICE = "start a cluster with `ray start --head`, or name the address of a dashboard with --address"
+
+
+def entrypoint_of(command: Sequence[str]) -> str:
+    """A shell's line that runs `command` and ends with its exit code, which it prints first.
+
+    Ray signals every process of a job that is stopped, the shell too, and keeps no exit code of it.
+    """
+    return f"trap : TERM; {shlex.join(command)}; code=$?; echo '{_EXIT_LINE}'$code; exit $code"
+
+
+def run_directory_in(log: str) -> str | None:
+    """Path of the run directory that a job has printed; None where it has none yet."""
+    found = _DIRECTORY.findall(log)
+    return found[-1] if found else None
+
+
+def _url(address: str) -> str:
+    url = "http://127.0.0.1" if address == "auto" else address if "://" in address else f"http://{address}"
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise ResourceError(f"--address: not an address ({error}); write http://HOST:8265") from error
+    if parts.scheme not in ("http", "https"):
+        raise ResourceError(f"--address: {parts.scheme}:// is no address of a dashboard; write http://HOST:8265")
+    if parts.username or parts.password:
+        raise ResourceError("--address: must hold no user name or password; a token comes from RAY_AUTH_TOKEN_PATH")
+    if not parts.hostname:
+        raise ResourceError("--address: names no host; write http://HOST:8265")
+    needs_port = port is None and parts.scheme == "http" and not parts.path.strip("/")
+    return url.rstrip("/") + (f":{DEFAULT_PORT}" if needs_port else "")
+
+
+def _connect(url: str) -> None:
+    """Ray's client waits without end for a host that does not answer."""
+    parts = urlsplit(url)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    try:
+        socket.create_connection((parts.hostname or "", port), timeout=_CONNECT_S).close()
+    except OSError as error:
+        raise ResourceError(f"{url}: no Ray dashboard answers ({plain(error)}); {_ADVICE}") from error
+
+
+@contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    former = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        os.environ.pop(name) if former is None else os.environ.update({name: former})
+
+
+def _reason(error: RuntimeError) -> str:
+    """One line; of a traceback that Ray has sent, the last one."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return lines[-1] if "Traceback" in lines[0] else lines[0]
+
+
+def _attempt(submission_id: str, run: str) -> int:
+    match = re.fullmatch(re.escape(run) + r"-attempt-(\d+)", submission_id)
+    return int(match[1]) if match else 0
+
+
+def _job(details: JobDetails, exit_code: int | None = None) -> ClusterJob:
+    lines = (details.message or "").splitlines()
+    return ClusterJob(
+        id=details.submission_id or "",
+        run=(details.metadata or {}).get(RUN_KEY, ""),
+        state=str(details.status),
+        exit_code=details.driver_exit_code if exit_code is None else exit_code,
+        started_at=_time(details.start_time),
+        ended_at=_time(details.end_time),
+        message=lines[0] if lines else "",
+    )
+
+
+def _time(milliseconds: int | None) -> str | None:
+    return (
+        None if milliseconds is None else datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="seconds")
+    )

@@ -1,0 +1,104 @@
+"""The commands of `gkd` around jobs and running runs; they are part of the one in `cli`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gkd_dist.arguments import Address, AsJson, OutputDir, Overrides, Recipe, Subject
+
+app = typer.Typer()
+
+Follow = Annotated[bool, typer.Option("--follow", "-f", help="Print what it says until it ends.")]
+RUNS = Path("runs")
+
+
+@app.command()
+def submit(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    address: Address = None,
+    follow: Follow = False,
+    infra: Annotated[
+        Path | None,
+        typer.Option("--infra", metavar="FILE", help="Where the job runs and on how much.", show_default=False),
+    ] = None,
+    working_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--working-dir",
+            metavar="FOLDER",
+            help="Is sent with the job, which runs in it; relative paths start there.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Start a run as a job of a Ray cluster."""
+    from gkd_dist.operations.submission import submit as submit_job
+
+    raise typer.Exit(
+        submit_job(
+            recipe, overrides or [], address=address, infra_path=infra, working_dir=working_dir, is_followed=follow
+        )
+    )
+
+
+@app.command()
+def status(
+    run: Subject,
+    as_json: AsJson = False,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Show it live until it ends.")] = False,
+    address: Address = None,
+    output_dir: OutputDir = RUNS,
+) -> None:
+    """Show how a run is: step, replicas, queue, last checkpoint."""
+    from gkd_dist.operations.subject import find_subject
+
+    subject = find_subject(run, output_dir, address)
+    if watch:
+        from gkd_dist.operations.watching import watch as watch_run
+
+        raise typer.Exit(watch_run(subject, as_json=as_json))
+    from gkd_dist.inspection import status as show_status
+
+    raise typer.Exit(show_status(subject, as_json=as_json))
+
+
+@app.command()
+def logs(run: Subject, follow: Follow = False, address: Address = None, output_dir: OutputDir = RUNS) -> None:
+    """Print what a job has said; of a run directory, its steps."""
+    from gkd_dist.operations.logs import logs as print_logs
+    from gkd_dist.operations.subject import find_subject
+
+    raise typer.Exit(print_logs(find_subject(run, output_dir, address), is_followed=follow))
+
+
+@app.command()
+def stop(
+    run: Subject,
+    timeout: Annotated[float, typer.Option("--timeout", min=0, metavar="SECONDS", help="Of the waiting.")] = 600,
+    as_json: AsJson = False,
+    address: Address = None,
+    output_dir: OutputDir = RUNS,
+) -> None:
+    """Stop a run after its step, with a checkpoint; the same command goes on with it."""
+    from gkd_dist.operations.stopping import stop as stop_run
+    from gkd_dist.operations.subject import find_subject
+
+    raise typer.Exit(stop_run(find_subject(run, output_dir, address), timeout_s=timeout, as_json=as_json))
+
+
+@app.command("list")
+def list_all(as_json: AsJson = False, address: Address = None, output_dir: OutputDir = RUNS) -> None:
+    """List the runs below --output-dir, or the jobs of a cluster."""
+    from gkd_dist.operations.listing import list_runs
+
+    raise typer.Exit(list_runs(output_dir, address, as_json=as_json))
+
+
+@app.command()
+def doctor(as_json: AsJson = False, output_dir: OutputDir = RUNS, address: Address = None) -> None:
+    """Check this machine: versions, engine, memory, disk, ports, token."""
+    from gkd_dist.operations.doctor import doctor as examine
+
+    raise typer.Exit(examine(output_dir, address, as_json=as_json))

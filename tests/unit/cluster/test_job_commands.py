@@ -1,0 +1,75 @@
+"""What a job is told to run, and what is read from what it says; addresses of dashboards."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from gkd_dist.cluster.jobs import Jobs, entrypoint_of, run_directory_in
+from gkd_dist.errors import ResourceError
+
+
+def test_the_command_s_exit_code_is_said_and_kept() -> None:
+    done = subprocess.run(
+        entrypoint_of([sys.executable, "-c", "import sys; sys.exit(70)"]), shell=True, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (70, "gkd: exit code 70\n")
+
+
+def test_words_of_the_command_stay_words() -> None:
+    done = subprocess.run(
+        entrypoint_of(["printf", "%s|", "a b", "$HOME", "'; exit 3"]), shell=True, capture_output=True, text=True
+    )
+    assert done.stdout.startswith("a b|$HOME|'; exit 3|") and done.returncode == 0
+
+
+def test_a_signal_to_shell_and_command_alike_leaves_the_code_of_the_command() -> None:
+    program = (
+        "import signal, sys, time\n"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))\n"
+        "print('ready', flush=True)\n"
+        "time.sleep(60)"
+    )
+    running = subprocess.Popen(
+        entrypoint_of([sys.executable, "-c", program]), shell=True, stdout=-1, text=True, start_new_session=True
+    )
+    assert running.stdout is not None and running.stdout.readline() == "ready\n"
+    began = time.monotonic()
+    os.killpg(running.pid, signal.SIGTERM)
+    assert running.stdout.read() == "gkd: exit code 75\n"
+    assert running.wait(30) == 75 and time.monotonic() - began < 30
+
+
+@pytest.mark.parametrize(
+    ("log", "path"),
+    [
+        ("", None),
+        ("[   0.1 s] run directory /data/runs/tiny-1\n", "/data/runs/tiny-1"),
+        (
+            "[  10.1 s] continuing /data/my runs/tiny-1 (attempt 2); newest checkpoint: step 4; changed: a 1 -> 2\n",
+            "/data/my runs/tiny-1",
+        ),
+        ("a prompt about the run directory /etc\n", None),
+    ],
+)
+def test_the_run_directory_is_read_from_the_log(log: str, path: str | None) -> None:
+    assert run_directory_in(log) == path
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("ray://head:10001", "no address of a dashboard"),
+        ("http://me:secret@head:8265", "must hold no user name or password"),
+        ("http://head:port", "not an address"),
+        ("http://", "names no host"),
+        ("127.0.0.1:1", "no Ray dashboard answers"),
+    ],
+)
+def test_addresses_that_lead_nowhere(address: str, message: str) -> None:
+    with pytest.raises(ResourceError, match=message) as caught:
+        Jobs(address)
+    assert "secret" not in str(caught.value)

@@ -1,0 +1,179 @@
+"""`gkd stop`, `logs`, `list` and `status --watch` on run directories of this machine."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gkd_dist.cli import main
+from gkd_dist.config.load import dump_run_config, load_run_config
+from gkd_dist.operations.subject import RunSubject, find_subject, known_address
+from gkd_dist.operations.watching import view
+from gkd_dist.runs.documents import write_document
+from gkd_dist.runs.lock import holder_of
+from gkd_dist.runs.run_directory import COMPLETE, RunDirectory
+from gkd_dist.runs.status import Role, Slot, Status
+
+LIMIT_S = 30.0
+PROGRAM = """
+import signal, sys, time
+from pathlib import Path
+from gkd_dist.errors import EngineError, StoppedError
+from gkd_dist.runs.attempts import Attempt
+from gkd_dist.runs.run_directory import RunDirectory
+
+def receive(number, frame):
+    raise {"stops": StoppedError, "breaks": EngineError}[sys.argv[2]]("asked")
+
+with Attempt(RunDirectory(Path(sys.argv[1]))):
+    signal.signal(signal.SIGTERM, signal.SIG_DFL if sys.argv[2] == "dies" else receive)
+    print("ready", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunDirectory:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "160")
+    for name in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+    made = RunDirectory.create(Path("runs"), "tiny")
+    made.write_config(dump_run_config(load_run_config("tiny", ["student.model=s", "teacher.model=t"])))
+    (made.checkpoints / "step-4").mkdir(parents=True)
+    (made.checkpoints / "step-4" / COMPLETE).touch()
+    records = [
+        {"step": step, "policy_version": step + 1, "max_steps": 10, "loss": 1.5 - step / 4, "step_s": 2.0}
+        | {"sample_s": 1.5, "score_s": 0.2, "learn_s": 0.3, "publish_s": 0.1, "attempt": 1}
+        for step in range(4)
+    ]
+    made.metrics.write_text("".join(json.dumps(record) + "\n" for record in records) + '{"step": 4, "po')
+    return made
+
+
+@pytest.fixture
+def process(directory: RunDirectory, request: pytest.FixtureRequest) -> Iterator[subprocess.Popen[str]]:
+    how = getattr(request, "param", "stops")
+    running = subprocess.Popen([sys.executable, "-c", PROGRAM, str(directory.path), how], stdout=-1, text=True)
+    assert running.stdout is not None and running.stdout.readline() == "ready\n"
+    yield running
+    running.kill()
+    running.communicate(timeout=LIMIT_S)
+
+
+def status(**changes: object) -> Status:
+    slots = (Slot(slot=0, state="healthy"), Slot(slot=1, state="restarting", problem="it was [killed]"))
+    moment = Status(
+        attempt=1, pid=1, host="h", state="training", step=4, max_steps=10, samplers=Role(target=2, slots=slots),
+        teachers={"teacher": Role(target=1, slots=slots[:1])}, queue_depth=3, staleness=1, max_staleness=2,
+        last_checkpoint=4, tokens_per_s={"sampler": 110.4, "teacher": 480.0, "learner": 95.0},
+    )  # fmt: skip
+    return moment.model_copy(update=changes)
+
+
+@pytest.mark.parametrize(
+    ("process", "code", "how", "number"),
+    [("stops", 0, "stopped", 75), ("breaks", 70, "EngineError: asked", 70), ("dies", 70, "killed", None)],
+    indirect=["process"],
+)
+def test_stop_waits_and_says_how_it_ended(
+    process: subprocess.Popen[str],
+    code: int,
+    how: str,
+    number: int | None,
+    directory: RunDirectory,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["stop", "tiny-1", "--timeout", "30"]) == code
+    said = capsys.readouterr().out
+    ending = "no exit code" if number is None else f"exit code {number}"
+    assert said == f"tiny-1: {how}, {ending}, last checkpoint: step 4\n"
+    assert holder_of(directory.lock) is None
+    assert main(["stop", "latest"]) == 2
+    assert "not running" in capsys.readouterr().err
+
+
+def test_logs_are_the_steps_and_follow_a_run_to_its_end(
+    directory: RunDirectory, process: subprocess.Popen[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["logs", "latest"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4 and lines[3] == "step 4/10 | loss 0.75 | ETA 12s"
+
+    def go_on() -> None:
+        with directory.metrics.open("a") as file:
+            file.write('licy_version": 5, "max_steps": 10, "loss": 0.25}\n')
+        assert main(["stop", "latest"]) == 0
+
+    other = threading.Timer(0.1, go_on)
+    other.start()
+    assert main(["logs", "latest", "-f"]) == 0
+    other.join(LIMIT_S)
+    assert "step 5/10 | loss 0.25" in capsys.readouterr().out
+
+
+def test_list_has_every_run_once(directory: RunDirectory, capsys: pytest.CaptureFixture[str]) -> None:
+    other = RunDirectory.create(Path("runs"), "other")
+    other.write_config("name: other\n")
+    other.write_summary({"steps": 3})
+    os.utime(directory.path, (1, 1))
+    assert main(["list", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert [(run["run"], run["state"], run["last_checkpoint"]) for run in listed["runs"]] == [
+        ("tiny-1", "killed", 4),
+        ("other-1", "finished", None),
+    ]
+    assert listed["jobs"] == []
+    assert main(["list"]) == 0
+    assert "other-1" in capsys.readouterr().out
+
+
+def test_watch_prints_a_line_for_each_change_where_there_is_no_terminal(
+    directory: RunDirectory, process: subprocess.Popen[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_document(directory.status, status())
+    watching = threading.Thread(target=main, args=(["status", "latest", "--watch"],))
+    watching.start()
+    said, end = "", time.monotonic() + LIMIT_S
+    while "training" not in said and time.monotonic() < end:
+        said += capsys.readouterr().out
+        time.sleep(0.02)
+    assert said.splitlines() == [
+        "tiny-1: training, step 4/10 | loss 0.75 | samplers 1/2 teacher 1/1 | queue 3 | staleness 1/2 | ETA 12s | "
+        "bottleneck: sampler (75% of a step)"
+    ]
+    process.kill()
+    watching.join(LIMIT_S)
+    assert not watching.is_alive() and "not running" in capsys.readouterr().out
+
+
+def test_the_live_view_names_roles_states_and_the_bottleneck(
+    directory: RunDirectory, process: subprocess.Popen[str]
+) -> None:
+    from rich.console import Console
+
+    write_document(directory.status, status())
+    console = Console(width=120, record=True, file=open(os.devnull, "w"))  # noqa: SIM115 - closed with the test
+    console.print(view(RunSubject(directory)))
+    text = console.export_text()
+    for part in ("step 4/10", "loss 0.75", "ETA 12s", "1 healthy, 1 restarting", "110", "75%", "it was [killed]"):
+        assert part in text, text
+    assert "queue 3 | staleness 1/2" in text and "bottleneck: sampler (75% of a step)" in text
+
+
+def test_a_run_here_comes_before_a_cluster_that_the_environment_names(
+    directory: RunDirectory, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:1")
+    assert find_subject("tiny-1", Path("runs"), None).directory is not None
+    assert main(["status", "elsewhere"]) == 2
+    assert "127.0.0.1:1: no Ray dashboard answers" in capsys.readouterr().err
+    assert known_address("a", {"RAY_ADDRESS": "b"}) == "a"
+    assert known_address(None, {"RAY_ADDRESS": "b", "RAY_API_SERVER_ADDRESS": "c"}) == "c"
+    assert known_address(None, {"RAY_ADDRESS": ""}) is None
