@@ -184,6 +184,7 @@ def card_of(job: PreparedJob, outcome: Outcome, num_trained_tokens: int) -> str:
             data=_data_name(config.data.path),
             dataset=_hub_data_set(config.data.path),
             num_prompts=len(job.rendered.train),
+            base_model=config.student.model,
             encoder_decoder=_is_encoder_decoder(job.blueprint.student),
             chat=job.renderer.uses_chat_template,
             seed=config.seed,

@@ -49,6 +49,8 @@ class DistillationFacts:
     encoder_decoder: bool = False
     chat: bool = False
     """Whether prompts were written in the tokenizer's chat template."""
+    base_model: str | None = None
+    """The student's model where `student` says more than its name, such as what was pruned."""
     seed: int = 0
     version: str = ""
     """Of this package."""
@@ -62,10 +64,11 @@ def model_card(facts: DistillationFacts, *, license: str | None = None, tags: tu
         license: SPDX name in lower case (`apache-2.0`); None: not known here, the card says so.
         tags: further tags.
     """
-    on_hub = re.fullmatch(r"[\w.-]+/[\w.-]+", facts.student) is not None
+    base = facts.base_model or facts.student
+    on_hub = re.fullmatch(r"[\w.-]+/[\w.-]+", base) is not None
     adapter = facts.adapter_of is not None
     head = ModelCardData(
-        base_model=facts.student if on_hub else None,  # the hub rejects folders and package names here
+        base_model=base if on_hub else None,  # the hub rejects folders and package names here
         base_model_relation=("adapter" if adapter else "finetune") if on_hub else None,
         datasets=[facts.dataset] if facts.dataset else None,
         library_name="peft" if adapter else "transformers",
@@ -112,10 +115,7 @@ def model_card(facts: DistillationFacts, *, license: str | None = None, tags: tu
         if license
         else "That of the base model and of the data; it was not known where this card was "
         "written. Add `license:` to the head of this file before you publish it.",
-        "",
-        "## Citation",
-        "",
-        *_CITATION,
+        *(["", "## Citation", "", *_CITATION] if facts.teacher else []),
     ]
     return "\n".join(lines) + "\n"
 

@@ -56,11 +56,12 @@ def test_only_hub_names_become_the_base_model(student: str) -> None:
     assert f"| student | {student.replace('|', chr(92) + '|')} |" in text
 
 
-<<<<<<< HEAD
 def test_the_head_names_the_data_set_and_how_the_base_was_used() -> None:
     head = ModelCard(model_card(replace(facts(), dataset="openai/gsm8k"))).data
     assert head.datasets == ["openai/gsm8k"]
     assert (head.base_model_relation, head.pipeline_tag) == ("finetune", "text-generation")
+    pruned = replace(facts("owner/student, pruned to 4 layers"), base_model="owner/student")
+    assert ModelCard(model_card(pruned)).data.base_model == "owner/student"
     adapter = ModelCard(model_card(replace(facts(), adapter_of="owner/student"))).data
     assert (adapter.base_model_relation, adapter.library_name) == ("adapter", "peft")
     assert ModelCard(model_card(replace(facts(), encoder_decoder=True))).data.pipeline_tag == "text2text-generation"
@@ -93,10 +94,10 @@ def test_the_license_is_that_of_the_base_model(card: str | None, license: str | 
     if card is not None:
         (tmp_path / "README.md").write_text(card)
     assert license_of(tmp_path) == license
-=======
+
+
 def test_card_of_a_model_without_a_teacher_claims_no_distillation() -> None:
     text = model_card(replace(facts(), teacher="", divergence="nll"))
     assert "| teacher |" not in text and "distill" not in text.lower()
     assert "| divergence | nll |" in text.splitlines()
     assert ModelCard(text).data.tags == ["sft"]
->>>>>>> main
