@@ -53,7 +53,6 @@ async def _train(ring: Ring, drawn: Sequence[Drawn]) -> StepReport:
     advantages = None
     if ring.baseline is not None:
         advantages = ring.baseline.advantages(scored)
-        ring.progress.baseline = ring.baseline.state
         ring.accounts.rewarded(step, scored, advantages)
     for _ in range(_SCORE_AGAIN):
         try:
@@ -89,6 +88,8 @@ def _commit(ring: Ring, report: StepReport, drawn: Sequence[Drawn]) -> None:
     fresh = [each.scored.trajectory for each in drawn if each.use == 1]
     kinds = [Kind.of(each.scored) for each in drawn if each.use == 1]
     ring.progress.trained.update(trajectory.sample_id for trajectory in fresh)
+    if ring.baseline is not None:
+        ring.progress.baseline = ring.baseline.state
     ring.progress.num_trained_tokens += report.num_trained_tokens
     ring.progress.step = report.policy_version
     num_prompts = kinds.count(Kind.STUDENT) // ring.plan.mixture.num_generations
