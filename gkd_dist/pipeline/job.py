@@ -189,8 +189,9 @@ async def _check_teachers(job: Job) -> None:
 
 
 async def _ask_teachers(job: Job, after: Evaluation | None) -> TeacherAnswers:
-    if job.held_out is None or after is None:
+    if job.held_out is None or after is None or not (job.fleet.teachers and job.held_out.max_teacher_tokens):
         return {}
+    job.narrate(f"asking the teachers for their own answers to {len(after.shown)} prompts")
     return await unless_stopped(job.stop, teacher_answers(job.fleet, job.held_out, after.shown)) or {}
 
 

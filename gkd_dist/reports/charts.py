@@ -135,7 +135,7 @@ def _staleness(runs: Sequence[RunView]) -> Chart:
         "staleness",
         "Staleness of the student's sequences",
         "sequences",
-        "train steps between the oldest weights that wrote it and the step that trained on it",
+        "train steps between its oldest weights and its training",
         categories=[str(value) for value in range(largest + 1)],
         bars=[
             Line(run.name, index, [], [float(run.staleness[value]) for value in range(largest + 1)])

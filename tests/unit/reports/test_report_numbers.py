@@ -158,8 +158,10 @@ def test_lanes_end_with_their_attempt(tmp_path: Path) -> None:
     for attempt, begin in ((1, 10), (2, 510)):
         log = EventLog(directory.events, attempt, clock=lambda begin=begin: at + begin)
         log.write("replica", role="sampler", slot=0, former="stale", state="healthy", reason="caught_up")
+        log.write("replica", role="sampler", slot=1, former="draining", state="dead", reason="scaled")
     found = timeline(view(directory.path), 0, NOW)
     assert found is not None
+    assert found.lanes[1].spans == []  # scaled away: nothing is missing there
     assert [(span.start, span.end, span.state) for span in found.lanes[0].spans] == [
         (10.0, 100.0, "healthy"),
         (510.0, 600.0, "healthy"),
