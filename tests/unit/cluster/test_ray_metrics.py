@@ -34,3 +34,42 @@ def test_every_histogram_has_a_bucket_that_ray_accepts() -> None:
     for definition in DEFINITIONS:
         if definition.kind is Kind.HISTOGRAM:
             assert [bound for bound in definition.buckets if bound > 0]
+
+
+class Recorder:
+    """In the place of one of Ray's gauges."""
+
+    def __init__(self, name: str, *_: object) -> None:
+        self.name = name
+
+    def set(self, value: float, tags: dict[str, str]) -> None:
+        RECORDED.append((self.name, value, tags))
+
+
+RECORDED: list[tuple[str, float, dict[str, str]]] = []
+
+
+def test_gauges_are_set_again_before_ray_forgets_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    RECORDED.clear()
+    monkeypatch.setattr("gkd_dist.cluster.ray_metrics.Gauge", Recorder)
+    now = [0.0]
+    metrics = RayMetrics(Exporter(), clock=lambda: now[0])
+    metrics.gauge("gkd_learner_loss", 2.0)
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    metrics.gauge("gkd_replicas", 1, role="sampler", state="dead")
+    joined = [name for name, _, _ in RECORDED]
+    assert joined == ["gkd_build_info", "gkd_learner_loss", "gkd_replicas"]  # what came before is not lost
+    metrics.gauge("gkd_learner_loss", 3.0)
+    metrics.gauge("gkd_replicas", math.nan, role="sampler", state="dead")
+    RECORDED.clear()
+    now[0] = 6.0
+    metrics.gauge("gkd_policy_version", 4)
+    assert {(name, value) for name, value, _ in RECORDED} == {
+        ("gkd_build_info", 1),
+        ("gkd_learner_loss", 3.0),
+        ("gkd_policy_version", 4),
+    }
+    RECORDED.clear()
+    now[0] = 7.0
+    metrics.gauge("gkd_policy_version", 5)
+    assert [name for name, _, _ in RECORDED] == ["gkd_policy_version"]
