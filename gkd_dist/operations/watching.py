@@ -19,7 +19,7 @@ from gkd_dist.operations.pace import Pace, read_pace
 from gkd_dist.operations.subject import RunSubject, subject_of
 from gkd_dist.runs.documents import on_disk, read_document
 from gkd_dist.runs.lock import holder_of
-from gkd_dist.runs.status import Role, Status
+from gkd_dist.runs.status import RoleStatus, Status
 
 _POLL_S = 1.0
 _COLOURS = {"healthy": "green", "suspect": "yellow", "stale": "cyan", "draining": "cyan", "restarting": "yellow"}
@@ -145,7 +145,7 @@ def _rates(key: str, seen: Status, pace: Pace) -> tuple[str, Text]:
     return "" if rate is None else f"{rate:.0f}", Text("" if busy is None else f"{busy:.0%}", style=style)
 
 
-def _states(role: Role) -> Text:
+def _states(role: RoleStatus) -> Text:
     """`3 healthy, 1 restarting`."""
     text = Text()
     for state, number in sorted(Counter(slot.state for slot in role.slots).items()):

@@ -18,7 +18,7 @@ from gkd_dist.operations.watching import view
 from gkd_dist.runs.documents import write_document
 from gkd_dist.runs.lock import holder_of
 from gkd_dist.runs.run_directory import COMPLETE, RunDirectory
-from gkd_dist.runs.status import Role, Slot, Status
+from gkd_dist.runs.status import RoleStatus, SlotStatus, Status
 
 LIMIT_S = 30.0
 PROGRAM = """
@@ -68,10 +68,10 @@ def process(directory: RunDirectory, request: pytest.FixtureRequest) -> Iterator
 
 
 def status(**changes: object) -> Status:
-    slots = (Slot(slot=0, state="healthy"), Slot(slot=1, state="restarting", problem="it was [killed]"))
+    slots = (SlotStatus(slot=0, state="healthy"), SlotStatus(slot=1, state="restarting", problem="it was [killed]"))
     moment = Status(
-        attempt=1, pid=1, host="h", state="training", step=4, max_steps=10, samplers=Role(target=2, slots=slots),
-        teachers={"teacher": Role(target=1, slots=slots[:1])}, queue_depth=3, staleness=1, max_staleness=2,
+        attempt=1, pid=1, host="h", state="training", step=4, max_steps=10, samplers=RoleStatus(target=2, slots=slots),
+        teachers={"teacher": RoleStatus(target=1, slots=slots[:1])}, queue_depth=3, staleness=1, max_staleness=2,
         last_checkpoint=4, tokens_per_s={"sampler": 110.4, "teacher": 480.0, "learner": 95.0},
     )  # fmt: skip
     return moment.model_copy(update=changes)
