@@ -30,8 +30,8 @@ end_all() {
     [[ -z $job ]] || timeout 120 gkd stop "$job" --address "$address" >/dev/null 2>&1 || true
     for pid in $server $head; do
         kill -TERM "$pid" 2>/dev/null || true
-        for _ in {1..100}; do kill -0 "$pid" 2>/dev/null || break; sleep 0.1; done
-        kill -KILL "$pid" 2>/dev/null || true
+        for _ in {1..100}; do kill -0 -- "-$pid" 2>/dev/null || break; sleep 0.1; done
+        kill -KILL -- "-$pid" 2>/dev/null || true  # what is left of its group: Ray's own processes
         wait "$pid" 2>/dev/null || true
     done
     rm -rf "$folder"
@@ -80,6 +80,7 @@ until_ok() {
 holds() { local value; value=$(ask "$1"); [[ -n $value ]] && "$python" -c "import sys; sys.exit(not float(sys.argv[1]) >= float(sys.argv[2]))" "$value" "$2"; }
 
 say "a Ray head, with a token"
+set -m  # each in a process group of its own: Ctrl-C is for this script, which ends them in order
 ray start --head --block --num-cpus=4 --node-ip-address=127.0.0.1 --dashboard-host=127.0.0.1 --include-dashboard=true \
     --port="$gcs" --dashboard-port="$dashboard" --ray-client-server-port="$client" --dashboard-agent-listen-port="$agent" \
     --metrics-export-port="$export" --temp-dir="$folder" --object-store-memory=500000000 --disable-usage-stats \
@@ -100,6 +101,7 @@ sed -e "s#localhost:9400#127.0.0.1:$metrics#" -e "s#\[rules.yml\]#[$repository/d
 "$prometheus" --config.file="$folder/prometheus.yml" --storage.tsdb.path="$folder/data" --web.listen-address="127.0.0.1:$own" \
     >"$folder/prometheus.log" 2>&1 &
 server=$!
+set +m
 written="rate(gkd_sampler_generated_tokens_total[${window}s])"
 steady="gkd_learner_steps_total offset ${window}s"
 until_ok "$head" "the job trains" holds gkd_learner_steps_total 1

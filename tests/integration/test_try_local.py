@@ -36,13 +36,14 @@ def start(
         )
 
 
-def of_session(pid: int) -> list[psutil.Process]:
-    """Processes that were started by the script, and live."""
+def end_session(pid: int) -> list[str]:
+    """Command lines of what the script has started and what lives still; it is ended."""
     found = []
     for process in psutil.process_iter():
         try:
             if os.getsid(process.pid) == pid and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
+                found.append(" ".join(process.cmdline()))
+                process.kill()
         except (psutil.Error, ProcessLookupError):
             continue
     return found
@@ -70,9 +71,7 @@ def test_it_goes_from_a_head_to_a_report(models: dict[str, Path], data: Path, tm
     try:
         assert script.wait(LIMIT_S) == 0, log.read_text()
     finally:
-        left = of_session(script.pid)
-        for each in left:
-            each.kill()
+        left = end_session(script.pid)
     said = log.read_text()
     assert "1 sampler: " in said and "2 samplers: " in said, said
     assert (tmp_path / "runs" / "latest" / "report.html").exists()
@@ -93,7 +92,5 @@ def test_ctrl_c_ends_what_it_has_started(models: dict[str, Path], data: Path, tm
         os.killpg(script.pid, signal.SIGINT)  # as a terminal does
         assert script.wait(LIMIT_S) == 130, log.read_text()
     finally:
-        left = of_session(script.pid)
-        for each in left:
-            each.kill()
+        left = end_session(script.pid)
     assert left == []

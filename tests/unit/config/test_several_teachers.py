@@ -197,4 +197,4 @@ def test_a_dump_of_several_teachers_loads_back_equal(write: Any, text: str) -> N
 
 def test_a_dump_of_one_teacher_says_nothing_of_several() -> None:
     dumped = dump_run_config(load_run_config("quickstart"))
-    assert not any(word in dumped for word in ("teachers", "weight:", "sources"))
+    assert not any(word in dumped for word in ("teachers", "weight:", "sources:"))
