@@ -40,6 +40,15 @@ trap end_all EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
+# Start a command with its log, in a process group of its own: Ctrl-C is for this script, which ends all in order.
+in_background() {
+    local log=$1
+    shift
+    set -m
+    "$@" >"$log" 2>&1 &
+    set +m
+}
+
 # Ports that nobody listens on.
 read -r gcs dashboard client agent export own metrics < <("$python" - <<'PY'
 import socket
@@ -80,11 +89,10 @@ until_ok() {
 holds() { local value; value=$(ask "$1"); [[ -n $value ]] && "$python" -c "import sys; sys.exit(not float(sys.argv[1]) >= float(sys.argv[2]))" "$value" "$2"; }
 
 say "a Ray head, with a token"
-set -m  # each in a process group of its own: Ctrl-C is for this script, which ends them in order
-ray start --head --block --num-cpus=4 --node-ip-address=127.0.0.1 --dashboard-host=127.0.0.1 --include-dashboard=true \
+in_background "$folder/head.log" \
+    ray start --head --block --num-cpus=4 --node-ip-address=127.0.0.1 --dashboard-host=127.0.0.1 --include-dashboard=true \
     --port="$gcs" --dashboard-port="$dashboard" --ray-client-server-port="$client" --dashboard-agent-listen-port="$agent" \
-    --metrics-export-port="$export" --temp-dir="$folder" --object-store-memory=500000000 --disable-usage-stats \
-    >"$folder/head.log" 2>&1 &
+    --metrics-export-port="$export" --temp-dir="$folder" --object-store-memory=500000000 --disable-usage-stats
 head=$!
 until_ok "$head" "the Ray head" gkd list --address "$address"
 echo "ready: $address"
@@ -98,10 +106,10 @@ job=$(sed -n 's/^submitted \([^ ]*\) .*/\1/p' "$folder/submitted")
 say "Prometheus"
 sed -e "s#localhost:9400#127.0.0.1:$metrics#" -e "s#\[rules.yml\]#[$repository/deploy/monitoring/rules.yml]#" \
     -e 's#refresh_interval: .*#refresh_interval: 2s#' "$repository/deploy/monitoring/prometheus.yml" >"$folder/prometheus.yml"
-"$prometheus" --config.file="$folder/prometheus.yml" --storage.tsdb.path="$folder/data" --web.listen-address="127.0.0.1:$own" \
-    >"$folder/prometheus.log" 2>&1 &
+in_background "$folder/prometheus.log" \
+    "$prometheus" --config.file="$folder/prometheus.yml" --storage.tsdb.path="$folder/data" \
+    --web.listen-address="127.0.0.1:$own"
 server=$!
-set +m
 written="rate(gkd_sampler_generated_tokens_total[${window}s])"
 steady="gkd_learner_steps_total offset ${window}s"
 until_ok "$head" "the job trains" holds gkd_learner_steps_total 1

@@ -9,7 +9,11 @@ import pytest
 from gkd_dist.cluster import launchers
 from gkd_dist.cluster.actors import Shell
 from gkd_dist.cluster.launchers import ActorLauncher, Needs
+from gkd_dist.cluster.placement import RoleNeeds
+from gkd_dist.config.ring import ClusterConfig
 from gkd_dist.errors import ResourceError
+
+CPUS_AND_GPU = Needs(num_cpus=2, num_gpus=1)
 
 
 class Waiting:
@@ -28,13 +32,15 @@ class Waiting:
         self.killed = True
 
 
-def launcher(proxy: Waiting, said: list[str], startup_timeout_s: float = 60) -> ActorLauncher[Any]:
+def launcher(
+    proxy: Waiting, said: list[str], startup_timeout_s: float = 60, needs: Needs = CPUS_AND_GPU
+) -> ActorLauncher[Any]:
     return ActorLauncher(
         "sampler {}".format,
         Shell,
         (),
         lambda *_: proxy,  # type: ignore[arg-type,return-value]
-        needs=Needs(num_cpus=2, num_gpus=1),
+        needs=needs,
         environment={},
         startup_timeout_s=startup_timeout_s,
         probe_timeout_s=1,
@@ -95,3 +101,18 @@ def test_a_start_without_room_ends_with_what_is_missing_and_leaves_nothing(free:
 
     assert free["GPU"] == 3
     asyncio.run(check())
+
+
+def test_an_actor_reserves_what_its_role_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+
+    def remote(**options: object) -> Any:
+        asked.update(options)
+        return lambda _: SimpleNamespace(remote=lambda: None)
+
+    monkeypatch.setattr(launchers, "ray", SimpleNamespace(remote=remote))
+    config = ClusterConfig(num_cpus_per_sampler=2, num_gpus_per_sampler=1, resources_per_sampler={"sampler": 1})
+    proxy = Waiting()
+    proxy.placed.set()
+    asyncio.run(launcher(proxy, [], needs=RoleNeeds(config).sampler).start(0))
+    assert (asked["num_cpus"], asked["num_gpus"], asked["resources"]) == (2, 1, {"sampler": 1})
