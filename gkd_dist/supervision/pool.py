@@ -88,9 +88,9 @@ class Pool(Generic[Replica]):
         return self._roster.target
 
     @property
-    def serving(self) -> list[Replica]:
-        """In slot order, the suspect ones too."""
-        return [incarnation.replica for incarnation in self._roster.serving]
+    def serving(self) -> dict[int, Replica]:
+        """By slot, in order, the suspect ones too."""
+        return {incarnation.slot.index: incarnation.replica for incarnation in self._roster.serving}
 
     @property
     def states(self) -> dict[int, State]:

@@ -418,7 +418,7 @@ async def test_an_obligation_from_before_the_start_is_done_by_the_first_replicas
     it = Scene(2)
     await it.pool.bring_up(lambda replica: replica.load(5))
     await it.pool.start()
-    assert [replica.loaded for replica in it.pool.serving] == [[5], [5]]
+    assert [replica.loaded for replica in it.pool.serving.values()] == [[5], [5]]
     await it.pool.close()
 
 
@@ -570,8 +570,8 @@ async def test_more_replicas_catch_up_before_they_serve() -> None:
         await it.pool.bring_up(lambda replica: replica.load(1))
         it.pool.set_target(3)
         await it.time.settle()
-        assert [replica.slot for replica in it.pool.serving] == [0, 1, 2]
-        assert [replica.loaded for replica in it.pool.serving] == [[1]] * 3
+        assert [replica.slot for replica in it.pool.serving.values()] == [0, 1, 2]
+        assert [replica.loaded for replica in it.pool.serving.values()] == [[1]] * 3
 
 
 @pytest.mark.fault(38)
