@@ -22,11 +22,11 @@ install: $(STAMP) ## make .venv (versions: constraints.txt)
 demo: $(STAMP) ## run the main job: gkd run quickstart
 	@$(BIN)/gkd run quickstart $(ARGS)
 
-test: $(STAMP) ## run every test but the slow ones
-	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
+test: test-unit ## run every test but the slow ones
+	@$(BIN)/python -m pytest tests/contract tests/faults tests/integration tests/soak -m "not slow" $(ARGS)
 
 test-unit: $(STAMP) ## run the unit, reference and architecture tests: no Ray, no vLLM; under a minute
-	@$(BIN)/python -m pytest tests/unit tests/reference tests/architecture -m "not (slow or ray or vllm or gpu)" \
+	@$(BIN)/python -m pytest tests/unit tests/reference tests/architecture -m "not (slow or ray or vllm)" \
 		-n 2 --dist loadfile $(ARGS)
 
 test-slow: $(STAMP) ## run the tests that take minutes each

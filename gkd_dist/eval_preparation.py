@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from gkd_dist.build.evaluation import EvalEngines
 from gkd_dist.config.evaluation import EvalConfig
+from gkd_dist.data.prompts import first_tokens
 from gkd_dist.data.rendering import Renderer, check_same_tokenizer
 from gkd_dist.data.rows import Row
 from gkd_dist.errors import ConfigError, DataError, UserError
@@ -190,9 +191,10 @@ def _cases(config: EvalConfig, questions: Sequence[Question], renderer: Renderer
             raise ConfigError([f"data: row {question.index + 1} of {config.data} has an empty prompt; leave it out"])
         if limit is not None and ids.size > limit:
             overlong += 1
-            if config.overlong != "truncate_left":
+            if not config.overlong.startswith("truncate"):
                 continue
-            ids = ids[-limit:]
+            is_left = config.overlong == "truncate_left"
+            ids = ids[-limit:] if is_left else first_tokens(ids, limit, renderer.stop_token_ids)
         reference = None
         if config.teacher is not None and question.references:
             whole = renderer.completion_ids(Row(question.prompt, question.references[0]))
@@ -202,8 +204,8 @@ def _cases(config: EvalConfig, questions: Sequence[Question], renderer: Renderer
     if overlong and config.overlong == "error":
         raise ConfigError(
             [
-                f"overlong: {overlong} of {len(questions)} prompts have more than {limit} tokens; set overlong=drop or "
-                "truncate_left, or give fewer examples (shots.num)"
+                f"overlong: {overlong} of {len(questions)} prompts have more than {limit} tokens; set overlong=drop, "
+                "truncate_left or truncate_right, or give fewer examples (shots.num)"
             ]
         )
     return cases

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shlex
 import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gkd_dist.config.ring import ClusterConfig
+from gkd_dist.config.yaml_text import format_yaml
 from gkd_dist.errors import EngineError, RunError, StoppedError
 from gkd_dist.experiments.catalogue import experiment_names, experiment_title, load_experiment
 from gkd_dist.experiments.launching import Launcher
@@ -90,9 +92,8 @@ def dry_run(request: Request) -> int:
     for run in plan:
         waits = f"  after {', '.join(run.waits_for)}" if run.waits_for else ""
         print(f"{run.name}{waits}")
-        print(f"  gkd {' '.join(run.arguments)}")
-        for evaluation in run.evaluations:
-            print(f"  gkd {' '.join(evaluation.arguments)}")
+        for arguments in (run.arguments, *(evaluation.arguments for evaluation in run.evaluations)):
+            print(f"  gkd {shlex.join(arguments)}" if arguments else f"  is there: {run.output}")
     print_table(sys.stdout, experiment.title, ["stage", "runs", "CPU h (estimate)"], cost_table(plan))
     return 0
 
@@ -126,6 +127,7 @@ def run_experiment(request: Request) -> int:
             for moved in move_changed(plan, folder):
                 narrate(f"another configuration than before; put aside: {moved}")
         standings = survey(plan, folder)
+        replace_file(folder / "experiment.yaml", _text_of(experiment))
         _say_what_is_left(standings, folder, narrate)
         outcome = _carry_out(request, standings, folder, scale, narrate)
         _report(experiment, standings, folder)
@@ -155,6 +157,11 @@ def _fit(experiment: Experiment, folder: Path) -> int:
         for line in write_fit(experiment.title, experiment.fit, folder):
             print(line)
     return 0
+
+
+def _text_of(experiment: Experiment) -> str:
+    """YAML that `gkd experiment` reads as the same experiment, with all that the command line said."""
+    return format_yaml(experiment.model_dump(mode="json", exclude={"scales"}, exclude_defaults=True))
 
 
 @contextmanager

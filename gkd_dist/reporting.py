@@ -1,8 +1,11 @@
 """What a run is told as: what it works on, the table, the samples, the summary and the model card (floor F5)."""
 
+import json
 import math
 import sys
+from pathlib import Path
 
+from gkd_dist import __version__
 from gkd_dist.config.run import RunConfig
 from gkd_dist.metrics.console import print_side_by_side, print_table
 from gkd_dist.pipeline.evaluation import Evaluation
@@ -158,7 +161,7 @@ def teacher_counts(config: RunConfig) -> str:
 
 
 def card_of(job: PreparedJob, outcome: Outcome, num_trained_tokens: int) -> str:
-    from gkd_dist.models.cards import DistillationFacts, model_card
+    from gkd_dist.models.cards import DistillationFacts, license_of, model_card
 
     config = job.blueprint.config
     lora = config.student.lora
@@ -176,8 +179,35 @@ def card_of(job: PreparedJob, outcome: Outcome, num_trained_tokens: int) -> str:
             alpha=config.objective.alpha,
             reward=config.reward.source if config.reward else "",
             metrics={} if outcome.after is None else figures(outcome.after),
-        )
+            before={} if outcome.before is None else figures(outcome.before),
+            num_held_out=len(job.rendered.held_out),
+            data=_data_name(config.data.path),
+            dataset=_hub_data_set(config.data.path),
+            num_prompts=len(job.rendered.train),
+            base_model=config.student.model,
+            encoder_decoder=_is_encoder_decoder(job.blueprint.student),
+            chat=job.renderer.uses_chat_template,
+            seed=config.seed,
+            version=__version__,
+        ),
+        license=license_of(job.blueprint.student),
     )
+
+
+def _hub_data_set(path: str | None) -> str | None:
+    """Without its configuration."""
+    return None if path is None or Path(path).expanduser().exists() else path.partition(":")[0]
+
+
+def _data_name(path: str | None) -> str:
+    """Without folders of this machine."""
+    if path is None:
+        return "the word problems that come with gkd-dist"
+    return f"the file {Path(path).name}" if Path(path).expanduser().exists() else path
+
+
+def _is_encoder_decoder(folder: Path) -> bool:
+    return bool(json.loads((folder / "config.json").read_bytes()).get("is_encoder_decoder"))
 
 
 def describe(job: PreparedJob) -> list[str]:

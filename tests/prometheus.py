@@ -18,8 +18,8 @@ import yaml
 
 from tests.gkd_process import LIMIT_S
 
+_POLL_S = 0.1
 DEPLOYED = Path(__file__).parents[1] / "deploy" / "monitoring"
-SCRAPE_S = 0.25
 
 
 def binary(name: str, variable: str) -> str:
@@ -55,7 +55,7 @@ class Prometheus:
         folder.mkdir()
         self.scraped_port = port
         config = yaml.safe_load((DEPLOYED / "prometheus.yml").read_text())
-        config["global"] = {"scrape_interval": "250ms", "scrape_timeout": "250ms", "evaluation_interval": "500ms"}
+        config["global"] = {"scrape_interval": "500ms", "scrape_timeout": "500ms", "evaluation_interval": "500ms"}
         config["rule_files"] = [str(DEPLOYED / "rules.yml")]
         (source,) = config["scrape_configs"][0]["http_sd_configs"]
         source |= {"url": f"http://127.0.0.1:{port}/http_sd", "refresh_interval": "500ms"}
@@ -129,7 +129,15 @@ class Prometheus:
             if holds(value):
                 return value
             assert time.monotonic() < end, f"{query} is {value}"
-            time.sleep(SCRAPE_S)
+            time.sleep(_POLL_S)
+
+    def until_answered(self, query: str) -> list[dict[str, Any]]:
+        """The series that answer a query, as soon as there are some: a scrape that came too late leaves a gap."""
+        end = time.monotonic() + LIMIT_S
+        while not (found := self.query(query)):
+            assert time.monotonic() < end, f"nothing answers {query}"
+            time.sleep(_POLL_S)
+        return found
 
     def close(self) -> None:
         self._process.terminate()

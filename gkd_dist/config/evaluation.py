@@ -78,8 +78,8 @@ class EvalConfig(Strict):
     shots: ShotsConfig = ShotsConfig()
     max_prompt_tokens: int | None = Field(default=None, ge=1)
     """Null: what the model's positions leave after decoding.max_new_tokens."""
-    overlong: Literal["error", "drop", "truncate_left"] = "error"
-    """What to do with a longer prompt."""
+    overlong: Literal["error", "drop", "truncate_left", "truncate_right"] = "error"
+    """What to do with a longer prompt; the side named is cut away."""
     decoding: DecodingConfig = DecodingConfig()
     teacher: str | None = None
     """Measure the divergence to this model, of the same tokenizer, on what the model writes and on the references."""

@@ -144,14 +144,19 @@ class _Split:
                 return ids[ids.size - self._limit :]
             case "truncate_right":
                 self.num_truncated += 1
-                ends = int(ids[-1]) in stop_token_ids
-                return np.append(ids[: self._limit - 1], ids[-1]) if ends else ids[: self._limit]
+                return first_tokens(ids, self._limit, stop_token_ids)
             case "error":
                 raise DataError(
                     f"the prompt of usable row {self.num_seen} has {ids.size} tokens, more than the {self._limit} "
                     "allowed; shorten it, raise data.max_prompt_tokens or sampler.max_model_len, or set "
                     "data.overlong to drop, truncate_left or truncate_right"
                 )
+
+
+def first_tokens(ids: IntArray, limit: int, stop_token_ids: Collection[int]) -> IntArray:
+    """The first `limit` of `ids` [L], L >= limit >= 1; a stop token that ends them stays the last one."""
+    ends = int(ids[-1]) in stop_token_ids
+    return np.append(ids[: limit - 1], ids[-1]) if ends else ids[:limit]
 
 
 def _rendered(row: Row, prompt_ids: IntArray, renderer: RowRenderer) -> RenderedRow:

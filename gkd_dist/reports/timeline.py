@@ -120,7 +120,8 @@ def _lanes(events: list[RunEvent], begin: float, ends: dict[int, float], end: fl
             until = ends.get(change.attempt, end)
             if following is not None and following.attempt == change.attempt:
                 until = following.seconds
-            if until > change.seconds:
+            is_gone = change.state == "dead" and change.reason == "scaled"
+            if until > change.seconds and not is_gone:
                 span = Span(change.seconds - begin, until - begin, change.state, describe(change))
                 spans.append(span)
         lanes.append(Lane(f"{role} {slot}", spans))

@@ -10,10 +10,11 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PretrainedConfig, PreTrainedModel
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
 from gkd_dist.divergences import Readout
+from gkd_dist.engines.families import family_at
 from gkd_dist.errors import ModelError
 
 _LOGITS_BIAS = "final_logits_bias"
@@ -115,9 +116,8 @@ def _names(model: PreTrainedModel, own: str, tied: dict[str, str]) -> tuple[str,
 
 
 def _skeleton(config: PretrainedConfig, path: Path) -> PreTrainedModel:
-    maker = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     try:
         with torch.device("meta"):
-            return maker.from_config(config)
+            return family_at(path).skeleton(config)
     except ValueError as error:
         raise ModelError(f"teacher {path}: {config.model_type} is no language model of transformers") from error

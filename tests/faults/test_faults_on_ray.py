@@ -6,6 +6,7 @@ import signal
 import pytest
 
 from gkd_dist.replay.ledger import Ledger, StepEntry
+from gkd_dist.runs.events import read_events
 from tests.gkd_process import Runs, equal
 
 pytestmark = pytest.mark.ray
@@ -24,6 +25,7 @@ def test_the_learner_dies_in_a_step_and_while_it_publishes(ray: Runs, clean_ray:
         assert f"starting another learner ({number} of 2)" in process.said
     assert "(raylet)" not in process.said  # the line above says it already
     assert "sampler 0 up after" in process.said and "learner up after" in process.said
+    assert sum(event.kind == "learner" for event in read_events(ray.directory.events)) == 2
     assert equal(ray, clean_ray)
     steps = [entry for entry in Ledger(ray.directory.ledger).entries() if isinstance(entry, StepEntry)]
     assert [entry.step for entry in steps] == list(range(8))

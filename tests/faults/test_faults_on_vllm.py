@@ -43,7 +43,7 @@ def steps_of(runs: Runs) -> list[StepEntry]:
 @pytest.mark.fault(10)
 def test_the_learner_dies_and_then_the_sampler_freezes(vllm: Runs) -> None:
     """Both are replaced, no step is lost, and no sequence is trained on twice."""
-    faults = "learner.after_backward:kill@3;sampler.before_sample:stop@11"
+    faults = "learner.after_backward:kill@3;sampler.before_sample:stop@6"
     deadlines = ("cluster.request_timeout_s=20", "supervision.failures_to_condemn=2")
     process = vllm.ends(0, *deadlines, faults=faults, limit_s=LIMIT_S)
     assert "starting another learner (1 of 1)" in process.said

@@ -13,6 +13,7 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 from gkd_dist.cli import main
+from gkd_dist.runs.events import read_events
 from tests.tiny_runs import arguments, losses, records
 
 
@@ -41,6 +42,12 @@ def test_a_run_directory_describes_itself(models: dict[str, Path], data: Path, t
     greedy = {"before_greedy", "after_greedy", "teacher_greedy"}
     assert sample.keys() == {"prompt", "before", "after", "reference"} | greedy
     assert "forward_kl" in (run / "final" / "README.md").read_text()
+    events = read_events(run / "events.jsonl")
+    stages = [event.state for event in events if event.kind == "stage"]
+    assert stages == ["evaluating", "training", "saving", "evaluating"]
+    healthy = {event.role for event in events if event.kind == "replica" and event.state == "healthy"}
+    assert healthy == {"sampler", "teacher"}
+    assert [event.step for event in events if event.kind == "checkpoint"] == [4]
     assert main(["validate", str(run / "config.yaml")]) == 0
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from gkd_dist.cli import main
-from gkd_dist.experiments.catalogue import experiment_names
+from gkd_dist.experimentation import _text_of
+from gkd_dist.experiments.catalogue import experiment_names, load_experiment
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -29,9 +30,24 @@ def test_a_dry_run_shows_commands_and_cost_and_writes_nothing(
     written = lines.index("written  after teacher")
     assert lines[written + 1].startswith("  gkd generate ")
     assert "distil_2m_seqkd_seed4  after init_2m, written" in lines
-    assert any("learner.max_steps=500" in line and "seed=4" in line for line in lines)
+    assert any("learner.max_steps=400" in line and "seed=4" in line for line in lines)
     assert any(line.startswith("│ all") for line in lines)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_output_that_is_given_is_not_made(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "multi30k", "--dry-run", "data=/pairs", "teacher=/models/large", "seeds=[4]")
+    assert code == 0
+    lines = out.splitlines()
+    assert lines[lines.index("teacher") + 1] == "  is there: /models/large"
+    assert any("teacher.model=/models/large" in line for line in lines)
+
+
+def test_the_experiment_as_it_was_asked_for_reads_back(tmp_path: Path) -> None:
+    asked, _ = load_experiment("multi30k", "smoke", ["data=/pairs", "axes.size=[2m]", "teacher=/models/large"])
+    (tmp_path / "asked.yaml").write_text(_text_of(asked))
+    again, _ = load_experiment(str(tmp_path / "asked.yaml"))
+    assert again == asked.model_copy(update={"scales": {}})
 
 
 def test_a_fit_needs_nothing_but_itself(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gkd_dist.config.data import DataConfig
-from gkd_dist.data.prompts import PromptStream, RenderedRow, prompt_limit, render_prompts
+from gkd_dist.data.prompts import PromptStream, RenderedRow, first_tokens, prompt_limit, render_prompts
 from gkd_dist.data.rows import Row
 from gkd_dist.errors import ConfigError, DataError
 from gkd_dist.types import SampleId
@@ -169,3 +169,10 @@ def test_truncate_right_keeps_the_first_tokens_and_the_one_that_ends_a_prompt():
     rendered = render(["abcd", "efg.", "h"], limit=3, num_held_out=1, overlong="truncate_right", max_dropped_share=0)
     assert (text(rendered.held_out), text(rendered.train)) == (["abc"], ["ef.", "h"])
     assert rendered.num_truncated == 2
+
+
+def test_the_first_tokens_keep_the_stop_token_that_ends_a_prompt() -> None:
+    ids = np.array([5, 6, 7, 8, 1], dtype=np.int32)
+    assert first_tokens(ids, 3, (1,)).tolist() == [5, 6, 1]
+    assert first_tokens(ids[:4], 3, (1,)).tolist() == [5, 6, 7]
+    assert first_tokens(ids, 1, (1,)).tolist() == [1]

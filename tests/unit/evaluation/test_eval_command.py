@@ -182,7 +182,8 @@ def test_prompts_that_are_too_long_are_an_error_or_dropped(
     short = ["decoding.max_new_tokens=2", "num_resamples=100"]
     result = evaluate(capsys, *arguments, "overlong=drop", *short, f"output={tmp_path / 'a'}")
     assert (result["num_rows"], result["num_dropped"]) == (5, 1)
-    result = evaluate(capsys, *arguments, "overlong=truncate_left", *short, f"output={tmp_path / 'b'}")
-    assert (result["num_rows"], result["num_dropped"]) == (6, 0)
+    for side in ("left", "right"):
+        result = evaluate(capsys, *arguments, f"overlong=truncate_{side}", *short, f"output={tmp_path / side}")
+        assert (result["num_rows"], result["num_dropped"]) == (6, 0)
     assert main(["eval", *map(str, arguments), "decoding.max_new_tokens=600"]) == 2
     assert "leave room for prompts of 0 tokens" in capsys.readouterr().err

@@ -10,7 +10,7 @@ from gkd_dist.errors import LearnerLostError
 from gkd_dist.fleet import Fleet
 from gkd_dist.interfaces import Learner
 from gkd_dist.pipeline.job import distil
-from gkd_dist.testing.fakes import FakeLearner, FakeSampler, FakeTeacher
+from gkd_dist.testing.fakes import FakeLearner, FakeMetrics, FakeSampler, FakeTeacher
 from gkd_dist.types import StepReport, TrainBatch
 from tests.fleets import fleet_of
 from tests.rings import make_job, make_plan
@@ -35,7 +35,7 @@ class MortalLearner(FakeLearner):
         return await super().restore(folder)
 
 
-def run(folder: Path, max_learner_restarts: int) -> tuple[list[str], Fleet]:
+def run(folder: Path, max_learner_restarts: int, metrics: FakeMetrics | None = None) -> tuple[list[str], Fleet]:
     """Learners: one that dies at step 5, one that dies in its restore, and one that lives."""
     others = iter([MortalLearner(1, dies_in_restore=True), MortalLearner(2)])
 
@@ -49,6 +49,7 @@ def run(folder: Path, max_learner_restarts: int) -> tuple[list[str], Fleet]:
         make_plan(9, 0.5),
         fleet,
         folder,
+        metrics,
         save_steps=2,
         rules=SupervisionConfig(max_learner_restarts=max_learner_restarts),
         narrate=said.append,
@@ -59,7 +60,9 @@ def run(folder: Path, max_learner_restarts: int) -> tuple[list[str], Fleet]:
 
 @pytest.mark.fault(10)
 def test_a_learner_that_dies_while_it_is_brought_back_is_renewed_too(tmp_path: Path) -> None:
-    said, fleet = run(tmp_path, max_learner_restarts=2)
+    metrics = FakeMetrics()
+    said, fleet = run(tmp_path, max_learner_restarts=2, metrics=metrics)
+    assert [name for _, name, _, _ in metrics.calls].count("gkd_learner_restarts_total") == 2
     assert [line.partition("; ")[2] for line in said if "starting another" in line] == [
         "starting another learner (1 of 2)",
         "starting another learner (2 of 2)",

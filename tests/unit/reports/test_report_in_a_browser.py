@@ -210,6 +210,58 @@ def test_the_page_is_as_wide_as_the_window(tmp_path: Path, width: int) -> None:
     assert min(widths) > width * 0.35
 
 
+def with_script(file: Path, script: str) -> None:
+    """Let the page run `script` after all others, which its policy would not."""
+    source = re.sub("<meta http-equiv=[^>]*>", "", file.read_text())
+    file.write_text(source.replace("</body>", f"<script>{script}</script></body>"))
+
+
+POINTER = """
+const svg = document.querySelector('#chart-loss svg[role=img]');
+const frame = svg.getBoundingClientRect();
+const at = (share) => frame.left + 52 + share * (frame.width - 66);
+const send = (type, share, buttons) => svg.dispatchEvent(new PointerEvent(type, {
+  clientX: at(share), clientY: frame.top + 50, buttons, bubbles: true,
+}));
+"""
+
+
+@in_browser
+def test_pointing_at_a_curve_tells_its_numbers(tmp_path: Path) -> None:
+    file = report_of(tmp_path, write_whole_run(tmp_path))
+    with_script(file, POINTER + "send('pointermove', 0.36, 0);")
+    (tip,) = opened(file).by_id("chart-loss").all("div", **{"class": "tip"})
+    assert [line.text for line in tip.all("div")] == ["train step 1", "tiny-1: 1"]
+    with_script(file, "svg.dispatchEvent(new KeyboardEvent('keydown', {key: 'ArrowRight'}));")
+    (tip,) = opened(file).by_id("chart-loss").all("div", **{"class": "tip"})
+    assert [line.text for line in tip.all("div")] == ["train step 2", "tiny-1: 0.6667"]
+
+
+@in_browser
+def test_dragging_looks_closer_and_a_double_click_goes_back(tmp_path: Path) -> None:
+    file = report_of(tmp_path, write_whole_run(tmp_path))
+    drag = POINTER + "send('pointerdown', 0.5, 1); send('pointermove', 1.02, 1); send('pointerup', 1.02, 0);"
+
+    def steps() -> list[str]:
+        texts = [
+            each.text for each in opened(file).by_id("chart-loss").all("text") if "middle" in each.attributes.values()
+        ]
+        return [text for text in texts if text.isdecimal()]
+
+    with_script(file, drag)
+    assert steps() == ["2", "3"]
+    with_script(file, "svg.dispatchEvent(new MouseEvent('dblclick'));")
+    assert steps() == ["0", "1", "2", "3"]
+
+
+@in_browser
+def test_a_name_in_the_legend_hides_its_curve(tmp_path: Path) -> None:
+    file = report_of(tmp_path, write_whole_run(tmp_path))
+    with_script(file, "document.querySelector('#chart-throughput .legend button').click();")
+    names = [each.attributes["data-name"] for each in opened(file).by_id("chart-throughput").all("path")]
+    assert names == ["teacher", "learner"]
+
+
 @in_browser
 def test_a_run_that_has_nothing_yet_in_the_browser(tmp_path: Path) -> None:
     page = opened(report_of(tmp_path, make_run(tmp_path).path))
