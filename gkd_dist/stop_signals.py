@@ -93,18 +93,26 @@ class StopSignals:
 
 @contextmanager
 def stopping_at_once() -> Iterator[None]:
-    """For work that cannot wait for a wish: either signal breaks it off where it is.
+    """For work that cannot wait for a wish: either signal breaks it off where it is, or where it ends if it goes on.
 
     Raises:
         StoppedEarlyError: one came.
     """
+    received: list[int] = []
 
     def receive(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - Python's signature
+        received.append(number)
         raise StoppedEarlyError(number)
 
     former = {number: signal.signal(number, receive) for number in _SIGNALS}
     try:
         yield
+        if received:  # somebody took it for a failure of his own
+            raise StoppedEarlyError(received[0])
+    except Exception as error:
+        if received and not isinstance(error, StoppedEarlyError):
+            raise StoppedEarlyError(received[0]) from error
+        raise
     finally:
         for number, handler in former.items():
             signal.signal(number, handler)

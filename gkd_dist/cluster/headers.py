@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from gkd_dist.errors import EngineError
 from gkd_dist.targets import TargetsHandle, TeacherTargets
 from gkd_dist.types import ByteArray, ScoredTrajectory, TeacherScore, TrainBatch, Trajectory
@@ -93,7 +95,10 @@ def payload_of(scored: Sequence[ScoredTrajectory]) -> tuple[list[tuple[int, int]
 
 
 def framed(scored: Sequence[ScoredTrajectory]) -> tuple[ScoredHeader, list[int], ByteArray]:
-    """Scored trajectories with their targets in memory, as a header, the bytes of each score, and one frame."""
+    """Scored trajectories with their targets in memory, as a header, the bytes of each score, and one frame.
+
+    The frame is empty where nobody scored them.
+    """
     targets: list[TeacherTargets] = []
     for item in scored:
         for score in item.scores:
@@ -101,4 +106,4 @@ def framed(scored: Sequence[ScoredTrajectory]) -> tuple[ScoredHeader, list[int],
                 raise EngineError("a handle holds no targets; fetch what it stands for, then frame that")
             targets.append(score.targets)
     header = ScoredHeader(scored, [(0, index) for index in range(len(targets))])
-    return header, [item.num_bytes for item in targets], encode(targets)
+    return header, [item.num_bytes for item in targets], encode(targets) if targets else np.empty(0, np.uint8)

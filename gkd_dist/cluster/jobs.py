@@ -21,6 +21,8 @@ from ray.job_submission import JobDetails, JobSubmissionClient
 from gkd_dist.cluster.token import find_token, sources
 from gkd_dist.errors import GkdError, ResourceError, RunError, plain
 
+logger = logging.getLogger(__name__)
+
 ADDRESS_VARIABLE = "RAY_API_SERVER_ADDRESS"
 DEFAULT_PORT = 8265
 RUN_KEY = "gkd_run"
@@ -139,15 +141,34 @@ class Jobs:
             return self._client.get_job_logs(submission_id)
 
     def follow(self, submission_id: str, say: Callable[[str], object]) -> ClusterJob:
-        """Tell what it prints, from its beginning to its end; the job as it then is."""
+        """Tell what it prints, from its beginning to its end; the job as it then is.
+
+        A connection that breaks on the way, as proxies end idle ones, is made again; nothing is told twice.
+        """
+        num_told = 0
 
         async def tail() -> None:
+            nonlocal num_told
+            position = 0
             async for text in self._client.tail_job_logs(submission_id):
-                say(text)
+                new = text[max(0, num_told - position) :]
+                position += len(text)
+                if new:
+                    num_told = position
+                    say(new)
 
-        with self._translated():
-            asyncio.run(tail())
-        return self.wait(submission_id)
+        while True:
+            num_before = num_told
+            try:
+                asyncio.run(tail())
+                is_broken = False
+            except (RuntimeError, OSError) as error:
+                logger.debug("%s: the log's connection broke: %s", submission_id, error)
+                is_broken = True
+            job = self.info(submission_id)
+            if job.has_ended and (not is_broken or num_told == num_before):
+                return job
+            time.sleep(_POLL_S)
 
     def stop(self, submission_id: str) -> None:
         """Ask it to stop; `wait` says when it has."""

@@ -17,6 +17,7 @@ from gkd_dist.cluster.whereabouts import Whereabouts
 from gkd_dist.errors import EngineError, LostTargetsError
 from gkd_dist.process import end_with_parent
 from gkd_dist.replay.journal import Journal
+from gkd_dist.serial import SerialThread
 from gkd_dist.types import ByteArray, SampleId, ScoredTrajectory
 
 logger = logging.getLogger(__name__)
@@ -29,12 +30,14 @@ _RECORDS_PER_FRAME = 16
 
 
 class JournalActor:
-    """The files in their own process; one call at a time."""
+    """The files in their own process; one call at a time. One that its caller gives up, and Ray cancels, still comes to
+    its end before the next begins: hence a thread for all of them."""
 
     def __init__(self, folder: Path) -> None:
         end_with_parent()
         self._journal = Journal(folder)
         self._turn = asyncio.Lock()
+        self._thread = SerialThread("journal")
         self._time_line = 0
 
     async def locate(self) -> Whereabouts:
@@ -46,7 +49,7 @@ class JournalActor:
         is the end. All of them belong to the caller: they outlive this actor."""
         async with self._turn:
             items: Iterator[ScoredTrajectory] = self._journal.read(finished)
-            while scored := await asyncio.to_thread(lambda: list(islice(items, _RECORDS_PER_FRAME))):
+            while scored := await self._thread.run(lambda: list(islice(items, _RECORDS_PER_FRAME))):
                 header, num_bytes, frame = framed(scored)
                 yield header, num_bytes
                 yield frame
@@ -56,24 +59,24 @@ class JournalActor:
         """What was sent before the last `keep_only` is dropped: a call whose frames come late is overtaken."""
         async with self._turn:
             if time_line == self._time_line:
-                await asyncio.to_thread(lambda: self._journal.append(header.with_targets(frames)))
+                await self._thread.run(lambda: self._journal.append(header.with_targets(frames)))
 
     async def sync(self) -> None:
         async with self._turn:
-            await asyncio.to_thread(self._journal.sync)
+            await self._thread.run(self._journal.sync)
 
     async def forget(self, finished: Container[SampleId]) -> None:
         async with self._turn:
-            await asyncio.to_thread(self._journal.forget, finished)
+            await self._thread.run(lambda: self._journal.forget(finished))
 
     async def keep_only(self, time_line: int, wanted: Collection[SampleId]) -> None:
         self._time_line = time_line
         async with self._turn:
-            await asyncio.to_thread(self._journal.keep_only, wanted)
+            await self._thread.run(lambda: self._journal.keep_only(wanted))
 
     async def close(self) -> None:
         async with self._turn:
-            await asyncio.to_thread(self._journal.close)
+            await self._thread.run(self._journal.close)
 
 
 class JournalDiedError(EngineError):

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 import ray
@@ -29,10 +29,25 @@ class Needs:
 
     num_cpus: float = 0
     num_gpus: float = 0
+    custom: Mapping[str, float] = field(default_factory=dict)
+    """Of Ray's custom resources."""
+
+    def __add__(self, other: "Needs") -> "Needs":
+        names = [*self.custom, *(name for name in other.custom if name not in self.custom)]
+        return Needs(
+            self.num_cpus + other.num_cpus,
+            self.num_gpus + other.num_gpus,
+            {name: self.custom.get(name, 0) + other.custom.get(name, 0) for name in names},
+        )
+
+    def __mul__(self, number: int) -> "Needs":
+        """Of so many actors."""
+        custom = {name: amount * number for name, amount in self.custom.items()}
+        return Needs(self.num_cpus * number, self.num_gpus * number, custom)
 
     def missing(self, free: Mapping[str, float]) -> list[str]:
         """One piece of text for each resource of which `free` has too little."""
-        wanted = {"CPU": self.num_cpus, "GPU": self.num_gpus}
+        wanted = {"CPU": self.num_cpus, "GPU": self.num_gpus, **self.custom}
         return [
             f"{name}: {amount:g} wanted, {free.get(name, 0):g} free"
             for name, amount in wanted.items()
@@ -91,6 +106,7 @@ class ActorLauncher(Generic[AnyProxy]):
         actor_class = ray.remote(
             num_cpus=self._needs.num_cpus,
             num_gpus=self._needs.num_gpus,
+            resources=dict(self._needs.custom),
             max_restarts=0,
             concurrency_groups=CONCURRENCY_GROUPS,
             runtime_env={"env_vars": self._environment},

@@ -70,21 +70,31 @@ class FleetPlan:
         return sum(role.num_replicas for name, role in self.teachers.items() if name not in self.server_teachers)
 
 
+class RoleNeeds:
+    """What one actor of each role reserves."""
+
+    def __init__(self, config: ClusterConfig) -> None:
+        self.sampler = Needs(config.num_cpus_per_sampler, config.num_gpus_per_sampler, config.resources_per_sampler)
+        self.teacher = Needs(config.num_cpus_per_teacher, config.num_gpus_per_teacher, config.resources_per_teacher)
+        self.server_teacher = Needs(config.num_cpus_per_teacher)
+        """It asks a server: any node will do."""
+        self.learner = Needs(config.num_cpus_learner, config.num_gpus_learner, config.resources_learner)
+        self.reward = Needs(config.num_cpus_reward, config.num_gpus_reward, config.resources_reward)
+
+
 def check_resources(plan: FleetPlan, config: ClusterConfig) -> None:
     """Compare what all actors need with what the cluster has.
 
     Raises:
         ResourceError: names every missing resource, with what is wanted and what is there.
     """
-    wanted = Needs(
-        num_cpus=plan.samplers.num_replicas * config.num_cpus_per_sampler
-        + plan.num_teachers * config.num_cpus_per_teacher
-        + plan.num_learner_ranks * config.num_cpus_learner
-        + plan.num_rewards * config.num_cpus_reward,
-        num_gpus=plan.samplers.num_replicas * config.num_gpus_per_sampler
-        + plan.num_local_teachers * config.num_gpus_per_teacher
-        + plan.num_learner_ranks * config.num_gpus_learner
-        + plan.num_rewards * config.num_gpus_reward,
+    needs = RoleNeeds(config)
+    wanted = (
+        needs.sampler * plan.samplers.num_replicas
+        + needs.teacher * plan.num_local_teachers
+        + needs.server_teacher * (plan.num_teachers - plan.num_local_teachers)
+        + needs.learner * plan.num_learner_ranks
+        + needs.reward * plan.num_rewards
     )
     missing = wanted.missing(ray.available_resources())
     if missing:
@@ -92,7 +102,7 @@ def check_resources(plan: FleetPlan, config: ClusterConfig) -> None:
             f"the cluster has too little for {plan.samplers.num_replicas} sampler(s), {plan.num_teachers} teacher(s), "
             f"{'a reward ' if plan.reward else ''}and {plan.num_learner_ranks} learner rank(s) "
             f"({'; '.join(missing)}); lower sampler.num_replicas, the num_replicas of a teacher, learner.num_ranks or "
-            "cluster.num_cpus_* and num_gpus_*, or add nodes"
+            "cluster.num_cpus_*, num_gpus_* and resources_*, or add nodes"
         )
 
 
@@ -148,7 +158,7 @@ async def start_fleet(
 
 
 class Launchers:
-    """One launcher per role; the only place that knows what an actor of each reserves."""
+    """One launcher per role; the only place that knows how an actor of each is started."""
 
     def __init__(
         self,
@@ -159,6 +169,7 @@ class Launchers:
     ) -> None:
         self._plan = plan
         self._config = config
+        self._needs = RoleNeeds(config)
         self._limits: dict[str, Any] = {
             "environment": environment_of(config),
             "startup_timeout_s": config.startup_timeout_s,
@@ -173,19 +184,19 @@ class Launchers:
             SamplerActor,
             (self._plan.samplers.make,),
             lambda actor, name: SamplerProxy(actor, name, timeout_s, num_ids),
-            needs=Needs(self._config.num_cpus_per_sampler, self._config.num_gpus_per_sampler),
+            needs=self._needs.sampler,
             **self._limits,
         )
 
     def teachers(self, name: str) -> ActorLauncher[TeacherProxy]:
         """Of the teacher of that name."""
-        num_gpus = 0 if name in self._plan.server_teachers else self._config.num_gpus_per_teacher
+        is_remote = name in self._plan.server_teachers
         return ActorLauncher(
             f"{role_of(name)} {{}}".format,
             TeacherActor,
             (self._plan.teachers[name].make, self._plan.num_ids),
             self._timed(TeacherProxy),
-            needs=Needs(self._config.num_cpus_per_teacher, num_gpus),
+            needs=self._needs.server_teacher if is_remote else self._needs.teacher,
             **self._limits,
         )
 
@@ -195,12 +206,11 @@ class Launchers:
             restart: how many were before it.
         """
         make = partial(self._plan.learner, restart)
-        needs = Needs(self._config.num_cpus_learner, self._config.num_gpus_learner)
         if self._plan.num_learner_ranks > 1:
             return LearnerGroupLauncher(
                 make,
                 self._plan.num_learner_ranks,
-                needs=needs,
+                needs=self._needs.learner,
                 timeout_s=self._config.request_timeout_s,
                 loopback=self._config.address == "local",
                 **self._limits,
@@ -210,7 +220,7 @@ class Launchers:
             LearnerActor,
             (make,),
             self._timed(LearnerProxy),
-            needs=needs,
+            needs=self._needs.learner,
             **self._limits,
         )
 
@@ -222,7 +232,7 @@ class Launchers:
             RewardActor,
             (self._plan.reward,),
             self._timed(RewardProxy),
-            needs=Needs(self._config.num_cpus_reward, self._config.num_gpus_reward),
+            needs=self._needs.reward,
             **self._limits,
         )
 

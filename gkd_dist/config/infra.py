@@ -16,6 +16,7 @@ from pydantic import Field, ValidationError, field_validator
 
 from gkd_dist.config.base import Strict
 from gkd_dist.config.overrides import canonical_keys
+from gkd_dist.config.ring import CustomResources
 from gkd_dist.config.run import RunConfig
 from gkd_dist.config.schema import expected, field_at, show
 from gkd_dist.config.yaml_text import YamlTextError, parse_yaml
@@ -32,11 +33,14 @@ class ReplicaShare(Strict):
     num_cpus: float | None = Field(default=None, ge=0)
     """Of each replica, as is `num_gpus`."""
     num_gpus: float | None = Field(default=None, ge=0)
+    resources: CustomResources | None = None
+    """Ray's custom resources, such as {sampler: 1}."""
 
 
 class LearnerShare(Strict):
     num_cpus: float | None = Field(default=None, ge=0)
     num_gpus: float | None = Field(default=None, ge=0)
+    resources: CustomResources | None = None
 
 
 class EndpointConfig(Strict):
@@ -99,11 +103,14 @@ class InfraConfig(Strict):
             "sampler.num_replicas": self.samplers.num_replicas,
             "cluster.num_cpus_per_sampler": self.samplers.num_cpus,
             "cluster.num_gpus_per_sampler": self.samplers.num_gpus,
+            "cluster.resources_per_sampler": self.samplers.resources,
             **{f"{config.key_of(name)}.num_replicas": self.teachers.num_replicas for name in config.named_teachers},
             "cluster.num_cpus_per_teacher": self.teachers.num_cpus,
             "cluster.num_gpus_per_teacher": self.teachers.num_gpus,
+            "cluster.resources_per_teacher": self.teachers.resources,
             "cluster.num_cpus_learner": self.learner.num_cpus,
             "cluster.num_gpus_learner": self.learner.num_gpus,
+            "cluster.resources_learner": self.learner.resources,
             "metrics.host": self.metrics.host,
             "metrics.port": self.metrics.port,
         }

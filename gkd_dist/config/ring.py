@@ -1,6 +1,6 @@
 """Sampling, replay, weights, cluster, evaluation and metrics: how the ring turns."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
@@ -45,6 +45,10 @@ class WeightsConfig(Strict):
     `recompute` computes them anew, which costs one prefill of each."""
 
 
+CustomResources = dict[str, Annotated[float, Field(gt=0)]]
+_RAYS_OWN = {"CPU", "GPU", "memory", "object_store_memory"}
+
+
 class ClusterConfig(Strict):
     mode: Literal["ray", "local"] = "ray"
     """`local` runs the ring in one process, without Ray."""
@@ -61,9 +65,23 @@ class ClusterConfig(Strict):
     num_gpus_per_teacher: float = Field(default=0, ge=0)
     num_gpus_learner: float = Field(default=0, ge=0)
     num_gpus_reward: float = Field(default=0, ge=0)
+    resources_per_sampler: CustomResources = Field(default_factory=dict)
+    """Of Ray's custom resources, such as {sampler: 1}: only nodes that were started with them take such an actor, and
+    only they are added for it where a cluster grows by itself."""
+    resources_per_teacher: CustomResources = Field(default_factory=dict)
+    resources_learner: CustomResources = Field(default_factory=dict)
+    """Of each rank."""
+    resources_reward: CustomResources = Field(default_factory=dict)
     startup_timeout_s: float = Field(default=600, gt=0)
     request_timeout_s: float = Field(default=600, gt=0)
     object_store_bytes: int | None = Field(default=None, ge=80_000_000)
+
+    @field_validator("resources_per_sampler", "resources_per_teacher", "resources_learner", "resources_reward")
+    @classmethod
+    def _custom(cls, value: dict[str, float]) -> dict[str, float]:
+        if own := sorted(_RAYS_OWN & value.keys()):
+            raise ValueError(f"{', '.join(own)}: no custom resource; CPUs and GPUs are num_cpus_* and num_gpus_*")
+        return value
 
 
 class EvaluationConfig(Strict):

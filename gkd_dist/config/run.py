@@ -168,9 +168,10 @@ class RunConfig(Strict):
             )
         if self.reward is None or self.reward.model is None:
             why = "no model computes the reward; set reward.type=entailment, or remove it"
-            cluster |= {"num_cpus_reward": why, "num_gpus_reward": why}
+            cluster |= dict.fromkeys(("num_cpus_reward", "num_gpus_reward", "resources_reward"), why)
         if teachers and all(each.engine == "server" for each in teachers):
             cluster["num_gpus_per_teacher"] = "every teacher is behind a server, and to ask it takes no GPU; remove it"
+            cluster["resources_per_teacher"] = "every teacher is behind a server, and any node can ask it; remove it"
         return {
             "metrics": metrics,
             "objective": objective,

@@ -11,8 +11,8 @@ from gkd_dist.config.schema import show
 from gkd_dist.experiments.plan import PlannedEvaluation, PlannedRun
 from gkd_dist.runs.resume import MAY_CHANGE
 
-_WHERE_AND_HOW = tuple(key for key in MAY_CHANGE if key != "learner.max_steps")
-"""Keys that change nothing of what a run computes."""
+_WHERE_AND_HOW = (*(key for key in MAY_CHANGE if key != "learner.max_steps"), "evaluation.*")
+"""Keys that change nothing of what is trained."""
 
 
 def identities(plan: Sequence[PlannedRun], folder: Path) -> dict[str, str]:

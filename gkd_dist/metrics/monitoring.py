@@ -18,6 +18,12 @@ from gkd_dist.metrics.reference import reference
 from gkd_dist.metrics.rules import rule_groups
 
 _NOTE = "# Generated from gkd_dist/metrics/rules.py by `make monitoring`; rules_test.yml has the tests of each alert.\n"
+_RULE_OBJECT = {
+    "apiVersion": "monitoring.coreos.com/v1",
+    "kind": "PrometheusRule",
+    "metadata": {"name": "gkd", "labels": {"app.kubernetes.io/part-of": "gkd"}},
+}
+"""For the Prometheus operator, but for its spec."""
 
 
 def files(runbooks: str = "") -> dict[str, str]:
@@ -26,12 +32,17 @@ def files(runbooks: str = "") -> dict[str, str]:
     Args:
         runbooks: see `rule_groups`.
     """
-    rules = yaml.safe_dump(rule_groups(runbooks), sort_keys=False, width=118)
+    groups = rule_groups(runbooks)
     return {
-        "deploy/monitoring/rules.yml": _NOTE + rules,
+        "deploy/monitoring/rules.yml": _NOTE + _yaml(groups),
+        "deploy/kuberay/base/prometheus-rule.yaml": _NOTE + _yaml({**_RULE_OBJECT, "spec": groups}),
         "deploy/monitoring/dashboard.json": json.dumps(dashboard(), indent=1) + "\n",
         "docs/metrics.md": reference(),
     }
+
+
+def _yaml(tree: dict[str, object]) -> str:
+    return yaml.safe_dump(tree, sort_keys=False, width=118)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

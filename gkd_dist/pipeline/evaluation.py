@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from gkd_dist.errors import LostTargetsError
 from gkd_dist.fleet import Fleet
 from gkd_dist.pipeline.judging import AnswerOf, judge
-from gkd_dist.pipeline.learning import train_batch
+from gkd_dist.pipeline.learning import SCORE_AGAIN, train_batch
 from gkd_dist.pipeline.routing import TeachersOf
 from gkd_dist.pipeline.scoring import score
 from gkd_dist.types import DivergenceReport, FinishReason, Prompt, SamplingParams, Trajectory
@@ -78,8 +79,13 @@ async def _sample(fleet: Fleet, prompts: Sequence[Prompt], params: SamplingParam
 async def _divergence(
     fleet: Fleet, trajectories: Sequence[Trajectory], teachers_of: TeachersOf | None, version: int
 ) -> DivergenceReport:
-    scored = await score(fleet, trajectories, teachers_of)
-    return await fleet.learner.evaluate(train_batch(version, scored))
+    for _ in range(SCORE_AGAIN):
+        scored = await score(fleet, trajectories, teachers_of)
+        try:
+            return await fleet.learner.evaluate(train_batch(version, scored))
+        except LostTargetsError as error:
+            lost = error
+    raise lost
 
 
 async def _reward_mean(fleet: Fleet, samples: Sequence[Trajectory], answer_of: AnswerOf | None) -> float | None:

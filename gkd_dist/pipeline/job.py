@@ -86,6 +86,7 @@ async def distil(job: Job) -> Outcome:
         after = await _evaluate(job, job.plan.max_steps, "after")
         teachers = await _ask_teachers(job, after)
         if job.stop.is_set():
+            await _checkpoint_the_end(job)
             raise StoppedError("stopped before the last evaluation; run the same command again for it")
     return Outcome(before, after, teachers)
 
@@ -117,6 +118,13 @@ async def _train(job: Job) -> None:
             job.stage.tell("learner", role="learner", state="restarting", reason="died", detail=str(error))
             job.metrics.count("gkd_learner_restarts_total")
             job.narrate(f"{error}; starting another learner ({num_restarts} of {job.rules.max_learner_restarts})")
+
+
+async def _checkpoint_the_end(job: Job) -> None:
+    """Of the last step, where no checkpoint holds it (`checkpoint.save_steps` 0): else the same command begins anew."""
+    ring = job.stage.ring
+    if ring is not None and ring.checkpointer is not None:
+        await ring.checkpointer.now(ring.progress)
 
 
 async def _renew_learner(job: Job) -> None:

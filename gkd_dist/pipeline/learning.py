@@ -12,7 +12,7 @@ from gkd_dist.replay.staleness import staleness
 from gkd_dist.supervision.together import unless_stopped
 from gkd_dist.types import FloatArray, ScoredTrajectory, StepReport, TrainBatch
 
-_SCORE_AGAIN = 3
+SCORE_AGAIN = 3
 """Times that a batch is scored again when its targets are gone."""
 
 
@@ -53,9 +53,8 @@ async def _train(ring: Ring, drawn: Sequence[Drawn]) -> StepReport:
     advantages = None
     if ring.baseline is not None:
         advantages = ring.baseline.advantages(scored)
-        ring.progress.baseline = ring.baseline.state
         ring.accounts.rewarded(step, scored, advantages)
-    for _ in range(_SCORE_AGAIN):
+    for _ in range(SCORE_AGAIN):
         try:
             with ring.accounts.timed("learn"):
                 return await ring.fleet.learner.train(train_batch(step, scored, advantages))
@@ -64,7 +63,7 @@ async def _train(ring: Ring, drawn: Sequence[Drawn]) -> StepReport:
             scored = [
                 ScoredTrajectory(new.trajectory, new.scores, old.reward) for new, old in zip(again, scored, strict=True)
             ]
-    raise LostTargetsError(f"the teacher targets of step {step} were lost {_SCORE_AGAIN} times in a row")
+    raise LostTargetsError(f"the teacher targets of step {step} were lost {SCORE_AGAIN} times in a row")
 
 
 def _commit(ring: Ring, report: StepReport, drawn: Sequence[Drawn]) -> None:
@@ -89,6 +88,8 @@ def _commit(ring: Ring, report: StepReport, drawn: Sequence[Drawn]) -> None:
     fresh = [each.scored.trajectory for each in drawn if each.use == 1]
     kinds = [Kind.of(each.scored) for each in drawn if each.use == 1]
     ring.progress.trained.update(trajectory.sample_id for trajectory in fresh)
+    if ring.baseline is not None:
+        ring.progress.baseline = ring.baseline.state
     ring.progress.num_trained_tokens += report.num_trained_tokens
     ring.progress.step = report.policy_version
     num_prompts = kinds.count(Kind.STUDENT) // ring.plan.mixture.num_generations

@@ -85,10 +85,6 @@ async def score(
     ]
 
 
-def _indices(asked: Sequence[Collection[str]], name: str) -> list[int]:
-    return [index for index, names in enumerate(asked) if name in names]
-
-
 def _names(fleet: Fleet, trajectory: Trajectory, teachers_of: TeachersOf | None) -> Collection[str]:
     if teachers_of is None:
         return fleet.teachers.keys()

@@ -111,7 +111,7 @@ class Watchdog:
             return
 
     def _cancel(self) -> None:
-        if self._task is not None:
+        if self._task is not None and not self._done.is_set():  # else the block ended while the diagnosis was written
             self._task.cancel()
 
     def _try_to_write(self, failure: Exception | None = None) -> None:

@@ -24,7 +24,7 @@ class Line:
     x: list[float]
     y: list[float | None]
     smooth: list[float | None] = field(default_factory=list)
-    """Exponential mean of `y`; empty for short lines."""
+    """Of `y`; empty for short lines."""
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,12 @@ def _thinned(points: Sequence[tuple[float, float | None]]) -> tuple[list[float],
 
 
 def _smoothed(values: Sequence[float | None]) -> list[float | None]:
-    """Exponential mean over about a twentieth of the line; gaps stay."""
+    """Exponential means from both ends, over about a twentieth of the line: one alone would lag behind. Gaps stay."""
+    pairs = zip(_running_mean(values), reversed(_running_mean(values[::-1])), strict=True)
+    return [None if one is None or other is None else _rounded((one + other) / 2) for one, other in pairs]
+
+
+def _running_mean(values: Sequence[float | None]) -> list[float | None]:
     keep, mean, weight = 1 - 1 / max(2.0, len(values) / 20), 0.0, 0.0
     smooth: list[float | None] = []
     for value in values:
@@ -176,7 +181,7 @@ def _smoothed(values: Sequence[float | None]) -> list[float | None]:
             smooth.append(None)
             continue
         mean, weight = keep * mean + (1 - keep) * value, keep * weight + (1 - keep)
-        smooth.append(_rounded(mean / weight))
+        smooth.append(mean / weight)
     return smooth
 
 

@@ -24,6 +24,7 @@
     if (value === null || value === undefined) return "-";
     const size = Math.abs(value);
     if (size >= 1e4) return value.toLocaleString("en", { maximumFractionDigits: 0 });
+    if (size > 0 && size < 1e-3) return String(Number(value.toPrecision(3)).toExponential());
     return String(Number(value.toPrecision(4)));
   }
 
@@ -352,7 +353,8 @@
 
     fitted(words, room) {
       const most = Math.max(3, Math.floor(room / 6.2));
-      return words.length > most ? `${words.slice(0, most - 1)}.` : words;
+      const cut = (part) => (part.length > most ? `${part.slice(0, most - 1)}.` : part);
+      return words.split(", ").map(cut).join(", ");
     }
 
     point(place) {
@@ -414,7 +416,7 @@
           const sign = element("g", { "data-mark": mark.kind, "data-at": mark.at }, layer);
           element("line", { x1: x, x2: x, y1: y - 9, y2: y + 9, stroke: "currentColor", "stroke-width": 2 }, sign);
           const fits = next - x > mark.label.length * 6.8 + 8;
-          if (fits || x - last > 13) {
+          if (fits || (x - last > 13 && (next - x > 13 || position + 1 === marks.length))) {
             const back = x > right - 14;
             const place = { x: x + (back ? -4 : 4), y: y + 4, class: "value", "text-anchor": back ? "end" : "start" };
             element("text", place, sign, fits ? mark.label : SIGNS[kind]);

@@ -48,17 +48,22 @@ class Supervisor(Generic[Replica]):
             await asyncio.gather(*starts, return_exceptions=True)
 
     def apply_target(self) -> None:
-        """Open the slots that are missing, drain those that are too many, take back those that are wanted again."""
+        """Open the slots that are missing, drain those that are too many, take back those that are wanted again.
+
+        While none of those that stay serves, those that are too many do: else a role would end by being scaled.
+        """
         roster, now = self._roster, self._roster.clock()
         for index in range(roster.target):
             if index not in roster.slots:
                 roster.add(index)
+        is_served = any(each.slot.index < roster.target for each in roster.serving)
         for index, slot in list(roster.slots.items()):
             state, is_wanted = slot.health.state, index < roster.target
             if is_wanted and state is State.DRAINING:
                 slot.health.take_back(now)
             elif not is_wanted and state in (State.HEALTHY, State.SUSPECT, State.STALE):
-                slot.health.drain(now)
+                if is_served or state is State.STALE:
+                    slot.health.drain(now)
             elif not is_wanted and state is State.RESTARTING:
                 slot.health.die(now, Reason.SCALED)
                 if slot.phase is not None:

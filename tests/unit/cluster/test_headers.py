@@ -64,3 +64,15 @@ def test_what_is_in_memory_is_no_payload_and_a_handle_cannot_be_framed() -> None
         payload_of(SCORED)
     with pytest.raises(EngineError, match="a handle holds no targets"):
         framed(handles(["first", "second"]))
+
+
+def test_what_nobody_scored_travels_without_a_payload() -> None:
+    scored = [ScoredTrajectory(trajectory, ()) for trajectory in TRAJECTORIES]
+    places, references = payload_of(scored)
+    assert (places, references) == ([], [])
+    for found in (ScoredHeader(scored, places).with_targets([]), ScoredHeader(scored, places).with_handles([], [])):
+        assert [item.trajectory.sample_id for item in found] == [item.sample_id for item in TRAJECTORIES]
+        assert all(item.scores == () for item in found)
+    header, num_bytes, frame = framed(scored)
+    assert num_bytes == []
+    assert [item.scores for item in header.with_handles([frame], num_bytes)] == [(), (), ()]

@@ -62,7 +62,7 @@ def test_it_says_where_and_on_how_much_and_nothing_else() -> None:
     infra = InfraConfig.model_validate(
         {
             "output_dir": "/shared/runs",
-            "samplers": {"num_replicas": 3, "num_gpus": 1},
+            "samplers": {"num_replicas": 3, "num_gpus": 1, "resources": {"sampler": 1}},
             "teachers": {"num_replicas": 2},
             "learner": {"num_cpus": 8},
             "metrics": {"host": "0.0.0.0"},
@@ -71,6 +71,7 @@ def test_it_says_where_and_on_how_much_and_nothing_else() -> None:
     config = load_run_config("tiny", [*recipe, *infra.overrides(plain)])
     assert config.output_dir == Path("/shared/runs")
     assert (config.sampler.num_replicas, config.cluster.num_gpus_per_sampler) == (3, 1)
+    assert config.cluster.resources_per_sampler == {"sampler": 1}
     assert config.teacher is not None and config.teacher.num_replicas == 2
     assert (config.cluster.num_cpus_learner, config.metrics.host) == (8, "0.0.0.0")
     assert InfraConfig().overrides(plain) == []

@@ -41,6 +41,8 @@ def load(*overrides: str) -> RunConfig:
             (("cluster.mode=local", f"supervision.{key}=1"), f"supervision.{key}: cluster.mode=local is one process")
             for key in OF_REPLICAS
         ),
+        (("cluster.resources_reward={a: 1}",), "cluster.resources_reward: no model computes the reward"),
+        ((*SERVER, "cluster.resources_per_teacher={a: 1}"), "cluster.resources_per_teacher: every teacher is behind"),
         ((*SERVER, "cluster.num_gpus_per_teacher=1"), "cluster.num_gpus_per_teacher: every teacher is behind a server"),
     ],
 )

@@ -171,6 +171,14 @@ def test_identities_follow_what_is_computed_and_not_where() -> None:
     assert all(digest != base[name] for name, digest in identities(expand(other, here), here).items())
 
 
+def test_what_a_run_measures_of_itself_changes_nothing_of_what_it_trains() -> None:
+    folder = Path("out").absolute()
+    stages = {**TREE["stages"], "teacher": {**TREE["stages"]["teacher"]}}
+    stages["teacher"]["overrides"] = {**stages["teacher"]["overrides"], "evaluation.enabled": False}
+    other = expand(experiment(stages=stages), folder)
+    assert identities(other, folder) == identities(expand(experiment(), folder), folder)
+
+
 def test_an_evaluation_has_an_identity_of_its_own() -> None:
     folder = Path("out").absolute()
     run = next(run for run in expand(experiment(), folder) if run.evaluations)

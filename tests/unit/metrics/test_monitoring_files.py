@@ -31,7 +31,7 @@ def test_a_file_that_differs_or_is_missing_is_named_and_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert monitoring.main([str(tmp_path), "--check"]) == 1
-    assert capsys.readouterr().out.count("differs; run `make monitoring`") == 3
+    assert capsys.readouterr().out.count("differs; run `make monitoring`") == 4
     assert not list(tmp_path.iterdir())
     assert monitoring.main([str(tmp_path)]) == 0
     rules = tmp_path / "deploy" / "monitoring" / "rules.yml"

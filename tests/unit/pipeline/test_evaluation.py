@@ -4,11 +4,14 @@ import asyncio
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from gkd_dist.data.pairs import fixed_trajectory
+from gkd_dist.errors import LostTargetsError
 from gkd_dist.pipeline.evaluation import HeldOut, evaluate
 from gkd_dist.pipeline.job import distil
 from gkd_dist.testing.fakes import FakeLearner, FakeMetrics, FakeReward, FakeSampler, FakeTeacher
-from gkd_dist.types import Answer, FinishReason, SamplingParams
+from gkd_dist.types import Answer, DivergenceReport, FinishReason, SamplingParams, TrainBatch
 from tests import tiny
 from tests.fleets import fleet_of
 from tests.rings import make_job, make_plan
@@ -60,3 +63,19 @@ def test_a_job_evaluates_trains_evaluates_and_saves(tmp_path: Path) -> None:
         ("reference", "after"),
     }
     assert any("training for 4 steps" in line for line in lines)
+
+
+@pytest.mark.fault(14)
+def test_targets_that_went_with_their_node_are_scored_again() -> None:
+    class Loses(FakeLearner):
+        num_lost = 0
+
+        async def evaluate(self, batch: TrainBatch) -> DivergenceReport:
+            if self.num_lost < 2:
+                self.num_lost += 1
+                raise LostTargetsError("gone with their node")
+            return await super().evaluate(batch)
+
+    fleet = fleet_of([FakeSampler()], {"teacher": [teacher := FakeTeacher()]}, Loses())
+    assert asyncio.run(evaluate(fleet, replace(HELD_OUT, pairs=[]), 0)).on_policy is not None
+    assert len(teacher.calls) == 3

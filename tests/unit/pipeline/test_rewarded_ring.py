@@ -14,9 +14,10 @@ from gkd_dist.fleet import Fleet
 from gkd_dist.metrics.sinks import StepSummary
 from gkd_dist.pipeline.baselines import Baseline, LeaveOneOut, MovingAverage
 from gkd_dist.pipeline.judging import judge
+from gkd_dist.pipeline.progress import Progress
 from gkd_dist.pipeline.ring import Plan, Reinforcement
 from gkd_dist.testing.fakes import FakeLearner, FakeReward, FakeSampler, FakeTeacher
-from gkd_dist.types import Answer, Source, Trajectory
+from gkd_dist.types import Answer, Source, StepReport, TrainBatch, Trajectory
 from tests import tiny
 from tests.fleets import fleet_of
 from tests.rings import make_plan, run
@@ -144,3 +145,21 @@ def test_rewards_keep_the_order_of_the_trajectories() -> None:
 def test_the_status_line_shows_the_reward() -> None:
     line = StepSummary().line({"policy_version": 3, "max_steps": 9, "loss": 0.5, "reward_mean": 0.25})
     assert line == "step 3/9 | loss 0.5 | reward 0.25"
+
+
+def test_a_step_that_was_not_trained_leaves_the_baseline_of_a_checkpoint_alone() -> None:
+    class Lost(FakeLearner):
+        async def train(self, batch: TrainBatch) -> StepReport:
+            if batch.step == 2:
+                raise EngineError("its targets are gone, and so are the teachers")
+            return await super().train(batch)
+
+    plan = rewarded_plan(3, 1.0)
+    fleet = fleet_of([FakeSampler()], {"teacher": [FakeTeacher()]}, learner := Lost(), FakeReward())
+    progress = Progress(plan.run)
+    with pytest.raises(EngineError):
+        run(plan, fleet, progress=progress)
+    expected = MovingAverage(0.5)
+    for batch in learner.batches:
+        expected.advantages(batch.scored)
+    assert (progress.step, progress.baseline) == (2, expected.state)

@@ -219,3 +219,12 @@ def test_bad_requests_are_refused(
     make_run(tmp_path)
     assert main(["report", *arguments, "--output-dir", str(tmp_path)]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_smoothed_line_does_not_lag(tmp_path: Path) -> None:
+    """Of a straight line it is that line, but for its ends; a mean of the past alone would lie beside it."""
+    directory = make_run(tmp_path)
+    write_records(directory, [record_of(step, loss=100.0 - step) for step in range(100)])
+    (line,) = chart(charts([view(directory.path)]), "loss").lines
+    middle = slice(30, 70)
+    assert line.smooth[middle] == pytest.approx([value or 0.0 for value in line.y[middle]], abs=0.05)

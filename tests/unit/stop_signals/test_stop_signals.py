@@ -95,6 +95,16 @@ def test_work_that_cannot_wait_is_broken_off_and_the_handlers_of_before_come_bac
     assert {each: signal.getsignal(each) for each in former} == former
 
 
+@pytest.mark.parametrize("then", ["goes on", "fails"])
+def test_a_signal_that_somebody_swallowed_is_not_forgotten(then: str) -> None:
+    with pytest.raises(StoppedEarlyError, match="SIGTERM: stopped before"), stopping_at_once():
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except Exception as error:  # as libraries do around what they import
+            if then == "fails":
+                raise ValueError("transformers makes no configuration of it") from error
+
+
 @pytest.mark.fault(33)
 @pytest.mark.parametrize(
     ("first", "second", "code"),

@@ -593,6 +593,45 @@ async def test_fewer_replicas_finish_what_they_have_and_get_no_more() -> None:
         assert [await task for task in tasks] == [1, 2, 3]
 
 
+@pytest.mark.fault(38)
+@in_a_loop
+async def test_the_last_replica_that_serves_is_not_scaled_away() -> None:
+    """Slots are numbered, and those that stay may be the ones that do not serve."""
+    launcher = FakeLauncher({0: [None, *[EngineError("no such model")] * 9]})
+    async with scene(2, launcher) as it:
+        it.launcher.running(0).die()
+        await it.time.advance(5.0)
+        tasks = await it.asked(1)
+        await it.time.advance(30.0)
+        assert it.pool.states == {0: State.RETIRED, 1: State.HEALTHY}
+        it.pool.set_target(1)
+        await it.time.advance(30.0)
+        tasks += await it.asked(2)
+        assert it.where(1) == it.where(2) == [1]
+        for number in (1, 2):
+            it.finish(number)
+        assert [await task for task in tasks] == [1, 2]
+
+
+@pytest.mark.fault(38)
+@in_a_loop
+async def test_a_replica_too_many_is_drained_once_one_that_stays_serves() -> None:
+    async with scene(2) as it:
+        it.launcher.hold_starts = True
+        (task,) = await it.asked(1)
+        it.launcher.running(0).die()
+        await it.time.advance(10.0)
+        it.finish(1)
+        assert await task == 1
+        assert it.pool.states == {0: State.RESTARTING, 1: State.HEALTHY}
+        it.pool.set_target(1)
+        await it.time.advance(10.0)
+        assert it.pool.states == {0: State.RESTARTING, 1: State.HEALTHY}
+        it.launcher.release()
+        await it.time.advance(10.0)
+        assert it.pool.states == {0: State.HEALTHY}
+
+
 @in_a_loop
 async def test_what_a_drained_replica_does_not_finish_goes_elsewhere_and_costs_no_attempt() -> None:
     async with scene(2, infra_attempts=1) as it:

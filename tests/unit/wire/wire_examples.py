@@ -209,7 +209,7 @@ def trajectories(draw: st.DrawFn) -> Trajectory:
 def scored(draw: st.DrawFn) -> ScoredTrajectory:
     trajectory = draw(trajectories())
     score = st.builds(TeacherScore, names, teacher_targets(trajectory.num_completion_tokens))
-    scores = tuple(draw(st.lists(score, min_size=1, max_size=2)))
+    scores = tuple(draw(st.lists(score, max_size=2)))
     return ScoredTrajectory(trajectory, scores, draw(st.none() | st.floats(allow_nan=False, allow_infinity=False)))
 
 

@@ -1,0 +1,113 @@
+"""The Dockerfile, read and not run: targets, user, pins, and commands that are those of a checkout."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from gkd_dist.config.ring import MetricsConfig
+
+REPOSITORY = Path(__file__).parents[3]
+DOCKER = REPOSITORY / "docker"
+KNOWN = {"ARG", "FROM", "RUN", "USER", "WORKDIR", "ENV", "COPY", "VOLUME", "EXPOSE", "HEALTHCHECK", "ENTRYPOINT", "CMD"}
+COMMON = "base"
+
+
+def instructions() -> Iterator[tuple[str, str]]:
+    """Word and arguments of each instruction, with its continued lines."""
+    lines = [line for line in (DOCKER / "Dockerfile").read_text().splitlines() if not line.startswith("#")]
+    for line in "\n".join(lines).replace("\\\n", " ").splitlines():
+        if line.strip():
+            word, _, rest = line.partition(" ")
+            yield word, " ".join(rest.split())
+
+
+def stages() -> dict[str, list[tuple[str, str]]]:
+    """Instructions by stage; those of `base` stand before the others'."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    stage = ""
+    for word, rest in instructions():
+        if word == "FROM":
+            source, stage = re.fullmatch(r"(\S+) AS (\S+)", rest).groups()  # type: ignore[union-attr]
+            found[stage] = list(found.get(source, ()))
+        elif stage:
+            found[stage].append((word, rest))
+    return found
+
+
+@pytest.fixture(params=["cpu", "gpu"])
+def target(request: pytest.FixtureRequest) -> list[tuple[str, str]]:
+    return stages()[request.param]
+
+
+def test_there_are_two_targets_of_known_instructions() -> None:
+    assert stages().keys() == {COMMON, "cpu", "gpu"}
+    assert {word for word, _ in instructions()} <= KNOWN
+
+
+def test_the_base_is_an_exact_version_in_reach_of_the_package() -> None:
+    (default,) = [rest for word, rest in instructions() if word == "ARG"]
+    assert re.fullmatch(r"BASE_IMAGE=python:3\.1[123]\.\d+-slim-\w+", default)
+    (first, *others) = [rest for word, rest in instructions() if word == "FROM"]
+    assert first.startswith("${BASE_IMAGE} ") and all(each.startswith(f"{COMMON} ") for each in others)
+
+
+def test_nothing_runs_as_root_but_what_installs_the_system(target: list[tuple[str, str]]) -> None:
+    words = [word for word, _ in target]
+    user = words.index("USER")
+    assert words.count("USER") == 1 and target[user][1] == "gkd"
+    assert words[:user].count("RUN") == 1
+    assert "useradd --create-home --uid 1000 gkd" in next(rest for word, rest in target if word == "RUN")
+    assert all("--chown=gkd:gkd" in rest for word, rest in target if word == "COPY")
+
+
+def test_commands_are_targets_of_the_makefile(target: list[tuple[str, str]]) -> None:
+    targets = set(re.findall(r"^([a-z-]+):.*## ", (REPOSITORY / "Makefile").read_text(), re.MULTILINE))
+    system, *ours = [rest for word, rest in target if word == "RUN"]
+    assert system.startswith("apt-get update && apt-get install --yes --no-install-recommends ")
+    assert "rm -rf /var/lib/apt/lists/*" in system
+    for command in ours:
+        match = re.fullmatch(r"make ([a-z-]+) ENGINE=(vllm|vllm-cpu)", command)
+        assert match and match[1] in targets, command
+    assert len(ours) == 1
+
+
+def test_sources_come_after_the_environment_and_are_let_through(target: list[tuple[str, str]]) -> None:
+    ignored = (DOCKER / "Dockerfile.dockerignore").read_text().split()
+    assert ignored[0] == "**"
+    let_through = {line[1:] for line in ignored if line.startswith("!")}
+    copies = [rest.split()[1:] for word, rest in target if word == "COPY"]
+    for *sources, _ in copies:
+        for source in sources:
+            assert (REPOSITORY / source).exists(), source
+            assert source.partition("/")[0] in let_through, source
+    words = [(word, rest) for word, rest in target if word in ("RUN", "COPY")]
+    assert words[-1] == ("COPY", "--chown=gkd:gkd gkd_dist gkd_dist")
+    assert words[-2][1].startswith("make install")
+
+
+def test_what_make_install_reads_is_copied_before_it(target: list[tuple[str, str]]) -> None:
+    install = next(i for i, (_, rest) in enumerate(target) if rest.startswith("make install"))
+    there = {source for word, rest in target[:install] if word == "COPY" for source in rest.split()[1:-1]}
+    assert there >= {"Makefile", "constraints.txt", "pyproject.toml", "README.md", "LICENSE", ".ci"}
+    assert "gkd_dist/__init__.py" in there, "the version stands in it"
+
+
+def test_a_container_is_healthy_while_the_run_answers(target: list[tuple[str, str]]) -> None:
+    (check,) = [rest for word, rest in target if word == "HEALTHCHECK"]
+    command = json.loads(check.partition("CMD ")[2])
+    assert command[0] == "wget" and "wget" in next(rest for word, rest in target if word == "RUN").split()
+    port = MetricsConfig().port
+    assert command[-1] == f"http://127.0.0.1:{port}/healthz"
+    assert ("EXPOSE", str(port)) in target
+    assert ("ENTRYPOINT", '["gkd"]') in target
+    (arguments,) = [json.loads(rest) for word, rest in target if word == "CMD"]
+    assert arguments[:2] == ["run", "quickstart"] and "output_dir=/runs" in arguments
+
+
+def test_kubernetes_runs_the_user_of_the_image() -> None:
+    (cluster,) = yaml.safe_load_all((REPOSITORY / "deploy" / "kuberay" / "base" / "cluster.yaml").read_text())
+    assert cluster["spec"]["headGroupSpec"]["template"]["spec"]["securityContext"]["runAsUser"] == 1000
