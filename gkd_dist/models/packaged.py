@@ -36,7 +36,7 @@ PACKAGE_PREFIX = "package:"
 _HUB_WEIGHTS = "*.safetensors"
 HUB_FILES = ("*.json", _HUB_WEIGHTS, "*.model", "*.txt", "*.jinja")
 _HUB_NAME = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?")
-WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+WEIGHTS_FILE = "model.safetensors"
 
 
 def materialise(reference: str, cache_dir: Path, *, weights: bool = True) -> Path:
@@ -98,16 +98,20 @@ def check_model_folder(folder: Path, *, weights: bool = True) -> None:
         raise ModelError(f"{folder} is not a folder; give the folder that holds config.json and the weights")
     if not (folder / "config.json").is_file():
         raise ModelError(f"{folder} has no config.json; give a folder written by save_pretrained")
-    if not weights or any((folder / name).is_file() for name in WEIGHT_FILES):
+    if not weights or (folder / WEIGHTS_FILE).is_file():
         return
-    for name in WEIGHT_FILES:
-        index = folder / f"{name}.index.json"
-        if index.is_file():
-            shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-            missing = [shard for shard in shards if not (folder / shard).is_file()]
-            if missing:
-                raise ModelError(f"{folder} lacks weight files that {index.name} names: {', '.join(missing)}")
-            return
+    index = folder / f"{WEIGHTS_FILE}.index.json"
+    if index.is_file():
+        shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        missing = [shard for shard in shards if not (folder / shard).is_file()]
+        if missing:
+            raise ModelError(f"{folder} lacks weight files that {index.name} names: {', '.join(missing)}")
+        return
+    if pickles := sorted(path.name for path in folder.glob("pytorch_model*.bin")):
+        raise ModelError(
+            f"{folder} has its weights in {pickles[0]}, a pickle, which can run code when it is read; where you trust "
+            "it, load it with transformers and save it anew (save_pretrained writes model.safetensors)"
+        )
     raise ModelError(f"{folder} has a config.json but no weights (model.safetensors); copy or download them there")
 
 

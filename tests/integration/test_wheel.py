@@ -47,7 +47,7 @@ def gkd(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]
     folder = tmp_path_factory.mktemp("environment")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], timeout=LIMIT_S, check=True)
     python = folder / "bin" / "python"
-    own = Path(subprocess.check_output([python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], text=True).strip())  # fmt: skip
+    (own,) = folder.glob("lib/python3*/site-packages")
     install = [
         sys.executable,
         "-m",
@@ -69,7 +69,9 @@ def gkd(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]
 
 def said(gkd: Path, *words: str, folder: Path) -> str:
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    done = subprocess.run([gkd, *words], cwd=folder, env=environment, capture_output=True, text=True, timeout=LIMIT_S, check=False)  # fmt: skip
+    done = subprocess.run(
+        [gkd, *words], cwd=folder, env=environment, capture_output=True, text=True, timeout=LIMIT_S, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

@@ -52,6 +52,9 @@ def test_what_a_local_folder_lacks_is_named(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ModelError, match="no weights"):
         materialise(str(tmp_path), tmp_path)
+    (tmp_path / "pytorch_model.bin").write_bytes(b"")
+    with pytest.raises(ModelError, match=r"pytorch_model\.bin, a pickle"):
+        materialise(str(tmp_path), tmp_path / "cache")
     index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
     (tmp_path / "model-1.safetensors").write_bytes(b"")

@@ -1,0 +1,142 @@
+"""deploy/slurm/gkd.sbatch, with stand-ins for Slurm, Ray and gkd that write down how they were called."""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[3]
+SCRIPT = REPOSITORY / "deploy" / "slurm" / "gkd.sbatch"
+SHELL_SCRIPTS = [SCRIPT, REPOSITORY / "deploy" / "compose" / "try-local.sh"]
+LIMIT_S = 60
+
+STAND_INS = {
+    "scontrol": 'echo "scontrol $*" >>"$CALLS"; [[ $1 != show ]] || printf "n1\\nn2\\n"',
+    "srun": 'case "$*" in *hostname*) echo 10.0.0.1 ;; *) echo "srun $*" >>"$CALLS"; exec sleep 100 ;; esac',
+    "python": 'echo "$NUM_NODES"',
+    "gkd": 'echo "gkd $* $(stat -c %a "$RAY_AUTH_TOKEN_PATH") $RAY_AUTH_MODE" >>"$CALLS"\n'
+    '[[ -z $HANGS ]] || { trap "exit 75" TERM; while :; do sleep 0.05; done; }\nexit "$CODE"',
+}
+
+
+class Allocation:
+    """Where the script runs."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.calls = folder / "calls"
+        self.calls.touch()
+        programs = folder / "bin"
+        programs.mkdir()
+        for name, text in STAND_INS.items():
+            (programs / name).write_text(f"#!/usr/bin/env bash\n{text}\n")
+            (programs / name).chmod(0o755)
+        self.environment = {
+            "PATH": f"{programs}:{os.environ['PATH']}",
+            "GKD_RUNS": str(folder / "runs"),
+            "CALLS": str(self.calls),
+            "SLURM_JOB_ID": "4711",
+            "SLURM_JOB_NODELIST": "n[1-2]",
+            "SLURM_JOB_NUM_NODES": "2",
+            "NUM_NODES": "2",
+            "HANGS": "",
+            "CODE": "0",
+        }
+
+    def start(self, *arguments: str, **environment: str) -> "subprocess.Popen[str]":
+        return subprocess.Popen(
+            ["bash", str(SCRIPT), *arguments],
+            env=self.environment | environment,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def called(self, program: str) -> list[str]:
+        return [line for line in self.calls.read_text().splitlines() if line.startswith(program)]
+
+
+@pytest.fixture
+def allocation(tmp_path: Path) -> Allocation:
+    return Allocation(tmp_path)
+
+
+@pytest.fixture
+def hanging(allocation: Allocation) -> Iterator["subprocess.Popen[str]"]:
+    """A job whose run goes on until it is told to stop."""
+    job = allocation.start("quickstart", HANGS="yes")
+    end = time.monotonic() + LIMIT_S
+    while not allocation.called("gkd"):
+        assert time.monotonic() < end and job.poll() is None
+        time.sleep(0.02)
+    yield job
+    if job.poll() is None:
+        os.killpg(job.pid, signal.SIGKILL)
+        job.wait()
+
+
+def test_a_run_gets_the_cluster_and_its_exit_code_is_that_of_the_job(allocation: Allocation) -> None:
+    job = allocation.start("mine.yaml", "learner.max_steps=3", CODE="2")
+    assert job.communicate(timeout=LIMIT_S)[1] == "" and job.returncode == 2
+    (run,) = allocation.called("gkd")
+    address = f"10.0.0.1:{20000 + 4711}"
+    runs = allocation.environment["GKD_RUNS"]
+    wanted = f"gkd run mine.yaml learner.max_steps=3 cluster.address={address} output_dir={runs} 600 token"
+    assert run == wanted, "the token's file is for its owner alone"
+    head, workers = sorted(allocation.called("srun"), key=lambda line: "--exclude" in line)
+    assert "--nodelist=n1 ray start --head" in head and "--port=24711" in head
+    assert "--nodes=1 --ntasks=1 --exclude=n1" in workers and f"ray start --block --address={address}" in workers
+    assert not list(Path(runs).glob(".ray-token*")), "it goes with the job"
+    assert not [line for line in allocation.called("scontrol") if "requeue" in line]
+
+
+def test_near_the_end_of_its_time_it_stops_with_a_checkpoint_and_queues_again(
+    allocation: Allocation, hanging: "subprocess.Popen[str]"
+) -> None:
+    hanging.send_signal(signal.SIGTERM)
+    hanging.communicate(timeout=LIMIT_S)
+    assert hanging.returncode == 75
+    assert allocation.called("scontrol")[-1] == "scontrol requeue 4711"
+
+
+def test_a_run_that_somebody_stopped_stays_stopped(allocation: Allocation) -> None:
+    job = allocation.start("quickstart", CODE="75")
+    job.communicate(timeout=LIMIT_S)
+    assert job.returncode == 75
+    assert not [line for line in allocation.called("scontrol") if "requeue" in line]
+
+
+def test_nodes_that_do_not_join_end_the_job_before_the_run(allocation: Allocation) -> None:
+    job = allocation.start("quickstart", NUM_NODES="1", GKD_START_S="0")
+    said = job.communicate(timeout=LIMIT_S)[1]
+    assert job.returncode == 70 and "not all of 2 nodes joined" in said
+    assert not allocation.called("gkd")
+
+
+@pytest.mark.parametrize(("without", "words"), [("GKD_RUNS", "a folder that all nodes share"), ("", "usage: sbatch")])
+def test_what_is_missing_is_said(allocation: Allocation, without: str, words: str) -> None:
+    allocation.environment.pop(without, None)
+    job = allocation.start(*(["quickstart"] if without else []))
+    assert words in job.communicate(timeout=LIMIT_S)[1] and job.returncode != 0
+    assert not allocation.called("srun")
+
+
+@pytest.mark.parametrize("script", SHELL_SCRIPTS, ids=lambda path: path.name)
+def test_shell_scripts_parse_and_stop_at_errors(script: Path) -> None:
+    assert subprocess.run(["bash", "-n", script], check=False).returncode == 0
+    assert os.access(script, os.X_OK)
+    text = script.read_text()
+    assert text.startswith("#!/usr/bin/env bash\n") and "\nset -euo pipefail\n" in text
+
+
+@pytest.mark.parametrize("script", SHELL_SCRIPTS, ids=lambda path: path.name)
+def test_shellcheck_finds_nothing(script: Path) -> None:
+    if shutil.which("shellcheck") is None:
+        pytest.skip("no shellcheck on the PATH")
+    done = subprocess.run(["shellcheck", script], capture_output=True, text=True, timeout=LIMIT_S, check=False)
+    assert done.returncode == 0, done.stdout
