@@ -186,8 +186,8 @@ class Replicas(Protocol[Replica]):
         ...
 
     @property
-    def serving(self) -> Sequence[Replica]:
-        """Those that may be asked now, in the order of their slots."""
+    def serving(self) -> Mapping[int, Replica]:
+        """Those that may be asked now, by slot, in order."""
         ...
 
     @property

@@ -61,7 +61,7 @@ def ray_head(token: Path | None = None) -> Iterator[Head]:
     finally:
         family = [psutil.Process(head.pid), *psutil.Process(head.pid).children(recursive=True)]
         head.terminate()
-        _, left = psutil.wait_procs(family, timeout=10)
+        _, left = psutil.wait_procs(family, timeout=3)
         for each in left:
             each.kill()
         head.wait(10)

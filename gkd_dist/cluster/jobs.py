@@ -32,6 +32,7 @@ _POLL_S = 0.5
 _EXIT_LINE = "gkd: exit code "
 _EXIT = re.compile(rf"^{_EXIT_LINE}(\d+)$", re.MULTILINE)
 _DIRECTORY = re.compile(r"^\[ *[\d.]+ s\] (?:run directory|continuing) (/.*?)(?: \(attempt \d+\).*)?$", re.MULTILINE)
+_TALKATIVE = ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk")
 _ENDED = frozenset({"STOPPED", "SUCCEEDED", "FAILED"})
 
 
@@ -73,8 +74,8 @@ class Jobs:
         _connect(self.address)
         token = find_token()
         self._token_source = None if token is None else token.source
-        logging.getLogger("ray.dashboard").setLevel(logging.ERROR)
-        logging.getLogger("ray._private.runtime_env").setLevel(logging.ERROR)
+        for module in _TALKATIVE:
+            logging.getLogger(module).setLevel(logging.WARNING)
         with self._translated(), _environment(ADDRESS_VARIABLE, self.address):  # which wins over the argument
             self._client = JobSubmissionClient(self.address, headers={} if token is None else token.headers)
 

@@ -230,7 +230,7 @@ DEFINITIONS: tuple[Definition, ...] = (
     ),
     Definition("gkd_checkpoint_failures_total", _C, "Checkpoints that could not be written.", "checkpoints"),
     Definition(
-        "gkd_journal_skipped_total", _C, "Scored sequences that the journal was too slow to keep.", "sequences",
+        "gkd_journal_skipped_total", _C, "Scored sequences that did not get into the journal.", "sequences",
     ),
     Definition(
         "gkd_checkpoint_save_seconds", _H, "Wall time of writing one checkpoint, beside the training.", "seconds",

@@ -77,7 +77,7 @@ class StepAccounts:
         self.staleness = 0
         """Of the newest step, train steps."""
         self.num_not_kept = 0
-        """Scored sequences that the journal was too slow for."""
+        """Scored sequences that did not get into the journal: it was too slow, or failed."""
         self.tokens_per_s: dict[str, float] = {}
         """By role, over the newest step."""
 
@@ -182,7 +182,7 @@ class StepAccounts:
         self._metrics.count("gkd_samples_dropped_total", number, reason="too_stale")
 
     def not_kept(self, number: int) -> None:
-        """Scored sequences that the journal was too slow for."""
+        """Scored sequences that did not get into the journal: it was too slow, or failed."""
         self.num_not_kept += number
         self._metrics.count("gkd_journal_skipped_total", number)
 

@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from gkd_dist.errors import LostTargetsError
+from gkd_dist.errors import LostTargetsError, RejectedError
 from gkd_dist.fleet import Fleet
 from gkd_dist.pipeline.judging import AnswerOf, judge
 from gkd_dist.pipeline.learning import SCORE_AGAIN, train_batch
+from gkd_dist.pipeline.rejection import in_part
 from gkd_dist.pipeline.routing import TeachersOf
 from gkd_dist.pipeline.scoring import score
 from gkd_dist.types import DivergenceReport, FinishReason, Prompt, SamplingParams, Trajectory
@@ -80,7 +81,10 @@ async def _divergence(
     fleet: Fleet, trajectories: Sequence[Trajectory], teachers_of: TeachersOf | None, version: int
 ) -> DivergenceReport:
     for _ in range(SCORE_AGAIN):
-        scored = await score(fleet, trajectories, teachers_of)
+        found = await in_part(trajectories, lambda part: score(fleet, part, teachers_of))
+        scored = [item for item in found if item is not None]
+        if not scored:
+            raise RejectedError("no held-out sequence can be scored; the log says why")
         try:
             return await fleet.learner.evaluate(train_batch(version, scored))
         except LostTargetsError as error:

@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 
-from gkd_dist.errors import plain
+from gkd_dist.errors import LostTargetsError, plain
 from gkd_dist.interfaces import Journal
 from gkd_dist.pipeline.accounting import StepAccounts
 from gkd_dist.replay.groups import Group
@@ -35,6 +35,8 @@ class Keeper:
         self._pending_bytes = 0
         """Of what waits, and of what is being written."""
         self._writing: asyncio.Task[None] | None = None
+        self._is_slow = False
+        """Whether something was left out, which is said once."""
 
     def keep(self, groups: Sequence[Group]) -> None:
         """Returns at once."""
@@ -43,7 +45,8 @@ class Keeper:
         scored = [item for group in groups for item in group]
         num_bytes = _num_bytes(scored)
         if self._pending_bytes and self._pending_bytes + num_bytes > MAX_PENDING_BYTES:
-            if not self._accounts.num_not_kept:
+            if not self._is_slow:
+                self._is_slow = True
                 logger.warning("the journal is slower than the ring: after a crash, what it misses is done again")
             self._accounts.not_kept(len(scored))
             return
@@ -65,13 +68,27 @@ class Keeper:
             while self._waiting:
                 scored, self._waiting = self._waiting, []
                 try:
-                    await journal.append(scored)
-                except Exception as error:
-                    logger.warning("%d scored sequences did not get into the journal: %s", len(scored), plain(error))
+                    await self._append(journal, scored)
                 finally:
                     self._pending_bytes -= _num_bytes(scored)
         finally:
             self._writing = None
+
+    async def _append(self, journal: Journal, scored: Sequence[ScoredTrajectory]) -> None:
+        try:
+            await journal.append(scored)
+        except LostTargetsError as error:
+            if len(scored) > 1:  # what went with its node takes no other with it
+                for item in scored:
+                    await self._append(journal, [item])
+                return
+            self._not_kept(scored, error)
+        except Exception as error:
+            self._not_kept(scored, error)
+
+    def _not_kept(self, scored: Sequence[ScoredTrajectory], error: Exception) -> None:
+        logger.warning("%d scored sequences did not get into the journal: %s", len(scored), plain(error))
+        self._accounts.not_kept(len(scored))
 
 
 def _num_bytes(scored: Sequence[ScoredTrajectory]) -> int:

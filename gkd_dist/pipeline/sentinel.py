@@ -161,7 +161,7 @@ async def _verify(teachers: Mapping[str, Replicas[Teacher]]) -> dict[ReplicaName
     named = {
         ReplicaName(name, slot): teacher
         for name, replicas in teachers.items()
-        for slot, teacher in enumerate(replicas.serving)
+        for slot, teacher in replicas.serving.items()
     }
     # In turn: replicas may be one server, where sequences asked together share a batch, and its rounding.
     return {replica: await teacher.verify() for replica, teacher in named.items()}
@@ -172,7 +172,7 @@ async def _verify_living(teachers: Mapping[str, Replicas[Teacher]]) -> dict[Repl
     checks: dict[ReplicaName, TeacherCheck] = {}
     for name, replicas in teachers.items():
         found = {}
-        for slot, teacher in enumerate(replicas.serving):
+        for slot, teacher in replicas.serving.items():
             try:
                 found[ReplicaName(name, slot)] = await teacher.verify()
             except Exception as error:

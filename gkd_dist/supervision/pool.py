@@ -88,9 +88,9 @@ class Pool(Generic[Replica]):
         return self._roster.target
 
     @property
-    def serving(self) -> list[Replica]:
-        """In slot order, the suspect ones too."""
-        return [incarnation.replica for incarnation in self._roster.serving]
+    def serving(self) -> dict[int, Replica]:
+        """By slot, in order, the suspect ones too."""
+        return {incarnation.slot.index: incarnation.replica for incarnation in self._roster.serving}
 
     @property
     def states(self) -> dict[int, State]:
@@ -236,7 +236,7 @@ class Pool(Generic[Replica]):
 
     def set_target(self, target: int) -> None:
         """Converge to so many slots, while `supervise` runs. New ones catch up before they serve; the highest ones are
-        drained, and get no more requests from now on.
+        drained, and get no more requests from now on. Retired ones are tried anew: somebody asks for them.
 
         Raises:
             ValueError: a target below 1, or fixed replicas.
@@ -244,6 +244,7 @@ class Pool(Generic[Replica]):
         if self._roster.is_fixed:
             raise ValueError("these replicas are given; their number cannot change")
         self._roster.target = _checked(self._roster.role, target)
+        self._supervisor.reopen()
         self._supervisor.apply_target()
         self._roster.notify()
 

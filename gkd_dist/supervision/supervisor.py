@@ -72,6 +72,12 @@ class Supervisor(Generic[Replica]):
                 del roster.slots[index]
         roster.report()
 
+    def reopen(self) -> None:
+        """Forget the slots that are retired: `apply_target` opens them again, with all their attempts."""
+        for index, slot in list(self._roster.slots.items()):
+            if slot.health.state is State.RETIRED and not slot.is_busy:
+                del self._roster.slots[index]
+
     def look(self) -> float:
         """One pass; returns when the next one is due, if nothing changes before."""
         self.apply_target()

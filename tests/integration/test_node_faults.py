@@ -61,7 +61,7 @@ async def two_samplers(cluster: Cluster, path: Path) -> AsyncIterator[tuple[Pool
     launcher = Launchers(plan, CONFIG, RULES).samplers()
     pool = Pool("sampler", launcher, RULES, target=2)
     async with running(pool, path):
-        (slot,) = [index for index, each in enumerate(pool.serving) if each.place.node == node.node_id]
+        (slot,) = [index for index, each in pool.serving.items() if each.place.node == node.node_id]
         yield pool, node, slot
 
 

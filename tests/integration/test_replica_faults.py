@@ -204,7 +204,7 @@ def test_a_sampler_that_dies_while_it_loads_weights_holds_up_nobody(tmp_path: Pa
         (tmp_path / f"die-in-load-{victim}").touch()
         await pool.bring_up(lambda sampler: sampler.load_weights(publication))
         assert is_gone(victim)
-        assert [replica.place.process.pid for replica in pool.serving] == [other]
+        assert [replica.place.process.pid for replica in pool.serving.values()] == [other]
         assert {item.versions.newest for item in await sample(pool) if item.versions} == {5}
         await healed(pool, victim)
         assert {item.versions.oldest for item in await sample(pool) if item.versions} == {5}

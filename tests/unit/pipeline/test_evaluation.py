@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from gkd_dist.data.pairs import fixed_trajectory
-from gkd_dist.errors import LostTargetsError
+from gkd_dist.errors import LostTargetsError, RejectedError
 from gkd_dist.pipeline.evaluation import HeldOut, evaluate
 from gkd_dist.pipeline.job import distil
 from gkd_dist.testing.fakes import FakeLearner, FakeMetrics, FakeReward, FakeSampler, FakeTeacher
@@ -79,3 +79,29 @@ def test_targets_that_went_with_their_node_are_scored_again() -> None:
     fleet = fleet_of([FakeSampler()], {"teacher": [teacher := FakeTeacher()]}, Loses())
     assert asyncio.run(evaluate(fleet, replace(HELD_OUT, pairs=[]), 0)).on_policy is not None
     assert len(teacher.calls) == 3
+
+
+class Choosy(FakeTeacher):
+    """Refuses what has these many prompt tokens."""
+
+    def __init__(self, *refused: int) -> None:
+        super().__init__()
+        self.refused = refused
+
+    async def score(self, trajectories):
+        if any(item.prompt_ids.size in self.refused for item in trajectories):
+            raise RejectedError("too long for this teacher")
+        return await super().score(trajectories)
+
+
+def test_a_sequence_that_no_teacher_can_score_is_left_out() -> None:
+    fleet = fleet_of([FakeSampler()], {"teacher": [Choosy(4)]}, FakeLearner())
+    evaluation = asyncio.run(evaluate(fleet, HELD_OUT, 0))
+    assert (evaluation.on_policy.num_tokens, evaluation.reference.num_tokens) == (2 * 6, 3 + 4)
+    assert len(evaluation.samples) == 3
+
+
+def test_a_teacher_that_scores_nothing_is_an_error() -> None:
+    fleet = fleet_of([FakeSampler()], {"teacher": [Choosy(3, 4, 5)]}, FakeLearner())
+    with pytest.raises(RejectedError, match="no held-out sequence"):
+        asyncio.run(evaluate(fleet, HELD_OUT, 0))

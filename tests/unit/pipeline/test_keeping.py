@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gkd_dist.errors import EngineError
+from gkd_dist.errors import EngineError, LostTargetsError
 from gkd_dist.local import LocalJournal
 from gkd_dist.pipeline import keeping
 from gkd_dist.pipeline.accounting import StepAccounts
@@ -110,5 +110,36 @@ def test_what_comes_while_a_call_is_under_way_goes_together_with_the_next(tmp_pa
         assert [item.trajectory.sample_id.prompt_index for item in await journal.read()] == [1, 2, 3]
         found = await journal.read({groups[2][0].trajectory.sample_id})
         assert [item.trajectory.sample_id.prompt_index for item in found] == [1, 3]
+
+    asyncio.run(check())
+
+
+@pytest.mark.fault(22)
+def test_targets_that_are_lost_cost_no_others(tmp_path: Path) -> None:
+    """They went with their node, and others were to be written with them."""
+
+    async def check() -> None:
+        class Holed(LocalJournal):
+            async def append(self, scored):
+                if any(item.trajectory.sample_id.prompt_index == 1 for item in scored):
+                    raise LostTargetsError("their node is gone")
+                await super().append(scored)
+
+        plan = make_plan(6, 1.0)
+        written = await FakeSampler().sample([plan.stream.prompt(index) for index in range(4)], plan.sampling)
+        targets = await FakeTeacher().score(written)
+        accounts = StepAccounts(max_steps=6, metrics=FakeMetrics(), sinks=[])
+        journal = Holed(tmp_path / "journal")
+        keeper = keeping.Keeper(journal, accounts)
+        keeper.keep(
+            [
+                (ScoredTrajectory(each, (TeacherScore("teacher", told),)),)
+                for each, told in zip(written, targets, strict=True)
+            ]
+        )
+        await keeper.end()
+        assert [item.trajectory.sample_id.prompt_index for item in await journal.read()] == [0, 2, 3]
+        assert accounts.num_not_kept == 1
+        await journal.close()
 
     asyncio.run(check())

@@ -418,7 +418,7 @@ async def test_an_obligation_from_before_the_start_is_done_by_the_first_replicas
     it = Scene(2)
     await it.pool.bring_up(lambda replica: replica.load(5))
     await it.pool.start()
-    assert [replica.loaded for replica in it.pool.serving] == [[5], [5]]
+    assert [replica.loaded for replica in it.pool.serving.values()] == [[5], [5]]
     await it.pool.close()
 
 
@@ -570,8 +570,8 @@ async def test_more_replicas_catch_up_before_they_serve() -> None:
         await it.pool.bring_up(lambda replica: replica.load(1))
         it.pool.set_target(3)
         await it.time.settle()
-        assert [replica.slot for replica in it.pool.serving] == [0, 1, 2]
-        assert [replica.loaded for replica in it.pool.serving] == [[1]] * 3
+        assert [replica.slot for replica in it.pool.serving.values()] == [0, 1, 2]
+        assert [replica.loaded for replica in it.pool.serving.values()] == [[1]] * 3
 
 
 @pytest.mark.fault(38)
@@ -604,6 +604,7 @@ async def test_the_last_replica_that_serves_is_not_scaled_away() -> None:
         tasks = await it.asked(1)
         await it.time.advance(30.0)
         assert it.pool.states == {0: State.RETIRED, 1: State.HEALTHY}
+        assert list(it.pool.serving) == [1], "it is named by its slot"
         it.pool.set_target(1)
         await it.time.advance(30.0)
         tasks += await it.asked(2)
@@ -611,6 +612,20 @@ async def test_the_last_replica_that_serves_is_not_scaled_away() -> None:
         for number in (1, 2):
             it.finish(number)
         assert [await task for task in tasks] == [1, 2]
+
+
+@pytest.mark.fault(38)
+@in_a_loop
+async def test_a_retired_slot_is_tried_anew_when_somebody_asks_for_it() -> None:
+    launcher = FakeLauncher({0: [None, *[EngineError("no such model")] * 9]})
+    async with scene(2, launcher) as it:
+        it.launcher.running(0).die()
+        await it.time.advance(60.0)
+        assert it.pool.states == {0: State.RETIRED, 1: State.HEALTHY}
+        it.launcher.errors[0].clear()
+        it.pool.set_target(3)
+        await it.time.advance(10.0)
+        assert it.pool.states == {0: State.HEALTHY, 1: State.HEALTHY, 2: State.HEALTHY}
 
 
 @pytest.mark.fault(38)

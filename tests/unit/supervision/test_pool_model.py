@@ -191,7 +191,7 @@ class RandomPool(RuleBasedStateMachine):
             self.heal()
             assert self.is_whole, self.pool.states
             assert all(task.done() and task.exception() is None for task in self.bringing)
-            assert all(max(replica.loaded, default=0) == self.num_obligations for replica in self.pool.serving)
+            assert all(max(replica.loaded, default=0) == self.num_obligations for replica in self.pool.serving.values())
             assert all(call.done() for call in self.calls.values()), "a request was lost"
             self.answers_are_right()
         finally:
