@@ -92,13 +92,16 @@ say "a Ray head, with a token"
 in_background "$folder/head.log" \
     ray start --head --block --num-cpus=4 --node-ip-address=127.0.0.1 --dashboard-host=127.0.0.1 --include-dashboard=true \
     --port="$gcs" --dashboard-port="$dashboard" --ray-client-server-port="$client" --dashboard-agent-listen-port="$agent" \
-    --metrics-export-port="$export" --temp-dir="$folder" --object-store-memory=500000000 --disable-usage-stats
+    --metrics-export-port="$export" --temp-dir="$folder" --object-store-memory=500000000 --disable-usage-stats \
+    --resources='{"sampler": 4, "teacher": 4, "learner": 4}'
 head=$!
 until_ok "$head" "the Ray head" gkd list --address "$address"
 echo "ready: $address"
 
 say "a job: gkd submit $recipe"
-printf 'python: %s\n' "$python" >"$folder/infra.yaml"
+# Every role asks for its own resource, as on the groups of deploy/kuberay.
+printf '%s\n' "python: $python" 'samplers: {resources: {sampler: 1}}' 'teachers: {resources: {teacher: 1}}' \
+    'learner: {resources: {learner: 1}}' >"$folder/infra.yaml"
 gkd submit "$recipe" "$@" cluster.mode=ray mode=async learner.max_steps=100000 output_dir="$output" \
     metrics.port="$metrics" --infra "$folder/infra.yaml" --address "$address" | tee "$folder/submitted"
 job=$(sed -n 's/^submitted \([^ ]*\) .*/\1/p' "$folder/submitted")
