@@ -31,8 +31,9 @@ def scale(
         DeadlineError: they are not there in time.
     """
     directory = RunDirectory.find(run, output_dir)
+    before = read_document(directory.status, Status)
     request = ask(directory, samplers=samplers, teachers=teachers)
-    for line in _changes(read_document(directory.status, Status), request):
+    for line in _changes(before, request):
         print(f"{directory.name}: {line}", flush=True)
     if timeout_s is None:
         print(f"asked; see `gkd status {directory.path}`")

@@ -92,5 +92,5 @@ def test_a_full_disk_costs_checkpoints_and_then_the_run(half: Runs, small_disk: 
     assert "2 checkpoints in a row could not be written; look at the disk" in said
     assert half.directory.last_checkpoint == 1
     subprocess.run(["mount", "-o", "remount,size=200m", str(small_disk)], check=True)
-    assert "newest checkpoint: step 1\n" in half.ends(0).said
+    assert "newest checkpoint: step 1;" in half.ends(0).said
     assert equal(half, clean)
