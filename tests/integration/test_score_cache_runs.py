@@ -17,9 +17,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Source]:
     seen: list[Source] = []
     score = HfTeacher._score
 
-    def watched(teacher: HfTeacher, trajectories: list, transport: object) -> list:
+    def watched(teacher: HfTeacher, transport: object, trajectories: list) -> list:
         seen.extend(each.source for each in trajectories if each.sample_id.run != "golden")
-        return score(teacher, trajectories, transport)
+        return score(teacher, transport, trajectories)
 
     monkeypatch.setattr(HfTeacher, "_score", watched)
     return seen
