@@ -113,7 +113,9 @@ class Checkpointer:
             self._store.give_up(progress.step)
             self._failures += 1
             self._accounts.checkpointed(None)
-            logger.error("the checkpoint of step %d failed, former ones stay: %s", progress.step, plain(error))
+            late = f"it took longer than checkpoint.timeout_s ({self._config.timeout_s:g} s)"
+            why = late if isinstance(error, TimeoutError) else plain(error)
+            logger.error("the checkpoint of step %d failed, former ones stay: %s", progress.step, why)
             await self._bounded(self._abandon(progress.step), "its draft stays until the next start")
             return
         self._failures = 0

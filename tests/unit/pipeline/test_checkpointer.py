@@ -47,7 +47,9 @@ class Hanging(CheckpointStore):
 
 
 @pytest.mark.fault(32)
-def test_a_save_that_took_too_long_is_not_finished_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_save_that_took_too_long_is_not_finished_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(checkpointing, "_EXTRA_S", 0.01)
 
     async def turn() -> None:
@@ -56,6 +58,7 @@ def test_a_save_that_took_too_long_is_not_finished_later(tmp_path: Path, monkeyp
         with pytest.raises(EngineError, match="could not be written"):
             await each.now(Progress("test"))
         assert store.began.is_set(), "witness: the commit was under way"
+        assert "longer than checkpoint.timeout_s (0.2 s)" in caplog.text
         store.goes_on.set()
         await store.disk.run(lambda: None)  # the thread is through with it
         assert store.newest() is None
