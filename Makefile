@@ -25,7 +25,7 @@ demo: $(STAMP) ## run the main job: gkd run quickstart
 test: test-unit ## run every test but the slow ones
 	@$(BIN)/python -m pytest tests/contract tests/faults tests/integration tests/soak -m "not slow" $(ARGS)
 
-test-unit: $(STAMP) ## run the unit, reference and architecture tests: no Ray, no vLLM; under a minute
+test-unit: $(STAMP) ## run the unit, reference and architecture tests: no Ray, no vLLM
 	@$(BIN)/python -m pytest tests/unit tests/reference tests/architecture -m "not (slow or ray or vllm)" \
 		-n 2 --dist loadfile $(ARGS)
 

@@ -20,7 +20,6 @@ from gkd_dist.experiments.launching import Launcher
 from gkd_dist.experiments.plan import expand
 from gkd_dist.experiments.progress import (
     cost_table,
-    duration,
     log_tail,
     measured_cpu_s,
     remaining_cpu_s,
@@ -32,7 +31,7 @@ from gkd_dist.experiments.schedule import Schedule
 from gkd_dist.experiments.spec import Experiment
 from gkd_dist.experiments.survey import Standing, move_changed, survey
 from gkd_dist.metrics.console import Narrator, print_table
-from gkd_dist.metrics.sinks import PlainLines, StatusLine, terminal_sink
+from gkd_dist.metrics.sinks import PlainLines, StatusLine, duration, terminal_sink
 from gkd_dist.runs.documents import replace_file
 from gkd_dist.runs.lock import Holder, RunLock
 from gkd_dist.runs.run_directory import check_output_dir

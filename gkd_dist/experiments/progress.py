@@ -10,6 +10,7 @@ from gkd_dist.experiments.plan import PlannedRun
 from gkd_dist.experiments.record import log_path
 from gkd_dist.experiments.schedule import Schedule, State
 from gkd_dist.experiments.survey import Standing
+from gkd_dist.metrics.sinks import duration
 
 _TAIL_BYTES = 16384
 """More than the last line of a metrics file."""
@@ -104,16 +105,6 @@ def cost_table(plan: Sequence[PlannedRun]) -> list[list[str]]:
         stages[run.stage].append(run)
     rows = [[stage, str(len(runs)), _hours(runs)] for stage, runs in stages.items()]
     return [*rows, ["all", str(len(plan)), _hours(plan)]]
-
-
-def duration(seconds: float) -> str:
-    """`42s`, `3m51s`, `2h05m`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m{whole % 60:02d}s"
-    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
 
 
 def log_tail(path: Path, num_lines: int = 3) -> list[str]:
