@@ -21,6 +21,7 @@ from gkd_dist.targets import TargetsHandle, TeacherTargets
 from gkd_dist.types import (
     Answer,
     DivergenceReport,
+    Kept,
     Prompt,
     SampleId,
     SamplingParams,
@@ -253,9 +254,9 @@ class Replicas(Protocol[Replica]):
 class Journal(Protocol):
     """Keeps scored trajectories until a checkpoint holds the step that trained on them."""
 
-    async def read(self, finished: Container[SampleId] = frozenset()) -> list[ScoredTrajectory]:
+    async def read(self, finished: Container[SampleId] = frozenset()) -> Kept:
         """All that are kept but the `finished` ones, the newest attempt of each, in the order of writing; call it
-        before the first append."""
+        before the first append. It may take as long as the files are long, while it goes on."""
         ...
 
     async def append(self, scored: Sequence[ScoredTrajectory]) -> None:
@@ -268,7 +269,7 @@ class Journal(Protocol):
         ...
 
     async def sync(self) -> None:
-        """Returns once everything appended is on the disk."""
+        """Returns once everything appended is on the disk, by this process and those before it."""
         ...
 
     async def forget(self, finished: Container[SampleId]) -> None:

@@ -99,12 +99,12 @@ class Proxy:
         try:
             return await asyncio.wait_for(_as_coroutine(call), self._timeout_s)
         except asyncio.CancelledError:
-            _give_up(call)
+            give_up(call)
             raise
         except RayError as error:  # before TimeoutError: what a part raised may be one too
             raise failure_of(error, self._name, what, died=self.died, lost=lost, unknown=unknown) from error
         except TimeoutError:
-            _give_up(call)
+            give_up(call)
             raise late(f"{self._name} did not {what} within {self._timeout_s:.0f} s") from None
 
 
@@ -112,9 +112,9 @@ async def _as_coroutine(call: Awaitable[T]) -> T:
     return await call
 
 
-def _give_up(call: Awaitable[object]) -> None:
+def give_up(call: object) -> None:
     """Nobody wants the answer any more: the actor is told, so that its engine drops the request."""
-    if isinstance(call, ray.ObjectRef):
+    if isinstance(call, (ray.ObjectRef, ray.ObjectRefGenerator)):
         with suppress(Exception):
             ray.cancel(call)
 
