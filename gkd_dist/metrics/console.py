@@ -5,7 +5,12 @@ from collections.abc import Sequence
 from typing import TextIO
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
+
+
+_UNLIMITED = 1 << 16
+"""Columns: wider than any table."""
 
 
 class Narrator:
@@ -27,13 +32,19 @@ class Narrator:
 
 
 def print_table(stream: TextIO, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table whose first column names and whose other columns are numbers."""
+    """A table whose first column names and whose other columns are numbers.
+
+    Nothing is cut: other programs, and terminals that are too narrow, get lines as long as the table is wide.
+    """
     table = Table(title=title, title_justify="left")
     for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 else "right")
+        table.add_column(column, justify="left" if index == 0 else "right", no_wrap=True)
     for row in rows:
         table.add_row(*row)
-    _console(stream).print(table, markup=False)
+    console = _console(stream)
+    unlimited = console.options.update(max_width=_UNLIMITED)
+    console.width = max(console.width, Measurement.get(console, unlimited, table).maximum)
+    console.print(table, markup=False)
 
 
 def print_side_by_side(stream: TextIO, prompt: str, texts: dict[str, str]) -> None:
