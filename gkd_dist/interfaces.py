@@ -14,10 +14,10 @@ import logging
 from collections.abc import Awaitable, Callable, Collection, Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from gkd_dist.checks import TeacherCheck
-from gkd_dist.targets import TargetsHandle, TeacherTargets
+from gkd_dist.targets import CacheUse, TargetsHandle, TeacherTargets
 from gkd_dist.types import (
     Answer,
     DivergenceReport,
@@ -99,6 +99,15 @@ class Teacher(Scorer, Protocol):
         self, drafts: Sequence[Trajectory], max_new_tokens: int, stop_token_ids: Sequence[int]
     ) -> list[list[int]]:
         """What this teacher itself would answer to the drafts' prompts, greedily; empty where it cannot tell."""
+        ...
+
+
+@runtime_checkable
+class Remembering(Protocol):
+    """A teacher that keeps what it said about fixed pairs."""
+
+    def cache_use(self) -> CacheUse:
+        """Since the last call of this."""
         ...
 
 

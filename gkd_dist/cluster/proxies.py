@@ -23,7 +23,7 @@ from gkd_dist.cluster.failures import failure_of
 from gkd_dist.cluster.headers import BatchHeader, payload_of
 from gkd_dist.cluster.whereabouts import Whereabouts
 from gkd_dist.errors import DeadlineError, EngineError, GkdError, LearnerLostError, LostTargetsError, RejectedError
-from gkd_dist.targets import TargetsHandle, TeacherTargets
+from gkd_dist.targets import CacheUse, TargetsHandle, TeacherTargets
 from gkd_dist.types import (
     Answer,
     DivergenceReport,
@@ -143,11 +143,18 @@ class SamplerProxy(Proxy):
 
 
 class TeacherProxy(Proxy):
-    """Implements `interfaces.Teacher`; the targets come back as handles."""
+    """Implements `interfaces.Teacher` and `Remembering`; the targets come back as handles."""
+
+    _cache_use = CacheUse()
+
+    def cache_use(self) -> CacheUse:
+        use, self._cache_use = self._cache_use, CacheUse()
+        return use
 
     async def score(self, trajectories: Sequence[Trajectory]) -> list[TeacherTargets | TargetsHandle]:
         facts_ref, frame_ref = self._actor.score.remote(encode(trajectories))
-        facts = await self._await(facts_ref, "score", unknown=RejectedError)
+        facts, use = await self._await(facts_ref, "score", unknown=RejectedError)
+        self._cache_use += use
         check_lengths(self._name, [num_tokens for num_tokens, _ in facts], trajectories)
         return [
             TargetsHandle(frame_ref, index, num_tokens, num_bytes)

@@ -8,7 +8,6 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
-
 _UNLIMITED = 1 << 16
 """Columns: wider than any table."""
 
