@@ -29,7 +29,7 @@ from gkd_dist.pipeline.recovery_point import find_recovery_point
 from gkd_dist.pipeline.stage import Stage
 from gkd_dist.pipeline.steering import Steering
 from gkd_dist.preparation import prepare
-from gkd_dist.prepared import PreparedJob
+from gkd_dist.preparation.prepared import PreparedJob
 from gkd_dist.replay.ledger import Ledger
 from gkd_dist.reporting import card_of, describe, report, sample_rows, teacher_counts, teacher_name
 from gkd_dist.runs.attempts import Attempt
