@@ -103,10 +103,10 @@ def test_the_last_publication_may_reach_samplers_one_after_the_other(tmp_path: P
 
 def test_the_ledger_numbers_every_use_and_knows_no_more_than_max_uses(tmp_path: Path) -> None:
     class Slow(FakeSampler):
-        """After two batches, for so long that the learner would use them at every step."""
+        """After one batch, for so long that the learner would use them at every step."""
 
         async def sample(self, prompts, params):
-            for _ in range(1000 if prompts[0].sample_id.prompt_index >= 2 * BATCH else 0):
+            for _ in range(1000 if prompts[0].sample_id.prompt_index >= BATCH else 0):
                 await asyncio.sleep(0)
             return await super().sample(prompts, params)
 
