@@ -210,6 +210,11 @@ class Replicas(Protocol[Replica]):
         """Requests that wait for an answer."""
         ...
 
+    @property
+    def num_done(self) -> int:
+        """Requests and obligations that came to an end so far, however: it grows while anything moves."""
+        ...
+
     async def start(self) -> None:
         """All of the target at once; after a failure nothing is left running."""
         ...

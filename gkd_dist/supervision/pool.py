@@ -120,6 +120,11 @@ class Pool(Generic[Replica]):
         return sum(len(slot.incarnation.requests) for slot in slots if slot.incarnation is not None)
 
     @property
+    def num_done(self) -> int:
+        """Requests and obligations that came to an end so far, however."""
+        return self._roster.num_done
+
+    @property
     def events(self) -> list[Event]:
         """The newest changes of state, oldest first; a thousand at most."""
         return list(self._roster.events)
