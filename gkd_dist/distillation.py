@@ -133,7 +133,7 @@ async def _distil(
         async with _started(prepared, directory, metrics, narrate, signals, leave_stalled) as (fleet, journal):
             set_ready()
             stage = Stage(tell=tell)
-            steering = Steering(config, directory, fleet, accounts, stage, attempt.number, tell)
+            steering = Steering(config, directory, fleet, accounts, stage, attempt.number, tell, journal)
             durability = Durability(
                 store=CheckpointStore(directory.checkpoints, config.checkpoint.save_total_limit),
                 ledger=Ledger(directory.ledger),

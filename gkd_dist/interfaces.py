@@ -14,7 +14,7 @@ import logging
 from collections.abc import Awaitable, Callable, Collection, Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from gkd_dist.checks import TeacherCheck
 from gkd_dist.targets import TargetsHandle, TeacherTargets
@@ -159,6 +159,16 @@ class Learner(Protocol):
         ...
 
     async def close(self) -> None: ...
+
+
+@runtime_checkable
+class Placed(Protocol):
+    """A part in processes of its own: a learner, a reward or a journal on a cluster."""
+
+    @property
+    def places(self) -> Sequence[Mapping[str, str | int]]:
+        """`pid` and `node` of each process, in the order of ranks; without those that are not known yet."""
+        ...
 
 
 @dataclass(frozen=True)

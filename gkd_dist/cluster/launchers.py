@@ -147,7 +147,7 @@ class ActorLauncher(Generic[AnyProxy]):
 
     def describe(self, replica: AnyProxy) -> dict[str, str | int]:
         place = replica.place
-        return {} if place is None else {"pid": place.process.pid, "node": place.node}
+        return {} if place is None else place.facts
 
     async def _watch(self, proxy: AnyProxy, slot: int) -> None:
         """Note what the start of a slot waits for, as long as there is no process."""
