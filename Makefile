@@ -12,7 +12,7 @@ ENGINE ?=
 # More arguments for pytest or for the job: `make test ARGS="-k codec"`.
 ARGS ?=
 
-.PHONY: help install demo test test-unit test-slow soak monitoring reference docs lint types format clean
+.PHONY: help install demo test test-unit test-slow soak monitoring reference docs audit lint types format clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -49,6 +49,9 @@ docs: $(STAMP) ## build build/docs; a broken link within the repository is an er
 lint: $(STAMP) ## check style and formatting
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+
+audit: $(STAMP) ## ask for known vulnerabilities of every pinned version; needs the network
+	@$(BIN)/python .ci/audit.py $(ARGS)
 
 types: $(STAMP) ## check types, strictly, on floors F0 to F2
 	@$(BIN)/mypy
