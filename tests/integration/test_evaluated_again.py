@@ -1,4 +1,4 @@
-"""An evaluation of an experiment is done again by the real `gkd eval`: with other options, and after an end in between."""
+"""An evaluation of an experiment is done again by the real `gkd eval`: other options, or an end in between."""
 
 import asyncio
 import json
