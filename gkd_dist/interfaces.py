@@ -171,6 +171,16 @@ class Learner(Protocol):
     async def close(self) -> None: ...
 
 
+@runtime_checkable
+class Placed(Protocol):
+    """A part in processes of its own: a learner, a reward or a journal on a cluster."""
+
+    @property
+    def places(self) -> Sequence[Mapping[str, str | int]]:
+        """`pid` and `node` of each process, in the order of ranks; without those that are not known yet."""
+        ...
+
+
 @dataclass(frozen=True)
 class SlotView:
     """One place of a role, as others see it."""
@@ -218,6 +228,11 @@ class Replicas(Protocol[Replica]):
     @property
     def num_outstanding(self) -> int:
         """Requests that wait for an answer."""
+        ...
+
+    @property
+    def num_done(self) -> int:
+        """Requests and obligations that came to an end so far, however: it grows while anything moves."""
         ...
 
     async def start(self) -> None:

@@ -173,6 +173,11 @@ class LastingJournal:
         self._num_restarts = 0
         self._turn = asyncio.Lock()
 
+    @property
+    def places(self) -> list[dict[str, str | int]]:
+        """Implements `interfaces.Placed`."""
+        return self._proxy.places
+
     async def read(self, finished: Container[SampleId] = frozenset()) -> Kept:
         return await self._ask(lambda proxy: proxy.read(finished))
 

@@ -56,6 +56,11 @@ class Proxy:
         self.place: Whereabouts | None = None
         """Known as soon as there is a process."""
 
+    @property
+    def places(self) -> list[dict[str, str | int]]:
+        """Implements `interfaces.Placed`."""
+        return [] if self.place is None else [self.place.facts]
+
     async def start(self) -> None:
         """Wait for a process, then for the part to be built in it; no deadline.
 
