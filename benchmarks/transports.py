@@ -31,7 +31,7 @@ from gkd_dist.config.load import load_run_config
 from gkd_dist.learners.load import load_student
 from gkd_dist.learners.step import LossSettings, accumulate_gradient
 from gkd_dist.preparation import prepare
-from gkd_dist.prepared import PreparedJob
+from gkd_dist.preparation.prepared import PreparedJob
 from gkd_dist.process import prepare_this_process
 from gkd_dist.targets import TeacherTargets
 from gkd_dist.types import SamplingParams, ScoredTrajectory, TeacherScore, TrainBatch, Trajectory

@@ -30,11 +30,12 @@ from gkd_dist.pipeline.evaluation import Evaluation
 from gkd_dist.pipeline.evaluation_file import read_evaluation, write_evaluation
 from gkd_dist.pipeline.job import Job, Outcome, distil
 from gkd_dist.pipeline.phases import Phase
+from gkd_dist.pipeline.recovery_point import find_recovery_point
 from gkd_dist.pipeline.stage import Stage
 from gkd_dist.pipeline.steering import Steering
 from gkd_dist.pipeline.watchdog import Watchdog
 from gkd_dist.preparation import prepare
-from gkd_dist.prepared import PreparedJob
+from gkd_dist.preparation.prepared import PreparedJob
 from gkd_dist.replay.ledger import Ledger
 from gkd_dist.reporting import card_of, describe, report, sample_rows, teacher_counts, teacher_name
 from gkd_dist.runs.attempts import Attempt
@@ -127,6 +128,9 @@ async def _distil(
     accounts = StepAccounts(
         max_steps=config.learner.max_steps, metrics=metrics, sinks=sinks, attempt=attempt.number, tell=tell
     )
+    store, ledger = CheckpointStore(directory.checkpoints, config.checkpoint.save_total_limit), Ledger(directory.ledger)
+    # What cannot be gone on with is refused before an engine starts.
+    await store.disk.run(lambda: find_recovery_point(directory.name, store, ledger))
     narrate(f"starting {config.sampler.num_replicas} sampler(s), {teacher_counts(config)}, 1 learner")
 
     def leave_stalled(code: int) -> None:
@@ -138,8 +142,8 @@ async def _distil(
             stage = Stage(tell=tell)
             steering = Steering(config, directory, fleet, accounts, stage, attempt.number, tell, journal)
             durability = Durability(
-                store=CheckpointStore(directory.checkpoints, config.checkpoint.save_total_limit),
-                ledger=Ledger(directory.ledger),
+                store=store,
+                ledger=ledger,
                 config=config.checkpoint,
                 attempt=attempt.number - 1,
                 journal=journal,

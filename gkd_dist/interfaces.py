@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from gkd_dist.checks import TeacherCheck
-from gkd_dist.targets import TargetsHandle, TeacherTargets
+from gkd_dist.targets import CacheUse, TargetsHandle, TeacherTargets
 from gkd_dist.types import (
     Answer,
     DivergenceReport,
+    Kept,
     Prompt,
     SampleId,
     SamplingParams,
@@ -98,6 +99,15 @@ class Teacher(Scorer, Protocol):
         self, drafts: Sequence[Trajectory], max_new_tokens: int, stop_token_ids: Sequence[int]
     ) -> list[list[int]]:
         """What this teacher itself would answer to the drafts' prompts, greedily; empty where it cannot tell."""
+        ...
+
+
+@runtime_checkable
+class Remembering(Protocol):
+    """A teacher that keeps what it said about fixed pairs."""
+
+    def cache_use(self) -> CacheUse:
+        """Since the last call of this."""
         ...
 
 
@@ -268,9 +278,9 @@ class Replicas(Protocol[Replica]):
 class Journal(Protocol):
     """Keeps scored trajectories until a checkpoint holds the step that trained on them."""
 
-    async def read(self, finished: Container[SampleId] = frozenset()) -> list[ScoredTrajectory]:
+    async def read(self, finished: Container[SampleId] = frozenset()) -> Kept:
         """All that are kept but the `finished` ones, the newest attempt of each, in the order of writing; call it
-        before the first append."""
+        before the first append. It may take as long as the files are long, while it goes on."""
         ...
 
     async def append(self, scored: Sequence[ScoredTrajectory]) -> None:
@@ -283,7 +293,7 @@ class Journal(Protocol):
         ...
 
     async def sync(self) -> None:
-        """Returns once everything appended is on the disk."""
+        """Returns once everything appended is on the disk, by this process and those before it."""
         ...
 
     async def forget(self, finished: Container[SampleId]) -> None:

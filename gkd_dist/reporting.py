@@ -12,7 +12,7 @@ from gkd_dist.metrics.console import print_side_by_side, print_table
 from gkd_dist.pipeline.evaluation import Evaluation
 from gkd_dist.pipeline.job import Outcome
 from gkd_dist.pipeline.teacher_answers import TeacherAnswers
-from gkd_dist.prepared import PreparedJob
+from gkd_dist.preparation.prepared import PreparedJob
 from gkd_dist.runs.run_directory import RunDirectory
 from gkd_dist.types import Trajectory
 

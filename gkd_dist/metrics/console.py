@@ -6,7 +6,11 @@ from datetime import datetime
 from typing import TextIO
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
+
+_UNLIMITED = 1 << 16
+"""Columns: wider than any table."""
 
 
 class Narrator:
@@ -40,13 +44,19 @@ def moment(at: str) -> str:
 
 
 def print_table(stream: TextIO, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table whose first column names and whose other columns are numbers."""
+    """A table whose first column names and whose other columns are numbers.
+
+    Nothing is cut: other programs, and terminals that are too narrow, get lines as long as the table is wide.
+    """
     table = Table(title=title, title_justify="left")
     for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 else "right")
+        table.add_column(column, justify="left" if index == 0 else "right", no_wrap=True)
     for row in rows:
         table.add_row(*row)
-    _console(stream).print(table, markup=False)
+    console = _console(stream)
+    unlimited = console.options.update(max_width=_UNLIMITED)
+    console.width = max(console.width, Measurement.get(console, unlimited, table).maximum)
+    console.print(table, markup=False)
 
 
 def print_side_by_side(stream: TextIO, prompt: str, texts: dict[str, str]) -> None:

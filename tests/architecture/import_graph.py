@@ -40,9 +40,7 @@ FLOORS = {
     **dict.fromkeys(
         (
             "cli",
-            "arguments",
             "operations",
-            "commands",
             "distillation",
             "evaluating",
             "eval_preparation",
@@ -52,7 +50,6 @@ FLOORS = {
             "reporting",
             "reports",
             "preparation",
-            "prepared",
             "build",
             "local",
             "distributed",

@@ -59,7 +59,7 @@ def test_the_rules_name_what_is_shipped() -> None:
         ),
         ("cluster/actors.py", "import torch", "`cluster` must not import torch"),
         ("distributed.py", "def f():\n    import ray", "`distributed` must not import ray"),
-        ("cli.py", "import transformers", "a door imports transformers inside a function only"),
+        ("cli/run.py", "import transformers", "a door imports transformers inside a function only"),
         ("data/mixture.py", "import requests", "`data` must not import requests"),
         ("sampling.py", "", "`sampling` has no floor"),
     ],
@@ -77,7 +77,7 @@ def test_a_planted_breach_is_found(tmp_path: Path, relative: str, source: str, m
         ("data/rendering.py", "import transformers\nfrom gkd_dist.data.pairs import X\nfrom . import pairs"),
         ("samplers/vllm_sampler.py", "import torch, vllm.engine\nfrom gkd_dist.wire import codec"),
         ("cluster/actors.py", "import ray\nfrom gkd_dist.interfaces import Sampler"),
-        ("cli.py", "def run():\n    import transformers\n    from gkd_dist.distributed import start"),
+        ("cli/run.py", "def run():\n    import transformers\n    from gkd_dist.distributed import start"),
         ("wire/codec.py", "from gkd_dist import __version__\nimport json"),
     ],
 )

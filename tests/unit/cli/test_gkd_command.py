@@ -26,14 +26,15 @@ class FakeModules:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.calls: list[tuple[Any, ...]] = []
         self.result: int | BaseException = 0
-        commands = ModuleType("gkd_dist.commands")
-        commands.evaluate = self._record("evaluate")  # type: ignore[attr-defined]
-        commands.preflight = self._preflight  # type: ignore[attr-defined]
-        commands.prune = self._record("prune")  # type: ignore[attr-defined]
-        monkeypatch.setitem(sys.modules, "gkd_dist.commands", commands)
-        distillation = ModuleType("gkd_dist.distillation")
-        distillation.run = self._record("run")  # type: ignore[attr-defined]
-        monkeypatch.setitem(sys.modules, "gkd_dist.distillation", distillation)
+        for module, function, call in (
+            ("gkd_dist.cli.student_evaluation", "evaluate", self._record("evaluate")),
+            ("gkd_dist.cli.preflight", "preflight", self._preflight),
+            ("gkd_dist.cli.pruning", "prune", self._record("prune")),
+            ("gkd_dist.distillation", "run", self._record("run")),
+        ):
+            fake = ModuleType(module)
+            setattr(fake, function, call)
+            monkeypatch.setitem(sys.modules, module, fake)
 
     def _record(self, name: str) -> Callable[..., int]:
         def call(*args: Any) -> int:

@@ -288,6 +288,28 @@ def test_a_summary_of_something_else_is_named(directory: RunDirectory, capsys: p
         assert capsys.readouterr().err.startswith(f"error: {directory.summary}: no")
 
 
+@pytest.mark.parametrize("columns", ["20", "80"])
+def test_explain_cuts_no_id_however_long_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], columns: str
+) -> None:
+    """For another program, and on a terminal that is too narrow."""
+    name = "distil-" + 12 * "long-"
+    made = RunDirectory.create(tmp_path, name)
+    made.write_config(dump_run_config(load_run_config("tiny", SETTINGS)))
+    ids = [SampleId(made.name, 123456, repeat) for repeat in range(2)]
+    sequences = tuple(
+        TrainedSequence(each, 0, Source.STUDENT, VersionRange(3, 4), ("a", "b"), use=1, staleness=1) for each in ids
+    )
+    ledger = Ledger(made.ledger)
+    ledger.append(StepEntry(4, 0, 0.5, 2, sequences))
+    ledger.close()
+    monkeypatch.setenv("COLUMNS", columns)
+    assert main(["explain", str(made.path), "4"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in lines if "123456" in line] == [str(each) for each in ids]
+    assert {len(line) for line in lines[2:]} == {len(lines[2])}, "one line for each"
+
+
 def test_explain_names_every_sequence_of_a_step(directory: RunDirectory, capsys: pytest.CaptureFixture[str]) -> None:
     student = TrainedSequence(
         SampleId("tiny-1", 17, 1), 2, Source.STUDENT, VersionRange(3, 4), ("a", "b"), use=2, staleness=1

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, T5Config, T5ForConditionalGeneration
 
-from gkd_dist.commands import prune as prune_command
+from gkd_dist.cli.pruning import prune as prune_command
 from gkd_dist.errors import ModelError
 from gkd_dist.models.pruning import prune, pruned_student
 

@@ -1,19 +1,16 @@
-"""The commands of `gkd` around jobs and running runs; they are part of the one in `cli`."""
+"""Commands about jobs and runs from outside of them: submit, look, follow, stop (floor F5)."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from gkd_dist.arguments import Address, AsJson, OutputDir, Overrides, Recipe, Subject
-
-app = typer.Typer()
+from gkd_dist.cli.arguments import Address, AsJson, OutputDir, Overrides, Recipe, Subject
 
 Follow = Annotated[bool, typer.Option("--follow", "-f", help="Print what it says until it ends.")]
 RUNS = Path("runs")
 
 
-@app.command()
 def submit(
     recipe: Recipe,
     overrides: Overrides = None,
@@ -43,7 +40,6 @@ def submit(
     )
 
 
-@app.command()
 def status(
     run: Subject,
     as_json: AsJson = False,
@@ -64,7 +60,6 @@ def status(
     raise typer.Exit(show_status(subject, as_json=as_json))
 
 
-@app.command()
 def logs(run: Subject, follow: Follow = False, address: Address = None, output_dir: OutputDir = RUNS) -> None:
     """Print what a job has said; of a run directory, its steps."""
     from gkd_dist.operations.logs import logs as print_logs
@@ -73,7 +68,6 @@ def logs(run: Subject, follow: Follow = False, address: Address = None, output_d
     raise typer.Exit(print_logs(find_subject(run, output_dir, address), is_followed=follow))
 
 
-@app.command()
 def stop(
     run: Subject,
     timeout: Annotated[float, typer.Option("--timeout", min=0, metavar="SECONDS", help="Of the waiting.")] = 600,
@@ -88,17 +82,8 @@ def stop(
     raise typer.Exit(stop_run(find_subject(run, output_dir, address), timeout_s=timeout, as_json=as_json))
 
 
-@app.command("list")
 def list_all(as_json: AsJson = False, address: Address = None, output_dir: OutputDir = RUNS) -> None:
     """List the runs below --output-dir, or the jobs of a cluster."""
     from gkd_dist.operations.listing import list_runs
 
     raise typer.Exit(list_runs(output_dir, address, as_json=as_json))
-
-
-@app.command()
-def doctor(as_json: AsJson = False, output_dir: OutputDir = RUNS, address: Address = None) -> None:
-    """Check this machine: versions, engine, memory, disk, ports, token."""
-    from gkd_dist.operations.doctor import doctor as examine
-
-    raise typer.Exit(examine(output_dir, address, as_json=as_json))
