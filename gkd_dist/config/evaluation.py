@@ -99,7 +99,7 @@ class EvalConfig(Strict):
     seed: int = Field(default=0, ge=0)
     """Of decoding and of the bootstrap."""
     output: Path | None = None
-    """Folder for results.json and predictions.jsonl; null writes nothing."""
+    """Folder for results.json and predictions.jsonl, new or empty; null means a new one below `evaluations`."""
 
     @model_validator(mode="after")
     def _rules(self, info: ValidationInfo) -> "EvalConfig":

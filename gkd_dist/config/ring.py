@@ -35,8 +35,10 @@ class ReplayConfig(Strict):
     """Most train steps between the oldest version that wrote a sequence and the step that trains on it. None means 1
     where mode=async, and 0 where mode=sync, which knows no other."""
     max_uses: int = Field(default=1, ge=1)
-    """Most train steps that one sequence of the student takes part in; above 1 a learner with nothing fresh takes used
-    ones again instead of waiting, while they are not too stale. Needs mode=async."""
+    """Most train steps that one sequence of the student takes part in; each is one use, and a line of the ledger with
+    its number. Above 1 a learner with nothing fresh takes used ones again instead of waiting, while they are not too
+    stale. Fixed pairs are used once. Needs mode=async, and a max_staleness of at least max_uses - 1: a sequence can be
+    used at one step of each age. docs/staleness.md has the whole rule."""
 
 
 class WeightsConfig(Strict):

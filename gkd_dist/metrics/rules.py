@@ -1,14 +1,15 @@
 """Recording and alerting rules for Prometheus, over the names of the catalogue (floor F2).
 
-Each is for every run by itself: what tells runs apart are the labels of the scrape, `job` and `instance`. The runbook,
-docs/alerts.md, has a section for each alert.
+Each is for every run by itself: what tells runs apart are the labels of the scrape. Which those are is up to whoever
+scrapes (`job`, `instance`, `component`, `pod`, ...), so all are kept: sums are `without` labels of ours, and both sides
+of an operator have the same ones, but for those that it is `ignoring`. The runbook, docs/alerts.md, has a section for
+each alert.
 """
 
 from dataclasses import dataclass, field
 
-_BY_RUN = "by (job, instance)"
-_TRAINING = 'on (job, instance) gkd_run_stage{stage="training"} == 1'
-_STARTING = 'on (job, instance) (gkd_run_stage{stage="starting"} == 1)'
+_TRAINING = 'ignoring (stage) gkd_run_stage{stage="training"} == 1'
+_STARTING = 'ignoring (stage) (gkd_run_stage{stage="starting"} == 1)'
 RUNBOOK = "docs/alerts.md"
 
 
@@ -45,17 +46,16 @@ RECORDINGS: tuple[Recording, ...] = (
     Recording("gkd:role_tokens:rate5m", "rate(gkd_teacher_scored_tokens_total[5m])", {"role": "teacher"}),
     Recording("gkd:role_tokens:rate5m", "rate(gkd_learner_trained_tokens_total[5m])", {"role": "learner"}),
     Recording("gkd:busy:ratio_rate5m", "clamp_max(rate(gkd_busy_seconds_total[5m]), 1)"),
-    Recording("gkd:bottleneck:ratio_rate5m", f"topk {_BY_RUN} (1, gkd:busy:ratio_rate5m)"),
+    Recording("gkd:bottleneck:ratio_rate5m", "topk without (part) (1, gkd:busy:ratio_rate5m)"),
     Recording("gkd:learner_wait:ratio_rate5m", "clamp_max(rate(gkd_learner_wait_seconds_total[5m]), 1)"),
     Recording("gkd:sampler_blocked:ratio_rate5m", "clamp_max(rate(gkd_sampler_blocked_seconds_total[5m]), 1)"),
     Recording(
         "gkd:sample_staleness:p95_15m",
-        "histogram_quantile(0.95, sum by (job, instance, le) (rate(gkd_sample_staleness_versions_bucket[15m])))",
+        "histogram_quantile(0.95, rate(gkd_sample_staleness_versions_bucket[15m]))",
     ),
     Recording(
         "gkd:requests_retried:ratio_rate15m",
-        "sum by (job, instance, role) (rate(gkd_requests_retried_total[15m]))"
-        " / sum by (job, instance, role) (rate(gkd_requests_total[15m]))",
+        "sum without (class) (rate(gkd_requests_retried_total[15m])) / rate(gkd_requests_total[15m])",
     ),
 )
 
@@ -72,17 +72,17 @@ ALERTS: tuple[Alert, ...] = (
     ),
     Alert(
         "GkdNoHealthySampler", "critical", "2m",
-        f'(sum {_BY_RUN} (gkd_replicas{{role="sampler", state="healthy"}}) == 0) unless {_STARTING}',
+        f'(sum without (role, state) (gkd_replicas{{role="sampler", state="healthy"}}) == 0) unless {_STARTING}',
         "No sampler is healthy.",
     ),
     Alert(
         "GkdNoHealthyTeacher", "critical", "2m",
-        f'(sum {_BY_RUN} (gkd_replicas{{role="teacher", state="healthy"}}) == 0) unless {_STARTING}',
+        f'(sum without (role, state) (gkd_replicas{{role="teacher", state="healthy"}}) == 0) unless {_STARTING}',
         "No teacher is healthy.",
     ),
     Alert(
         "GkdRestartRateHigh", "warning", "0m",
-        'sum by (job, instance, role) (increase(gkd_replica_restarts_total{reason!="scaled"}[15m])) > 3',
+        'sum without (reason) (increase(gkd_replica_restarts_total{reason!="scaled"}[15m])) > 3',
         "{{ $value | humanize }} restarts of a {{ $labels.role }} in 15 minutes.",
     ),
     Alert(
@@ -120,7 +120,7 @@ ALERTS: tuple[Alert, ...] = (
     ),
     Alert(
         "GkdMessagesRejected", "warning", "0m",
-        "sum by (job, instance, role, reason) (increase(gkd_messages_rejected_total[15m])) > 0",
+        "increase(gkd_messages_rejected_total[15m]) > 0",
         "Answers of a {{ $labels.role }} were not accepted ({{ $labels.reason }}).",
     ),
 )  # fmt: skip

@@ -52,7 +52,7 @@ def test_every_query_reads_what_the_catalogue_has() -> None:
     for query in [*queries(), *(each.expr for each in (*RECORDINGS, *ALERTS))]:
         assert names_in(query) or set(re.findall(r"gkd:[\w:]+", query)) & recorded, query
         assert set(re.findall(r"gkd:[\w:]+", query)) <= recorded, query
-        for labels in re.findall(r"\b(?:by|on) \(([^)]*)\)", query):
+        for labels in re.findall(r"\b(?:by|on|without|ignoring) \(([^)]*)\)", query):
             known = {label for definition in DEFINITIONS for label in definition.labels}
             assert {label.strip() for label in labels.split(",")} <= known | {"job", "instance", "le"}, query
 
@@ -131,3 +131,17 @@ def test_every_alert_has_a_case_in_which_it_fires_and_one_in_which_it_does_not()
         (test,) = case["alert_rule_test"]
         fires.setdefault(test["alertname"], set()).add(bool(test["exp_alerts"]))
     assert fires == {alert.name: {True, False} for alert in ALERTS}
+
+
+def test_series_of_the_cases_have_labels_that_only_the_scrape_knows() -> None:
+    """Each alert fires in one of them, so none matches two sides of which one has lost such labels."""
+    cases = yaml.safe_load((FOLDER / "rules_test.yml").read_text(encoding="utf-8"))["tests"]
+    for case in cases:
+        for series in case["input_series"]:
+            assert {"component", "pod"} <= set(re.findall(r'(\w+)="', series["series"])), (case["name"], series)
+
+
+def test_no_rule_drops_labels_of_the_scrape() -> None:
+    """One that does finds nothing on the other side of an operator, and its alert cannot be routed by them."""
+    for each in (*RECORDINGS, *ALERTS):
+        assert not re.search(r"\b(by|on) \(", each.expr), each.expr
