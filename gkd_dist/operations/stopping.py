@@ -1,4 +1,4 @@
-"""What `gkd stop` does: one signal, and the wait for what comes of it."""
+"""What `gkd stop` does: one signal, and the wait for what comes of it; to a run that is stopping, only the wait."""
 
 import json
 import os

@@ -36,6 +36,28 @@ with Attempt(RunDirectory(Path(sys.argv[1]))):
     print("ready", flush=True)
     time.sleep(60)
 """
+STOPPING = """
+import asyncio, sys
+from pathlib import Path
+from gkd_dist.errors import GkdError
+from gkd_dist.runs.attempts import Attempt
+from gkd_dist.runs.run_directory import RunDirectory
+from gkd_dist.stop_signals import StopSignals
+
+async def main():
+    with StopSignals(lambda text: print(text, flush=True)) as stop:
+        stop.begin()
+        print("ready", flush=True)
+        await stop.event.wait()
+        await asyncio.to_thread(sys.stdin.readline)  # its last step
+        raise stop.error(sys.argv[1])
+
+try:
+    with Attempt(RunDirectory(Path(sys.argv[1]))):
+        asyncio.run(main())
+except GkdError as error:
+    sys.exit(error.exit_code)
+"""
 
 
 @pytest.fixture
@@ -97,6 +119,26 @@ def test_stop_waits_and_says_how_it_ended(
     assert holder_of(directory.lock) is None
     assert main(["stop", "latest"]) == 2
     assert "not running" in capsys.readouterr().err
+
+
+@pytest.mark.fault(33)
+def test_stop_waits_for_a_run_that_is_stopping_already(
+    directory: RunDirectory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As where an operator stops the job of a cluster, and then ends its pods, each of which asks for a checkpoint."""
+    command = [sys.executable, "-c", STOPPING, str(directory.path)]
+    with subprocess.Popen(command, stdin=-1, stdout=-1, text=True) as running:
+        assert running.stdout is not None and running.stdin is not None and running.stdout.readline() == "ready\n"
+        running.terminate()
+        assert running.stdout.readline().startswith("SIGTERM: finishing")
+        assert main(["stop", "latest", "--timeout", "0.5"]) == 70
+        assert "it still may" in capsys.readouterr().err
+        stopping = threading.Timer(0.2, lambda: running.communicate("go on\n", timeout=LIMIT_S))
+        stopping.start()
+        assert main(["stop", "latest", "--timeout", "30"]) == 0
+        stopping.join(LIMIT_S)
+    assert running.returncode == 75
+    assert capsys.readouterr().out == "tiny-1: stopped, exit code 75, last checkpoint: step 4\n"
 
 
 def test_logs_are_the_steps_and_follow_a_run_to_its_end(
