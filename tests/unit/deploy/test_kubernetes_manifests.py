@@ -228,6 +228,14 @@ def test_every_pod_is_unprivileged_bounded_and_given_time(name: str) -> None:
     assert cluster_of(name)["authOptions"] == {"mode": "token"}
 
 
+@pytest.mark.parametrize("name", BUILDS)
+def test_a_head_that_ends_stops_all_of_its_runs(name: str) -> None:
+    (head,) = pods(name)["head"]["spec"]["containers"]
+    mounted = {mount["name"]: mount["mountPath"] for mount in head["volumeMounts"]}
+    command = head["lifecycle"]["preStop"]["exec"]["command"][-1]
+    assert command.startswith(f"gkd stop --all --output-dir {mounted['runs']} --timeout ")
+
+
 def test_versions_are_those_of_the_image() -> None:
     (ray,) = re.findall(r"^ray==(.+)$", (REPOSITORY / "constraints.txt").read_text(), re.MULTILINE)
     assert cluster_of("cpu-quickstart/job")["rayVersion"] == ray

@@ -16,7 +16,7 @@ from gkd_dist.config.load import dump_run_config, load_run_config
 from gkd_dist.operations.subject import RunSubject, find_subject, known_address
 from gkd_dist.operations.watching import view
 from gkd_dist.runs.documents import write_document
-from gkd_dist.runs.lock import holder_of
+from gkd_dist.runs.lock import Holder, holder_of
 from gkd_dist.runs.run_directory import COMPLETE, RunDirectory
 from gkd_dist.runs.status import RoleStatus, SlotStatus, Status
 
@@ -139,6 +139,39 @@ def test_stop_waits_for_a_run_that_is_stopping_already(
         stopping.join(LIMIT_S)
     assert running.returncode == 75
     assert capsys.readouterr().out == "tiny-1: stopped, exit code 75, last checkpoint: step 4\n"
+
+
+def test_stop_all_stops_every_run_of_this_host_and_no_other(
+    directory: RunDirectory, process: subprocess.Popen[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = RunDirectory.create(Path("runs"), "other")
+    other.write_config("name: other\n")
+    away = RunDirectory.create(Path("runs"), "away")
+    away.lock.write_text(Holder(run_epoch="1-1-a", host="elsewhere", pid=1, started_at="then").model_dump_json())
+    command = [sys.executable, "-c", PROGRAM, str(other.path), "stops"]
+    with subprocess.Popen(command, stdout=-1, text=True) as second:
+        assert second.stdout is not None and second.stdout.readline() == "ready\n"
+        assert main(["stop", "--all", "--timeout", "30"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said == ["other-1: stopped, exit code 75", "tiny-1: stopped, exit code 75, last checkpoint: step 4"]
+    assert holder_of(directory.lock) is None and holder_of(other.lock) is None and holder_of(away.lock) is not None
+    assert main(["stop", "--all"]) == 0
+    assert capsys.readouterr().out == "no run below runs is running on this host\n"
+
+
+@pytest.mark.parametrize("process", ["breaks"], indirect=True)
+def test_stop_all_says_which_run_did_not_end_well(
+    process: subprocess.Popen[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["stop", "--all", "--json", "--timeout", "30"]) == 70
+    (run,) = json.loads(capsys.readouterr().out)["runs"]
+    assert (run["run"], run["exit_code"], run["last_checkpoint"]) == ("tiny-1", 70, 4)
+
+
+@pytest.mark.parametrize("words", [["stop"], ["stop", "a", "--all"], ["stop", "--all", "--address", "http://h:1"]])
+def test_stop_is_told_what_to_stop_once(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 2
+    assert "give" in capsys.readouterr().err
 
 
 def test_logs_are_the_steps_and_follow_a_run_to_its_end(
