@@ -21,7 +21,8 @@ DEATHS = ("probe", "request", "died", "oom", "obligation", "start", "no_room", "
 """Why a replica had to be started again; `supervision/health.py` says what each means."""
 SLOTS = (*map(str, range(SLOTS_SHOWN)), "rest")
 """Places of replicas, stable over restarts."""
-STAGES = ("starting", "evaluating", "training", "saving", "stopping")
+STAGES = ("starting", "evaluating", "training", "saving", "stopping", "ended")
+"""`ended` in order: finished, or stopped with a checkpoint."""
 PARTS = ("sampling", "scoring", "learning", "publishing")
 """Work of the ring that may hold up the rest of it."""
 REJECTIONS = ("frame", "answer")
