@@ -95,11 +95,14 @@ ALERTS: tuple[Alert, ...] = (
         "{{ $value | humanize }} restarts of a {{ $labels.role }} in 15 minutes.",
     ),
     Alert(
-        "GkdRetryRatioHigh", "warning", "5m", "gkd:requests_retried:ratio_rate15m > 0.2",
+        "GkdRetryRatioHigh", "warning", "5m",
+        "gkd:requests_retried:ratio_rate15m > 0.2"
+        " and sum without (class) (increase(gkd_requests_retried_total[15m])) >= 5",
         "{{ $value | humanizePercentage }} of the requests to a {{ $labels.role }} are asked again.",
     ),
     Alert(
-        "GkdQueueFull", "info", "15m", f"(gkd:learner_wait:ratio_rate5m < 0.05) and {_TRAINING}",
+        "GkdQueueFull", "info", "15m",
+        f"(gkd:learner_wait:ratio_rate5m < 0.05) and increase(gkd_learner_steps_total[15m]) > 0 and {_TRAINING}",
         "The learner finds a full batch whenever it looks: it sets the pace.",
     ),
     Alert(

@@ -111,7 +111,6 @@ def paced(exporter: Exporter, interval_s: float) -> None:
 def test_a_run_that_ends_in_order_is_scraped_once_more_as_ended(error: StoppedError | None) -> None:
     exporter = Exporter()
     port = exporter.serve("127.0.0.1", 0)
-    until_due(exporter, port)
     paced(exporter, 100)
     texts: list[str] = []
 
