@@ -63,6 +63,8 @@ class Definition:
     """Label -> its possible values; empty values mean free text, for info metrics alone."""
     buckets: tuple[float, ...] = ()
     """Upper bounds of a histogram, ascending, without the infinite one."""
+    is_signed: bool = False
+    """Whether it may be below 0."""
 
     @property
     def is_info(self) -> bool:
@@ -118,10 +120,11 @@ DEFINITIONS: tuple[Definition, ...] = (
     ),
     Definition("gkd_teacher_mass", _G, "Teacher's probability in its top K: mean over the last train step's tokens."),
     # reward
-    Definition("gkd_reward_mean", _G, "Mean reward of the student's answers in the last train step that had some."),
+    Definition("gkd_reward_mean", _G, "Mean reward of the student's answers in the last train step that had some.",
+               is_signed=True),
     Definition(
         "gkd_held_out_reward_mean", _G, "Mean reward of the student's answers to held-out prompts.",
-        labels={"when": EVALUATION_TIMES},
+        labels={"when": EVALUATION_TIMES}, is_signed=True,
     ),
     # learner
     Definition("gkd_learner_steps_total", _C, "Train steps done.", "steps"),
@@ -131,7 +134,7 @@ DEFINITIONS: tuple[Definition, ...] = (
         labels={"source": SOURCES},
     ),
     Definition("gkd_learner_step_seconds", _H, "Wall time of one optimizer step.", "seconds", buckets=_WORK_SECONDS),
-    Definition("gkd_learner_loss", _G, "Loss of the last train step, nats.", "nats"),
+    Definition("gkd_learner_loss", _G, "Loss of the last train step, nats.", "nats", is_signed=True),  # with a reward
     Definition("gkd_learner_grad_norm", _G, "Gradient norm of the last train step, before clipping."),
     Definition("gkd_learner_learning_rate", _G, "Learning rate of the last train step."),
     Definition(
@@ -252,6 +255,7 @@ DEFINITIONS: tuple[Definition, ...] = (
     Definition(
         "gkd_held_out_divergence_nats", _G, "Divergence between teacher and student on held-out rows, per token.",
         "nats", labels={"text": EVALUATION_TEXTS, "kind": DIVERGENCE_KINDS, "when": EVALUATION_TIMES},
+        is_signed=True,  # an estimate from samples may be
     ),
 )  # fmt: skip
 

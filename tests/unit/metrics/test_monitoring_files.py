@@ -98,6 +98,13 @@ def test_the_dashboard_fits_together(dashboard: Any) -> None:
     assert all('instance=~"$instance"' in expr for expr in in_file)
 
 
+def test_axes_begin_at_zero_but_where_values_may_be_below(dashboard: Any) -> None:
+    graphs = [panel for panel in dashboard["panels"] if panel["type"] == "timeseries"]
+    open_below = {panel["title"] for panel in graphs if "min" not in panel["fieldConfig"]["defaults"]}
+    assert open_below == {"Loss", "Reward", "Held-out divergence"}
+    assert {panel["fieldConfig"]["defaults"].get("min", 0) for panel in graphs} == {0}
+
+
 def test_no_data_source_is_hard_coded(dashboard: Any) -> None:
     def sources(tree: Any) -> list[Any]:
         if isinstance(tree, list):
