@@ -13,7 +13,6 @@ from math import prod
 from gkd_dist.config.supervision import SLOTS_SHOWN
 from gkd_dist.types import FinishReason, Source
 
-ROLES = ("sampler", "teacher", "learner")
 REPLICATED_ROLES = ("sampler", "teacher")
 """Roles of which there may be several replicas that stand in for each other; all teachers are one role."""
 REPLICA_STATES = ("healthy", "suspect", "dead", "restarting", "stale", "draining", "retired")
@@ -118,7 +117,9 @@ DEFINITIONS: tuple[Definition, ...] = (
         "gkd_teacher_golden_gap_nats", _G,
         "Largest difference of a log-prob from what it should be, in the last check of the teachers.", "nats",
     ),
-    Definition("gkd_teacher_mass", _G, "Teacher's probability in its top K: mean over the last train step's tokens."),
+    Definition(
+        "gkd_teacher_mass_ratio", _G, "Teacher's probability in its top K: mean over the last train step's tokens.",
+    ),
     # reward
     Definition("gkd_reward_mean", _G, "Mean reward of the student's answers in the last train step that had some.",
                is_signed=True),
@@ -158,10 +159,6 @@ DEFINITIONS: tuple[Definition, ...] = (
     Definition(
         "gkd_step_seconds", _H, "Wall time of one whole step: sample, score, learn and publish.", "seconds",
         buckets=_WORK_SECONDS,
-    ),
-    Definition(
-        "gkd_role_tokens_per_second", _G, "Tokens a role handled in the last step over that step's whole wall time.",
-        "tokens/second", labels={"role": ROLES},
     ),
     Definition("gkd_queue_depth", _G, "Items waiting, of all kinds.", "items", labels={"queue": QUEUES}),
     Definition("gkd_queue_capacity", _G, "Most items that may wait, of all kinds.", "items", labels={"queue": QUEUES}),

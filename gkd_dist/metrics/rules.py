@@ -95,6 +95,10 @@ ALERTS: tuple[Alert, ...] = (
         "{{ $value | humanize }} restarts of a {{ $labels.role }} in 15 minutes.",
     ),
     Alert(
+        "GkdLearnerRestarted", "warning", "0m", "increase(gkd_learner_restarts_total[15m]) > 0",
+        "The learner died, and another one went on from the last checkpoint.",
+    ),
+    Alert(
         "GkdRetryRatioHigh", "warning", "5m",
         "gkd:requests_retried:ratio_rate15m > 0.2"
         " and sum without (class) (increase(gkd_requests_retried_total[15m])) >= 5",
@@ -125,6 +129,14 @@ ALERTS: tuple[Alert, ...] = (
         "(gkd_policy_version - (gkd_checkpoint_last_step or 0 * gkd_policy_version))"
         " > 2 * (gkd_checkpoint_interval_steps > 0)",
         "The newest good checkpoint is {{ $value }} train steps old, more than two intervals.",
+    ),
+    Alert(
+        "GkdCheckpointFailing", "warning", "0m", "increase(gkd_checkpoint_failures_total[15m]) > 0",
+        "A checkpoint could not be written.",
+    ),
+    Alert(
+        "GkdJournalBehind", "warning", "0m", "increase(gkd_journal_skipped_total[15m]) > 0",
+        "Scored sequences did not get into the journal: after a crash they are sampled and scored again.",
     ),
     Alert(
         "GkdWeightSyncFailing", "warning", "0m", "increase(gkd_weight_sync_failures_total[15m]) > 0",

@@ -22,7 +22,7 @@ ENDLESS = "learner.max_steps=100000"
 NOT_IN_EVERY_RUN = {
     "gkd_reward_mean",
     "gkd_held_out_reward_mean",
-    "gkd_teacher_mass",
+    "gkd_teacher_mass_ratio",
     "gkd_replica_restarts_total",
 }
 """Of rewards and of `topk`; and restarts are shown only where there were some."""

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from gkd_dist.metrics import monitoring
-from gkd_dist.metrics.catalogue import DEFINITIONS
+from gkd_dist.metrics.catalogue import DEFINITIONS, Kind
 from gkd_dist.metrics.panels import queries
 from gkd_dist.metrics.queries import names_in
 from gkd_dist.metrics.rules import ALERTS, RECORDINGS, rule_groups
@@ -77,6 +77,13 @@ def test_a_query_that_the_catalogue_cannot_answer_is_refused(query: str, words: 
 def test_every_metric_is_in_some_panel() -> None:
     shown = set().union(*map(names_in, queries()))
     assert shown == {definition.name for definition in DEFINITIONS}
+
+
+def test_every_counter_of_what_goes_wrong_has_an_alert() -> None:
+    watched = set().union(*(names_in(each.expr) for each in (*RECORDINGS, *ALERTS)))
+    wrong = re.compile("failures|skipped|nonfinite|restarts|rejected|retried")
+    counters = {each.name for each in DEFINITIONS if each.kind is Kind.COUNTER and wrong.search(each.name)}
+    assert len(counters) > 6 and counters <= watched
 
 
 def test_the_dashboard_fits_together(dashboard: Any) -> None:
