@@ -16,12 +16,13 @@ from gkd_dist.build.trackers import make_trackers
 from gkd_dist.checkpoints.store import CheckpointStore
 from gkd_dist.config.load import dump_run_config
 from gkd_dist.config.run import RunConfig
-from gkd_dist.errors import StoppedError, plain
+from gkd_dist.errors import StoppedEarlyError, StoppedError, plain
 from gkd_dist.fleet import Fleet
 from gkd_dist.interfaces import Journal, Metrics, RecordSink
 from gkd_dist.metrics.console import Narrator
 from gkd_dist.metrics.discovery import server_targets
 from gkd_dist.metrics.exporter import Exporter
+from gkd_dist.metrics.scrapes import Scrapes
 from gkd_dist.metrics.sinks import JsonlSink, terminal_sink
 from gkd_dist.pipeline.accounting import StepAccounts
 from gkd_dist.pipeline.chronicle import Chronicle
@@ -42,10 +43,13 @@ from gkd_dist.runs.attempts import Attempt
 from gkd_dist.runs.events import EventLog
 from gkd_dist.runs.resume import Continuation, find_continuation
 from gkd_dist.runs.run_directory import RunDirectory
-from gkd_dist.stop_signals import StopSignals, leave, stopping_at_once
+from gkd_dist.stop_signals import StopSignals, leave, noticing_signals, stopping_at_once
 from gkd_dist.supervision.together import beside, unless_stopped
 
 logger = logging.getLogger(__name__)
+
+_LAST_SCRAPE_S = 20.0
+"""Longer than the intervals of the configurations in deploy/."""
 
 
 def run(config: RunConfig) -> int:
@@ -109,7 +113,7 @@ def _attempt(
             *(stack.enter_context(_closing(each)) for each in make_trackers(config, directory.path)),
         ]
         prepared = replace(prepared, blueprint=replace(prepared.blueprint, run_epoch=attempt.next_epoch()))
-        outcome = asyncio.run(_distil(prepared, directory, attempt, metrics, exporter.set_ready, sinks, narrate))
+        outcome = asyncio.run(_distil(prepared, directory, attempt, metrics, exporter, sinks, narrate))
         narrate(f"done; student in {directory.final}")
         report(prepared, outcome, directory, narrate.elapsed_s)
 
@@ -119,7 +123,7 @@ async def _distil(
     directory: RunDirectory,
     attempt: Attempt,
     metrics: Metrics,
-    set_ready: Callable[[], None],
+    exporter: Exporter,
     sinks: Sequence[RecordSink],
     narrate: Narrator,
 ) -> Outcome:
@@ -137,8 +141,11 @@ async def _distil(
         leave(code, lambda code: attempt.break_off(code, "StalledError: even the event loop stood still"))
 
     with StopSignals(narrate, attempt.break_off) as signals:
-        async with _started(prepared, directory, metrics, narrate, signals, leave_stalled) as (fleet, journal):
-            set_ready()
+        async with (
+            _end_scraped(accounts, exporter.scrapes),
+            _started(prepared, directory, metrics, narrate, signals, leave_stalled) as (fleet, journal),
+        ):
+            exporter.set_ready()
             stage = Stage(tell=tell)
             steering = Steering(config, directory, fleet, accounts, stage, attempt.number, tell, journal)
             durability = Durability(
@@ -176,6 +183,23 @@ async def _distil(
                 await durability.close()
     directory.write_card(card_of(prepared, outcome, _num_trained_tokens(stage)))
     return outcome
+
+
+@asynccontextmanager
+async def _end_scraped(accounts: StepAccounts, scrapes: Scrapes) -> AsyncIterator[None]:
+    """A block that ends in order says so to whoever scrapes, who would take its silence for a death."""
+    stopped: StoppedError | None = None
+    try:
+        yield
+    except StoppedEarlyError:
+        raise
+    except StoppedError as error:
+        stopped = error
+    accounts.show("ended", 0)
+    with noticing_signals() as is_signalled:
+        await scrapes.wait(_LAST_SCRAPE_S, is_signalled)
+    if stopped is not None:
+        raise stopped
 
 
 @asynccontextmanager

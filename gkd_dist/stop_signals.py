@@ -127,6 +127,19 @@ def stopping_at_once() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+@contextmanager
+def noticing_signals() -> Iterator[Callable[[], bool]]:
+    """For a last wait, when all is done: either signal is no more than a reason to wait no longer. Gives a function
+    that says whether one came."""
+    received: list[int] = []
+    former = {number: signal.signal(number, lambda number, _: received.append(number)) for number in _SIGNALS}
+    try:
+        yield lambda: bool(received)
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+
 def leave(code: int, last_act: Callable[[int], object]) -> None:
     """End the process, without clean-up: it may be what hangs.
 

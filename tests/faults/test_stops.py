@@ -62,4 +62,4 @@ def test_a_second_ctrl_c_ends_it_at_once(local: Runs, number: signal.Signals) ->
     assert "stopped at once" in process.said
     assert local.directory.lock.read_text() != ""  # it has no time for more than the end of its attempt
     (attempt,) = read_attempts(local.directory.attempts)
-    assert (attempt.how, attempt.exit_code) == ("interrupted", code)
+    assert (attempt.how, attempt.exit_code) == ("interrupted", 130)

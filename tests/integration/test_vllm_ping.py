@@ -9,6 +9,7 @@ import pytest
 
 pytest.importorskip("vllm")
 
+from gkd_dist.config.engine_args import ALLOWED
 from gkd_dist.errors import EngineError, RejectedError
 from gkd_dist.types import SamplingParams
 from tests import tiny
