@@ -13,7 +13,6 @@ from math import prod
 from gkd_dist.config.supervision import SLOTS_SHOWN
 from gkd_dist.types import FinishReason, Source
 
-ROLES = ("sampler", "teacher", "learner")
 REPLICATED_ROLES = ("sampler", "teacher")
 """Roles of which there may be several replicas that stand in for each other; all teachers are one role."""
 REPLICA_STATES = ("healthy", "suspect", "dead", "restarting", "stale", "draining", "retired")
@@ -21,7 +20,8 @@ DEATHS = ("probe", "request", "died", "oom", "obligation", "start", "no_room", "
 """Why a replica had to be started again; `supervision/health.py` says what each means."""
 SLOTS = (*map(str, range(SLOTS_SHOWN)), "rest")
 """Places of replicas, stable over restarts."""
-STAGES = ("starting", "evaluating", "training", "saving", "stopping")
+STAGES = ("starting", "evaluating", "training", "saving", "stopping", "ended")
+"""`ended` in order: finished, or stopped with a checkpoint."""
 PARTS = ("sampling", "scoring", "learning", "publishing")
 """Work of the ring that may hold up the rest of it."""
 REJECTIONS = ("frame", "answer")
@@ -64,6 +64,8 @@ class Definition:
     """Label -> its possible values; empty values mean free text, for info metrics alone."""
     buckets: tuple[float, ...] = ()
     """Upper bounds of a histogram, ascending, without the infinite one."""
+    is_signed: bool = False
+    """Whether it may be below 0."""
 
     @property
     def is_info(self) -> bool:
@@ -125,12 +127,15 @@ DEFINITIONS: tuple[Definition, ...] = (
         "gkd_teacher_golden_gap_nats", _G,
         "Largest difference of a log-prob from what it should be, in the last check of the teachers.", "nats",
     ),
-    Definition("gkd_teacher_mass", _G, "Teacher's probability in its top K: mean over the last train step's tokens."),
+    Definition(
+        "gkd_teacher_mass_ratio", _G, "Teacher's probability in its top K: mean over the last train step's tokens.",
+    ),
     # reward
-    Definition("gkd_reward_mean", _G, "Mean reward of the student's answers in the last train step that had some."),
+    Definition("gkd_reward_mean", _G, "Mean reward of the student's answers in the last train step that had some.",
+               is_signed=True),
     Definition(
         "gkd_held_out_reward_mean", _G, "Mean reward of the student's answers to held-out prompts.",
-        labels={"when": EVALUATION_TIMES},
+        labels={"when": EVALUATION_TIMES}, is_signed=True,
     ),
     # learner
     Definition("gkd_learner_steps_total", _C, "Train steps done.", "steps"),
@@ -140,7 +145,7 @@ DEFINITIONS: tuple[Definition, ...] = (
         labels={"source": SOURCES},
     ),
     Definition("gkd_learner_step_seconds", _H, "Wall time of one optimizer step.", "seconds", buckets=_WORK_SECONDS),
-    Definition("gkd_learner_loss", _G, "Loss of the last train step, nats.", "nats"),
+    Definition("gkd_learner_loss", _G, "Loss of the last train step, nats.", "nats", is_signed=True),  # with a reward
     Definition("gkd_learner_grad_norm", _G, "Gradient norm of the last train step, before clipping."),
     Definition("gkd_learner_learning_rate", _G, "Learning rate of the last train step."),
     Definition(
@@ -164,10 +169,6 @@ DEFINITIONS: tuple[Definition, ...] = (
     Definition(
         "gkd_step_seconds", _H, "Wall time of one whole step: sample, score, learn and publish.", "seconds",
         buckets=_WORK_SECONDS,
-    ),
-    Definition(
-        "gkd_role_tokens_per_second", _G, "Tokens a role handled in the last step over that step's whole wall time.",
-        "tokens/second", labels={"role": ROLES},
     ),
     Definition("gkd_queue_depth", _G, "Items waiting, of all kinds.", "items", labels={"queue": QUEUES}),
     Definition("gkd_queue_capacity", _G, "Most items that may wait, of all kinds.", "items", labels={"queue": QUEUES}),
@@ -261,6 +262,7 @@ DEFINITIONS: tuple[Definition, ...] = (
     Definition(
         "gkd_held_out_divergence_nats", _G, "Divergence between teacher and student on held-out rows, per token.",
         "nats", labels={"text": EVALUATION_TEXTS, "kind": DIVERGENCE_KINDS, "when": EVALUATION_TIMES},
+        is_signed=True,  # an estimate from samples may be
     ),
 )  # fmt: skip
 

@@ -81,7 +81,6 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
                 ("rate(gkd_teacher_scored_tokens_total{%}[~])", "teacher"),
                 ("rate(gkd_learner_trained_tokens_total{%}[~])", "learner"),
             )),
-            Panel("Tokens per second over the last step", (("gkd_role_tokens_per_second{%}", "{{role}}"),)),
             _quantiles("Whole step", "gkd_step_seconds"),
             _quantiles("Sampling request", "gkd_sampler_generation_seconds"),
             _quantiles("Scoring request", "gkd_teacher_score_seconds"),
@@ -166,7 +165,7 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
             Panel("Sampler against learner, nats", (
                 ("gkd_behaviour_gap_mean_nats{%}", "mean"), ("gkd_behaviour_gap_max_nats{%}", "most"),
             )),
-            Panel("Teacher's mass in its top K", (("gkd_teacher_mass{%}", "mean"),), "percentunit"),
+            Panel("Teacher's mass in its top K", (("gkd_teacher_mass_ratio{%}", "mean"),), "percentunit"),
             Panel("Teacher against its golden answers, nats", (
                 ("gkd_teacher_golden_gap_nats{%}", "last check"),
                 ("increase(gkd_teacher_checks_total{%}[1h])", "checks in an hour"),
