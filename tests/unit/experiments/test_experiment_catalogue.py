@@ -1,10 +1,13 @@
 """Packaged experiments can be carried out as they are; files and the command line change them as they say."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gkd_dist.config.evaluation import EvalConfig
+from gkd_dist.config.load import load_eval_config, load_run_config
 from gkd_dist.config.yaml_text import format_yaml
 from gkd_dist.errors import ConfigError
 from gkd_dist.experiments.catalogue import experiment_names, experiment_title, load_experiment
@@ -44,6 +47,43 @@ def test_packaged_experiments_expand_to_configurations_that_are_valid(name: str,
             kinds = {tuple(sorted((key, label) for key, label in place.items() if key != "seed")) for place in found}
             by_place = {tuple(dict(kind).get(axis) for axis in claim.per) for kind in kinds}
             assert len(kinds) == len(by_place), f"{claim.text}: {side} is several things at one place"
+
+
+@pytest.mark.parametrize(("name", "scale"), SCALED)
+def test_models_are_asked_as_they_were_trained(name: str, scale: str | None) -> None:
+    """Template and lengths of evaluations, and of what the teacher writes, are those of the task's recipe."""
+    experiment = loaded(name, scale)
+    if experiment.fit is not None:
+        return
+    recipe = load_run_config(str(experiment.settings["task"]))
+    lengths = (recipe.data.max_prompt_tokens, recipe.sampling.max_new_tokens)
+    for run in expand(experiment, Path("out")):
+        for evaluation in run.evaluations:
+            config = eval_config(evaluation.arguments)
+            if config.task not in ("mmlu", "bbh"):  # which bring their own prompts
+                assert config.template == recipe.data.prompt_template
+                assert (config.max_prompt_tokens, config.decoding.max_new_tokens) == lengths
+                assert config.overlong.startswith("truncate")  # every row of the test is scored
+        if run.stage == "written":
+            config = eval_config(run.arguments)
+            assert (config.max_prompt_tokens, config.decoding.max_new_tokens) == lengths
+            assert config.overlong == recipe.data.overlong
+            assert "rows" in run.waits_for
+        if run.stage == "rows":
+            train = str(Path(str(experiment.settings["train"]).format(**experiment.settings)))
+            assert run.config["data"] == {**recipe.data.model_dump(mode="json"), "path": train}
+
+
+def eval_config(arguments: Sequence[str]) -> EvalConfig:
+    """Of a command line of `gkd eval` or `gkd generate`."""
+    words = list(arguments[2:])
+    given = {"model": arguments[1]}
+    for option, key in (("--task", "task"), ("--data", "data"), ("--prompts", "data"), ("--output", "output")):
+        if option in words:
+            place = words.index(option)
+            given[key] = words[place + 1]
+            del words[place : place + 2]
+    return load_eval_config(None, given, words)
 
 
 def test_every_figure_of_the_paper_is_there() -> None:
