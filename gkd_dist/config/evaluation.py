@@ -58,8 +58,9 @@ class EvalConfig(Strict):
     """A folder, a hub name, `package:NAME`, or a run directory, whose `final` is meant."""
     task: TaskName = "generation"
     data: str
-    """JSONL (optionally .gz), Parquet, or the test split of a hub data set; of mmlu and bbh also the folder with all
-    its files."""
+    """JSONL (optionally .gz), Parquet, or a hub data set; of mmlu and bbh also the folder with all its files."""
+    split: str | None = None
+    """Of a hub data set; null means `test`. What is written for training has to say which one (task=generation)."""
     engine: Literal["hf", "vllm"] = "hf"
     dtype: Literal["float32", "bfloat16"] = "float32"
     device: Literal["cpu", "cuda"] = "cpu"
