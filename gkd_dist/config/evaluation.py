@@ -62,8 +62,9 @@ class EvalConfig(Strict):
     task: TaskName = "generation"
     """What is asked, and which figures are computed; `generation` computes none."""
     data: str
-    """JSONL (optionally .gz), Parquet, or the test split of a hub data set; of mmlu and bbh also the folder with all
-    its files."""
+    """JSONL (optionally .gz), Parquet, or a hub data set; of mmlu and bbh also the folder with all its files."""
+    split: str | None = None
+    """Of a hub data set; null means `test`. What is written for training has to say which one (task=generation)."""
     engine: Literal["hf", "vllm"] = "hf"
     """`vllm` writes in large batches; `hf` knows beams and encoder-decoders."""
     dtype: Literal["float32", "bfloat16"] = "float32"
