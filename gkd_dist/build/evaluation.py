@@ -64,6 +64,7 @@ class EvalEngines:
                 num_ids=self.renderer.num_ids,
                 max_batch_size=decoding.batch_size,
                 next_id=next_id,
+                device=self.config.device,
             )
         )
 
