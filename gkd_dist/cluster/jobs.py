@@ -10,7 +10,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
@@ -32,6 +32,8 @@ _POLL_S = 0.5
 _EXIT_LINE = "gkd: exit code "
 _EXIT = re.compile(rf"^{_EXIT_LINE}(\d+)$", re.MULTILINE)
 _DIRECTORY = re.compile(r"^\[ *[\d.]+ s\] (?:run directory|continuing) (/.*?)(?: \(attempt \d+\).*)?$", re.MULTILINE)
+_RUNS_GKD = re.compile(r"(?:^|[\s/;])gkd(?:_dist)? run\b")
+"""In a command line that starts a run."""
 _TALKATIVE = ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk")
 _ENDED = frozenset({"STOPPED", "SUCCEEDED", "FAILED"})
 
@@ -43,7 +45,8 @@ class ClusterJob:
     id: str
     """Its submission id."""
     run: str
-    """Name of its run; empty where it is no job of ours."""
+    """Name of its run; empty where it is no job of ours. Where others submitted it (`ray job submit`, KubeRay's
+    operator), what its log says, and before that its own id."""
     state: str
     """`PENDING`, `RUNNING`, `STOPPED`, `SUCCEEDED` or `FAILED`: Ray's words."""
     exit_code: int | None
@@ -109,8 +112,13 @@ class Jobs:
         """Those that were submitted, the first one first; no exit codes of stopped ones."""
         with self._translated():
             found = self._client.list_jobs()
-        jobs = [_job(details) for details in found if details.submission_id]
+        jobs = [self._named(_job(details)) for details in found if details.submission_id]
         return sorted(jobs, key=lambda job: job.started_at or "")
+
+    def _named(self, job: ClusterJob) -> ClusterJob:
+        """With the name of its run, where the log alone knows it."""
+        path = run_directory_in(self.logs(job.id)) if job.run == job.id else None
+        return job if path is None else replace(job, run=path.rpartition("/")[2].rpartition("-")[0])
 
     def find(self, name: str) -> ClusterJob:
         """The job of that submission id, or the newest one of the run of that name; `latest` is the newest of all.
@@ -130,10 +138,10 @@ class Jobs:
         """One job, with its exit code where it has one."""
         with self._translated():
             details = self._client.get_job_info(submission_id)
-        job = _job(details)
+        job = self._named(_job(details))
         if job.state == "STOPPED" and job.exit_code is None:  # Ray keeps none; the command's own last line does
             told = _EXIT.findall(self.logs(submission_id))
-            return _job(details, int(told[-1]) if told else None)
+            return replace(job, exit_code=int(told[-1]) if told else None)
         return job
 
     def logs(self, submission_id: str) -> str:
@@ -274,13 +282,14 @@ def _attempt(submission_id: str, run: str) -> int:
     return int(match[1]) if match else 0
 
 
-def _job(details: JobDetails, exit_code: int | None = None) -> ClusterJob:
+def _job(details: JobDetails) -> ClusterJob:
     lines = (details.message or "").splitlines()
+    own_id = details.submission_id or ""
     return ClusterJob(
-        id=details.submission_id or "",
-        run=(details.metadata or {}).get(RUN_KEY, ""),
+        id=own_id,
+        run=(details.metadata or {}).get(RUN_KEY) or (own_id if _RUNS_GKD.search(details.entrypoint) else ""),
         state=str(details.status),
-        exit_code=details.driver_exit_code if exit_code is None else exit_code,
+        exit_code=details.driver_exit_code,
         started_at=_time(details.start_time),
         ended_at=_time(details.end_time),
         message=lines[0] if lines else "",
