@@ -70,7 +70,7 @@ class EvalConfig(Strict):
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the weights."""
     device: Literal["cpu", "cuda"] = "cpu"
-    """Of the hf engine, which draws on cpu alone; divergences are measured there too."""
+    """Of the hf engine; divergences are measured there too."""
     engine_args: dict[str, Any] = Field(default_factory=dict)
     """Of vLLM's own, those of speed, memory and parallelism; see `config/engine_args.py`."""
     num_rows: int | None = Field(default=None, ge=1)
@@ -116,8 +116,6 @@ class EvalConfig(Strict):
 
     def _decoding_problems(self) -> list[str]:
         decoding, problems = self.decoding, []
-        if self.engine == "hf" and self.device == "cuda" and decoding.temperature > 0:
-            problems.append("device: the hf engine draws samples on cpu alone; set engine=vllm, or device=cpu")
         if decoding.num_beams > 1:
             if self.engine == "vllm":
                 problems.append("decoding.num_beams: beam search needs engine=hf; set that, or num_beams=1")

@@ -130,6 +130,16 @@ def eval_config(arguments: Sequence[str]) -> EvalConfig:
     return load_eval_config(None, given, words)
 
 
+@pytest.mark.parametrize(("name", "scale"), [("figure1", "paper"), ("figure1", "small")])
+def test_a_model_is_asked_on_the_gpu_of_its_run(name: str, scale: str) -> None:
+    plan = expand(loaded(name, scale), Path("out"))
+    asked = [each.arguments for run in plan for each in run.evaluations]
+    asked += [run.arguments for run in plan if run.arguments[:1] == ("generate",)]
+    assert len(asked) > 10
+    assert {"device=cuda" in arguments for arguments in asked} == {scale == "paper"}
+    assert all((run.num_gpus > 0) == (scale == "paper") for run in plan)
+
+
 def test_every_figure_of_the_paper_is_there() -> None:
     body = {f"figure{number}" for number in range(1, 12)}
     appendix = {f"figureA{number}" for number in range(12, 16)}  # A.16 is with figure 11
