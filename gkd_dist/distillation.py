@@ -3,7 +3,8 @@
 import asyncio
 import logging
 import sys
-from collections.abc import AsyncIterator, Iterator, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import replace
 from typing import Protocol, TypeVar
@@ -26,8 +27,11 @@ from gkd_dist.pipeline.durability import Durability
 from gkd_dist.pipeline.evaluation import Evaluation
 from gkd_dist.pipeline.evaluation_file import read_evaluation, write_evaluation
 from gkd_dist.pipeline.job import Job, Outcome, distil
+from gkd_dist.pipeline.phases import Phase
+from gkd_dist.pipeline.recovery_point import find_recovery_point
 from gkd_dist.pipeline.stage import Stage
 from gkd_dist.pipeline.steering import Steering
+from gkd_dist.pipeline.watchdog import Watchdog
 from gkd_dist.preparation import prepare
 from gkd_dist.preparation.prepared import PreparedJob
 from gkd_dist.replay.ledger import Ledger
@@ -36,7 +40,7 @@ from gkd_dist.runs.attempts import Attempt
 from gkd_dist.runs.events import EventLog
 from gkd_dist.runs.resume import Continuation, find_continuation
 from gkd_dist.runs.run_directory import RunDirectory
-from gkd_dist.stop_signals import StopSignals, noticing_signals, stopping_at_once
+from gkd_dist.stop_signals import StopSignals, leave, noticing_signals, stopping_at_once
 from gkd_dist.supervision.together import beside, unless_stopped
 
 logger = logging.getLogger(__name__)
@@ -125,18 +129,25 @@ async def _distil(
     accounts = StepAccounts(
         max_steps=config.learner.max_steps, metrics=metrics, sinks=sinks, attempt=attempt.number, tell=tell
     )
+    store, ledger = CheckpointStore(directory.checkpoints, config.checkpoint.save_total_limit), Ledger(directory.ledger)
+    # What cannot be gone on with is refused before an engine starts.
+    await store.disk.run(lambda: find_recovery_point(directory.name, store, ledger))
     narrate(f"starting {config.sampler.num_replicas} sampler(s), {teacher_counts(config)}, 1 learner")
-    with StopSignals(narrate) as signals:
+
+    def leave_stalled(code: int) -> None:
+        leave(code, lambda code: attempt.break_off(code, "StalledError: even the event loop stood still"))
+
+    with StopSignals(narrate, attempt.break_off) as signals:
         async with (
             _end_scraped(accounts, exporter.scrapes),
-            _started(prepared, directory, metrics, narrate, signals) as (fleet, journal),
+            _started(prepared, directory, metrics, narrate, signals, leave_stalled) as (fleet, journal),
         ):
             exporter.set_ready()
             stage = Stage(tell=tell)
-            steering = Steering(config, directory, fleet, accounts, stage, attempt.number, tell)
+            steering = Steering(config, directory, fleet, accounts, stage, attempt.number, tell, journal)
             durability = Durability(
-                store=CheckpointStore(directory.checkpoints, config.checkpoint.save_total_limit),
-                ledger=Ledger(directory.ledger),
+                store=store,
+                ledger=ledger,
                 config=config.checkpoint,
                 attempt=attempt.number - 1,
                 journal=journal,
@@ -154,6 +165,9 @@ async def _distil(
                 stop=signals.event,
                 stage=stage,
                 narrate=narrate,
+                has_deadlines=config.cluster.mode == "ray",
+                startup_timeout_s=config.cluster.startup_timeout_s,
+                leave=leave_stalled,
                 before=_before(directory),
                 keep_before=lambda evaluation: _keep_before(prepared, evaluation, directory),
             )
@@ -187,21 +201,46 @@ async def _end_scraped(accounts: StepAccounts, scrapes: Scrapes) -> AsyncIterato
 
 @asynccontextmanager
 async def _started(
-    prepared: PreparedJob, directory: RunDirectory, metrics: Metrics, narrate: Narrator, signals: StopSignals
+    prepared: PreparedJob,
+    directory: RunDirectory,
+    metrics: Metrics,
+    narrate: Narrator,
+    signals: StopSignals,
+    leave_stalled: Callable[[int], object],
 ) -> AsyncIterator[tuple[Fleet, Journal | None]]:
     """Everything that computes, and the journal; closed with the block, and where a signal comes before it begins.
 
     Raises:
         StoppedEarlyError: one came.
+        StalledError: no part has come up for too long. On Ray each has a deadline of its own before that.
     """
+    config = prepared.blueprint.config
+    said, told_at = [], time.monotonic()
+
+    def say(line: str) -> None:
+        nonlocal told_at
+        said.append(line)
+        told_at = time.monotonic()
+        narrate(line)
+
+    watchdog = Watchdog(
+        Phase.STARTING,
+        lambda: time.monotonic() - told_at,
+        config.supervision.stall_timeout_s + config.cluster.startup_timeout_s,
+        directory.diagnosis,
+        lambda: {"said": said},
+        spare=(Exception,),
+        exit=leave_stalled,
+    )
     async with AsyncExitStack() as stack:
 
         async def start() -> tuple[Fleet, Journal | None]:
-            fleet = prepared.blueprint.fleet(metrics, say=narrate, when_connected=signals.install)
+            fleet = prepared.blueprint.fleet(metrics, say=say, when_connected=signals.install)
             running = await stack.enter_async_context(fleet)
             return running, await stack.enter_async_context(prepared.blueprint.journal(directory.journal))
 
-        parts = await unless_stopped(signals.event, start())
+        async with watchdog:
+            parts = await unless_stopped(signals.event, start())
         if parts is None:
             raise signals.error(str(directory.path))
         signals.begin()

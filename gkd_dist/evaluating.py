@@ -24,7 +24,7 @@ def evaluate(config: EvalConfig, *, as_json: bool, output_dir: Path) -> int:
         output_dir: where run directories are, one of which may be the model.
     """
     from gkd_dist.evaluation.predictions import write_predictions
-    from gkd_dist.evaluation.results import free_folder
+    from gkd_dist.evaluation.results import free_folder, whole_folder, write_results
 
     with _aside(as_json):
         narrate = Narrator()
@@ -34,7 +34,6 @@ def evaluate(config: EvalConfig, *, as_json: bool, output_dir: Path) -> int:
         folder = config.output or free_folder(
             Path("evaluations"), f"{Path(config.model).name.replace(':', '-')}-{config.task}"
         )
-        write_predictions(predictions, folder / "predictions.jsonl")
         facts = {
             "task": config.task,
             "model": config.model,
@@ -44,6 +43,9 @@ def evaluate(config: EvalConfig, *, as_json: bool, output_dir: Path) -> int:
             "seconds": round(narrate.elapsed_s, 1),
         }
         content = _content(predictions, config, facts)
+        with whole_folder(folder) as draft:
+            write_predictions(predictions, draft / "predictions.jsonl")
+            write_results(content, draft / "results.json")
     _tell(content, folder, as_json)
     return 0
 
@@ -55,13 +57,17 @@ def recompute(file: Path, config: EvalConfig, *, as_json: bool) -> int:
         config: of its keys, those of metrics and intervals are read.
     """
     from gkd_dist.evaluation.predictions import read_predictions
+    from gkd_dist.evaluation.results import write_results
 
     predictions = read_predictions(file)
     config = config.model_copy(update={"task": predictions[0].task})
     if problems := missing_packages(config):
         raise ConfigError(problems)
     facts = {"task": config.task, "predictions": str(file), "num_rows": len(predictions)}
-    _tell(_content(predictions, config, facts), config.output, as_json)
+    content = _content(predictions, config, facts)
+    if config.output is not None:
+        write_results(content, config.output / "results.json")
+    _tell(content, config.output, as_json)
     return 0
 
 
@@ -128,12 +134,14 @@ def _content(predictions: Sequence[Any], config: EvalConfig, facts: dict[str, An
 
 
 def _tell(content: dict[str, Any], folder: Path | None, as_json: bool) -> None:
-    """Write and print the results."""
-    from gkd_dist.evaluation.intervals import Figure
-    from gkd_dist.evaluation.results import row_of, write_results
+    """Print the results.
 
-    if folder is not None:
-        write_results(content, folder / "results.json")
+    Args:
+        folder: where they were written; None: nowhere.
+    """
+    from gkd_dist.evaluation.intervals import Figure
+    from gkd_dist.evaluation.results import row_of
+
     if as_json:
         print(json.dumps(content, ensure_ascii=False))
         return

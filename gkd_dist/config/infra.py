@@ -30,24 +30,31 @@ class ReplicaShare(Strict):
     """One role whose replicas are counted; null leaves what the recipe says."""
 
     num_replicas: int | None = Field(default=None, ge=1)
+    """At the start."""
     num_cpus: float | None = Field(default=None, ge=0)
     """Of each replica, as is `num_gpus`."""
     num_gpus: float | None = Field(default=None, ge=0)
+    """Of each replica."""
     resources: CustomResources | None = None
     """Ray's custom resources, such as {sampler: 1}."""
 
 
 class LearnerShare(Strict):
     num_cpus: float | None = Field(default=None, ge=0)
+    """Of each rank, as is `num_gpus`."""
     num_gpus: float | None = Field(default=None, ge=0)
+    """Of each rank."""
     resources: CustomResources | None = None
+    """Ray's custom resources, such as {learner: 1}."""
 
 
 class EndpointConfig(Strict):
     """Of the controller's metrics."""
 
     host: str | None = None
+    """Address that it listens at; 0.0.0.0 is all of the node."""
     port: int | None = Field(default=None, ge=0, le=65535)
+    """0 picks a free port."""
 
 
 class InfraConfig(Strict):

@@ -89,5 +89,19 @@ def is_evaluated(evaluation: PlannedEvaluation, identity: str, record: RunRecord
     return record is not None and evaluation.output.is_file() and record.succeeded(evaluation.name, identity)
 
 
+def put_aside(evaluation: PlannedEvaluation, run: PlannedRun) -> None:
+    """Move what is in the place of an evaluation that is to be done to `former/`: `gkd eval` overwrites nothing.
+
+    It is of other options, or of an attempt whose end was not recorded.
+    """
+    if not evaluation.folder.exists():
+        return
+    folder, number = run.folder / "former", 1
+    folder.mkdir(exist_ok=True)
+    while (folder / f"{evaluation.name}-{number}").exists():
+        number += 1
+    evaluation.folder.rename(folder / f"{evaluation.name}-{number}")
+
+
 def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")

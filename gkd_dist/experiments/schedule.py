@@ -10,7 +10,7 @@ from typing import Literal
 from gkd_dist.errors import EngineError, ResourceError
 from gkd_dist.experiments.launching import Launcher, Seat
 from gkd_dist.experiments.plan import PlannedRun
-from gkd_dist.experiments.record import TRAIN, Part, RunRecord, log_path, now, write_record
+from gkd_dist.experiments.record import TRAIN, Part, RunRecord, log_path, now, put_aside, write_record
 from gkd_dist.experiments.survey import Standing
 
 State = Literal["waiting", "running", "done", "failed", "blocked", "stopped"]
@@ -161,6 +161,7 @@ class Schedule:
         self._changed()
         for evaluation, identity in list(standing.evaluations):
             evaluation.folder.parent.mkdir(exist_ok=True)
+            await asyncio.to_thread(put_aside, evaluation, run)
             code = await self._part(standing, seat, evaluation.name, identity, evaluation.arguments)
             if code != 0:
                 return self._state_of(code), self._failure(standing, evaluation.name, code)

@@ -33,6 +33,8 @@ SOURCES = tuple(source.value for source in Source)
 DIVERGENCE_KINDS = ("forward_kl", "reverse_kl", "objective")
 EVALUATION_TEXTS = ("on_policy", "reference")
 """Whose completions: the student's own, or those of the data."""
+CACHE_RESULTS = ("hit", "miss")
+"""Whether a teacher had scored a fixed pair before."""
 DROP_REASONS = ("too_stale", "rejected")
 EVALUATION_TIMES = ("before", "after")
 
@@ -111,6 +113,14 @@ DEFINITIONS: tuple[Definition, ...] = (
     Definition(
         "gkd_teacher_batch_tokens", _H, "Prompt and completion tokens of one scoring request.", "tokens",
         buckets=_BATCH_TOKENS,
+    ),
+    Definition(
+        "gkd_score_cache_pairs_total", _C, "Fixed pairs to score: a hit was kept from a former time, a miss asked for.",
+        "pairs", labels={"result": CACHE_RESULTS},
+    ),
+    Definition(
+        "gkd_score_cache_bytes_total", _C, "Bytes of the targets of these pairs.", "bytes",
+        labels={"result": CACHE_RESULTS},
     ),
     Definition("gkd_teacher_checks_total", _C, "Times a teacher was asked golden sequences.", "checks"),
     Definition(

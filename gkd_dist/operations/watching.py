@@ -19,7 +19,7 @@ from gkd_dist.operations.pace import Pace, read_pace
 from gkd_dist.operations.subject import RunSubject, subject_of
 from gkd_dist.runs.documents import on_disk, read_document
 from gkd_dist.runs.lock import holder_of
-from gkd_dist.runs.status import RoleStatus, Status
+from gkd_dist.runs.status import RoleStatus, Status, alike
 
 _POLL_S = 1.0
 _COLOURS = {"healthy": "green", "suspect": "yellow", "stale": "cyan", "draining": "cyan", "restarting": "yellow"}
@@ -133,9 +133,9 @@ def _roles(seen: Status, pace: Pace) -> Table:
         table.add_row(name, f"{role.num_serving}/{role.target}", _states(role), *_rates(key, seen, pace))
     table.add_row("learner", "", "", *_rates("learner", seen, pace))
     for name, _, role in rows:
-        for slot in role.slots:
-            if slot.problem:
-                table.add_row(f"  {name} {slot.slot}", "", Text(slot.problem, style="red"), "", "")
+        for group in alike(role.slots):
+            if group.problem:
+                table.add_row(f"  {name} {group.name}", "", Text(group.problem, style="red"), "", "")
     return table
 
 

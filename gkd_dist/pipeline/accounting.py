@@ -9,6 +9,7 @@ from gkd_dist.checks import TeacherCheck
 from gkd_dist.interfaces import Metrics, RecordSink
 from gkd_dist.metrics.catalogue import STAGES
 from gkd_dist.runs.events import Tell, nobody
+from gkd_dist.targets import CacheUse
 from gkd_dist.types import (
     FloatArray,
     SampleId,
@@ -151,6 +152,17 @@ class StepAccounts:
         self._metrics.count("gkd_teacher_scored_tokens_total", tokens)
         if tokens:
             self._metrics.observe("gkd_teacher_batch_tokens", sum(item.trajectory.num_tokens for item in scored))
+
+    def remembered(self, use: CacheUse) -> None:
+        """What the teachers' caches did."""
+        for result, number, num_bytes in (
+            ("hit", use.num_hits, use.hit_bytes),
+            ("miss", use.num_misses, use.miss_bytes),
+        ):
+            if number:
+                self._open[f"score_cache_{result}"] += number
+                self._metrics.count("gkd_score_cache_pairs_total", number, result=result)
+                self._metrics.count("gkd_score_cache_bytes_total", num_bytes, result=result)
 
     def dropped(self, number: int, reason: str) -> None:
         """Sequences that are given up."""

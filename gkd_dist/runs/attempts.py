@@ -49,7 +49,8 @@ class AttemptRecord:
     pid: int
     ended_at: str | None = None
     how: str | None = None
-    """`done`, `stopped`, `interrupted`, or the error; None while it runs, and where it was killed."""
+    """`done`, `stopped`, `interrupted` (at once, by a signal), or the error; None while it runs, and where it was
+    killed."""
     exit_code: int | None = None
     """Of the command; None where `how` is."""
 
@@ -86,6 +87,10 @@ class Attempt:
         self._num_epochs += 1
         return f"{self.number:06d}-{self._num_epochs:04d}-{uuid.uuid4().hex}"
 
+    def break_off(self, exit_code: int, how: str = "interrupted") -> None:
+        """Write the end of a process that leaves at once, without the end of the block; never raises. Any thread."""
+        self._try_to_end(how, exit_code)
+
     def __enter__(self) -> "Attempt":
         return self
 
@@ -93,14 +98,13 @@ class Attempt:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            try:
-                self._append(
-                    _Line(
-                        attempt=self.number, event="ended", at=_now(), how=_reason(error), exit_code=_exit_code(error)
-                    )
-                )
-            finally:
-                self._lock.close()
+            self._try_to_end(_reason(error), _exit_code(error))
+        finally:
+            self._lock.close()
+
+    def _try_to_end(self, how: str, exit_code: int) -> None:
+        try:
+            self._append(_Line(attempt=self.number, event="ended", at=_now(), how=how, exit_code=exit_code))
         except OSError as full:  # must not hide how the run ended
             logger.warning("%s: the end of attempt %d could not be written: %s", self._path, self.number, full)
 

@@ -1,6 +1,7 @@
 """What is left of an experiment is done once, side by side, and goes on after failures and stops."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -96,14 +97,15 @@ class WorkshopSeat:
             raise EngineError("the node is gone")
         code = next((code for word, code in shop.codes.items() if any(word in each for each in arguments)), 0)
         if code == 0:
-            leave_what_it_leaves(arguments)
+            code = leave_what_it_leaves(arguments)
         return Ending(code)
 
     async def stop(self) -> None:
         self._asked.set()
 
 
-def leave_what_it_leaves(arguments: Sequence[str]) -> None:
+def leave_what_it_leaves(arguments: Sequence[str]) -> int:
+    """Returns the exit code: like `gkd eval`, it refuses a folder with something in it."""
     settings = dict(word.split("=", 1) for word in arguments if "=" in word)
     if arguments[0] == "run":
         folder = Path(settings["output_dir"]) / "run-1"
@@ -111,8 +113,12 @@ def leave_what_it_leaves(arguments: Sequence[str]) -> None:
         (folder / "summary.json").write_text("{}")
         (folder.parent / "latest").symlink_to("run-1")
     else:
-        Path(settings["output"]).mkdir()
-        (Path(settings["output"]) / "results.json").write_text("{}")
+        output = Path(settings["output"])
+        if output.exists() and any(output.iterdir()):
+            return 2
+        output.mkdir(exist_ok=True)
+        (output / "results.json").write_text(json.dumps(list(arguments)))
+    return 0
 
 
 def carry_out(folder: Path, workshop: Workshop, spec: Experiment | None = None, **options: Any) -> Schedule:
@@ -188,7 +194,7 @@ def test_a_failed_evaluation_does_not_train_again(tmp_path: Path) -> None:
 
 
 def test_a_command_that_leaves_nothing_has_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(f"{__name__}.leave_what_it_leaves", lambda arguments: None)
+    monkeypatch.setattr(f"{__name__}.leave_what_it_leaves", lambda arguments: 0)
     schedule = carry_out(tmp_path, Workshop())
     assert schedule.states["teacher"] == "failed"
     assert "left no" in schedule.failures["teacher"]
@@ -236,6 +242,25 @@ def test_a_changed_evaluation_is_done_again_without_training(tmp_path: Path) -> 
     other = spec.model_copy(update={"evaluations": {"greedy": evaluation}})
     assert [each.is_trained for each in standings(tmp_path, other)] == [True, True, True]
     assert [len(each.evaluations) for each in standings(tmp_path, other)] == [0, 1, 1]
+    workshop = Workshop()
+    schedule = carry_out(tmp_path, workshop, other)
+    assert set(schedule.states.values()) == {"done"}
+    assert [call[0] for call in workshop.calls] == ["eval", "eval"]
+    run = schedule.standings["distil_seed0"].run
+    now, before = (run.folder / place / "results.json" for place in ("evaluations/greedy", "former/greedy-1"))
+    assert "other.jsonl" in json.loads(now.read_text())
+    assert "test.jsonl" in json.loads(before.read_text())
+    assert all(each.is_done for each in standings(tmp_path, other))
+
+
+@pytest.mark.parametrize("left", ["results.json", "predictions.jsonl"])
+def test_an_evaluation_whose_end_was_not_recorded_is_done_again(tmp_path: Path, left: str) -> None:
+    carry_out(tmp_path, Workshop(codes={"greedy": 70}))
+    run = expand(experiment(), tmp_path)[1]
+    run.evaluations[0].folder.mkdir()
+    (run.evaluations[0].folder / left).write_text("{}")
+    schedule = carry_out(tmp_path, Workshop())
+    assert schedule.states[run.name] == "done", schedule.failures
 
 
 def test_what_is_left_is_estimated_from_what_was_measured(tmp_path: Path) -> None:

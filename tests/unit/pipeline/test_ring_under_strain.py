@@ -197,7 +197,7 @@ def test_a_stall_ends_the_run_also_where_the_diagnosis_cannot_be_written(tmp_pat
     from gkd_dist.pipeline.watchdog import Watchdog
 
     async def turn():
-        async with Watchdog(lambda: 99.0, 0.1, tmp_path / "no-such-folder" / "d.json", dict):
+        async with Watchdog("training", lambda: 99.0, 0.1, tmp_path / "no-such-folder" / "d.json", dict):
             await asyncio.sleep(2)
 
     with pytest.raises(StalledError):

@@ -16,9 +16,9 @@ from gkd_dist.pipeline.durability import Durability
 from gkd_dist.pipeline.progress import Progress
 from gkd_dist.pipeline.recovery import Recovered, recover
 from gkd_dist.pipeline.ring import Plan
-from gkd_dist.replay.ledger import Ledger
+from gkd_dist.replay.ledger import Ledger, StepEntry, TrainedSequence
 from gkd_dist.testing.fakes import FakeLearner, FakeMetrics, FakeSampler, FakeTeacher
-from gkd_dist.types import ScoredTrajectory, TeacherScore
+from gkd_dist.types import SampleId, ScoredTrajectory, Source, TeacherScore
 from tests.fleets import fleet_of
 from tests.rings import BATCH, make_plan
 
@@ -49,13 +49,19 @@ async def recovered(plan: Plan, durability: Durability, learner: FakeLearner) ->
 
 
 async def checkpoint(durability: Durability, step: int) -> None:
-    """As a start without a journal's help would write it."""
+    """As a start without a journal's help would write it, whose steps each trained on one pair."""
+    progress = Progress("test", step)
+    for each in range(step):
+        sample_id = SampleId("test", 100 + each)
+        pair = TrainedSequence(sample_id, 0, Source.GROUND_TRUTH, None, ("teacher",), 1, 0)
+        durability.ledger.append(StepEntry(each, 0, 0.0, 0, (pair,)))
+        progress.trained.add(sample_id)
     learner = FakeLearner("second")
     learner._first = step
     fleet = fleet_of([FakeSampler()], {"teacher": [FakeTeacher()]}, learner)
     accounts = StepAccounts(max_steps=9, metrics=FakeMetrics(), sinks=[])
-    each = Checkpointer(durability.store, fleet, durability.ledger, durability.config, accounts, durability.journal)
-    await each.now(Progress("test", step))
+    writer = Checkpointer(durability.store, fleet, durability.ledger, durability.config, accounts, durability.journal)
+    await writer.now(progress)
 
 
 @pytest.mark.fault(22)
@@ -96,6 +102,6 @@ def test_a_journal_that_cannot_be_rewritten_is_emptied_or_ends_the_run(tmp_path:
                 await recovered(plan, durability_of(tmp_path, journal), FakeLearner())
             return
         assert len((await recovered(plan, durability_of(tmp_path, journal), FakeLearner())).waiting) == 1
-        assert await journal.read() == []
+        assert (await journal.read()).scored == []
 
     asyncio.run(turn())
