@@ -5,12 +5,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
 
 import pytest
-from ray.job_submission import JobDetails
 
-from gkd_dist.cluster.jobs import Jobs, entrypoint_of, run_directory_in
+from gkd_dist.cluster.job_log import run_directory_in
+from gkd_dist.cluster.jobs import Jobs, entrypoint_of
 from gkd_dist.errors import ResourceError
 
 
@@ -75,33 +74,3 @@ def test_addresses_that_lead_nowhere(address: str, message: str) -> None:
     with pytest.raises(ResourceError, match=message) as caught:
         Jobs(address)
     assert "secret" not in str(caught.value)
-
-
-class Breaking:
-    """A client whose connection to the log breaks in the middle of a line, and then once more at its end."""
-
-    def __init__(self) -> None:
-        self.tails = [["one\n", "tw"], ["one\ntwo\n", "three\n"], ["one\ntwo\nthree\n"]]
-        self.breaks = [True, True, False]
-
-    async def tail_job_logs(self, submission_id: str) -> AsyncIterator[str]:
-        for text in self.tails.pop(0):
-            yield text
-        if self.breaks.pop(0):
-            raise RuntimeError("WebSocket connection closed unexpectedly with close code 1006")
-
-    def get_job_info(self, submission_id: str) -> JobDetails:
-        state = "RUNNING" if len(self.tails) == 2 else "SUCCEEDED"
-        code = None if state == "RUNNING" else 0
-        return JobDetails(
-            type="SUBMISSION", submission_id=submission_id, status=state, entrypoint="", driver_exit_code=code
-        )
-
-
-def test_a_log_that_breaks_off_is_told_once_and_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gkd_dist.cluster.jobs._POLL_S", 0)
-    jobs = Jobs.__new__(Jobs)
-    jobs._client, jobs.address = Breaking(), ""  # type: ignore[assignment]
-    told: list[str] = []
-    job = jobs.follow("a-attempt-1", told.append)
-    assert "".join(told) == "one\ntwo\nthree\n" and (job.state, job.exit_code) == ("SUCCEEDED", 0)
