@@ -2,11 +2,14 @@
 
 import asyncio
 import logging
+import math
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import Protocol, TypeVar
 
 from gkd_dist.build.trackers import make_trackers
@@ -212,10 +215,12 @@ async def _started(
 
     Raises:
         StoppedEarlyError: one came.
-        StalledError: no part has come up for too long. On Ray each has a deadline of its own before that.
+        StalledError: no part has come up for too long (on Ray each has a deadline of its own before that), or closing
+            them does not end.
     """
     config = prepared.blueprint.config
-    said, told_at = [], time.monotonic()
+    stall_s, startup_s = config.supervision.stall_timeout_s, config.cluster.startup_timeout_s
+    said, told_at, closing_at = [], time.monotonic(), math.inf
 
     def say(line: str) -> None:
         nonlocal told_at
@@ -223,29 +228,32 @@ async def _started(
         told_at = time.monotonic()
         narrate(line)
 
-    watchdog = Watchdog(
-        Phase.STARTING,
-        lambda: time.monotonic() - told_at,
-        config.supervision.stall_timeout_s + config.cluster.startup_timeout_s,
-        directory.diagnosis,
-        lambda: {"said": said},
-        spare=(Exception,),
-        exit=leave_stalled,
-    )
-    async with AsyncExitStack() as stack:
+    def watchdog(phase: Phase, idle_s: Callable[[], float], timeout_s: float, file: Path) -> Watchdog:
+        """Failures have words of their own."""
+        tell = partial(dict, said=said)
+        return Watchdog(phase, idle_s, timeout_s, file, tell, spare=(Exception,), exit=leave_stalled)
+
+    # How the run ended comes before what closing it shows: another file.
+    closing_file = directory.diagnosis.with_name("diagnosis-closing.json")
+    closing = watchdog(Phase.CLOSING, lambda: max(0.0, time.monotonic() - closing_at), stall_s, closing_file)
+    starting = watchdog(Phase.STARTING, lambda: time.monotonic() - told_at, stall_s + startup_s, directory.diagnosis)
+    async with closing, AsyncExitStack() as stack:
 
         async def start() -> tuple[Fleet, Journal | None]:
             fleet = prepared.blueprint.fleet(metrics, say=say, when_connected=signals.install)
             running = await stack.enter_async_context(fleet)
             return running, await stack.enter_async_context(prepared.blueprint.journal(directory.journal))
 
-        async with watchdog:
-            parts = await unless_stopped(signals.event, start())
-        if parts is None:
-            raise signals.error(str(directory.path))
-        signals.begin()
-        narrate("all engines are up")
-        yield parts
+        try:
+            async with starting:
+                parts = await unless_stopped(signals.event, start())
+            if parts is None:
+                raise signals.error(str(directory.path))
+            signals.begin()
+            narrate("all engines are up")
+            yield parts
+        finally:
+            closing_at = time.monotonic()
 
 
 def _num_trained_tokens(stage: Stage) -> int:

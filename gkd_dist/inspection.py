@@ -212,6 +212,6 @@ def _role_lines(name: str, role: RoleStatus) -> Iterator[str]:
 
 
 def _where(process: ProcessStatus | SlotStatus) -> str:
-    """`pid 7, node 3fa...`, as far as it is known."""
+    """`pid 7 node 3fa...`, as far as it is known."""
     facts = (("pid", process.pid), ("node", process.node))
-    return ", ".join(f"{key} {value}" for key, value in facts if value is not None)
+    return " ".join(f"{key} {value}" for key, value in facts if value is not None)

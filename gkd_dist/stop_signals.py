@@ -8,8 +8,9 @@
         raise stop.error("runs/quickstart-3")
 
 The first of either is a wish: the event is set. Before `begin`, the caller closes what it has started and exits with
-128 + the signal's number (130, 143); after, it finishes its step, saves a checkpoint and exits with 75. The second
-ends the process at once with 128 + its number; the kernel then ends what Ray started, but for Ray's two agents, which
+128 + the signal's number (130, 143); after, it finishes its step, saves a checkpoint and exits with 75. SIGTERM stays
+a wish however often it comes: a scheduler, `gkd stop` and the end of a pod may all ask for the same checkpoint. Ctrl-C
+after either ends the process at once with 130; the kernel then ends what Ray started, but for Ray's two agents, which
 need up to a minute to notice.
 """
 
@@ -84,8 +85,10 @@ class StopSignals:
 
     def _receive(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - Python's signature
         if self.received is not None:
-            _say_the_end()
-            leave(128 + number, self._last_act)
+            if number == signal.SIGINT:
+                _say_the_end()
+                leave(128 + number, self._last_act)
+            return
         self.received = signal.Signals(number).name
         # Not `Event.set` itself: the loop may sleep in a system call, and this wakes it.
         self._loop.call_soon_threadsafe(self._tell)
@@ -93,7 +96,8 @@ class StopSignals:
     def _tell(self) -> None:
         self.event.set()
         then = "finishing this step, then a checkpoint" if self._has_begun else "closing what was started"
-        self._say(f"{self.received}: {then}; the same signal again stops at once")
+        once_more = " once more" if self.received == "SIGINT" else ""
+        self._say(f"{self.received}: {then}; Ctrl-C (SIGINT){once_more} stops at once")
 
 
 @contextmanager

@@ -12,6 +12,6 @@ EXIT_CODES = {
     EXIT_INTERNAL: ("it failed, or something did not answer in time", "goes on from the last checkpoint"),
     75: ("stopped on purpose, with a good checkpoint", "goes on from there"),
     EXIT_INTERRUPTED: ("stopped at once by Ctrl-C", "goes on from the last checkpoint"),
-    143: ("stopped at once by SIGTERM", "goes on from the last checkpoint"),
+    143: ("SIGTERM before the first step", "goes on from the last checkpoint"),
 }
 """Code -> what it means, and what the same command does when it is given again."""

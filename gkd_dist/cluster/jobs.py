@@ -8,7 +8,7 @@ import shlex
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,7 +17,7 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobSubmissionClient
 
 from gkd_dist.cluster.dashboard import ADVICE, asks_for_token, is_open_line, url_of
-from gkd_dist.cluster.job_log import EXIT_LINE, POLL_S, exit_code_in
+from gkd_dist.cluster.job_log import EXIT_LINE, POLL_S, exit_code_in, run_directory_in
 from gkd_dist.cluster.token import find_token, sources
 from gkd_dist.errors import GkdError, ResourceError, RunError, plain
 
@@ -28,6 +28,8 @@ RUN_KEY = "gkd_run"
 """In a job's metadata: the name of its run."""
 _TAIL_S = 10
 _NUM_LINES = 20
+_RUNS_GKD = re.compile(r"(?:^|[\s/;])gkd(?:_dist)? run\b")
+"""In a command line that starts a run."""
 _TALKATIVE = ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk")
 _ENDED = frozenset({"STOPPED", "SUCCEEDED", "FAILED"})
 
@@ -39,7 +41,8 @@ class ClusterJob:
     id: str
     """Its submission id."""
     run: str
-    """Name of its run; empty where it is no job of ours."""
+    """Name of its run; empty where it is no job of ours. Where others submitted it (`ray job submit`, KubeRay's
+    operator), what its log says, and before that its own id."""
     state: str
     """`PENDING`, `RUNNING`, `STOPPED`, `SUCCEEDED` or `FAILED`: Ray's words."""
     exit_code: int | None
@@ -71,6 +74,8 @@ class Jobs:
         if token is not None and is_open_line(self.address):
             logger.warning("%s: the token goes there in clear text, to be read on the way; use https://", self.address)
         self._token_source = None if token is None else token.source
+        self._runs: dict[str, str] = {}
+        """Runs of jobs by what their logs have said."""
         self._headers = {} if token is None else token.headers
         for module in _TALKATIVE:
             logging.getLogger(module).setLevel(logging.WARNING)
@@ -107,8 +112,16 @@ class Jobs:
         """Those that were submitted, the first one first; no exit codes of stopped ones."""
         with self._translated():
             found = self._client.list_jobs()
-        jobs = [_job(details) for details in found if details.submission_id]
+        jobs = [self._named(_job(details)) for details in found if details.submission_id]
         return sorted(jobs, key=lambda job: job.started_at or "")
+
+    def _named(self, job: ClusterJob) -> ClusterJob:
+        """With the name of its run, where the log alone knows it; it is read until it says it."""
+        if job.run and job.run == job.id and job.id not in self._runs:
+            path = run_directory_in(self.logs(job.id))
+            if path is not None:
+                self._runs[job.id] = path.rpartition("/")[2].rpartition("-")[0]
+        return replace(job, run=self._runs.get(job.id, job.run))
 
     def find(self, name: str) -> ClusterJob:
         """The job of that submission id, or the newest one of the run of that name; `latest` is the newest of all.
@@ -128,9 +141,9 @@ class Jobs:
         """One job, with its exit code where it has one."""
         with self._translated():
             details = self._client.get_job_info(submission_id)
-        job = _job(details)
+        job = self._named(_job(details))
         if job.state == "STOPPED" and job.exit_code is None:  # Ray keeps none; the command's own last line does
-            return _job(details, exit_code_in(self.last_lines(submission_id)))
+            return replace(job, exit_code=exit_code_in(self.last_lines(submission_id)))
         return job
 
     def logs(self, submission_id: str) -> str:
@@ -226,13 +239,14 @@ def _attempt(submission_id: str, run: str) -> int:
     return int(match[1]) if match else 0
 
 
-def _job(details: JobDetails, exit_code: int | None = None) -> ClusterJob:
+def _job(details: JobDetails) -> ClusterJob:
     lines = (details.message or "").splitlines()
+    own_id = details.submission_id or ""
     return ClusterJob(
-        id=details.submission_id or "",
-        run=(details.metadata or {}).get(RUN_KEY, ""),
+        id=own_id,
+        run=(details.metadata or {}).get(RUN_KEY) or (own_id if _RUNS_GKD.search(details.entrypoint) else ""),
         state=str(details.status),
-        exit_code=details.driver_exit_code if exit_code is None else exit_code,
+        exit_code=details.driver_exit_code,
         started_at=_time(details.start_time),
         ended_at=_time(details.end_time),
         message=lines[0] if lines else "",

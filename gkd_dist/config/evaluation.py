@@ -6,6 +6,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationInfo, model_validator
 
 from gkd_dist.config.base import WITHOUT_RULES, Strict
+from gkd_dist.config.engine_args import engine_args_problems
 
 TaskName = Literal["summarisation", "translation", "gsm8k", "mmlu", "bbh", "generation"]
 TASKS: tuple[TaskName, ...] = ("summarisation", "translation", "gsm8k", "mmlu", "bbh", "generation")
@@ -70,7 +71,7 @@ class EvalConfig(Strict):
     device: Literal["cpu", "cuda"] = "cpu"
     """Of the hf engine, which draws on cpu alone; divergences are measured there too."""
     engine_args: dict[str, Any] = Field(default_factory=dict)
-    """Passed to vLLM untouched."""
+    """Of vLLM's own, those of speed, memory and parallelism; see `config/engine_args.py`."""
     num_rows: int | None = Field(default=None, ge=1)
     """The first so many rows; of mmlu and bbh, of each subject or task."""
     subsets: tuple[str, ...] | None = None
@@ -103,10 +104,14 @@ class EvalConfig(Strict):
 
     @model_validator(mode="after")
     def _rules(self, info: ValidationInfo) -> "EvalConfig":
-        problems = [] if info.context == WITHOUT_RULES else [*self._decoding_problems(), *self._task_problems()]
+        problems = [] if info.context == WITHOUT_RULES else self._problems()
         if problems:
             raise ValueError("\n".join(problems))
         return self
+
+    def _problems(self) -> list[str]:
+        of_engine = engine_args_problems(self.engine, self.engine_args)
+        return [*of_engine, *self._decoding_problems(), *self._task_problems()]
 
     def _decoding_problems(self) -> list[str]:
         decoding, problems = self.decoding, []

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Literal
 
+from gkd_dist import __version__
 from gkd_dist.errors import EngineError, ResourceError
 from gkd_dist.experiments.launching import Launcher, Seat
 from gkd_dist.experiments.plan import PlannedRun
@@ -145,7 +146,7 @@ class Schedule:
         run = standing.run
         run.folder.mkdir(parents=True, exist_ok=True)
         if standing.record is None:
-            standing.record = RunRecord(identity=standing.identity, settings=standing.settings)
+            standing.record = _new_record(standing)
             await asyncio.to_thread(write_record, run, standing.record)
         if not run.arguments and not standing.is_trained:
             return "failed", f"there is no {run.output}, which the command line gives"
@@ -189,8 +190,9 @@ class Schedule:
             wall_s=round(ending.wall_s, 3),
             cpu_s=round(ending.cpu_s, 3),
             exit_code=ending.exit_code,
+            version=__version__,
         )
-        record = standing.record or RunRecord(identity=standing.identity, settings=standing.settings)
+        record = (standing.record or _new_record(standing)).with_inputs(part, standing.inputs[part])
         standing.record = record.model_copy(update={"parts": [*record.parts, done]})
         await asyncio.to_thread(write_record, run, standing.record)
         return ending.exit_code
@@ -213,3 +215,8 @@ class Schedule:
     def _set(self, name: str, state: State) -> None:
         self.states[name] = state
         self._changed()
+
+
+def _new_record(standing: Standing) -> RunRecord:
+    inputs = {TRAIN: standing.inputs[TRAIN]}
+    return RunRecord(identity=standing.identity, settings=standing.settings, inputs=inputs)

@@ -20,7 +20,6 @@ from gkd_dist.pipeline.durability import Durability
 from gkd_dist.pipeline.evaluation import Evaluation, HeldOut, evaluate
 from gkd_dist.pipeline.phases import Phase, Pulse
 from gkd_dist.pipeline.recovery import Recovered, recover
-from gkd_dist.pipeline.recovery_point import find_recovery_point
 from gkd_dist.pipeline.ring import Plan
 from gkd_dist.pipeline.sentinel import check_at_start, guard_newcomers
 from gkd_dist.pipeline.stage import Stage
@@ -132,14 +131,10 @@ def _patience_s(job: Job) -> float:
 
 
 async def _has_begun(job: Job) -> bool:
-    """Whether the student was trained in a former start.
-
-    Raises:
-        UserError: it was, and none of its checkpoints can be used.
-    """
-    store, ledger = job.durability.store, job.durability.ledger
-    point = await store.disk.run(lambda: find_recovery_point(job.plan.run, store, ledger))
-    return point.progress.step > 0
+    """Whether the student was trained in a former start."""
+    store = job.durability.store
+    checkpoint = await store.disk.run(store.newest)
+    return checkpoint is not None and checkpoint.step > 0
 
 
 async def _train(job: Job) -> None:

@@ -18,6 +18,7 @@ class Phase(StrEnum):
     SAVING = "saving the student"
     AFTER = "evaluating after training"
     ASKING = "asking the teachers for their own answers"
+    CLOSING = "closing what was started"
 
 
 class Pulse:

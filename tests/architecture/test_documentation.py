@@ -61,11 +61,24 @@ def test_a_broken_link_is_seen(tmp_path: Path) -> None:
     assert [name for name in ("gone.md", "three", "b.txt") if not any(name in line for line in told)] == []
 
 
+def texts_of_the_package() -> set[str]:
+    """Every string constant, and every constant part of a string with values in it."""
+    sources = [ast.parse(path.read_text(encoding="utf-8")) for path in (REPOSITORY / "gkd_dist").rglob("*.py")]
+    constants = [node.value for tree in sources for node in ast.walk(tree) if isinstance(node, ast.Constant)]
+    return {constant for constant in constants if isinstance(constant, str)}
+
+
 def test_messages_under_troubleshooting_are_messages_of_the_package() -> None:
     text = (REPOSITORY / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
     messages = re.findall(r"^\| `([^`]+)` \|", text.partition("## By symptom")[0], re.MULTILINE)
-    sources = [ast.parse(path.read_text(encoding="utf-8")) for path in (REPOSITORY / "gkd_dist").rglob("*.py")]
-    constants = {node.value for tree in sources for node in ast.walk(tree) if isinstance(node, ast.Constant)}
-    said = [constant for constant in constants if isinstance(constant, str)]
+    said = texts_of_the_package()
     assert len(messages) > 8
     assert [message for message in messages if not any(message in text for text in said)] == []
+
+
+def test_every_environment_variable_of_the_package_has_its_row() -> None:
+    told = set(re.findall(r"`([A-Za-z_]+)`", (REPOSITORY / "docs" / "environment.md").read_text(encoding="utf-8")))
+    families = "GKD|RAY|VLLM|HF|XDG|WANDB|TRACKIO|OMP|GOMP|GLOO|MALLOC|TOKENIZERS|TRANSFORMERS"
+    variables = {each for each in texts_of_the_package() if re.fullmatch(rf"(?:{families})_[A-Za-z_]*[A-Za-z]_?", each)}
+    assert len(variables) > 20
+    assert variables - told == {"RAY_AUTH_"}, "but for what begins the names of several"

@@ -86,6 +86,6 @@ def test_other_options_and_an_end_in_between(tmp_path: Path, monkeypatch: pytest
         results = json.loads((evaluations / "greedy" / "results.json").read_text())
         assert results["num_rows"] == num_rows
         assert len((evaluations / "greedy" / "predictions.jsonl").read_text().splitlines()) == num_rows
-    former = evaluations.parent / "former" / "greedy-1" / "results.json"
+    former = evaluations.parent / "former" / "greedy" / "results.json"
     assert json.loads(former.read_text())["num_rows"] == 3
     assert [path.name for path in evaluations.iterdir()] == ["greedy"]

@@ -197,14 +197,14 @@ def test_status_of_a_running_job(directory: RunDirectory, capsys: pytest.Capture
         assert main(["status", "latest"]) == 0
         assert capsys.readouterr().out.splitlines() == [
             f"tiny-1: training, step 41/60, attempt 1 since {began(directory)}",
-            "controller: pid 5, node m, host h",
-            "learner rank 0: pid 8, node n",
-            "learner rank 1: pid 9, node m",
-            "journal: pid 6, node m",
+            "controller: pid 5 node m, host h",
+            "learner rank 0: pid 8 node n",
+            "learner rank 1: pid 9 node m",
+            "journal: pid 6 node m",
             "samplers: 1 of 1 serve",
-            "  slot 0: healthy, 0 restart(s), pid 7, node n",
+            "  slot 0: healthy, 0 restart(s), pid 7 node n",
             "teacher teacher: 1 of 1 serve",
-            "  slot 0: healthy, 0 restart(s), pid 7, node n",
+            "  slot 0: healthy, 0 restart(s), pid 7 node n",
             "queue 3 | staleness 1/2 | tok/s sampler 110 learner 95",
             f"last checkpoint: step 40; run directory {directory.path}",
         ]
@@ -244,7 +244,7 @@ def test_replicas_that_wait_alike_are_one_line(directory: RunDirectory, capsys: 
     room = "the cluster has no room for it"
     assert scaled.out.splitlines()[1:] == [f"tiny-1: teachers.teacher slots 1-39 (39) restarting: {room}"]
     assert f"1 of 40 (slots 1-39 (39) restarting: {room});" in scaled.err
-    assert f", node n\n  slots 1-39 (39): restarting, 0 restart(s)\n    {room}\n" in seen
+    assert f" node n\n  slots 1-39 (39): restarting, 0 restart(s)\n    {room}\n" in seen
 
 
 def test_status_of_a_run_that_has_ended(directory: RunDirectory, capsys: pytest.CaptureFixture[str]) -> None:

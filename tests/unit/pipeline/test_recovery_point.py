@@ -109,6 +109,8 @@ def num_steps_named(ledger: Path) -> int:
 shares = st.floats(0.0, 1.0, exclude_max=True)
 
 
+@pytest.mark.fault(22)
+@pytest.mark.fault(26)
 @settings(max_examples=30, deadline=None)
 @given(
     ledger=st.none() | shares,
