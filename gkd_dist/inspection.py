@@ -92,7 +92,7 @@ def _job_lines(job: SubmittedJob) -> Iterator[str]:
         if when is not None
     )
     yield f"job {job.name} at {job.jobs.address}: {outcome(job.state)}{f'; {times}' if times else ''}"
-    last = next((line for line in reversed(job.log.splitlines()) if line.strip()), None)
+    last = next((line for line in reversed(job.jobs.last_lines(job.name).splitlines()) if line.strip()), None)
     if last is not None:
         yield f"last said: {last}"
 

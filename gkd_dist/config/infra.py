@@ -22,6 +22,8 @@ from gkd_dist.config.schema import expected, field_at, show
 from gkd_dist.config.yaml_text import YamlTextError, parse_yaml
 from gkd_dist.errors import ConfigError
 
+STOP_WAIT_VARIABLE = "RAY_JOB_STOP_WAIT_TIME_S"
+"""Ray's name for `stop_wait_s`."""
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SECRET = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY|ACCESS_KEY|PRIVATE_KEY", re.IGNORECASE)
 
@@ -93,6 +95,8 @@ class InfraConfig(Strict):
     @classmethod
     def _names(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         _check_variables(names)
+        if STOP_WAIT_VARIABLE in names:
+            raise ValueError(f"{STOP_WAIT_VARIABLE}: say stop_wait_s instead")
         return names
 
     @field_validator("env_vars")
@@ -101,6 +105,8 @@ class InfraConfig(Strict):
         _check_variables(variables)
         if secrets := [name for name in variables if _SECRET.search(name)]:
             raise ValueError(f"{', '.join(secrets)}: a secret must not stand in a file; name it under env_from")
+        if STOP_WAIT_VARIABLE in variables:
+            raise ValueError(f"{STOP_WAIT_VARIABLE}: say stop_wait_s instead")
         return variables
 
     def overrides(self, config: RunConfig) -> list[str]:

@@ -4,6 +4,7 @@ import functools
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ import jsonschema
 import pytest
 import yaml
 
+from gkd_dist.cluster.job_log import exit_code_in
+from gkd_dist.cluster.jobs import RUN_KEY
 from gkd_dist.cluster.placement import RoleNeeds
 from gkd_dist.config.load import load_run_config
 from gkd_dist.config.run import RunConfig
@@ -149,13 +152,33 @@ def test_a_job_has_the_cluster_and_makes_none_beside_its_own(overlay: str) -> No
     spec = only(job, "RayJob")["spec"]
     (submitter,) = spec["submitterPodTemplate"]["spec"]["containers"]
     assert submitter["image"] == pods(f"{overlay}/job")["head"]["spec"]["containers"][0]["image"]
-    command, path = spec["entrypoint"].rsplit(" ", 1)
-    assert command == "gkd run"
+    (path,) = re.findall(r"; gkd run (\S+);", spec["entrypoint"])
+    assert spec["metadata"] == {RUN_KEY: recipe(overlay).name}
     mounts = pods(f"{overlay}/job")["head"]["spec"]["containers"][0]["volumeMounts"]
     (mounted,) = (each["mountPath"] for each in mounts if each["name"] == "recipe")
     (file,) = only(job, "ConfigMap")["data"]
     assert path == f"{mounted}/{file}"
     assert int(yaml.safe_load(spec["runtimeEnvYAML"])["env_vars"]["RAY_JOB_STOP_WAIT_TIME_S"]) == 600
+
+
+@pytest.mark.parametrize("code", [0, 75])
+@pytest.mark.parametrize("is_submitted_by_a_pod", [True, False])
+def test_the_entry_point_survives_the_shells_and_says_the_exit_code(
+    code: int, is_submitted_by_a_pod: bool, tmp_path: Path
+) -> None:
+    entrypoint = only(built(f"{OVERLAYS[0]}/job"), "RayJob")["spec"]["entrypoint"]
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    for name, line in (("gkd", f'echo "ran $*"; exit {code}'), ("ray", 'shift 3; for each; do echo "$each"; done')):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{line}\n")
+        (tmp_path / name).chmod(0o755)
+    if is_submitted_by_a_pod:  # K8sJobMode: a shell of the pod reads it; `ray job submit` quotes what it gets, anew
+        words = subprocess.run(
+            ["bash", "-c", f"ray job submit -- {entrypoint} ;"], env=environment, capture_output=True, text=True
+        ).stdout.splitlines()
+        entrypoint = shlex.join(words)
+    done = subprocess.run(entrypoint, shell=True, env=environment, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (code, f"ran run /etc/gkd/recipe.yaml\ngkd: exit code {code}\n")
+    assert exit_code_in(done.stdout) == code
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
