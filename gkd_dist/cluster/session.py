@@ -67,7 +67,7 @@ def _connected(config: ClusterConfig, when_connected: Callable[[], None]) -> Ite
 
 
 def _check_reachable(address: str) -> None:
-    """Ray asks an address that does not answer for a minute, and then speaks of something else.
+    """Ray 2.60 goes on asking an address that does not answer: for more than three minutes when it was tried.
 
     Args:
         address: as Ray takes it; one that names no host and port is Ray's to judge.
