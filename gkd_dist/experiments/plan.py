@@ -174,6 +174,11 @@ def _run(expansion: _Expansion, name: str, stage: Stage, labels: dict[str, str])
         loaded = load_run_config(recipe, arguments[2:])
         config = loaded.model_dump(mode="json")
         num_steps = loaded.learner.max_steps
+    evaluations = tuple(  # before `waits_for` is read: they may name stages too
+        planned
+        for each in stage.evaluate
+        for planned in _evaluations(each, experiment.evaluations[each], names, lookups, folder, output)
+    )
     return PlannedRun(
         name=title,
         stage=name,
@@ -183,11 +188,7 @@ def _run(expansion: _Expansion, name: str, stage: Stage, labels: dict[str, str])
         output=output,
         config=config,
         waits_for=tuple(waits_for),
-        evaluations=tuple(
-            planned
-            for each in stage.evaluate
-            for planned in _evaluations(each, experiment.evaluations[each], names, folder, output)
-        ),
+        evaluations=evaluations,
         num_cpus=number(fill(stage.num_cpus, names), "num_cpus"),
         num_gpus=number(fill(stage.num_gpus, names), "num_gpus"),
         num_steps=num_steps,
@@ -267,10 +268,9 @@ def _run_of(expansion: _Expansion, stage: str, labels: Mapping[str, str]) -> Pla
 
 
 def _evaluations(
-    name: str, evaluation: Evaluation, names: Mapping[str, Any], folder: Path, model: Path
+    name: str, evaluation: Evaluation, names: Mapping[str, Any], lookups: Lookups, folder: Path, model: Path
 ) -> Iterator[PlannedEvaluation]:
     swept = next(iter(evaluation.sweep.items()), None)
-    lookups: Lookups = {"recipe": lambda key: _of_recipe(names, key)}
     for value in swept[1] if swept else (None,):
         options = dict(evaluation.options)
         title = name
