@@ -264,7 +264,7 @@ async def _schedule(
 
 
 def _said_by(narrate: Narrator) -> Callable[[str], object]:
-    return lambda _: narrate("stopping: runs save a checkpoint first; the same signal again stops at once")
+    return lambda _: narrate("stopping: runs save a checkpoint first; another Ctrl-C stops at once")
 
 
 async def _tick(sink: StatusLine | PlainLines, schedule: Schedule) -> None:

@@ -8,11 +8,13 @@
         raise stop.error("runs/quickstart-3")
 
 The first of either is a wish: the event is set. Before `begin`, the caller closes what it has started and exits with
-128 + the signal's number (130, 143); after, it finishes its step, saves a checkpoint and exits with 75. The second
-ends the process at once with 128 + its number; the kernel then ends what Ray started, but for Ray's two agents, which
+128 + the signal's number (130, 143); after, it finishes its step, saves a checkpoint and exits with 75. SIGTERM stays
+a wish however often it comes: a scheduler, `gkd stop` and the end of a pod may all ask for the same checkpoint. Ctrl-C
+after either ends the process at once with 130; the kernel then ends what Ray started, but for Ray's two agents, which
 need up to a minute to notice.
 """
 
+import _thread
 import asyncio
 import os
 import signal
@@ -24,6 +26,7 @@ from typing import Any
 from gkd_dist.errors import StoppedEarlyError, StoppedError
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_LAST_ACT_S = 2.0
 
 
 class StopSignals:
@@ -31,10 +34,12 @@ class StopSignals:
 
     Args:
         say: told in one line, in the loop, what was understood.
+        last_act: done with the exit code before the second signal ends the process; see `leave`.
     """
 
-    def __init__(self, say: Callable[[str], object]) -> None:
+    def __init__(self, say: Callable[[str], object], last_act: Callable[[int], object] = lambda _: None) -> None:
         self._say = say
+        self._last_act = last_act
         self._loop = asyncio.get_running_loop()
         self.event = asyncio.Event()
         """Set by the first signal."""
@@ -80,7 +85,10 @@ class StopSignals:
 
     def _receive(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - Python's signature
         if self.received is not None:
-            _leave(128 + number)
+            if number == signal.SIGINT:
+                _say_the_end()
+                leave(128 + number, self._last_act)
+            return
         self.received = signal.Signals(number).name
         # Not `Event.set` itself: the loop may sleep in a system call, and this wakes it.
         self._loop.call_soon_threadsafe(self._tell)
@@ -88,7 +96,8 @@ class StopSignals:
     def _tell(self) -> None:
         self.event.set()
         then = "finishing this step, then a checkpoint" if self._has_begun else "closing what was started"
-        self._say(f"{self.received}: {then}; the same signal again stops at once")
+        once_more = " once more" if self.received == "SIGINT" else ""
+        self._say(f"{self.received}: {then}; Ctrl-C (SIGINT){once_more} stops at once")
 
 
 @contextmanager
@@ -118,9 +127,43 @@ def stopping_at_once() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _leave(code: int) -> None:
-    """No clean-up: it may be what hangs. Only a terminal gets its cursor back, which a live line hides."""
+@contextmanager
+def noticing_signals() -> Iterator[Callable[[], bool]]:
+    """For a last wait, when all is done: either signal is no more than a reason to wait no longer. Gives a function
+    that says whether one came."""
+    received: list[int] = []
+    former = {number: signal.signal(number, lambda number, _: received.append(number)) for number in _SIGNALS}
+    try:
+        yield lambda: bool(received)
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+
+def leave(code: int, last_act: Callable[[int], object]) -> None:
+    """End the process, without clean-up: it may be what hangs.
+
+    Args:
+        last_act: told the exit code first, on a thread of its own: where a disk hangs, nobody waits for it for long.
+    """
+    done = _thread.allocate_lock()  # `threading` has locks of its own, which a signal may have broken into
+    done.acquire()
+
+    def act() -> None:
+        try:
+            last_act(code)
+        finally:
+            done.release()
+
+    try:
+        _thread.start_new_thread(act, ())
+        done.acquire(timeout=_LAST_ACT_S)
+    finally:
+        os._exit(code)
+
+
+def _say_the_end() -> None:
+    """Only a terminal gets its cursor back, which a live line hides."""
     if os.isatty(1):
         os.write(1, b"\x1b[?25h")
     os.write(2, b"\nstopped at once, without a checkpoint of the last steps\n")
-    os._exit(code)

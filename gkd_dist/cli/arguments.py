@@ -32,11 +32,7 @@ Address = Annotated[
         show_default=False,
     ),
 ]
-Subject = Annotated[
-    str,
-    typer.Argument(
-        metavar="RUN",
-        help="A run directory, or the name of one below --output-dir, or `latest`; with --address a job or the name of "
-        "its run.",
-    ),
-]
+SUBJECT_HELP = (
+    "A run directory, or the name of one below --output-dir, or `latest`; with --address a job or the name of its run."
+)
+Subject = Annotated[str, typer.Argument(metavar="RUN", help=SUBJECT_HELP)]

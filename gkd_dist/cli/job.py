@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from gkd_dist.cli.arguments import Address, AsJson, OutputDir, Overrides, Recipe, Subject
+from gkd_dist.cli.arguments import SUBJECT_HELP, Address, AsJson, OutputDir, Overrides, Recipe, Subject
 
 Follow = Annotated[bool, typer.Option("--follow", "-f", help="Print what it says until it ends.")]
 RUNS = Path("runs")
@@ -69,14 +69,25 @@ def logs(run: Subject, follow: Follow = False, address: Address = None, output_d
 
 
 def stop(
-    run: Subject,
+    run: Annotated[str, typer.Argument(metavar="RUN", help=SUBJECT_HELP, show_default=False)] = "",
+    all_here: Annotated[
+        bool, typer.Option("--all", help="Every run below --output-dir that a process of this host works on.")
+    ] = False,
     timeout: Annotated[float, typer.Option("--timeout", min=0, metavar="SECONDS", help="Of the waiting.")] = 600,
     as_json: AsJson = False,
     address: Address = None,
     output_dir: OutputDir = RUNS,
 ) -> None:
     """Stop a run after its step, with a checkpoint; the same command goes on with it."""
+    if all_here == bool(run):
+        raise typer.BadParameter("name a run, or give --all; one of the two", param_hint="RUN")
+    if all_here and address is not None:
+        raise typer.BadParameter("is about this host, --address about a cluster; give one", param_hint="--all")
     from gkd_dist.operations.stopping import stop as stop_run
+    from gkd_dist.operations.stopping import stop_all
+
+    if all_here:
+        raise typer.Exit(stop_all(output_dir, timeout_s=timeout, as_json=as_json))
     from gkd_dist.operations.subject import find_subject
 
     raise typer.Exit(stop_run(find_subject(run, output_dir, address), timeout_s=timeout, as_json=as_json))

@@ -1,18 +1,26 @@
 """A connection to a Ray cluster: one started for this run, or one that is there already."""
 
+import functools
 import logging
 import os
+import secrets
 import signal
+import socket
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from urllib.parse import urlsplit
 
 import ray
 from ray.exceptions import AuthenticationError
 
 from gkd_dist.cluster.token import sources
 from gkd_dist.config.ring import ClusterConfig
-from gkd_dist.errors import ResourceError, StoppedEarlyError
+from gkd_dist.errors import ResourceError, StoppedEarlyError, plain
+
+_CONNECT_S = 5.0
+_ADVICE = "start one with `ray start --head`, or use cluster.address=local"
+_MODE, _TOKEN = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"
 
 
 @contextmanager
@@ -26,21 +34,23 @@ def ray_session(config: ClusterConfig, when_connected: Callable[[], None] = lamb
         ResourceError: no cluster answers at the address.
         StoppedEarlyError: SIGTERM came meanwhile.
     """
+    with _own_token() if config.address == "local" else nullcontext():
+        yield from _connected(config, when_connected)
+
+
+def _connected(config: ClusterConfig, when_connected: Callable[[], None]) -> Iterator[None]:
     arguments: dict[str, object] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if config.address == "local":
-        # Set on purpose: a token file left behind by another cluster would switch authentication on.
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         # Ray lowers its workers' priority by 15; ours are the work itself.
         os.environ.setdefault("RAY_worker_niceness", "0")
         arguments |= {"include_dashboard": False, "object_store_memory": config.object_store_bytes}
+    else:
+        _check_reachable(config.address)
     try:
         ray.init(address=config.address, **arguments)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise ResourceError(
-            f"cluster.address: no Ray cluster at {config.address!r} ({error}); "
-            "start one with `ray start --head`, or use cluster.address=local"
-        ) from error
+        raise ResourceError(f"cluster.address: no Ray cluster at {config.address!r} ({error}); {_ADVICE}") from error
     except AuthenticationError as error:
         raise ResourceError(
             f"cluster.address: the Ray cluster at {config.address!r} asks for its token ({sources()}); set "
@@ -54,6 +64,59 @@ def ray_session(config: ClusterConfig, when_connected: Callable[[], None] = lamb
         yield
     finally:
         ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """Ray asks an address that does not answer for a minute, and then speaks of something else.
+
+    Args:
+        address: as Ray takes it; one that names no host and port is Ray's to judge.
+
+    Raises:
+        ResourceError: nothing listens there, or it cannot be reached from here.
+    """
+    named = os.environ.get("RAY_ADDRESS", "auto") if address == "auto" else address
+    try:
+        parts = urlsplit(named if "://" in named else f"ray://{named}")
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        return
+    if host is None or port is None:
+        return
+    try:
+        socket.create_connection((host, port), timeout=_CONNECT_S).close()
+    except OSError as error:
+        source = " (RAY_ADDRESS)" if address == "auto" else ""
+        raise ResourceError(
+            f"cluster.address: no Ray cluster at {named!r}{source} ({plain(error)}); {_ADVICE}"
+        ) from error
+
+
+@contextmanager
+def _own_token() -> Iterator[None]:
+    """A cluster that is started here lets in nobody but this process and its own: Ray listens on all interfaces.
+
+    Not where the environment says how (RAY_AUTH_MODE). The token is in this process's environment and that of the
+    cluster's processes, and in no file.
+    """
+    if _MODE in os.environ:  # Ray asks for a token by itself where it is not told whether to
+        yield
+        return
+    former = os.environ.get(_TOKEN)
+    os.environ[_TOKEN] = _token()
+    try:
+        yield
+    finally:
+        os.environ.pop(_MODE, None)
+        os.environ.pop(_TOKEN)
+        if former is not None:
+            os.environ[_TOKEN] = former
+
+
+@functools.cache
+def _token() -> str:
+    """One per process, which Ray reads once."""
+    return secrets.token_hex(32)
 
 
 def log_folder() -> str:

@@ -6,6 +6,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationInfo, model_validator
 
 from gkd_dist.config.base import WITHOUT_RULES, Strict
+from gkd_dist.config.engine_args import engine_args_problems
 
 TaskName = Literal["summarisation", "translation", "gsm8k", "mmlu", "bbh", "generation"]
 TASKS: tuple[TaskName, ...] = ("summarisation", "translation", "gsm8k", "mmlu", "bbh", "generation")
@@ -34,9 +35,11 @@ class DecodingConfig(Strict):
     """How text is generated; nothing is left to the model's own generation config."""
 
     max_new_tokens: int = Field(default=128, ge=1)
+    """Most tokens of one completion."""
     temperature: float = Field(default=0.0, ge=0)
     """0 is greedy; above, text is drawn."""
     top_p: float = Field(default=1.0, gt=0, le=1)
+    """Draw from the most probable ids that together have this probability; 1 means all."""
     top_k: int = Field(default=0, ge=0)
     """0 means no limit."""
     num_samples: int = Field(default=1, ge=1)
@@ -57,6 +60,7 @@ class EvalConfig(Strict):
     model: str
     """A folder, a hub name, `package:NAME`, or a run directory, whose `final` is meant."""
     task: TaskName = "generation"
+    """What is asked, and which figures are computed; `generation` computes none."""
     data: str
     """JSONL (optionally .gz), Parquet, or a hub data set; of mmlu and bbh also the folder with all its files."""
     split: str | None = None
@@ -64,11 +68,13 @@ class EvalConfig(Strict):
     not_in: str | None = None
     """Rows that were trained on, as `data` (of a hub data set the training split): no prompt may be among them."""
     engine: Literal["hf", "vllm"] = "hf"
+    """`vllm` writes in large batches; `hf` knows beams and encoder-decoders."""
     dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the weights."""
     device: Literal["cpu", "cuda"] = "cpu"
-    """Of the hf engine, which draws on cpu alone; divergences are measured there too."""
+    """Of the hf engine; divergences are measured there too."""
     engine_args: dict[str, Any] = Field(default_factory=dict)
-    """Passed to vLLM untouched."""
+    """Of vLLM's own, those of speed, memory and parallelism; see `config/engine_args.py`."""
     num_rows: int | None = Field(default=None, ge=1)
     """The first so many rows; of mmlu and bbh, of each subject or task."""
     subsets: tuple[str, ...] | None = None
@@ -89,9 +95,11 @@ class EvalConfig(Strict):
     rouge_stemmer: bool = True
     """Porter's stemmer before words are compared."""
     bleu_tokenize: Literal["13a", "intl", "char", "zh", "none"] = "13a"
+    """sacrebleu's tokenizer."""
     num_resamples: int = Field(default=1000, ge=100)
     """Of the bootstrap."""
     confidence: float = Field(default=0.95, gt=0, lt=1)
+    """Of the intervals."""
     seed: int = Field(default=0, ge=0)
     """Of decoding and of the bootstrap."""
     output: Path | None = None
@@ -99,15 +107,17 @@ class EvalConfig(Strict):
 
     @model_validator(mode="after")
     def _rules(self, info: ValidationInfo) -> "EvalConfig":
-        problems = [] if info.context == WITHOUT_RULES else [*self._decoding_problems(), *self._task_problems()]
+        problems = [] if info.context == WITHOUT_RULES else self._problems()
         if problems:
             raise ValueError("\n".join(problems))
         return self
 
+    def _problems(self) -> list[str]:
+        of_engine = engine_args_problems(self.engine, self.engine_args)
+        return [*of_engine, *self._decoding_problems(), *self._task_problems()]
+
     def _decoding_problems(self) -> list[str]:
         decoding, problems = self.decoding, []
-        if self.engine == "hf" and self.device == "cuda" and decoding.temperature > 0:
-            problems.append("device: the hf engine draws samples on cpu alone; set engine=vllm, or device=cpu")
         if decoding.num_beams > 1:
             if self.engine == "vllm":
                 problems.append("decoding.num_beams: beam search needs engine=hf; set that, or num_beams=1")

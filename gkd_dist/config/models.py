@@ -6,16 +6,11 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from gkd_dist.config.base import Strict
+from gkd_dist.config.engine_args import engine_args_problems
 from gkd_dist.config.lora import LoraConfig
 from gkd_dist.config.owners import idle_keys, without_effect
 
 Dtype = Literal["float32", "bfloat16"]
-
-
-def _engine_args_problems(engine: str, engine_args: dict[str, Any]) -> list[str]:
-    if engine == "vllm" or not engine_args:
-        return []
-    return [f"the {engine} engine takes no engine_args; use engine=vllm, or set engine_args={{}}"]
 
 
 class PruneConfig(Strict):
@@ -81,6 +76,7 @@ SAMPLER_KEYS_OF = {("engine", "hf"): ("max_batch_size",)}
 
 class SamplerConfig(Strict):
     engine: Literal["vllm", "hf"] = "vllm"
+    """`vllm`, or `hf`: transformers in the actor, which encoder-decoders need."""
     num_replicas: int = Field(default=1, ge=1)
     """At the start; `gkd scale` changes the number of a running job."""
     min_replicas: int | None = Field(default=None, ge=1)
@@ -89,17 +85,18 @@ class SamplerConfig(Strict):
     """Most that scaling goes up to; set it (or min_replicas) to let queue pressure choose the number. None: no limit
     for `gkd scale`, and no policy."""
     dtype: Dtype = "bfloat16"
+    """Of the weights that the engine computes with."""
     max_model_len: int = Field(default=1024, ge=2)
     """Longest prompt plus completion, tokens."""
     max_batch_size: int = Field(default=64, ge=1)
     """Most sequences that the hf engine writes at once: those that were asked for while it wrote others. It changes
     speed and memory, not what is sampled. vllm batches by itself; see `max_num_seqs` among its arguments."""
     engine_args: dict[str, Any] = Field(default_factory=dict)
-    """Passed to the vllm engine untouched."""
+    """Of vLLM's own, those of speed, memory and parallelism; see `config/engine_args.py`."""
 
     @model_validator(mode="after")
     def _fits_engine(self) -> "SamplerConfig":
-        problems = _engine_args_problems(self.engine, self.engine_args)
+        problems = engine_args_problems(self.engine, self.engine_args)
         problems += without_effect(SAMPLER_KEYS_OF, self, self.model_fields_set)
         if problems:
             raise ValueError("\n".join(problems))
@@ -189,7 +186,7 @@ class TeacherConfig(Strict):
     """Longest prompt plus completion, tokens. vLLM, here or as a server, needs a model with one position more for topk
     and sampled."""
     engine_args: dict[str, Any] = Field(default_factory=dict)
-    """Passed to the vllm engine, over what it is given otherwise; `hf_overrides` key by key."""
+    """As the sampler's, over what the engine is given otherwise; `hf_overrides` key by key."""
     base_url: str | None = Field(
         default=None,
         pattern=r"^https?://[^/\s]+(/\S*)?$",
@@ -226,7 +223,6 @@ class TeacherConfig(Strict):
                 f"the {self.engine} engine has no `{self.transport}` transport; use transport="
                 f"{' or '.join(TRANSPORTS_OF[self.engine])}, or engine=hf"
             )
-        problems += _engine_args_problems(self.engine, self.engine_args)
         # A dtype stays when a recipe is pointed at a server: it says what a local engine would use.
         problems += without_effect(TEACHER_KEYS_OF, self, self.model_fields_set - {"dtype", "engine_args"})
         problems += self._reserved()
@@ -237,15 +233,14 @@ class TeacherConfig(Strict):
         return self
 
     def _reserved(self) -> list[str]:
-        """What is wrong with engine_args, as far as their names tell."""
+        """What is wrong with engine_args."""
         problems = [
             f"engine_args.{name} is decided by {RESERVED_ENGINE_ARGS[name]}; remove it, and set "
             f"{RESERVED_ENGINE_ARGS[name]} instead"
             for name in sorted(self.engine_args.keys() & RESERVED_ENGINE_ARGS)
         ]
-        if not isinstance(self.engine_args.get("hf_overrides", {}), dict):
-            problems.append("engine_args.hf_overrides must be a mapping (key: value); see vLLM's --hf-overrides")
-        return problems
+        others = {name: value for name, value in self.engine_args.items() if name not in RESERVED_ENGINE_ARGS}
+        return problems + engine_args_problems(self.engine, others)
 
     @property
     def idle_keys(self) -> set[str]:

@@ -156,6 +156,8 @@ def _run(expansion: _Expansion, name: str, stage: Stage, labels: dict[str, str])
     lookups: Lookups = {"stage": output_of, "recipe": lambda key: _of_recipe(names, key)}
     arguments: list[str] = []
     num_steps = 0
+    num_gpus = number(fill(stage.num_gpus, names), "num_gpus")
+    device = {"device": "cuda"} if num_gpus > 0 else {}  # of whatever asks a model beside the ring, which knows its own
     if name in experiment.given:
         output = Path(str(fill(experiment.given[name], names))).expanduser().absolute()
         config: dict[str, Any] = {"given": str(output)}
@@ -163,6 +165,8 @@ def _run(expansion: _Expansion, name: str, stage: Stage, labels: dict[str, str])
         output = folder / stage.output
         names["output"] = str(output)
         arguments = [str(each) for each in fill(stage.command, names, lookups)]
+        if arguments[0] == "generate":
+            arguments += [f"{key}={value}" for key, value in device.items()]
         config = _command_config(arguments)
     else:
         output = folder / "latest" / "final"
@@ -177,7 +181,7 @@ def _run(expansion: _Expansion, name: str, stage: Stage, labels: dict[str, str])
     evaluations = tuple(  # before `waits_for` is read: they may name stages too
         planned
         for each in stage.evaluate
-        for planned in _evaluations(each, experiment.evaluations[each], names, lookups, folder, output)
+        for planned in _evaluations(each, experiment.evaluations[each], names, lookups, folder, output, device)
     )
     return PlannedRun(
         name=title,
@@ -190,7 +194,7 @@ def _run(expansion: _Expansion, name: str, stage: Stage, labels: dict[str, str])
         waits_for=tuple(waits_for),
         evaluations=evaluations,
         num_cpus=number(fill(stage.num_cpus, names), "num_cpus"),
-        num_gpus=number(fill(stage.num_gpus, names), "num_gpus"),
+        num_gpus=num_gpus,
         num_steps=num_steps,
         step_cpu_s=number(fill(stage.step_cpu_s, names), "step_cpu_s"),
         fixed_cpu_s=number(fill(stage.fixed_cpu_s, names), "fixed_cpu_s"),
@@ -268,11 +272,17 @@ def _run_of(expansion: _Expansion, stage: str, labels: Mapping[str, str]) -> Pla
 
 
 def _evaluations(
-    name: str, evaluation: Evaluation, names: Mapping[str, Any], lookups: Lookups, folder: Path, model: Path
+    name: str,
+    evaluation: Evaluation,
+    names: Mapping[str, Any],
+    lookups: Lookups,
+    folder: Path,
+    model: Path,
+    device: Mapping[str, str],
 ) -> Iterator[PlannedEvaluation]:
     swept = next(iter(evaluation.sweep.items()), None)
     for value in swept[1] if swept else (None,):
-        options = dict(evaluation.options)
+        options = {**device, **evaluation.options}
         title = name
         if swept is not None:
             options[swept[0]], title = value, f"{name}-{value}"

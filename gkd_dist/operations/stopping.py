@@ -1,9 +1,12 @@
-"""What `gkd stop` does: one signal, and the wait for what comes of it."""
+"""What `gkd stop` does: one signal, and the wait for what comes of it; to a run that is stopping, only the wait."""
 
 import json
 import os
 import signal
 import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 from gkd_dist.errors import DeadlineError, GkdError, RunError
 from gkd_dist.operations.logs import exit_code, outcome
@@ -11,7 +14,7 @@ from gkd_dist.operations.subject import RunSubject, SubmittedJob, subject_of
 from gkd_dist.runs.attempts import read_attempts
 from gkd_dist.runs.control import require_running
 from gkd_dist.runs.documents import on_disk
-from gkd_dist.runs.lock import holder_of
+from gkd_dist.runs.lock import Holder, holder_of
 from gkd_dist.runs.run_directory import RunDirectory
 
 _POLL_S = 0.2
@@ -34,13 +37,68 @@ def stop(subject: RunSubject, *, timeout_s: float, as_json: bool) -> int:
         code, how = _stop_process(directory, timeout_s)
     else:
         raise RunError("nothing to stop")
-    step = None if directory is None else directory.last_checkpoint
     if as_json:
-        path = None if directory is None else str(directory.path)
-        print(json.dumps({"run": subject.name, "exit_code": code, "last_checkpoint": step, "path": path}))
+        print(json.dumps(_record(subject.name, code, directory)))
     else:
-        checkpoint = "" if step is None else f", last checkpoint: step {step}"
-        print(f"{subject.name}: {how}{checkpoint}")
+        print(_line(subject.name, how, directory))
+    return _verdict(code)
+
+
+@on_disk()
+def stop_all(output_dir: Path, *, timeout_s: float, as_json: bool) -> int:
+    """As `stop`, for every run below `output_dir` that a process of this host works on, all at once.
+
+    Returns 0 where there is none, else the first code that is not 0.
+
+    Raises:
+        RunError: one of them is not ours to stop; the others were asked.
+        DeadlineError: some have not ended in time.
+    """
+    paths = [path for path in sorted(output_dir.glob("*")) if path.is_dir() and not path.is_symlink()]
+    found = [RunDirectory(path.resolve()) for path in paths if (path / "lock").is_file()]
+    holders = [(directory, holder_of(directory.lock)) for directory in found]
+    running = [(directory, holder) for directory, holder in holders if holder is not None and holder.is_local]
+    problems: list[GkdError] = []
+    asked = [(directory, holder) for directory, holder in running if _tried(problems, _ask, directory, holder)]
+    end = time.monotonic() + timeout_s
+    codes, records = [], []
+    for directory, holder in asked:
+        if not _tried(problems, _await_end, directory, holder, max(0.0, end - time.monotonic())):
+            continue
+        code, how = _ending(directory, holder)
+        codes.append(_verdict(code))
+        records.append(_record(directory.name, code, directory))
+        if not as_json:
+            print(_line(directory.name, how, directory))
+    if as_json:
+        print(json.dumps({"runs": records}))
+    elif not running:
+        print(f"no run below {output_dir} is running on this host")
+    if problems:
+        raise type(problems[0])("\n".join(str(problem) for problem in problems))
+    return next((code for code in codes if code), 0)
+
+
+def _tried(problems: list[GkdError], act: Callable[..., None], *arguments: object) -> bool:
+    try:
+        act(*arguments)
+    except (RunError, DeadlineError) as error:
+        problems.append(error)
+        return False
+    return True
+
+
+def _record(name: str, code: int | None, directory: RunDirectory | None) -> dict[str, Any]:
+    step, path = (None, None) if directory is None else (directory.last_checkpoint, str(directory.path))
+    return {"run": name, "exit_code": code, "last_checkpoint": step, "path": path}
+
+
+def _line(name: str, how: str, directory: RunDirectory | None) -> str:
+    step = None if directory is None else directory.last_checkpoint
+    return f"{name}: {how}" + ("" if step is None else f", last checkpoint: step {step}")
+
+
+def _verdict(code: int | None) -> int:
     return 0 if code in _GOOD else GkdError.exit_code if code is None else code
 
 
@@ -61,18 +119,30 @@ def _stop_process(directory: RunDirectory, timeout_s: float) -> tuple[int | None
         raise RunError(
             f"{directory.path}: runs as {holder}; stop it there with `kill {holder.pid}`, or as a job with --address"
         )
-    number = int(holder.run_epoch.partition("-")[0])
+    _ask(directory, holder)
+    _await_end(directory, holder, timeout_s)
+    return _ending(directory, holder)
+
+
+def _ask(directory: RunDirectory, holder: Holder) -> None:
     try:
         os.kill(holder.pid, signal.SIGTERM)
     except ProcessLookupError:
         pass
     except PermissionError as error:
         raise RunError(f"{directory.path}: {holder} belongs to another user, who has to stop it") from error
+
+
+def _await_end(directory: RunDirectory, holder: Holder, timeout_s: float) -> None:
     end = time.monotonic() + timeout_s
     while (now := holder_of(directory.lock)) is not None and now.run_epoch == holder.run_epoch:
         if time.monotonic() > end:
             raise DeadlineError(f"{directory.path}: asked to stop, and not ended after {timeout_s:g} s; it still may")
         time.sleep(_POLL_S)
+
+
+def _ending(directory: RunDirectory, holder: Holder) -> tuple[int | None, str]:
+    number = int(holder.run_epoch.partition("-")[0])
     attempt = next((each for each in read_attempts(directory.attempts) if each.number == number), None)
     if attempt is None or attempt.how is None:
         return None, "killed, no exit code"

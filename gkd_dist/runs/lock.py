@@ -1,18 +1,21 @@
 """One process at a time works on a run directory (floor F2).
 
 The kernel's lock on the file ends with the process that holds it, whatever ends that; the content says who it is. A
-content without a kernel's lock is a dead process of this host, or one of another host, of which nothing is known.
+content without a kernel's lock is a dead process of this host, or one of another host: that is dead once it has given
+no sign of life for a while (`lease`).
 """
 
 import fcntl
 import os
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
 from gkd_dist.errors import RunError
 from gkd_dist.runs.documents import Document, read_document
+from gkd_dist.runs.lease import Heartbeat, await_silence, end_process, is_silent
 
 _TRIES = 20
 _PAUSE_S = 0.05
@@ -41,34 +44,46 @@ class RunLock:
     """Holds the lock file `path` until it is closed.
 
     Raises:
-        RunError: another process has it, or one of another host may have it.
+        RunError: another process has it, here or on another host.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, when_taken: Callable[[Path, object], object] = end_process) -> None:
         self._path = path
+        self._when_taken = when_taken
+        self._heartbeat: Heartbeat | None = None
         self._file: IO[str] = path.open("a+", encoding="utf-8")
         try:
             if not _lock(self._file, fcntl.LOCK_EX):
                 raise RunError(_in_use(path, read_document(path, Holder)))
             self.former = read_document(path, Holder)
-            """Who held it last and did not close it: a process of this host that died; None where nobody did."""
+            """Who held it last and did not close it: a process that died; None where nobody did."""
             if self.former is not None and not self.former.is_local:
-                raise RunError(_elsewhere(path, self.former))
+                self.former = _await_end(path, self.former)
         except BaseException:
             self._file.close()
             raise
 
     def write(self, holder: Holder) -> None:
-        """Say who holds it."""
+        """Say who holds it, and from now on that it lives."""
         self._put(holder.model_dump_json() + "\n")
+        if self._heartbeat is None:
+            self._heartbeat = Heartbeat(
+                self._path, lambda: self._other_than(holder), lambda other: self._when_taken(self._path, other)
+            )
 
     def close(self) -> None:
         """Nobody holds it any more. May be called twice."""
         if not self._file.closed:
+            if self._heartbeat is not None:
+                self._heartbeat.stop()
             try:
                 self._put("")
             finally:
                 self._file.close()
+
+    def _other_than(self, holder: Holder) -> Holder | None:
+        now = read_document(self._path, Holder)
+        return None if now == holder else now
 
     def _put(self, text: str) -> None:
         self._file.seek(0)
@@ -81,7 +96,7 @@ class RunLock:
 def holder_of(path: Path) -> Holder | None:
     """Who works on the directory of the lock file `path` now; None: nobody.
 
-    A process of another host counts as alive: nothing else is known of it.
+    A process of another host counts as alive while it holds the kernel's lock, or its lease is not over.
 
     Raises:
         RunError: the file is none of ours.
@@ -93,14 +108,36 @@ def holder_of(path: Path) -> Holder | None:
     with file:
         is_free = _lock(file, fcntl.LOCK_SH, tries=1)
         holder = read_document(path, Holder)
-    return None if holder is None or (is_free and holder.is_local) else holder
+    return None if holder is None or (is_free and (holder.is_local or is_silent(path))) else holder
 
 
 def check_free(path: Path) -> None:
-    """Raise RunError where a process works on the directory, or one of another host may; takes nothing."""
+    """Raise RunError where a process works on the directory; takes nothing.
+
+    Of a process of another host that may be dead, the rest of its lease is waited for.
+    """
     holder = holder_of(path)
-    if holder is not None:
-        raise RunError(_in_use(path, holder) if holder.is_local else _elsewhere(path, holder))
+    if holder is None:
+        return
+    with path.open("r", encoding="utf-8") as file:
+        is_free = _lock(file, fcntl.LOCK_SH)
+    if not is_free or holder.is_local:
+        raise RunError(_in_use(path, holder))
+    _await_end(path, holder)
+
+
+def _await_end(path: Path, holder: Holder) -> Holder | None:
+    """What `holder`, of another host, leaves behind: itself where it died, None where it ended meanwhile.
+
+    Raises:
+        RunError: it lives.
+    """
+    if await_silence(path):
+        return holder
+    now = read_document(path, Holder)
+    if now is not None:
+        raise RunError(_in_use(path, now))
+    return None
 
 
 def _lock(file: IO[str], kind: int, tries: int = _TRIES) -> bool:
@@ -116,26 +153,8 @@ def _lock(file: IO[str], kind: int, tries: int = _TRIES) -> bool:
 
 def _in_use(path: Path, holder: Holder | None) -> str:
     who = "another process" if holder is None else str(holder)
+    there = "" if holder is None or holder.is_local else f", which gives signs of life from {holder.host}"
     return (
-        f"{path.parent}: in use by {who}; stop it, or wait until it ends, or start another run with "
+        f"{path.parent}: in use by {who}{there}; stop it, or wait until it ends, or start another run with "
         "checkpoint.resume=false"
     )
-
-
-def _elsewhere(path: Path, holder: Holder) -> str:
-    return (
-        f"{path.parent}: in use by {holder}, which cannot be seen from here ({socket.gethostname()}); the run last "
-        f"wrote {_last_sign(path.parent)}. Look on {holder.host} with `ps -p {holder.pid}`; if that host is gone, or "
-        f"the process is no gkd, delete the lock with `rm {path}` and start again"
-    )
-
-
-def _last_sign(run: Path) -> str:
-    """How long ago anything of the run was written; a running job shows its status every second."""
-    files = [path for path in (run / "control" / "status.json", run / "metrics.jsonl", run / "lock") if path.is_file()]
-    newest = max(files, key=lambda path: path.stat().st_mtime, default=None)
-    if newest is None:
-        return "nothing"
-    age_s = max(0.0, time.time() - newest.stat().st_mtime)
-    age = f"{age_s:.0f} s" if age_s < 600 else f"{age_s / 3600:.1f} h"
-    return f"{newest.relative_to(run)} {age} ago"

@@ -52,7 +52,7 @@ def find_continuation(config: RunConfig) -> Continuation | None:
 
     Raises:
         ConfigError: that run had another configuration; every difference is listed.
-        RunError: a process works on that run, or may.
+        RunError: a process works on that run.
     """
     if not config.checkpoint.resume:
         return None
@@ -63,6 +63,7 @@ def find_continuation(config: RunConfig) -> Continuation | None:
         is_held = holder_of(directory.lock) is not None
         if is_held and not directory.is_finished and not _differences(directory, config)[0]:
             check_free(directory.lock)
+            is_held = False  # by a process of another host, which is dead
         step = directory.last_checkpoint
         if is_held or directory.is_finished:
             has_newer = True

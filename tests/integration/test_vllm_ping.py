@@ -9,6 +9,7 @@ import pytest
 
 pytest.importorskip("vllm")
 
+from gkd_dist.config.engine_args import ALLOWED
 from gkd_dist.errors import EngineError, RejectedError
 from gkd_dist.types import SamplingParams
 from tests import tiny
@@ -45,3 +46,11 @@ def test_a_dead_engine_process_fails_the_ping_of_its_living_parent(tmp_path: Pat
         await sampler.close()
 
     asyncio.run(work())
+
+
+def test_engine_arguments_that_may_be_set_are_vllms() -> None:
+    from dataclasses import fields
+
+    from vllm.engine.arg_utils import AsyncEngineArgs
+
+    assert {field.name for field in fields(AsyncEngineArgs)} >= ALLOWED

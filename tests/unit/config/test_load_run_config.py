@@ -110,17 +110,17 @@ def test_overrides_take_null_lists_and_mappings() -> None:
     config = load_run_config("quickstart", ["student.prune.drop_layers=[1, 4]", "metrics.port=null"])
     assert config.student.prune is not None and config.student.prune.drop_layers == (1, 4)
     assert config.metrics.port is None
-    config = load_run_config("quickstart", ["student.prune=null", "sampler.engine_args={a: {b: 1}}"])
+    config = load_run_config("quickstart", ["student.prune=null", "sampler.engine_args={hf_overrides: {b: 1}}"])
     assert config.student.prune is None
-    assert config.sampler.engine_args == {"a": {"b": 1}}
+    assert config.sampler.engine_args == {"hf_overrides": {"b": 1}}
 
 
 def test_an_override_makes_the_mappings_above_it() -> None:
     config = load_run_config(
-        "tiny", (*MODELS, "student.prune.num_layers=2", "sampler.engine=vllm", "sampler.engine_args.x.y=1")
+        "tiny", (*MODELS, "student.prune.num_layers=2", "sampler.engine=vllm", "sampler.engine_args.hf_overrides.y=1")
     )
     assert config.student.prune is not None and config.student.prune.num_layers == 2
-    assert config.sampler.engine_args == {"x": {"y": 1}}
+    assert config.sampler.engine_args == {"hf_overrides": {"y": 1}}
 
 
 def test_a_value_may_hold_equal_signs() -> None:
@@ -184,10 +184,9 @@ def test_a_problem_is_told_in_words(override: str, problem: str) -> None:
 
 
 def test_an_override_below_a_value_of_the_file_is_named(write: Any) -> None:
-    path = write("sampler: {engine_args: {x: 3}}\n")
-    assert problems_of(path, *MODELS, "sampler.engine_args.x.y=1") == [
-        "sampler.engine_args.x.y: sampler.engine_args.x is 3, not a mapping; it has no keys below it"
-    ]
+    path = write("sampler: {engine_args: {hf_overrides: {x: 3}}}\n")
+    key = "sampler.engine_args.hf_overrides.x"
+    assert problems_of(path, *MODELS, f"{key}.y=1") == [f"{key}.y: {key} is 3, not a mapping; it has no keys below it"]
 
 
 def test_a_malformed_value_is_named_with_the_way_out() -> None:
@@ -287,7 +286,7 @@ def test_a_dumped_configuration_loads_back_equal(write: Any) -> None:
         "quickstart",
         [
             "student.prune.drop_layers=[3, 5]",
-            "sampler.engine_args={a: 1e-7, b: 'yes', c: [null, {d: '1e3'}]}",
+            "sampler.engine_args.hf_overrides={a: 1e-7, b: 'yes', c: [null, {d: '1e3'}]}",
             "data.system_prompt='1e-4'",
             "output_dir=../some where/runs",
             "learner.learning_rate=1.0000000000000002e-5",

@@ -41,10 +41,12 @@ def problems_of(path: str, *overrides: str) -> list[str]:
 
 
 def test_teachers_keep_their_order_and_their_own_settings(write: Any) -> None:
-    config = load_run_config(write(ROUTE), ["teachers.math.temperature=0.1", "teachers.math.engine_args.a.b=1"])
+    config = load_run_config(
+        write(ROUTE), ["teachers.math.temperature=0.1", "teachers.math.engine_args.hf_overrides.b=1"]
+    )
     assert list(config.named_teachers) == ["math", "code"]
     assert [teacher.temperature for teacher in config.named_teachers.values()] == [0.1, 0.5]
-    assert config.named_teachers["math"].engine_args == {"a": {"b": 1}}
+    assert config.named_teachers["math"].engine_args == {"hf_overrides": {"b": 1}}
     assert config.named_teachers["math"].sources == ("gsm8k", "svamp")
     assert config.key_of("math") == "teachers.math"
 

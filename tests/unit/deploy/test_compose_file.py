@@ -48,6 +48,7 @@ def test_the_job_builds_the_target_and_runs_a_recipe_that_others_can_watch() -> 
     assert SERVICES["job"]["expose"] == [str(config.metrics.port)]
     assert f"{config.output_dir}" in [mount.split(":")[1] for mount in SERVICES["job"]["volumes"]]
     assert "VOLUME /runs\n" in dockerfile
+    assert SERVICES["job"]["hostname"] == "job", "a container that is made again knows the lock of the one before"
 
 
 def test_prometheus_differs_from_the_deployed_one_in_the_address_alone() -> None:

@@ -4,6 +4,7 @@ import functools
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ import jsonschema
 import pytest
 import yaml
 
+from gkd_dist.cluster.job_log import exit_code_in
+from gkd_dist.cluster.jobs import RUN_KEY
 from gkd_dist.cluster.placement import RoleNeeds
 from gkd_dist.config.load import load_run_config
 from gkd_dist.config.run import RunConfig
@@ -23,6 +26,7 @@ REPOSITORY = Path(__file__).parents[3]
 KUBERAY = REPOSITORY / "deploy" / "kuberay"
 OVERLAYS = sorted(path.name for path in (KUBERAY / "overlays").iterdir())
 BUILDS = [f"{overlay}/{what}" for overlay in OVERLAYS for what in ("cluster", "job")]
+STORES = [f"{overlay}/storage" for overlay in OVERLAYS]
 SCHEMAS = {
     "RayCluster": "ray.io_rayclusters.yaml",
     "RayJob": "ray.io_rayjobs.yaml",
@@ -114,7 +118,7 @@ def test_a_field_that_the_definition_does_not_know_is_found() -> None:
 def test_kinds_of_kubernetes_itself_are_valid(name: str) -> None:
     validate = pytest.importorskip("kubernetes_validate")
     core = [each for each in built(name) if each["kind"] not in SCHEMAS]
-    assert {each["kind"] for each in core} >= {"NetworkPolicy", "PersistentVolumeClaim"}
+    assert "NetworkPolicy" in {each["kind"] for each in core}
     bare = [
         {
             "apiVersion": "v1",
@@ -124,11 +128,11 @@ def test_kinds_of_kubernetes_itself_are_valid(name: str) -> None:
         }
         for role, template in pods(name).items()
     ]
-    for thing in [*core, *bare]:
+    for thing in [*core, *bare, *built(f"{name.partition('/')[0]}/storage")]:
         validate.validate(thing, validate.latest_version(), strict=True)
 
 
-@pytest.mark.parametrize("name", BUILDS)
+@pytest.mark.parametrize("name", [*BUILDS, *STORES])
 def test_kustomize_makes_of_it_what_these_tests_look_at(name: str) -> None:
     kubectl = shutil.which("kubectl")
     if kubectl is None:
@@ -148,13 +152,33 @@ def test_a_job_has_the_cluster_and_makes_none_beside_its_own(overlay: str) -> No
     spec = only(job, "RayJob")["spec"]
     (submitter,) = spec["submitterPodTemplate"]["spec"]["containers"]
     assert submitter["image"] == pods(f"{overlay}/job")["head"]["spec"]["containers"][0]["image"]
-    command, path = spec["entrypoint"].rsplit(" ", 1)
-    assert command == "gkd run"
+    (path,) = re.findall(r"; gkd run (\S+);", spec["entrypoint"])
+    assert spec["metadata"] == {RUN_KEY: recipe(overlay).name}
     mounts = pods(f"{overlay}/job")["head"]["spec"]["containers"][0]["volumeMounts"]
     (mounted,) = (each["mountPath"] for each in mounts if each["name"] == "recipe")
     (file,) = only(job, "ConfigMap")["data"]
     assert path == f"{mounted}/{file}"
     assert int(yaml.safe_load(spec["runtimeEnvYAML"])["env_vars"]["RAY_JOB_STOP_WAIT_TIME_S"]) == 600
+
+
+@pytest.mark.parametrize("code", [0, 75])
+@pytest.mark.parametrize("is_submitted_by_a_pod", [True, False])
+def test_the_entry_point_survives_the_shells_and_says_the_exit_code(
+    code: int, is_submitted_by_a_pod: bool, tmp_path: Path
+) -> None:
+    entrypoint = only(built(f"{OVERLAYS[0]}/job"), "RayJob")["spec"]["entrypoint"]
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    for name, line in (("gkd", f'echo "ran $*"; exit {code}'), ("ray", 'shift 3; for each; do echo "$each"; done')):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{line}\n")
+        (tmp_path / name).chmod(0o755)
+    if is_submitted_by_a_pod:  # K8sJobMode: a shell of the pod reads it; `ray job submit` quotes what it gets, anew
+        words = subprocess.run(
+            ["bash", "-c", f"ray job submit -- {entrypoint} ;"], env=environment, capture_output=True, text=True
+        ).stdout.splitlines()
+        entrypoint = shlex.join(words)
+    done = subprocess.run(entrypoint, shell=True, env=environment, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (code, f"ran run /etc/gkd/recipe.yaml\ngkd: exit code {code}\n")
+    assert exit_code_in(done.stdout) == code
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -163,9 +187,17 @@ def test_fields_of_retries_and_of_the_end_are_set_on_purpose(overlay: str) -> No
     assert spec["backoffLimit"] > 0 and spec["submitterConfig"]["backoffLimit"] > 0
     assert spec["shutdownAfterJobFinishes"] is True and "deletionStrategy" not in spec
     assert {"preRunningDeadlineSeconds", "activeDeadlineSeconds", "ttlSecondsAfterFinished", "suspend"} <= spec.keys()
-    claim = {each["name"]: each for each in pods(f"{overlay}/job")["head"]["spec"]["volumes"]}["runs"]
-    volume = only(built(f"{overlay}/job"), "PersistentVolumeClaim")
-    assert claim["persistentVolumeClaim"]["claimName"] == volume["metadata"]["name"]
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_who_deletes_a_job_or_a_cluster_keeps_its_checkpoints(overlay: str) -> None:
+    (volume,) = built(f"{overlay}/storage")
+    assert volume["kind"] == "PersistentVolumeClaim"
+    for name in (f"{overlay}/job", f"{overlay}/cluster"):
+        assert volume["kind"] not in {each["kind"] for each in built(name)}
+        for role, template in pods(name).items():
+            claim = {each["name"]: each for each in template["spec"]["volumes"]}["runs"]
+            assert claim["persistentVolumeClaim"]["claimName"] == volume["metadata"]["name"], role
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -219,9 +251,48 @@ def test_every_pod_is_unprivileged_bounded_and_given_time(name: str) -> None:
     assert cluster_of(name)["authOptions"] == {"mode": "token"}
 
 
+@pytest.mark.parametrize("name", BUILDS)
+def test_a_head_that_ends_stops_all_of_its_runs(name: str) -> None:
+    (head,) = pods(name)["head"]["spec"]["containers"]
+    mounted = {mount["name"]: mount["mountPath"] for mount in head["volumeMounts"]}
+    command = head["lifecycle"]["preStop"]["exec"]["command"][-1]
+    assert command.startswith(f"gkd stop --all --output-dir {mounted['runs']} --timeout ")
+
+
 def test_versions_are_those_of_the_image() -> None:
     (ray,) = re.findall(r"^ray==(.+)$", (REPOSITORY / "constraints.txt").read_text(), re.MULTILINE)
     assert cluster_of("cpu-quickstart/job")["rayVersion"] == ray
+
+
+def admits(policy: Any, labels: dict[str, str], namespace: str, own_namespace: str = "gkd") -> set[int]:
+    """Ports that a pod with these labels reaches; -1: all of them."""
+    ports: set[int] = set()
+    for rule in policy["spec"]["ingress"]:
+        for peer in rule["from"]:
+            assert peer.keys() <= {"podSelector", "namespaceSelector"}
+            assert all(selector.keys() <= {"matchLabels"} for selector in peer.values())
+            of_namespace = {"kubernetes.io/metadata.name": namespace}
+            wanted = peer.get("namespaceSelector", {"matchLabels": {"kubernetes.io/metadata.name": own_namespace}})
+            if (
+                wanted.get("matchLabels", {}).items() <= of_namespace.items()
+                and peer.get("podSelector", {}).get("matchLabels", {}).items() <= labels.items()
+            ):
+                ports |= {port["port"] for port in rule.get("ports", ())} or {-1}
+    return ports
+
+
+def test_pods_of_other_ray_clusters_reach_nothing() -> None:
+    policy = only(built("cpu-quickstart/job"), "NetworkPolicy")
+    name = "app.kubernetes.io/name"
+    foreign = {name: "kuberay", "app.kubernetes.io/created-by": "kuberay-operator", "ray.io/is-ray-node": "yes"}
+    for namespace in ("gkd", "other", "kuberay-system", "monitoring"):
+        assert admits(policy, foreign, namespace) == set(), namespace
+    for of_operator in ("kuberay", "kuberay-operator"):  # its kustomization and its chart call it so
+        operator = {name: of_operator, "app.kubernetes.io/component": "kuberay-operator"}
+        assert admits(policy, operator, "kuberay-system") == {8265}
+        assert admits(policy, operator, "other") == set()
+    assert admits(policy, foreign | OF_GKD, "gkd") == {-1}
+    assert admits(policy, foreign | OF_GKD, "other") == set()
 
 
 def rules(policy: Any) -> Iterator[tuple[str, set[int]]]:

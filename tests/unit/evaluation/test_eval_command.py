@@ -1,7 +1,8 @@
 """`gkd eval` with a task and `gkd generate`, on models made here."""
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from gkd_dist import eval_preparation, evaluating
 from gkd_dist.cli import main
 from gkd_dist.config.load import load_eval_config
-from tests.tiny import save_causal, save_t5
+from tests.tiny import VOCABULARY, save_causal, save_t5, save_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +68,33 @@ def test_an_encoder_decoder_translates(
     assert result["figures"]["reference_text/forward_kl_nats"]["value"] == pytest.approx(0, abs=1e-5)
     assert result["signatures"]["bleu"].startswith("nrefs:1|case:mixed|eff:no|tok:13a")
     assert result["figures"]["mean_length_tokens"]["value"] <= 4
+
+
+@pytest.mark.parametrize("save", [save_causal, save_t5])
+def test_drawn_text_is_calculated_as_greedy_text_is(
+    save: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """At a temperature of nearly 0 both write the same. Nearly every token asks for a sum."""
+    model = save(tmp_path / "model", seed=2)
+    sums = [f"a:{first}+{second}=" for first in range(10) for second in range(10)]
+    words = ["<pad>", "</s>", "<unk>", "=", *map(str, range(19)), *sums]
+    save_tokenizer(model, [*words, *(f"w{number}" for number in range(len(words), VOCABULARY))])
+    file = tmp_path / "sums.jsonl"
+    file.write_text("".join(f'{{"prompt": "a:1+{n}= {n}"}}\n' for n in range(5)))
+
+    def texts(temperature: float) -> list[str]:
+        folder = tmp_path / str(temperature)
+        evaluate(
+            capsys, model, "--task", "generation", "--data", file, "decoding.max_new_tokens=9",
+            "decoding.calculator=equations", f"decoding.temperature={temperature}", "num_resamples=100",
+            f"output={folder}",
+        )  # fmt: skip
+        return [json.loads(row)["samples"][0]["text"] for row in (folder / "predictions.jsonl").open()]
+
+    greedy = texts(0)
+    assert texts(1e-4) == greedy
+    answers = [answer for text in greedy for answer in re.findall(r"a:(\d)\+(\d)= (\d+)", text)]
+    assert len(answers) > 3 and all(int(first) + int(second) == int(value) for first, second, value in answers)
 
 
 def test_options_of_a_file_of_keys(

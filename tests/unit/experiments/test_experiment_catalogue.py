@@ -115,7 +115,9 @@ def test_models_are_asked_as_they_were_trained(name: str, scale: str | None) -> 
             if config.task not in ("mmlu", "bbh"):  # which bring their own prompts
                 assert config.template == recipe.data.prompt_template
                 assert (config.max_prompt_tokens, config.decoding.max_new_tokens) == lengths
-                assert config.overlong.startswith("truncate")  # every row of the test is scored
+                # Every row of the test is scored, and cut as in training where training cuts.
+                assert config.overlong.startswith("truncate")
+                assert recipe.data.overlong in ("drop", config.overlong)
         if run.stage == "written":
             config = eval_config(run.arguments)
             assert (config.max_prompt_tokens, config.decoding.max_new_tokens) == lengths
@@ -149,6 +151,16 @@ def test_a_reward_is_not_drawn_against_itself() -> None:
             (evaluation,) = run.evaluations
             assert eval_config(evaluation.arguments).teacher == str(Path("out/runs/teacher/latest/final").absolute())
             assert "teacher" in run.waits_for
+
+
+@pytest.mark.parametrize(("name", "scale"), [("figure1", "paper"), ("figure1", "small")])
+def test_a_model_is_asked_on_the_gpu_of_its_run(name: str, scale: str) -> None:
+    plan = expand(loaded(name, scale), Path("out"))
+    asked = [each.arguments for run in plan for each in run.evaluations]
+    asked += [run.arguments for run in plan if run.arguments[:1] == ("generate",)]
+    assert len(asked) > 10
+    assert {"device=cuda" in arguments for arguments in asked} == {scale == "paper"}
+    assert all((run.num_gpus > 0) == (scale == "paper") for run in plan if run.stage != "rows")  # which asks no model
 
 
 def test_every_figure_of_the_paper_is_there() -> None:

@@ -16,7 +16,7 @@ from gkd_dist.config.load import dump_run_config, load_run_config
 from gkd_dist.operations.subject import RunSubject, find_subject, known_address
 from gkd_dist.operations.watching import view
 from gkd_dist.runs.documents import write_document
-from gkd_dist.runs.lock import holder_of
+from gkd_dist.runs.lock import Holder, holder_of
 from gkd_dist.runs.run_directory import COMPLETE, RunDirectory
 from gkd_dist.runs.status import RoleStatus, SlotStatus, Status
 
@@ -35,6 +35,28 @@ with Attempt(RunDirectory(Path(sys.argv[1]))):
     signal.signal(signal.SIGTERM, signal.SIG_DFL if sys.argv[2] == "dies" else receive)
     print("ready", flush=True)
     time.sleep(60)
+"""
+STOPPING = """
+import asyncio, sys
+from pathlib import Path
+from gkd_dist.errors import GkdError
+from gkd_dist.runs.attempts import Attempt
+from gkd_dist.runs.run_directory import RunDirectory
+from gkd_dist.stop_signals import StopSignals
+
+async def main():
+    with StopSignals(lambda text: print(text, flush=True)) as stop:
+        stop.begin()
+        print("ready", flush=True)
+        await stop.event.wait()
+        await asyncio.to_thread(sys.stdin.readline)  # its last step
+        raise stop.error(sys.argv[1])
+
+try:
+    with Attempt(RunDirectory(Path(sys.argv[1]))):
+        asyncio.run(main())
+except GkdError as error:
+    sys.exit(error.exit_code)
 """
 
 
@@ -97,6 +119,59 @@ def test_stop_waits_and_says_how_it_ended(
     assert holder_of(directory.lock) is None
     assert main(["stop", "latest"]) == 2
     assert "not running" in capsys.readouterr().err
+
+
+@pytest.mark.fault(33)
+def test_stop_waits_for_a_run_that_is_stopping_already(
+    directory: RunDirectory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As where an operator stops the job of a cluster, and then ends its pods, each of which asks for a checkpoint."""
+    command = [sys.executable, "-c", STOPPING, str(directory.path)]
+    with subprocess.Popen(command, stdin=-1, stdout=-1, text=True) as running:
+        assert running.stdout is not None and running.stdin is not None and running.stdout.readline() == "ready\n"
+        running.terminate()
+        assert running.stdout.readline().startswith("SIGTERM: finishing")
+        assert main(["stop", "latest", "--timeout", "0.5"]) == 70
+        assert "it still may" in capsys.readouterr().err
+        stopping = threading.Timer(0.2, lambda: running.communicate("go on\n", timeout=LIMIT_S))
+        stopping.start()
+        assert main(["stop", "latest", "--timeout", "30"]) == 0
+        stopping.join(LIMIT_S)
+    assert running.returncode == 75
+    assert capsys.readouterr().out == "tiny-1: stopped, exit code 75, last checkpoint: step 4\n"
+
+
+def test_stop_all_stops_every_run_of_this_host_and_no_other(
+    directory: RunDirectory, process: subprocess.Popen[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = RunDirectory.create(Path("runs"), "other")
+    other.write_config("name: other\n")
+    away = RunDirectory.create(Path("runs"), "away")
+    away.lock.write_text(Holder(run_epoch="1-1-a", host="elsewhere", pid=1, started_at="then").model_dump_json())
+    command = [sys.executable, "-c", PROGRAM, str(other.path), "stops"]
+    with subprocess.Popen(command, stdout=-1, text=True) as second:
+        assert second.stdout is not None and second.stdout.readline() == "ready\n"
+        assert main(["stop", "--all", "--timeout", "30"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said == ["other-1: stopped, exit code 75", "tiny-1: stopped, exit code 75, last checkpoint: step 4"]
+    assert holder_of(directory.lock) is None and holder_of(other.lock) is None and holder_of(away.lock) is not None
+    assert main(["stop", "--all"]) == 0
+    assert capsys.readouterr().out == "no run below runs is running on this host\n"
+
+
+@pytest.mark.parametrize("process", ["breaks"], indirect=True)
+def test_stop_all_says_which_run_did_not_end_well(
+    process: subprocess.Popen[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["stop", "--all", "--json", "--timeout", "30"]) == 70
+    (run,) = json.loads(capsys.readouterr().out)["runs"]
+    assert (run["run"], run["exit_code"], run["last_checkpoint"]) == ("tiny-1", 70, 4)
+
+
+@pytest.mark.parametrize("words", [["stop"], ["stop", "a", "--all"], ["stop", "--all", "--address", "http://h:1"]])
+def test_stop_is_told_what_to_stop_once(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 2
+    assert "give" in capsys.readouterr().err
 
 
 def test_logs_are_the_steps_and_follow_a_run_to_its_end(

@@ -7,7 +7,9 @@ import pytest
 from gkd_dist.config.load import dump_run_config, load_run_config
 from gkd_dist.config.run import RunConfig
 from gkd_dist.errors import ConfigError, RunError
+from gkd_dist.runs import lease
 from gkd_dist.runs.attempts import Attempt
+from gkd_dist.runs.lock import Holder
 from gkd_dist.runs.resume import find_continuation
 from gkd_dist.runs.run_directory import COMPLETE, RunDirectory
 
@@ -115,6 +117,20 @@ def test_the_same_command_is_refused_while_it_runs_and_another_is_not(root: Path
             assert find_continuation(config(root, "checkpoint.resume=false")) is None
     found = find_continuation(config(root))
     assert found is not None and found.directory.path == directory.path
+
+
+@pytest.mark.fault(16)
+def test_the_next_head_goes_on_with_the_run_of_the_one_that_was_lost(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = begun(config(root), 20)
+    lost = Holder(run_epoch="000001-0001-a", host="head-a", pid=1, started_at="then")
+    directory.lock.write_text(lost.model_dump_json())
+    monkeypatch.setattr(lease, "LEASE_S", 0.5)
+    found = find_continuation(config(root))
+    assert found is not None and found.directory.path == directory.path
+    with Attempt(directory) as attempt:
+        assert attempt.number == 2
 
 
 def test_a_run_that_was_left_for_a_newer_one_refuses_nothing_and_can_still_be_gone_on_with(root: Path) -> None:

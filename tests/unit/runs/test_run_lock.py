@@ -1,17 +1,18 @@
 """One process at a time works on a run directory."""
 
 import os
-import re
 import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from gkd_dist.errors import RunError
+from gkd_dist.runs import lease
 from gkd_dist.runs.lock import Holder, RunLock, check_free, holder_of
 
 HOLD = """
@@ -70,26 +71,86 @@ def test_two_starts_in_one_process_exclude_each_other(path: Path) -> None:
     RunLock(path).close()
 
 
+def hold_on(host: str, path: Path) -> "subprocess.Popen[str]":
+    """A process that holds the lock, on a machine of that name."""
+    text = HOLD.replace("import socket\n", f"import socket\nsocket.gethostname = lambda: {host!r}\n")
+    process = subprocess.Popen([sys.executable, "-c", text, str(path)], stdin=-1, stdout=-1, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "held\n"
+    return process
+
+
+@pytest.mark.fault(16)
+@pytest.mark.parametrize("take", [check_free, lambda path: RunLock(path).close()], ids=["look", "take"])
+def test_what_a_lost_host_held_is_free_once_it_has_been_silent(
+    path: Path, take: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    head = hold_on("head-a", path)
+    monkeypatch.setattr(socket, "gethostname", lambda: "head-b")
+    try:
+        with pytest.raises(RunError, match=f"process {head.pid} on head-a.*; stop it, or wait"):
+            take(path)
+    finally:
+        head.kill()
+        head.wait(timeout=20)
+    assert holder_of(path) is not None, "a moment ago it lived"
+    monkeypatch.setattr(lease, "LEASE_S", 1.0)
+    take(path)
+    assert holder_of(path) is None
+
+
+@pytest.mark.fault(16)
+def test_the_next_head_knows_who_held_it_and_waits_no_longer_than_the_lease(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = holder(host="head-a", pid=1)
+    path.write_text(left.model_dump_json())
+    os.utime(path, times=(time.time() - lease.LEASE_S - 5,) * 2)
+    monkeypatch.setattr(lease.time, "sleep", lambda _: pytest.fail("there is nothing left to wait for"))
+    assert holder_of(path) is None
+    lock = RunLock(path)
+    assert lock.former == left
+    lock.close()
+
+
 @pytest.mark.fault(18)
-def test_of_another_host_nothing_is_known_and_the_file_decides(path: Path) -> None:
+@pytest.mark.parametrize("take", [check_free, RunLock])
+def test_a_holder_of_another_host_that_gives_signs_of_life_is_never_replaced(
+    path: Path, take: Callable[[Path], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path.write_text(holder(host="elsewhere", pid=1).model_dump_json())  # and no kernel's lock: it does not reach here
+    monkeypatch.setattr(lease, "BEAT_S", 0.1)
+    heartbeat = lease.Heartbeat(path, lambda: None, lambda _: None)
+    try:
+        with pytest.raises(RunError, match=r"process 1 on elsewhere, .*, which gives signs of life from elsewhere"):
+            take(path)
+    finally:
+        heartbeat.stop()
+
+
+@pytest.mark.fault(18)
+def test_one_that_ends_in_order_while_it_is_watched_leaves_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path.write_text(holder(host="elsewhere", pid=1).model_dump_json())
-    status = path.parent / "control" / "status.json"
-    status.parent.mkdir()
-    for age_s, sign in ((0, r"lock \d+ s ago"), (-100, r"status.json 0 s ago"), (3 * 3600, r"status.json 3.0 h ago")):
-        if age_s:
-            status.touch()
-            os.utime(status, times=(time.time() - age_s,) * 2)
-            os.utime(path, times=(0, 0))
-        for attempt in (lambda: RunLock(path), lambda: check_free(path)):
-            with pytest.raises(RunError, match="process 1 on elsewhere") as caught:
-                attempt()
-            assert re.search(f"last wrote .*{sign}", str(caught.value))
-            assert "Look on elsewhere with `ps -p 1`" in str(caught.value)
-            assert f"delete the lock with `rm {path}`" in str(caught.value)
-    assert holder_of(path) == holder(host="elsewhere", pid=1)
-    path.unlink()
-    check_free(path)
-    RunLock(path).close()
+    monkeypatch.setattr(lease.time, "sleep", lambda _: path.write_text(""))
+    lock = RunLock(path)
+    assert lock.former is None
+    lock.close()
+
+
+@pytest.mark.fault(15)
+def test_a_holder_that_wakes_up_after_its_lease_ends(path: Path) -> None:
+    wakes = HOLD.replace("import socket\n", "import socket\nfrom gkd_dist.runs import lease\nlease.BEAT_S = 0.1\n")
+    frozen = subprocess.Popen([sys.executable, "-c", wakes, str(path)], stdin=-1, stdout=-1, stderr=-1, text=True)
+    try:
+        assert frozen.stdout is not None and frozen.stdout.readline() == "held\n"
+        frozen.send_signal(signal.SIGSTOP)
+        path.write_text(holder(host="head-b", pid=7, run_epoch="000002-0001-b").model_dump_json())
+        frozen.send_signal(signal.SIGCONT)
+        assert frozen.wait(timeout=20) == 70
+        assert frozen.stderr is not None and "taken over by process 7 on head-b" in frozen.stderr.read()
+    finally:
+        frozen.kill()
+        frozen.communicate(timeout=20)
+    assert "head-b" in path.read_text()
 
 
 @pytest.mark.parametrize("text", ["{", '{"pid": 1}', '{"run_epoch": 3}', "[]"])

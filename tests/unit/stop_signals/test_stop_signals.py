@@ -1,4 +1,4 @@
-"""The first signal is a wish, the second the end: in a process of its own, with an asyncio loop."""
+"""The first signal is a wish, Ctrl-C after it the end: in a process of its own, with an asyncio loop."""
 
 import copy
 import signal
@@ -21,14 +21,19 @@ from gkd_dist.stop_signals import StopSignals
 def say(text):
     print(text, flush=True)
 
+def last_act(code):
+    print("last act", code, flush=True)
+    if how == "disk hangs":
+        time.sleep(3600)
+
 async def main(how):
-    with StopSignals(say) as stop:
+    with StopSignals(say, last_act) as stop:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(99))  # as ray.init does
         stop.install()
         if how != "early":
             stop.begin()
         say("ready")
-        if how == "deaf":
+        if how in ("deaf", "disk hangs"):
             while True:
                 try:
                     await asyncio.sleep(3600)
@@ -37,11 +42,14 @@ async def main(how):
         if how == "busy":
             time.sleep(3600)
         await stop.event.wait()
+        if how == "slow":
+            await asyncio.to_thread(sys.stdin.readline)
         say("checkpoint")
         raise stop.error("runs/r-1")
 
+how = sys.argv[1]
 try:
-    asyncio.run(main(sys.argv[1]))
+    asyncio.run(main(how))
 except GkdError as error:
     say(str(error))
     sys.exit(error.exit_code)
@@ -50,7 +58,7 @@ except GkdError as error:
 
 @contextmanager
 def process(how: str) -> Iterator[subprocess.Popen[str]]:
-    running = subprocess.Popen([sys.executable, "-c", PROGRAM, how], stdout=-1, stderr=-1, text=True)
+    running = subprocess.Popen([sys.executable, "-c", PROGRAM, how], stdin=-1, stdout=-1, stderr=-1, text=True)
     try:
         assert running.stdout is not None and running.stdout.readline() == "ready\n"
         yield running
@@ -106,20 +114,38 @@ def test_a_signal_that_somebody_swallowed_is_not_forgotten(then: str) -> None:
 
 
 @pytest.mark.fault(33)
-@pytest.mark.parametrize(
-    ("first", "second", "code"),
-    [(signal.SIGTERM, signal.SIGTERM, 143), (signal.SIGINT, signal.SIGINT, 130), (signal.SIGTERM, signal.SIGINT, 130)],
-)
-def test_the_second_signal_ends_a_run_that_does_not_come_to_its_end(
-    first: signal.Signals, second: signal.Signals, code: int
-) -> None:
+@pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_ctrl_c_ends_a_run_that_does_not_come_to_its_end(first: signal.Signals) -> None:
     with process("deaf") as running:
         running.send_signal(first)
         assert running.stdout is not None and running.stdout.readline().startswith(f"{first.name}: finishing")
-        running.send_signal(second)
-        _, err = running.communicate(timeout=20)
-    assert running.returncode == code
+        running.send_signal(signal.SIGINT)
+        out, err = running.communicate(timeout=20)
+    assert running.returncode == 130
     assert "stopped at once" in err
+    assert out == "last act 130\n"
+
+
+def test_a_last_act_that_hangs_does_not_keep_the_second_signal_from_ending_it() -> None:
+    with process("disk hangs") as running:
+        running.send_signal(signal.SIGINT)
+        assert running.stdout is not None and running.stdout.readline().startswith("SIGINT: finishing")
+        running.send_signal(signal.SIGINT)
+        running.communicate(timeout=20)
+    assert running.returncode == 130
+
+
+@pytest.mark.fault(33)
+@pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT])
+def test_who_asks_again_with_sigterm_does_not_cost_the_checkpoint(first: signal.Signals) -> None:
+    with process("slow") as running:
+        running.send_signal(first)
+        assert running.stdout is not None and running.stdout.readline().startswith(f"{first.name}: finishing")
+        for _ in range(3):
+            running.send_signal(signal.SIGTERM)
+        out, err = running.communicate("go on\n", timeout=20)
+    assert (running.returncode, err) == (75, "")
+    assert out.splitlines()[0] == "checkpoint"
 
 
 @pytest.mark.fault(33)
@@ -127,10 +153,10 @@ def test_a_loop_that_stands_still_is_ended_too() -> None:
     with process("busy") as running:
         deadline = time.monotonic() + 20
         while running.poll() is None and time.monotonic() < deadline:
-            running.send_signal(signal.SIGTERM)  # two that arrive together count as one: until two were seen
+            running.send_signal(signal.SIGINT)  # two that arrive together count as one: until two were seen
             time.sleep(0.02)
         _, err = running.communicate(timeout=20)
-    assert running.returncode == 143
+    assert running.returncode == 130
     assert "stopped at once" in err
 
 
