@@ -18,7 +18,7 @@ from gkd_dist.config.yaml_text import format_yaml
 from gkd_dist.errors import EngineError, RunError, StoppedError
 from gkd_dist.experiments.catalogue import experiment_names, experiment_title, load_experiment
 from gkd_dist.experiments.launching import Launcher
-from gkd_dist.experiments.plan import expand
+from gkd_dist.experiments.plan import PlannedRun, expand
 from gkd_dist.experiments.progress import (
     cost_table,
     log_tail,
@@ -120,6 +120,7 @@ def run_experiment(request: Request) -> int:
     if experiment.fit is not None:
         return _fit(experiment, folder)
     plan = expand(experiment, folder)
+    _check_questions(plan)
     narrate = Narrator()
     folder.mkdir(parents=True, exist_ok=True)
     with _alone(folder):
@@ -149,6 +150,21 @@ def _open(request: Request) -> tuple[Experiment, Path, str]:
     experiment, scale = load_experiment(request.name, request.scale, request.overrides)
     name = f"{request.title}-{scale}" if scale else request.title
     return experiment, (request.output_dir / name).absolute(), scale
+
+
+def _check_questions(plan: Sequence[PlannedRun]) -> None:
+    """Raise DataError where questions were trained on: it would be found only after the training otherwise."""
+    from gkd_dist.config.load import load_eval_config
+    from gkd_dist.evaluation.questions import read_questions
+
+    checked = set()
+    for evaluation in (each for run in plan for each in run.evaluations):
+        _, model, _, task, _, data, *overrides = evaluation.arguments
+        config = load_eval_config(None, {"model": model, "task": task, "data": data}, overrides)
+        key = (config.task, config.data, config.not_in, config.fields.prompt, config.num_rows)
+        if config.not_in is not None and key not in checked:
+            checked.add(key)
+            read_questions(config)
 
 
 def _fit(experiment: Experiment, folder: Path) -> int:

@@ -37,12 +37,21 @@ def rows(
     output: Annotated[
         Path | None, typer.Option("--output", metavar="FILE", help="JSON lines; otherwise printed.", show_default=False)
     ] = None,
+    held_out: Annotated[
+        Path | None,
+        typer.Option(
+            "--held-out",
+            metavar="FILE",
+            help="The first data.num_held_out rows go here, and no row with a prompt of theirs elsewhere.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Write the rows of a recipe's data: prompts as models see them (but for chat templates), and completions."""
     config = load(recipe, overrides)
     from gkd_dist.cli.rows import rows as write_rows
 
-    raise typer.Exit(write_rows(config, output))
+    raise typer.Exit(write_rows(config, output, held_out))
 
 
 def recipes(

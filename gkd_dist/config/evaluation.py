@@ -65,6 +65,8 @@ class EvalConfig(Strict):
     """JSONL (optionally .gz), Parquet, or a hub data set; of mmlu and bbh also the folder with all its files."""
     split: str | None = None
     """Of a hub data set; null means `test`. What is written for training has to say which one (task=generation)."""
+    not_in: str | None = None
+    """Rows that were trained on, as `data` (of a hub data set the training split): no prompt may be among them."""
     engine: Literal["hf", "vllm"] = "hf"
     """`vllm` writes in large batches; `hf` knows beams and encoder-decoders."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -135,6 +137,8 @@ class EvalConfig(Strict):
             problems.append(f"subsets: task={self.task} has none; remove it")
         if self.task in ("summarisation", "translation", "generation") and self.shots != ShotsConfig():
             problems.append(f"shots: task={self.task} has none; put examples into template")
+        if self.task in ("mmlu", "bbh") and self.not_in is not None:
+            problems.append(f"not_in: task={self.task} has rows of its own; remove it")
         if self.template is not None and "{prompt}" not in self.template:
             problems.append("template: must contain {prompt}")
         if self.task in ("mmlu", "bbh") and self.template is not None:

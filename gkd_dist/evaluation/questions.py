@@ -54,6 +54,7 @@ def _plain_questions(config: EvalConfig) -> Iterator[Question]:
     prompt, reference = _columns(config)
     shots = gsm8k_shots(config.shots) if config.task == "gsm8k" else NO_SHOTS
     template = config.template or shots.template
+    known = _prompts(config.not_in, prompt)
     if config.task == "generation" and config.split is None and not Path(config.data).expanduser().exists():
         # What a teacher writes is trained on: nothing may take the test split by default.
         raise DataError(
@@ -63,10 +64,24 @@ def _plain_questions(config: EvalConfig) -> Iterator[Question]:
         if index == config.num_rows:
             return
         text = " ".join(_texts(record, prompt, place))
+        if text in known:
+            raise DataError(
+                f"{place}: this prompt is in {config.not_in} too, which was trained on; leave it out of one of them "
+                "(`gkd rows RECIPE --held-out FILE` makes files that share none)"
+            )
         wanted = () if reference is None else _texts(record, reference, place)
         if config.task == "gsm8k" and last_number(wanted[0]) is None:
             raise DataError(f"{place}: {reference} has no number to compare with; leave the row out")
         yield Question(index, shots.prefix + template.replace("{prompt}", text), wanted, stop=shots.stop)
+
+
+def _prompts(path: str | None, column: str) -> frozenset[str]:
+    if path is None:
+        return frozenset()
+    try:
+        return frozenset(" ".join(_texts(record, column, place)) for place, record in records(path, "train"))
+    except DataError as error:
+        raise DataError(str(error).replace("data.path: ", "not_in: ")) from error
 
 
 def _bbh_questions(config: EvalConfig) -> Iterator[Question]:

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gkd_dist.experiments.cells import Cell, Interval, difference
+from gkd_dist.experiments.frontier import Points, at_equal
 from gkd_dist.experiments.plan import matches
 from gkd_dist.experiments.spec import Claim, Ranking
 
-Verdict = Literal["holds", "reversed", "undecided", "not measured", "ambiguous"]
+Verdict = Literal["holds", "reversed", "undecided", "not measured", "ambiguous", "apart"]
 """`holds`: the whole confidence interval of the difference is above 0; `reversed`: below. `undecided`: neither, or of
-runs with seeds a single one is shared. `ambiguous`: a side of the claim selects several places."""
+runs with seeds a single one is shared. `ambiguous`: a side of the claim selects several places. `apart`: two curves
+have no value of `x_metric` in common."""
 
 
 @dataclass(frozen=True)
@@ -65,12 +67,27 @@ def _findings(claim: Claim, cells: Sequence[Cell]) -> Iterator[Finding]:
     places = [place for place in dict.fromkeys([*above, *below]) if place] or [()]
     for place in places:
         first, second = (side.get(place) or side.get(()) for side in (above, below))
+        if claim.x is not None and first and second:
+            both = at_equal(_points(claim, first, cells), _points(claim, second, cells))
+            if both is None:
+                yield Finding(claim.text, claim.metric, dict(place), "apart")
+                continue
+            first, second = [both[0]], [both[1]]
         if len(first or ()) > 1 or len(second or ()) > 1:
             yield Finding(claim.text, claim.metric, dict(place), "ambiguous")
         elif first and second:
             yield _finding(claim, dict(place), first[0], second[0])
         else:
             yield Finding(claim.text, claim.metric, dict(place), "not measured")
+
+
+def _points(claim: Claim, curve: Sequence[Cell], cells: Sequence[Cell]) -> Points:
+    """Each cell with that of the other metric at its place; without those that lack it."""
+    found = []
+    for cell in curve:
+        place = {**cell.place, "evaluation": claim.x_evaluation or cell.place["evaluation"]}
+        found += [(cell, other) for other in cells if other.metric == claim.x_metric and other.place == place]
+    return found
 
 
 def _finding(claim: Claim, place: Mapping[str, str], above: Cell, below: Cell) -> Finding:

@@ -178,6 +178,11 @@ def _run(expansion: _Expansion, name: str, stage: Stage, labels: dict[str, str])
         loaded = load_run_config(recipe, arguments[2:])
         config = loaded.model_dump(mode="json")
         num_steps = loaded.learner.max_steps
+    evaluations = tuple(  # before `waits_for` is read: they may name stages too
+        planned
+        for each in stage.evaluate
+        for planned in _evaluations(each, experiment.evaluations[each], names, lookups, folder, output, device)
+    )
     return PlannedRun(
         name=title,
         stage=name,
@@ -187,11 +192,7 @@ def _run(expansion: _Expansion, name: str, stage: Stage, labels: dict[str, str])
         output=output,
         config=config,
         waits_for=tuple(waits_for),
-        evaluations=tuple(
-            planned
-            for each in stage.evaluate
-            for planned in _evaluations(each, experiment.evaluations[each], names, folder, output, device)
-        ),
+        evaluations=evaluations,
         num_cpus=number(fill(stage.num_cpus, names), "num_cpus"),
         num_gpus=num_gpus,
         num_steps=num_steps,
@@ -274,12 +275,12 @@ def _evaluations(
     name: str,
     evaluation: Evaluation,
     names: Mapping[str, Any],
+    lookups: Lookups,
     folder: Path,
     model: Path,
     device: Mapping[str, str],
 ) -> Iterator[PlannedEvaluation]:
     swept = next(iter(evaluation.sweep.items()), None)
-    lookups: Lookups = {"recipe": lambda key: _of_recipe(names, key)}
     for value in swept[1] if swept else (None,):
         options = {**device, **evaluation.options}
         title = name

@@ -134,6 +134,17 @@ class Claim(Strict):
     below: Selection
     where: Selection = Field(default_factory=dict)
     per: tuple[Name, ...] = ()
+    x: Name | None = None
+    """Axis with the points of a curve on each side: curves are compared where both reach the same `x_metric`."""
+    x_metric: str | None = None
+    x_evaluation: Label | None = None
+    """Of `x_metric`, where it is another one than that of the metric."""
+
+    @model_validator(mode="after")
+    def _curve(self) -> Self:
+        if (self.x is None) != (self.x_metric is None):
+            raise ValueError("x and x_metric belong together; give both, or none")
+        return self
 
 
 class Ranking(Strict):

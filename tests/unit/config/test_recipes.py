@@ -126,6 +126,13 @@ def test_the_baselines_are_the_same_machine() -> None:
     }
 
 
+def test_no_question_of_gsm8k_is_left_out_for_its_length() -> None:
+    """Four examples leave little of 512 tokens: whatever the tokenizer, it is they that are cut."""
+    data = load_run_config("paper/gsm8k").data
+    assert (data.overlong, data.prompt_template is not None) == ("truncate_left", True)
+    assert str(data.prompt_template).endswith("Q: {prompt}\nA:")
+
+
 def test_mixtures_of_the_baselines_are_made_alike() -> None:
     """What differs between them is the divergence, and the schedule of lambda; not how lambda fills a batch."""
     mixes = {load_run_config(f"{task}+{method}", ("reward.type=answer",) * (method in REWARDED)).objective.mix

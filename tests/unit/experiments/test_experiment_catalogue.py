@@ -1,6 +1,7 @@
 """Packaged experiments can be carried out as they are; files and the command line change them as they say."""
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from gkd_dist.config.load import load_eval_config, load_run_config
 from gkd_dist.config.yaml_text import format_yaml
 from gkd_dist.errors import ConfigError
 from gkd_dist.experiments.catalogue import experiment_names, experiment_title, load_experiment
-from gkd_dist.experiments.plan import expand, matches
+from gkd_dist.experiments.plan import PlannedRun, expand, matches
 from gkd_dist.experiments.spec import Experiment
 
 REQUIRED = ("data", "train", "test", "mmlu", "bbh")
@@ -24,13 +25,19 @@ def loaded(name: str, scale: str | None) -> Experiment:
     return load_experiment(name, scale, [each for each in given if known.get(each.partition("=")[0], "") is None])[0]
 
 
+@cache
+def planned(name: str, scale: str | None) -> tuple[PlannedRun, ...]:
+    """Expanded once for all tests."""
+    return expand(loaded(name, scale), Path("out"))
+
+
 SCALED = [(name, scale) for name in experiment_names() for scale in load_experiment(name)[0].scales or [None]]
 
 
 @pytest.mark.parametrize(("name", "scale"), SCALED)
 def test_packaged_experiments_expand_to_configurations_that_are_valid(name: str, scale: str | None) -> None:
     experiment = loaded(name, scale)
-    plan = expand(experiment, Path("out"))
+    plan = planned(name, scale)
     assert (experiment.fit is not None) == (not plan)
     places = [{**run.labels, "stage": run.stage, "evaluation": each.name} for run in plan for each in run.evaluations]
     for plot in experiment.plots.values():
@@ -48,7 +55,8 @@ def test_packaged_experiments_expand_to_configurations_that_are_valid(name: str,
             found = [place for place in places if matches(claim.where, place) and matches(side, place)]
             assert found, claim.text
             kinds = {tuple(sorted((key, label) for key, label in place.items() if key != "seed")) for place in found}
-            by_place = {tuple(dict(kind).get(axis) for axis in claim.per) for kind in kinds}
+            apart = [*claim.per, *([claim.x] if claim.x else [])]
+            by_place = {tuple(dict(kind).get(axis) for axis in apart) for kind in kinds}
             assert len(kinds) == len(by_place), f"{claim.text}: {side} is several things at one place"
 
 
@@ -67,7 +75,7 @@ LEARNING_RATE = {"paper/wmt14": 3e-4, "paper/gsm8k": 3e-4, "paper/flan2021": 1e-
 def test_runs_at_the_scale_of_the_paper_have_its_settings(name: str) -> None:
     experiment = loaded(name, "paper")
     task = str(experiment.settings["task"])
-    for run in expand(experiment, Path("out")):
+    for run in planned(name, "paper"):
         if run.stage != "distil":
             continue
         learner, data, objective = run.config["learner"], run.config["data"], run.config["objective"]
@@ -101,13 +109,15 @@ def test_models_are_asked_as_they_were_trained(name: str, scale: str | None) -> 
         return
     recipe = load_run_config(str(experiment.settings["task"]))
     lengths = (recipe.data.max_prompt_tokens, recipe.sampling.max_new_tokens)
-    for run in expand(experiment, Path("out")):
+    for run in planned(name, scale):
         for evaluation in run.evaluations:
             config = eval_config(evaluation.arguments)
             if config.task not in ("mmlu", "bbh"):  # which bring their own prompts
                 assert config.template == recipe.data.prompt_template
                 assert (config.max_prompt_tokens, config.decoding.max_new_tokens) == lengths
-                assert config.overlong.startswith("truncate")  # every row of the test is scored
+                # Every row of the test is scored, and cut as in training where training cuts.
+                assert config.overlong.startswith("truncate")
+                assert recipe.data.overlong in ("drop", config.overlong)
         if run.stage == "written":
             config = eval_config(run.arguments)
             assert (config.max_prompt_tokens, config.decoding.max_new_tokens) == lengths
@@ -130,6 +140,19 @@ def eval_config(arguments: Sequence[str]) -> EvalConfig:
     return load_eval_config(None, given, words)
 
 
+def test_a_reward_is_not_drawn_against_itself() -> None:
+    """The reward of this experiment is whether answers are right, which is what accuracy is."""
+    experiment = loaded("figure6-gsm8k", "small")
+    assert experiment.stages["distil"].overrides["reward.type"] == "answer"
+    metrics = [each.metric for each in (*experiment.plots.values(), *experiment.claims)]
+    assert metrics == ["student_text/jsd_nats"] * 2
+    for run in planned("figure6-gsm8k", "small"):
+        if run.stage == "distil":
+            (evaluation,) = run.evaluations
+            assert eval_config(evaluation.arguments).teacher == str(Path("out/runs/teacher/latest/final").absolute())
+            assert "teacher" in run.waits_for
+
+
 @pytest.mark.parametrize(("name", "scale"), [("figure1", "paper"), ("figure1", "small")])
 def test_a_model_is_asked_on_the_gpu_of_its_run(name: str, scale: str) -> None:
     plan = expand(loaded(name, scale), Path("out"))
@@ -137,7 +160,7 @@ def test_a_model_is_asked_on_the_gpu_of_its_run(name: str, scale: str) -> None:
     asked += [run.arguments for run in plan if run.arguments[:1] == ("generate",)]
     assert len(asked) > 10
     assert {"device=cuda" in arguments for arguments in asked} == {scale == "paper"}
-    assert all((run.num_gpus > 0) == (scale == "paper") for run in plan)
+    assert all((run.num_gpus > 0) == (scale == "paper") for run in plan if run.stage != "rows")  # which asks no model
 
 
 def test_every_figure_of_the_paper_is_there() -> None:

@@ -110,6 +110,53 @@ def test_one_side_without_the_axis_is_compared_everywhere() -> None:
     assert verdicts == {"small": "holds", "large": "reversed"}
 
 
+def curve(control: str, points: Mapping[str, tuple[float, float]], seed: str = "0") -> list[Measurement]:
+    """Of each alpha the reward and the score."""
+    found = []
+    for alpha, (reward, score) in points.items():
+        labels = {"control": control, "alpha": alpha, "seed": seed}
+        found += [
+            measured(np.full(10, reward), labels, metric="reward"),
+            measured(score + scores(0.0, 1), labels, metric="score"),
+        ]
+    return found
+
+
+CURVES = Claim.model_validate(
+    {
+        "text": "gkd above rlef",
+        "metric": "score",
+        "x": "alpha",
+        "x_metric": "reward",
+        "above": {"control": "gkd"},
+        "below": {"control": "rlef"},
+    }
+)
+
+
+def test_curves_are_compared_where_both_have_the_same_reward() -> None:
+    """At each alpha gkd scores less, because it has more reward there; at equal reward it is 2 above."""
+    measurements = []
+    for seed in ("0", "1", "2"):
+        lift = 0.01 * int(seed)  # seeds differ a little
+        gkd = {"0.1": (3.0, 7.0 + lift), "0.5": (5.0, 5.0 + lift), "0.9": (2.0, 8.0 + lift)}
+        rlef = {"0.1": (1.0, 7.0), "0.5": (4.0, 4.0), "0.9": (0.0, 8.0)}  # 8 - reward; gkd is 10 - reward
+        measurements += [*curve("gkd", gkd, seed), *curve("rlef", rlef, seed)]
+    (finding,) = judge([CURVES], cells(measurements))
+    assert finding.difference is not None
+    assert finding.difference.value == pytest.approx(2.01, abs=1e-6)
+    mean = scores(0.0, 1).mean()
+    assert (finding.above, finding.below) == pytest.approx((7.01 + mean, 5 + mean))  # rewards from 2 to 4, mean 3
+    assert (finding.verdict, finding.num_seeds) == ("holds", 3)
+
+
+def test_curves_without_a_reward_in_common_are_apart() -> None:
+    measurements = curve("gkd", {"0.1": (3.0, 7.0), "0.5": (5.0, 5.0)}) + curve(
+        "rlef", {"0.1": (0.0, 7.0), "0.5": (2.0, 4.0)}
+    )
+    assert judge([CURVES], cells(measurements))[0].verdict == "apart"
+
+
 def test_a_ranking_puts_the_highest_first() -> None:
     ranking = Ranking.model_validate({"title": "best", "metric": "score", "per": ["size"]})
     (ranked,) = rank([ranking], table({"a": 0.0, "b": 2.0, "c": 1.0}))
