@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ import jsonschema
 import pytest
 import yaml
 
+from gkd_dist.cluster.jobs import _EXIT, RUN_KEY
 from gkd_dist.cluster.placement import RoleNeeds
 from gkd_dist.config.load import load_run_config
 from gkd_dist.config.run import RunConfig
@@ -149,13 +151,34 @@ def test_a_job_has_the_cluster_and_makes_none_beside_its_own(overlay: str) -> No
     spec = only(job, "RayJob")["spec"]
     (submitter,) = spec["submitterPodTemplate"]["spec"]["containers"]
     assert submitter["image"] == pods(f"{overlay}/job")["head"]["spec"]["containers"][0]["image"]
-    command, path = spec["entrypoint"].rsplit(" ", 1)
-    assert command == "gkd run"
+    command, script, path = spec["entrypoint"].split(" ")
+    assert command == "bash"
     mounts = pods(f"{overlay}/job")["head"]["spec"]["containers"][0]["volumeMounts"]
     (mounted,) = (each["mountPath"] for each in mounts if each["name"] == "recipe")
-    (file,) = only(job, "ConfigMap")["data"]
-    assert path == f"{mounted}/{file}"
+    volume = {each["name"]: each for each in pods(f"{overlay}/job")["head"]["spec"]["volumes"]}["recipe"]
+    sources = [each["configMap"]["name"] for each in volume["projected"]["sources"]]
+    files = {each["metadata"]["name"]: each["data"] for each in job if each["kind"] == "ConfigMap"}
+    assert files.keys() == {*sources}
+    assert {f"{mounted}/{name}" for data in files.values() for name in data} == {script, path}
+    assert spec["metadata"] == {RUN_KEY: recipe(overlay).name}
     assert int(yaml.safe_load(spec["runtimeEnvYAML"])["env_vars"]["RAY_JOB_STOP_WAIT_TIME_S"]) == 600
+
+
+@pytest.mark.parametrize("code", [0, 2, 75])
+def test_the_job_says_its_exit_code_last_also_when_it_is_stopped(code: int, tmp_path: Path) -> None:
+    (entry,) = (each for each in built("cpu-quickstart/job") if each["metadata"]["name"] == "gkd-entry")
+    (tmp_path / "run.sh").write_text(entry["data"]["run.sh"])
+    stand_in = tmp_path / "gkd"
+    stand_in.write_text(f"#!/usr/bin/env bash\ntrap 'exit {code}' TERM\necho \"$@\"\nwhile :; do sleep 0.05; done\n")
+    stand_in.chmod(0o755)
+    command = ["bash", str(tmp_path / "run.sh"), "recipe.yaml"]
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    with subprocess.Popen(command, stdout=-1, text=True, env={"PATH": path}, start_new_session=True) as job:
+        assert job.stdout is not None and job.stdout.readline() == "run recipe.yaml\n"
+        os.killpg(job.pid, signal.SIGTERM)  # as Ray does
+        said, _ = job.communicate(timeout=60)
+    assert job.returncode == code
+    assert _EXIT.findall(said) == [str(code)]
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
