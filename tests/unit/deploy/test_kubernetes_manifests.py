@@ -295,6 +295,15 @@ def test_pods_of_other_ray_clusters_reach_nothing() -> None:
     assert admits(policy, foreign | OF_GKD, "other") == set()
 
 
+def test_teachers_reach_vllm_servers_that_carry_the_label() -> None:
+    policy = only(built("cpu-quickstart/job"), "NetworkPolicy")
+    (rule,) = (rule for rule in policy["spec"]["egress"] if {"protocol": "TCP", "port": 8000} in rule.get("ports", ()))
+    label = {"gkd/serves": "teacher"}
+    assert rule["to"] == [{"namespaceSelector": {}, "podSelector": {"matchLabels": label}}]
+    page = (REPOSITORY / "docs" / "deployment.md").read_text()
+    assert "gkd/serves: teacher" in page and "delete rayjob gkd" in page
+
+
 def rules(policy: Any) -> Iterator[tuple[str, set[int]]]:
     for rule in policy["spec"]["ingress"]:
         yield json.dumps(rule["from"]), {port["port"] for port in rule.get("ports", ())}
