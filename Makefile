@@ -12,7 +12,7 @@ ENGINE ?=
 # More arguments for pytest or for the job: `make test ARGS="-k codec"`.
 ARGS ?=
 
-.PHONY: help install demo test test-unit test-slow soak monitoring lint types format clean
+.PHONY: help install demo test test-unit test-slow soak monitoring reference docs audit lint types format clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -38,9 +38,20 @@ soak: $(STAMP) ## ten minutes of random faults on three nodes of this machine, a
 monitoring: $(STAMP) ## write alert rules, dashboard and docs/metrics.md anew from the metrics' catalogue
 	@$(BIN)/python -m gkd_dist.metrics.monitoring $(ARGS)
 
+reference: monitoring ## write all that is generated anew: also the pages of keys, commands and faults in docs/
+	@$(BIN)/python -m tests.fault_matrix
+	@$(BIN)/python -m gkd_dist.cli.reference
+
+docs: $(STAMP) ## build build/docs; a broken link within the repository is an error
+	@$(BIN)/sphinx-build --builder html --conf-dir docs --fresh-env --fail-on-warning --keep-going --quiet \
+		. build/docs $(ARGS)
+
 lint: $(STAMP) ## check style and formatting
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+
+audit: $(STAMP) ## ask for known vulnerabilities of every pinned version; needs the network
+	@$(BIN)/python .ci/audit.py $(ARGS)
 
 types: $(STAMP) ## check types, strictly, on floors F0 to F2
 	@$(BIN)/mypy

@@ -104,7 +104,7 @@ def project_requirements() -> list[str]:
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    return [*project["dependencies"], *extras["quickstart"], *extras["eval"], *extras["dev"]]
+    return [*project["dependencies"], *extras["quickstart"], *extras["eval"], *extras["docs"], *extras["dev"]]
 
 
 def engine_requirements(engine: str) -> list[str]:

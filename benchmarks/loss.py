@@ -59,7 +59,7 @@ def main() -> int:
         print(json.dumps(peak_bytes(*arguments.memory_of, arguments.device)))
         return 0
     if "MALLOC_MMAP_MAX_" not in os.environ:
-        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | actor_environment())
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | actor_environment())  # noqa: S606
     parts = {"time": timings, "memory": memories, "products": products, "chunks": chunk_sweep}
     result = {"command": " ".join(sys.argv), "machine": machine(arguments.device), "versions": versions()}
     for name in arguments.only:

@@ -2,22 +2,27 @@
 
 import asyncio
 import logging
+import math
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import Protocol, TypeVar
 
 from gkd_dist.build.trackers import make_trackers
 from gkd_dist.checkpoints.store import CheckpointStore
 from gkd_dist.config.load import dump_run_config
 from gkd_dist.config.run import RunConfig
-from gkd_dist.errors import StoppedError, plain
+from gkd_dist.errors import StoppedEarlyError, StoppedError, plain
 from gkd_dist.fleet import Fleet
 from gkd_dist.interfaces import Journal, Metrics, RecordSink
 from gkd_dist.metrics.console import Narrator
 from gkd_dist.metrics.discovery import server_targets
 from gkd_dist.metrics.exporter import Exporter
+from gkd_dist.metrics.scrapes import Scrapes
 from gkd_dist.metrics.sinks import JsonlSink, terminal_sink
 from gkd_dist.pipeline.accounting import StepAccounts
 from gkd_dist.pipeline.chronicle import Chronicle
@@ -25,8 +30,11 @@ from gkd_dist.pipeline.durability import Durability
 from gkd_dist.pipeline.evaluation import Evaluation
 from gkd_dist.pipeline.evaluation_file import read_evaluation, write_evaluation
 from gkd_dist.pipeline.job import Job, Outcome, distil
+from gkd_dist.pipeline.phases import Phase
+from gkd_dist.pipeline.recovery_point import find_recovery_point
 from gkd_dist.pipeline.stage import Stage
 from gkd_dist.pipeline.steering import Steering
+from gkd_dist.pipeline.watchdog import Watchdog
 from gkd_dist.preparation import prepare
 from gkd_dist.preparation.prepared import PreparedJob
 from gkd_dist.replay.ledger import Ledger
@@ -35,10 +43,13 @@ from gkd_dist.runs.attempts import Attempt
 from gkd_dist.runs.events import EventLog
 from gkd_dist.runs.resume import Continuation, find_continuation
 from gkd_dist.runs.run_directory import RunDirectory
-from gkd_dist.stop_signals import StopSignals, stopping_at_once
+from gkd_dist.stop_signals import StopSignals, leave, noticing_signals, stopping_at_once
 from gkd_dist.supervision.together import beside, unless_stopped
 
 logger = logging.getLogger(__name__)
+
+_LAST_SCRAPE_S = 20.0
+"""Longer than the intervals of the configurations in deploy/."""
 
 
 def run(config: RunConfig) -> int:
@@ -102,7 +113,7 @@ def _attempt(
             *(stack.enter_context(_closing(each)) for each in make_trackers(config, directory.path)),
         ]
         prepared = replace(prepared, blueprint=replace(prepared.blueprint, run_epoch=attempt.next_epoch()))
-        outcome = asyncio.run(_distil(prepared, directory, attempt, metrics, exporter.set_ready, sinks, narrate))
+        outcome = asyncio.run(_distil(prepared, directory, attempt, metrics, exporter, sinks, narrate))
         narrate(f"done; student in {directory.final}")
         report(prepared, outcome, directory, narrate.elapsed_s)
 
@@ -112,7 +123,7 @@ async def _distil(
     directory: RunDirectory,
     attempt: Attempt,
     metrics: Metrics,
-    set_ready: Callable[[], None],
+    exporter: Exporter,
     sinks: Sequence[RecordSink],
     narrate: Narrator,
 ) -> Outcome:
@@ -121,15 +132,25 @@ async def _distil(
     accounts = StepAccounts(
         max_steps=config.learner.max_steps, metrics=metrics, sinks=sinks, attempt=attempt.number, tell=tell
     )
+    store, ledger = CheckpointStore(directory.checkpoints, config.checkpoint.save_total_limit), Ledger(directory.ledger)
+    # What cannot be gone on with is refused before an engine starts.
+    await store.disk.run(lambda: find_recovery_point(directory.name, store, ledger))
     narrate(f"starting {config.sampler.num_replicas} sampler(s), {teacher_counts(config)}, 1 learner")
-    with StopSignals(narrate) as signals:
-        async with _started(prepared, directory, metrics, narrate, signals) as (fleet, journal):
-            set_ready()
+
+    def leave_stalled(code: int) -> None:
+        leave(code, lambda code: attempt.break_off(code, "StalledError: even the event loop stood still"))
+
+    with StopSignals(narrate, attempt.break_off) as signals:
+        async with (
+            _end_scraped(accounts, exporter.scrapes),
+            _started(prepared, directory, metrics, narrate, signals, leave_stalled) as (fleet, journal),
+        ):
+            exporter.set_ready()
             stage = Stage(tell=tell)
-            steering = Steering(config, directory, fleet, accounts, stage, attempt.number, tell)
+            steering = Steering(config, directory, fleet, accounts, stage, attempt.number, tell, journal)
             durability = Durability(
-                store=CheckpointStore(directory.checkpoints, config.checkpoint.save_total_limit),
-                ledger=Ledger(directory.ledger),
+                store=store,
+                ledger=ledger,
                 config=config.checkpoint,
                 attempt=attempt.number - 1,
                 journal=journal,
@@ -147,6 +168,9 @@ async def _distil(
                 stop=signals.event,
                 stage=stage,
                 narrate=narrate,
+                has_deadlines=config.cluster.mode == "ray",
+                startup_timeout_s=config.cluster.startup_timeout_s,
+                leave=leave_stalled,
                 before=_before(directory),
                 keep_before=lambda evaluation: _keep_before(prepared, evaluation, directory),
             )
@@ -162,27 +186,74 @@ async def _distil(
 
 
 @asynccontextmanager
+async def _end_scraped(accounts: StepAccounts, scrapes: Scrapes) -> AsyncIterator[None]:
+    """A block that ends in order says so to whoever scrapes, who would take its silence for a death."""
+    stopped: StoppedError | None = None
+    try:
+        yield
+    except StoppedEarlyError:
+        raise
+    except StoppedError as error:
+        stopped = error
+    accounts.show("ended", 0)
+    with noticing_signals() as is_signalled:
+        await scrapes.wait(_LAST_SCRAPE_S, is_signalled)
+    if stopped is not None:
+        raise stopped
+
+
+@asynccontextmanager
 async def _started(
-    prepared: PreparedJob, directory: RunDirectory, metrics: Metrics, narrate: Narrator, signals: StopSignals
+    prepared: PreparedJob,
+    directory: RunDirectory,
+    metrics: Metrics,
+    narrate: Narrator,
+    signals: StopSignals,
+    leave_stalled: Callable[[int], object],
 ) -> AsyncIterator[tuple[Fleet, Journal | None]]:
     """Everything that computes, and the journal; closed with the block, and where a signal comes before it begins.
 
     Raises:
         StoppedEarlyError: one came.
+        StalledError: no part has come up for too long (on Ray each has a deadline of its own before that), or closing
+            them does not end.
     """
-    async with AsyncExitStack() as stack:
+    config = prepared.blueprint.config
+    stall_s, startup_s = config.supervision.stall_timeout_s, config.cluster.startup_timeout_s
+    said, told_at, closing_at = [], time.monotonic(), math.inf
+
+    def say(line: str) -> None:
+        nonlocal told_at
+        said.append(line)
+        told_at = time.monotonic()
+        narrate(line)
+
+    def watchdog(phase: Phase, idle_s: Callable[[], float], timeout_s: float, file: Path) -> Watchdog:
+        """Failures have words of their own."""
+        tell = partial(dict, said=said)
+        return Watchdog(phase, idle_s, timeout_s, file, tell, spare=(Exception,), exit=leave_stalled)
+
+    # How the run ended comes before what closing it shows: another file.
+    closing_file = directory.diagnosis.with_name("diagnosis-closing.json")
+    closing = watchdog(Phase.CLOSING, lambda: max(0.0, time.monotonic() - closing_at), stall_s, closing_file)
+    starting = watchdog(Phase.STARTING, lambda: time.monotonic() - told_at, stall_s + startup_s, directory.diagnosis)
+    async with closing, AsyncExitStack() as stack:
 
         async def start() -> tuple[Fleet, Journal | None]:
-            fleet = prepared.blueprint.fleet(metrics, say=narrate, when_connected=signals.install)
+            fleet = prepared.blueprint.fleet(metrics, say=say, when_connected=signals.install)
             running = await stack.enter_async_context(fleet)
             return running, await stack.enter_async_context(prepared.blueprint.journal(directory.journal))
 
-        parts = await unless_stopped(signals.event, start())
-        if parts is None:
-            raise signals.error(str(directory.path))
-        signals.begin()
-        narrate("all engines are up")
-        yield parts
+        try:
+            async with starting:
+                parts = await unless_stopped(signals.event, start())
+            if parts is None:
+                raise signals.error(str(directory.path))
+            signals.begin()
+            narrate("all engines are up")
+            yield parts
+        finally:
+            closing_at = time.monotonic()
 
 
 def _num_trained_tokens(stage: Stage) -> int:

@@ -114,11 +114,14 @@ def _check_output(config: EvalConfig) -> None:
     if config.output is None:
         return
     try:
-        check_output_dir(config.output)
+        for folder in (config.output, config.output.absolute().parent):  # a draft beside it is renamed
+            check_output_dir(folder)
     except ConfigError as error:
         raise ConfigError([problem.replace("output_dir: ", "output: ") for problem in error.problems]) from error
-    if any((config.output / name).exists() for name in ("results.json", "predictions.jsonl")):
-        raise ConfigError([f"output: {config.output} holds results already; choose another folder"])
+    names = {path.name for path in config.output.iterdir()} if config.output.is_dir() else set()
+    if names:
+        what = "results" if names & {"results.json", "predictions.jsonl"} else "files"
+        raise ConfigError([f"output: {config.output} holds {what} already; choose a new or an empty folder"])
 
 
 def _fit(config: EvalConfig, questions: Sequence[Question], folders: dict[str, Path]) -> EvalJob:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gkd_dist.config.evaluation import EvalConfig
+from gkd_dist.disk import write_whole
 from gkd_dist.errors import ConfigError
 from gkd_dist.eval_preparation import EvalJob, missing_packages, prepare_eval
 from gkd_dist.metrics.console import Narrator, print_table
@@ -24,7 +25,7 @@ def evaluate(config: EvalConfig, *, as_json: bool, output_dir: Path) -> int:
         output_dir: where run directories are, one of which may be the model.
     """
     from gkd_dist.evaluation.predictions import write_predictions
-    from gkd_dist.evaluation.results import free_folder
+    from gkd_dist.evaluation.results import free_folder, whole_folder, write_results
 
     with _aside(as_json):
         narrate = Narrator()
@@ -34,7 +35,6 @@ def evaluate(config: EvalConfig, *, as_json: bool, output_dir: Path) -> int:
         folder = config.output or free_folder(
             Path("evaluations"), f"{Path(config.model).name.replace(':', '-')}-{config.task}"
         )
-        write_predictions(predictions, folder / "predictions.jsonl")
         facts = {
             "task": config.task,
             "model": config.model,
@@ -44,6 +44,9 @@ def evaluate(config: EvalConfig, *, as_json: bool, output_dir: Path) -> int:
             "seconds": round(narrate.elapsed_s, 1),
         }
         content = _content(predictions, config, facts)
+        with whole_folder(folder) as draft:
+            write_predictions(predictions, draft / "predictions.jsonl")
+            write_results(content, draft / "results.json")
     _tell(content, folder, as_json)
     return 0
 
@@ -55,18 +58,24 @@ def recompute(file: Path, config: EvalConfig, *, as_json: bool) -> int:
         config: of its keys, those of metrics and intervals are read.
     """
     from gkd_dist.evaluation.predictions import read_predictions
+    from gkd_dist.evaluation.results import write_results
 
     predictions = read_predictions(file)
     config = config.model_copy(update={"task": predictions[0].task})
     if problems := missing_packages(config):
         raise ConfigError(problems)
     facts = {"task": config.task, "predictions": str(file), "num_rows": len(predictions)}
-    _tell(_content(predictions, config, facts), config.output, as_json)
+    content = _content(predictions, config, facts)
+    if config.output is not None:
+        write_results(content, config.output / "results.json")
+    _tell(content, config.output, as_json)
     return 0
 
 
 def generate(config: EvalConfig, output: Path | None, *, output_dir: Path) -> int:
-    """One JSON line for each prompt, with its completions; returns 0.
+    """One JSON line for each prompt, with its row (`index`, from 0: too long ones may be missing) and its completions.
+
+    Returns 0.
 
     Args:
         output: None prints them.
@@ -77,7 +86,10 @@ def generate(config: EvalConfig, output: Path | None, *, output_dir: Path) -> in
         narrate(describe(job))
         predictions = _predict(job, narrate)
     lines = [
-        json.dumps({"prompt": each.prompt, "completions": [sample.text for sample in each.samples]}, ensure_ascii=False)
+        json.dumps(
+            {"index": each.index, "prompt": each.prompt, "completions": [sample.text for sample in each.samples]},
+            ensure_ascii=False,
+        )
         for each in predictions
     ]
     text = "".join(f"{line}\n" for line in lines)
@@ -85,7 +97,7 @@ def generate(config: EvalConfig, output: Path | None, *, output_dir: Path) -> in
         sys.stdout.write(text)
     else:
         output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(text, encoding="utf-8")
+        write_whole(output, text.encode())
     return 0
 
 
@@ -128,12 +140,14 @@ def _content(predictions: Sequence[Any], config: EvalConfig, facts: dict[str, An
 
 
 def _tell(content: dict[str, Any], folder: Path | None, as_json: bool) -> None:
-    """Write and print the results."""
-    from gkd_dist.evaluation.intervals import Figure
-    from gkd_dist.evaluation.results import row_of, write_results
+    """Print the results.
 
-    if folder is not None:
-        write_results(content, folder / "results.json")
+    Args:
+        folder: where they were written; None: nowhere.
+    """
+    from gkd_dist.evaluation.intervals import Figure
+    from gkd_dist.evaluation.results import row_of
+
     if as_json:
         print(json.dumps(content, ensure_ascii=False))
         return

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gkd_dist import __version__
 from gkd_dist.config.ring import ClusterConfig
 from gkd_dist.config.yaml_text import format_yaml
 from gkd_dist.errors import EngineError, RunError, StoppedError
@@ -29,7 +30,7 @@ from gkd_dist.experiments.progress import (
 from gkd_dist.experiments.record import now
 from gkd_dist.experiments.schedule import Schedule
 from gkd_dist.experiments.spec import Experiment
-from gkd_dist.experiments.survey import Standing, move_changed, survey
+from gkd_dist.experiments.survey import Standing, move_changed, note_inputs, survey
 from gkd_dist.metrics.console import Narrator, print_table
 from gkd_dist.metrics.sinks import PlainLines, StatusLine, duration, terminal_sink
 from gkd_dist.runs.documents import replace_file
@@ -126,6 +127,7 @@ def run_experiment(request: Request) -> int:
             for moved in move_changed(plan, folder):
                 narrate(f"another configuration than before; put aside: {moved}")
         standings = survey(plan, folder)
+        note_inputs(standings)
         replace_file(folder / "experiment.yaml", _text_of(experiment))
         _say_what_is_left(standings, folder, narrate)
         outcome = _carry_out(request, standings, folder, scale, narrate)
@@ -186,6 +188,15 @@ def _say_what_is_left(standings: Sequence[Standing], folder: Path, narrate: Narr
     begun = sum(each.is_begun and not each.is_done for each in standings)
     hours = remaining_cpu_s(standings) / 3600
     narrate(f"{folder}: {len(standings)} runs, {done} finished, {begun} begun; about {hours:.2f} CPU hours to go")
+    former = ", ".join(version for version in _versions(standings) if version != __version__)
+    if former:
+        narrate(f"some of it was done by another version: {former}; this is {__version__}")
+
+
+def _versions(standings: Sequence[Standing]) -> list[str]:
+    """Of this package, by which something was done."""
+    parts = (part for each in standings if each.record for part in each.record.parts)
+    return sorted({part.version or "unknown" for part in parts})
 
 
 def _say_cost(standings: Sequence[Standing], narrate: Narrator) -> None:
@@ -257,6 +268,7 @@ def _report(experiment: Experiment, standings: Sequence[Standing], folder: Path)
         "runs": len(standings),
         "finished": sum(each.is_done for each in standings),
         "cpu_s": round(measured_cpu_s(standings), 1),
+        "versions": _versions(standings),
     }
     for line in write_report(experiment, measure([pair for pair in measured if pair[1]]), folder, facts):
         print(line)

@@ -29,6 +29,8 @@ class Fleet:
     """None where the objective asks for none."""
     replace_learner: Callable[[Learner], Awaitable[Learner]] | None = None
     """Ends a learner, whatever its state, and starts another; None where that cannot be done."""
+    node: str | None = None
+    """Of the cluster, that this process is on; None where there is no cluster."""
 
     async def renew_learner(self) -> None:
         """Put a new learner, which holds the initial student, in the place of one that died; restore it next.

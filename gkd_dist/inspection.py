@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gkd_dist.errors import RunError
-from gkd_dist.metrics.console import print_table
+from gkd_dist.metrics.console import moment, print_table
 from gkd_dist.operations.logs import outcome
 from gkd_dist.operations.subject import RunSubject, SubmittedJob
 from gkd_dist.replay.ledger import DroppedPrompt, Ledger, StepEntry, TrainedSequence
@@ -17,7 +17,7 @@ from gkd_dist.runs.attempts import AttemptRecord, read_attempts
 from gkd_dist.runs.documents import on_disk, read_document
 from gkd_dist.runs.lock import Holder, holder_of
 from gkd_dist.runs.run_directory import RunDirectory
-from gkd_dist.runs.status import RoleStatus, Status
+from gkd_dist.runs.status import Alike, ProcessStatus, RoleStatus, SlotStatus, Status, alike
 
 
 @on_disk()
@@ -87,12 +87,12 @@ def lines_of(subject: RunSubject) -> Iterator[str]:
 
 def _job_lines(job: SubmittedJob) -> Iterator[str]:
     times = " ".join(
-        f"{word} {when}"
+        f"{word} {moment(when)}"
         for word, when in (("started", job.state.started_at), ("ended", job.state.ended_at))
         if when is not None
     )
     yield f"job {job.name} at {job.jobs.address}: {outcome(job.state)}{f'; {times}' if times else ''}"
-    last = next((line for line in reversed(job.log.splitlines()) if line.strip()), None)
+    last = next((line for line in reversed(job.jobs.last_lines(job.name).splitlines()) if line.strip()), None)
     if last is not None:
         yield f"last said: {last}"
 
@@ -148,14 +148,16 @@ def _row(sequence: TrainedSequence) -> list[str]:
 def _state(directory: RunDirectory, holder: Holder | None, attempts: list[AttemptRecord], seen: Status | None) -> str:
     last = attempts[-1] if attempts else None
     if holder is not None and seen is not None:
-        return f"{seen.state}, step {seen.step}/{seen.max_steps}, attempt {seen.attempt} ({seen.host}, pid {seen.pid})"
+        since = f" since {moment(last.started_at)}" if last is not None else ""
+        return f"{seen.state}, step {seen.step}/{seen.max_steps}, attempt {seen.attempt}{since}"
     if holder is not None:
-        return f"starting ({holder})"
+        return f"starting since {moment(holder.started_at)} ({holder.host}, pid {holder.pid})"
     if directory.is_finished:
         return "finished"
     if last is None:
         return "not running"
-    return f"not running; attempt {last.number} began {last.started_at} and ended: {last.how or 'killed'}"
+    how = "was killed" if last.ended_at is None else f"ended {moment(last.ended_at)}: {last.how}"
+    return f"not running; attempt {last.number} began {moment(last.started_at)} and {how}"
 
 
 def _print_held_out(summary: Mapping[str, Any]) -> None:
@@ -180,6 +182,12 @@ def _details(seen: Status, is_running: bool) -> Iterator[str]:
     if not is_running:
         yield f"last seen at step {seen.step}/{seen.max_steps}"
         return
+    yield f"controller: {_where(ProcessStatus(pid=seen.pid, node=seen.node))}, host {seen.host}"
+    for rank, learner in enumerate(seen.learners):
+        yield f"{'learner' if len(seen.learners) == 1 else f'learner rank {rank}'}: {_where(learner)}"
+    for name, process in (("reward", seen.reward), ("journal", seen.journal)):
+        if process is not None:
+            yield f"{name}: {_where(process)}"
     for name, role in (("samplers", seen.samplers), *((f"teacher {key}", role) for key, role in seen.teachers.items())):
         yield from _role_lines(name, role)
     rates = " ".join(f"{role} {rate:.0f}" for role, rate in seen.tokens_per_s.items())
@@ -192,10 +200,18 @@ def _details(seen: Status, is_running: bool) -> Iterator[str]:
 
 def _role_lines(name: str, role: RoleStatus) -> Iterator[str]:
     yield f"{name}: {role.num_serving} of {role.target} serve"
-    for slot in role.slots:
-        where = " ".join(
-            f"{key} {value}" for key, value in (("pid", slot.pid), ("node", slot.node)) if value is not None
-        )
-        yield f"  slot {slot.slot}: {slot.state}, {slot.restarts} restart(s){', ' + where if where else ''}"
-        if slot.problem:
-            yield f"    {slot.problem}"
+    lines: dict[int, tuple[str, SlotStatus | Alike, str]] = {
+        slot.slot: (f"slot {slot.slot}", slot, _where(slot)) for slot in role.slots if slot.pid is not None
+    }
+    groups = alike(slot for slot in role.slots if slot.pid is None)
+    lines |= {group.slots[0]: (group.name, group, "") for group in groups}
+    for _, (which, what, where) in sorted(lines.items()):
+        yield f"  {which}: {what.state}, {what.restarts} restart(s){f', {where}' if where else ''}"
+        if what.problem:
+            yield f"    {what.problem}"
+
+
+def _where(process: ProcessStatus | SlotStatus) -> str:
+    """`pid 7 node 3fa...`, as far as it is known."""
+    facts = (("pid", process.pid), ("node", process.node))
+    return " ".join(f"{key} {value}" for key, value in facts if value is not None)

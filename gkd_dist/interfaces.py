@@ -14,13 +14,14 @@ import logging
 from collections.abc import Awaitable, Callable, Collection, Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from gkd_dist.checks import TeacherCheck
-from gkd_dist.targets import TargetsHandle, TeacherTargets
+from gkd_dist.targets import CacheUse, TargetsHandle, TeacherTargets
 from gkd_dist.types import (
     Answer,
     DivergenceReport,
+    Kept,
     Prompt,
     SampleId,
     SamplingParams,
@@ -101,6 +102,15 @@ class Teacher(Scorer, Protocol):
         ...
 
 
+@runtime_checkable
+class Remembering(Protocol):
+    """A teacher that keeps what it said about fixed pairs."""
+
+    def cache_use(self) -> CacheUse:
+        """Since the last call of this."""
+        ...
+
+
 class Reward(Protocol):
     """Says how good an answer is: the higher, the better."""
 
@@ -161,6 +171,16 @@ class Learner(Protocol):
     async def close(self) -> None: ...
 
 
+@runtime_checkable
+class Placed(Protocol):
+    """A part in processes of its own: a learner, a reward or a journal on a cluster."""
+
+    @property
+    def places(self) -> Sequence[Mapping[str, str | int]]:
+        """`pid` and `node` of each process, in the order of ranks; without those that are not known yet."""
+        ...
+
+
 @dataclass(frozen=True)
 class SlotView:
     """One place of a role, as others see it."""
@@ -210,6 +230,11 @@ class Replicas(Protocol[Replica]):
         """Requests that wait for an answer."""
         ...
 
+    @property
+    def num_done(self) -> int:
+        """Requests and obligations that came to an end so far, however: it grows while anything moves."""
+        ...
+
     async def start(self) -> None:
         """All of the target at once; after a failure nothing is left running."""
         ...
@@ -253,9 +278,9 @@ class Replicas(Protocol[Replica]):
 class Journal(Protocol):
     """Keeps scored trajectories until a checkpoint holds the step that trained on them."""
 
-    async def read(self, finished: Container[SampleId] = frozenset()) -> list[ScoredTrajectory]:
+    async def read(self, finished: Container[SampleId] = frozenset()) -> Kept:
         """All that are kept but the `finished` ones, the newest attempt of each, in the order of writing; call it
-        before the first append."""
+        before the first append. It may take as long as the files are long, while it goes on."""
         ...
 
     async def append(self, scored: Sequence[ScoredTrajectory]) -> None:
@@ -268,7 +293,7 @@ class Journal(Protocol):
         ...
 
     async def sync(self) -> None:
-        """Returns once everything appended is on the disk."""
+        """Returns once everything appended is on the disk, by this process and those before it."""
         ...
 
     async def forget(self, finished: Container[SampleId]) -> None:

@@ -15,7 +15,7 @@ from gkd_dist.replay.journal import Journal
 from gkd_dist.serial import SerialThread
 from gkd_dist.supervision.census import Census
 from gkd_dist.supervision.pool import Pool
-from gkd_dist.types import SampleId, ScoredTrajectory
+from gkd_dist.types import Kept, SampleId, ScoredTrajectory
 
 
 @asynccontextmanager
@@ -82,8 +82,9 @@ class LocalJournal:
         self._journal = Journal(folder)
         self._thread = SerialThread("journal")
 
-    async def read(self, finished: Container[SampleId] = frozenset()) -> list[ScoredTrajectory]:
-        return await self._thread.run(lambda: list(self._journal.read(finished)))
+    async def read(self, finished: Container[SampleId] = frozenset()) -> Kept:
+        scored = await self._thread.run(lambda: list(self._journal.read(finished)))
+        return Kept(scored, {file: dict(reasons) for file, reasons in self._journal.lost.items()})
 
     async def append(self, scored: Sequence[ScoredTrajectory]) -> None:
         await self._thread.run(lambda: self._journal.append(scored))

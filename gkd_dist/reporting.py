@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from gkd_dist import __version__
@@ -13,6 +14,7 @@ from gkd_dist.pipeline.job import Outcome
 from gkd_dist.pipeline.teacher_answers import TeacherAnswers
 from gkd_dist.preparation.prepared import PreparedJob
 from gkd_dist.runs.run_directory import RunDirectory
+from gkd_dist.types import Trajectory
 
 SMALLEST_NATS = 1e-4
 """A divergence below this is noise; a share of it says nothing."""
@@ -47,7 +49,9 @@ def report(job: PreparedJob, outcome: Outcome, directory: RunDirectory, elapsed_
     samples = sample_rows(job, before, after, outcome.teachers)
     directory.write_samples(samples)
     held_out = {"before": _known(figures(before)), "after": _known(figures(after))}
-    directory.write_summary(_summary(job, elapsed_s) | held_out)
+    left_out = {"before": before.left_out, "after": after.left_out}
+    told = {"left_out": left_out} if any(left_out.values()) else {}
+    directory.write_summary(_summary(job, elapsed_s) | held_out | told)
     for row in samples:
         if "before_greedy" in row:
             answers = {"before (greedy)": row["before_greedy"], "after (greedy)": row["after_greedy"]}
@@ -81,26 +85,33 @@ def _fall(before: float, after: float) -> str:
 def sample_rows(
     job: PreparedJob, before: Evaluation, after: Evaluation | None = None, teachers: TeacherAnswers | None = None
 ) -> list[dict[str, str]]:
-    """One row per held-out prompt: what was sampled, and for the first ones the greedy answers, the teachers' too.
+    """One row per held-out prompt: what was sampled (empty where that was refused), and for the first ones the greedy
+    answers, the teachers' too.
 
     Args:
         after: None before there is one.
     """
+
+    def by_prompt(trajectories: Sequence[Trajectory]) -> dict[int, str]:
+        return {each.sample_id.prompt_index: job.renderer.decode(each.completion_ids) for each in trajectories}
+
     decode = job.renderer.decode
     named = len(job.blueprint.teachers) > 1
+    sampled, shown = by_prompt(before.samples), by_prompt(before.shown)
+    sampled_after, shown_after = (by_prompt(after.samples), by_prompt(after.shown)) if after is not None else ({}, {})
     rows = []
     for index, held_out in enumerate(job.rendered.held_out):
         reference = held_out.completion_ids
         row = {
             "prompt": held_out.text,
-            "before": decode(before.samples[index].completion_ids),
-            **({} if after is None else {"after": decode(after.samples[index].completion_ids)}),
+            "before": sampled.get(index, ""),
+            **({} if after is None else {"after": sampled_after.get(index, "")}),
             "reference": "" if reference is None else decode(reference),
         }
-        if index < len(before.shown):
-            row["before_greedy"] = decode(before.shown[index].completion_ids)
+        if index in shown or index in shown_after:
+            row["before_greedy"] = shown.get(index, "")
             if after is not None:
-                row["after_greedy"] = decode(after.shown[index].completion_ids)
+                row["after_greedy"] = shown_after.get(index, "")
         for name, answers in (teachers or {}).items():
             if index in answers:
                 row[f"teacher_greedy/{name}" if named else "teacher_greedy"] = decode(answers[index])

@@ -14,6 +14,7 @@ after either ends the process at once with 130; the kernel then ends what Ray st
 need up to a minute to notice.
 """
 
+import _thread
 import asyncio
 import os
 import signal
@@ -25,6 +26,7 @@ from typing import Any
 from gkd_dist.errors import StoppedEarlyError, StoppedError
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_LAST_ACT_S = 2.0
 
 
 class StopSignals:
@@ -32,10 +34,12 @@ class StopSignals:
 
     Args:
         say: told in one line, in the loop, what was understood.
+        last_act: done with the exit code before the second signal ends the process; see `leave`.
     """
 
-    def __init__(self, say: Callable[[str], object]) -> None:
+    def __init__(self, say: Callable[[str], object], last_act: Callable[[int], object] = lambda _: None) -> None:
         self._say = say
+        self._last_act = last_act
         self._loop = asyncio.get_running_loop()
         self.event = asyncio.Event()
         """Set by the first signal."""
@@ -82,7 +86,8 @@ class StopSignals:
     def _receive(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - Python's signature
         if self.received is not None:
             if number == signal.SIGINT:
-                _leave(128 + number)
+                _say_the_end()
+                leave(128 + number, self._last_act)
             return
         self.received = signal.Signals(number).name
         # Not `Event.set` itself: the loop may sleep in a system call, and this wakes it.
@@ -122,9 +127,43 @@ def stopping_at_once() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _leave(code: int) -> None:
-    """No clean-up: it may be what hangs. Only a terminal gets its cursor back, which a live line hides."""
+@contextmanager
+def noticing_signals() -> Iterator[Callable[[], bool]]:
+    """For a last wait, when all is done: either signal is no more than a reason to wait no longer. Gives a function
+    that says whether one came."""
+    received: list[int] = []
+    former = {number: signal.signal(number, lambda number, _: received.append(number)) for number in _SIGNALS}
+    try:
+        yield lambda: bool(received)
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+
+def leave(code: int, last_act: Callable[[int], object]) -> None:
+    """End the process, without clean-up: it may be what hangs.
+
+    Args:
+        last_act: told the exit code first, on a thread of its own: where a disk hangs, nobody waits for it for long.
+    """
+    done = _thread.allocate_lock()  # `threading` has locks of its own, which a signal may have broken into
+    done.acquire()
+
+    def act() -> None:
+        try:
+            last_act(code)
+        finally:
+            done.release()
+
+    try:
+        _thread.start_new_thread(act, ())
+        done.acquire(timeout=_LAST_ACT_S)
+    finally:
+        os._exit(code)
+
+
+def _say_the_end() -> None:
+    """Only a terminal gets its cursor back, which a live line hides."""
     if os.isatty(1):
         os.write(1, b"\x1b[?25h")
     os.write(2, b"\nstopped at once, without a checkpoint of the last steps\n")
-    os._exit(code)

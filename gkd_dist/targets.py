@@ -141,6 +141,24 @@ class TargetsHandle:
     num_bytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class CacheUse:
+    """Fixed pairs that a teacher was to score, by whether they were kept from a former time; bytes are of targets."""
+
+    num_hits: int = 0
+    num_misses: int = 0
+    hit_bytes: int = 0
+    miss_bytes: int = 0
+
+    def __add__(self, other: "CacheUse") -> "CacheUse":
+        return CacheUse(
+            self.num_hits + other.num_hits,
+            self.num_misses + other.num_misses,
+            self.hit_bytes + other.hit_bytes,
+            self.miss_bytes + other.miss_bytes,
+        )
+
+
 def _require(name: str, array: npt.NDArray[np.generic], dtype: type, ndim: int) -> None:
     if array.dtype != np.dtype(dtype) or array.ndim != ndim:
         raise ValueError(f"{name} must be {np.dtype(dtype)} with {ndim} axes, got {array.dtype} {array.shape}")

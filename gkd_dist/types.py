@@ -188,6 +188,15 @@ class ScoredTrajectory:
 
 
 @dataclass(frozen=True, slots=True)
+class Kept:
+    """What a journal holds, and what it held once."""
+
+    scored: list[ScoredTrajectory]
+    lost: dict[str, dict[str, int]]
+    """By file: records that could not be read, by reason (`torn` is an end that a crash cut off)."""
+
+
+@dataclass(frozen=True, slots=True)
 class TrainBatch:
     """What one train step consumes.
 

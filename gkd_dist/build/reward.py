@@ -10,9 +10,10 @@ if TYPE_CHECKING:
 
 
 def make_reward(blueprint: "Blueprint") -> Reward:
-    """Only where the configuration has a reward."""
+    """The reward of a configuration that has one; validation has seen that its type has what it needs."""
     reward, cluster = blueprint.config.reward, blueprint.config.cluster
-    assert reward is not None
+    if reward is None:
+        raise ValueError("the configuration has no reward")
     match reward.type:
         case "answer":
             from gkd_dist.rewards.answer import AnswerReward
@@ -21,12 +22,10 @@ def make_reward(blueprint: "Blueprint") -> Reward:
         case "python":
             from gkd_dist.rewards.function import FunctionReward
 
-            assert reward.function is not None
             return FunctionReward(reward.function, timeout_s=cluster.request_timeout_s)
         case "entailment":
             from gkd_dist.rewards.entailment import EntailmentReward
 
-            assert blueprint.reward_model is not None
             return EntailmentReward(
                 blueprint.reward_model,
                 max_batch_size=reward.max_batch_size,

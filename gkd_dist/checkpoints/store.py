@@ -8,7 +8,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,11 +22,12 @@ logger = logging.getLogger(__name__)
 
 _STEP = re.compile(r"step-(0|[1-9]\d*)\Z")
 _DRAFT = re.compile(r"\.step-\d+\.(\d+)\.tmp\Z")
+_VOID = re.compile(r"void-step-(\d+)\Z")
 
 
 @dataclass(frozen=True, slots=True)
 class Discarded:
-    """A folder that looks like a checkpoint and is none."""
+    """A folder that looks like a checkpoint, and that no run can go on from."""
 
     path: Path
     reason: str
@@ -80,7 +81,9 @@ class CheckpointStore:
         """
         path = self._draft_of(step)
         self._given_up.discard(step)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        if not self.folder.is_dir():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            flush(self.folder.parent)  # a checkpoint is lost with the name of the folder that it lies in
         shutil.rmtree(path, ignore_errors=True)
         path.mkdir()
         self._drafts.add(path)
@@ -138,15 +141,18 @@ class CheckpointStore:
         shutil.rmtree(draft, ignore_errors=True)
         self._drafts.discard(draft)
 
-    def newest(self) -> Checkpoint | None:
+    def newest(self, objection: Callable[[int, Path], str | None] = lambda *_: None) -> Checkpoint | None:
         """The newest good checkpoint; None where none was ever finished. Changes nothing on disk.
 
+        Args:
+            objection: why the checkpoint of a step, in a folder, cannot be used, although it is whole; None: it can.
+
         Raises:
-            UserError: there are finished checkpoints, and every one is damaged.
+            UserError: there are finished checkpoints, and none can be used.
         """
         discarded: list[Discarded] = []
         for step, path in self._steps():
-            reason = self._fault(step, path)
+            reason = self._fault(step, path) or objection(step, path)
             if reason is None:
                 return Checkpoint(step, path, tuple(discarded))
             discarded.append(Discarded(path, reason))
@@ -154,25 +160,49 @@ class CheckpointStore:
         if damaged:
             lines = "\n".join(f"  {each.path.name}: {each.reason}" for each in damaged)
             raise UserError(
-                f"no checkpoint in {self.folder} can be used:\n{lines}\nput back an intact copy of one of them, or set "
-                "checkpoint.resume=false to train from the beginning in a new run"
+                f"no checkpoint in {self.folder} can be used:\n{lines}\nput back an intact copy of one of them, or of "
+                "ledger.jsonl where that is to blame, or set checkpoint.resume=false to train from the beginning in a "
+                "new run"
             )
         return None
+
+    def set_aside(self, step: int) -> list[Path]:
+        """Take every finished checkpoint after `step` out of the way, for a run that goes on from there; returns where
+        they are now, the newest first.
+
+        Another one of that number will come, and must not be taken for them, nor they for it.
+
+        Raises:
+            OSError: they are still there.
+        """
+        aside = []
+        for each, path in self._steps():
+            if each > step and is_marked(path):
+                void = path.with_name(f"void-{path.name}")
+                _remove(void)
+                path.rename(void)
+                self._good.discard(each)
+                aside.append(void)
+        if aside:
+            flush(self.folder)
+        return aside
 
     def prune(self) -> list[Path]:
         """Keep the newest `keep` good checkpoints; returns what was removed.
 
-        Goes: older checkpoints, folders that were never finished, and drafts of processes that are gone. Stays: every
-        finished checkpoint while no good one is newer, also a damaged one.
+        Goes: older checkpoints, folders that were never finished, what was set aside and has a newer one, and drafts of
+        processes that are gone. Stays: every finished checkpoint while no good one is newer, also a damaged one.
         """
         removed = list(self._forsaken_drafts())
-        num_kept = 0
+        num_kept, newest = 0, -1
         for step, path in self._steps():
             if num_kept < self._keep and self._fault(step, path) is None:
                 num_kept += 1
+                newest = max(newest, step)
             elif num_kept or not is_marked(path):
                 removed.append(path)
                 self._good.discard(step)
+        removed += [path for step, path in self._named(_VOID) if step <= newest]
         for path in removed:
             _remove(path)
         return removed
@@ -186,10 +216,14 @@ class CheckpointStore:
 
     def _steps(self) -> list[tuple[int, Path]]:
         """Everything that is named like a checkpoint, the newest first."""
+        return self._named(_STEP)
+
+    def _named(self, pattern: re.Pattern[str]) -> list[tuple[int, Path]]:
+        """Folders by step, the newest first."""
         if not self.folder.is_dir():
             return []
         folders = [path for path in self.folder.iterdir() if path.is_dir() and not path.is_symlink()]
-        found = [(match, path) for path in folders if (match := _STEP.match(path.name))]
+        found = [(match, path) for path in folders if (match := pattern.match(path.name))]
         return sorted(((int(match[1]), path) for match, path in found), reverse=True)
 
     def _fault(self, step: int, path: Path) -> str | None:

@@ -1,9 +1,4 @@
-"""From one command line to its exit code (floor F5).
-
-Exit codes, all decided in `main`:
-0 done; 2 usage, configuration or anything else the user can mend; 70 internal; 75 stopped with a good checkpoint, the
-same command goes on; 130 (Ctrl-C) and 143 (SIGTERM) stopped at once.
-"""
+"""From one command line to its exit code, which is decided here alone; `EXIT_CODES` lists them (floor F5)."""
 
 import errno
 import os
@@ -12,12 +7,10 @@ import traceback
 from collections.abc import Sequence
 
 from gkd_dist.cli.app import app
+from gkd_dist.cli.exit_codes import EXIT_INTERNAL, EXIT_INTERRUPTED
 from gkd_dist.errors import GkdError, StoppedError, plain
 from gkd_dist.process import prepare_this_process
 from gkd_dist.serial import is_at_work
-
-EXIT_INTERNAL = 70
-EXIT_INTERRUPTED = 130
 
 
 def main(args: Sequence[str] | None = None) -> int:

@@ -35,4 +35,7 @@ async def _evaluate(job: PreparedJob, narrate: Narrator) -> Evaluation:
     async with job.blueprint.fleet(say=narrate) as fleet:
         await check_at_start(fleet)
         narrate(f"evaluating on {len(held_out.prompts)} held-out prompts")
-        return await evaluate_fleet(fleet, held_out, 0)
+        evaluation = await evaluate_fleet(fleet, held_out, 0)
+    if evaluation.left_out:
+        narrate(f"left out of the evaluation: {evaluation.left_out}; the log says why")
+    return evaluation

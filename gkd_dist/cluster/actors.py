@@ -21,8 +21,9 @@ from gkd_dist.cluster.headers import BatchHeader
 from gkd_dist.cluster.whereabouts import Whereabouts
 from gkd_dist.errors import EngineError
 from gkd_dist.fault_points import fault_point
-from gkd_dist.interfaces import Learner, Reward, Sampler, Teacher
+from gkd_dist.interfaces import Learner, Remembering, Reward, Sampler, Teacher
 from gkd_dist.process import end_with_parent
+from gkd_dist.targets import CacheUse
 from gkd_dist.types import (
     Answer,
     ByteArray,
@@ -104,13 +105,14 @@ class TeacherActor(Shell[Teacher]):
         await self._part.ping()
 
     @ray.method(num_returns=2)
-    async def score(self, trajectories: ByteArray) -> tuple[list[tuple[int, int]], ByteArray]:
-        """Control facts (num_tokens, num_bytes) per trajectory, and the targets as one frame."""
+    async def score(self, trajectories: ByteArray) -> tuple[tuple[list[tuple[int, int]], CacheUse], ByteArray]:
+        """Control facts, (num_tokens, num_bytes) per trajectory and what the cache did; the targets as one frame."""
         fault_point("teacher.before_score")
         targets: Any = await self._part.score(decode(trajectories, Trajectory))
         check_candidates(targets, self._num_ids)
         fault_point("teacher.after_score")
-        return [(item.num_tokens, item.num_bytes) for item in targets], encode(targets)
+        use = self._part.cache_use() if isinstance(self._part, Remembering) else CacheUse()
+        return ([(item.num_tokens, item.num_bytes) for item in targets], use), encode(targets)
 
     async def verify(self) -> TeacherCheck:
         return await self._part.verify()

@@ -1,37 +1,35 @@
 """Jobs of a Ray cluster over its dashboard's HTTP interface; Ray's answers as records and errors of ours."""
 
-import asyncio
 import logging
 import math
 import os
 import re
 import shlex
-import socket
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
-from urllib.parse import urlsplit
 
+import requests
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobSubmissionClient
 
+from gkd_dist.cluster.dashboard import ADVICE, asks_for_token, is_open_line, url_of
+from gkd_dist.cluster.job_log import EXIT_LINE, POLL_S, exit_code_in, run_directory_in
 from gkd_dist.cluster.token import find_token, sources
 from gkd_dist.errors import GkdError, ResourceError, RunError, plain
 
 logger = logging.getLogger(__name__)
 
 ADDRESS_VARIABLE = "RAY_API_SERVER_ADDRESS"
-DEFAULT_PORT = 8265
 RUN_KEY = "gkd_run"
 """In a job's metadata: the name of its run."""
-_CONNECT_S = 5.0
-_POLL_S = 0.5
-_EXIT_LINE = "gkd: exit code "
-_EXIT = re.compile(rf"^{_EXIT_LINE}(\d+)$", re.MULTILINE)
-_DIRECTORY = re.compile(r"^\[ *[\d.]+ s\] (?:run directory|continuing) (/.*?)(?: \(attempt \d+\).*)?$", re.MULTILINE)
+_TAIL_S = 10
+_NUM_LINES = 20
+_RUNS_GKD = re.compile(r"(?:^|[\s/;])gkd(?:_dist)? run\b")
+"""In a command line that starts a run."""
 _TALKATIVE = ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk")
 _ENDED = frozenset({"STOPPED", "SUCCEEDED", "FAILED"})
 
@@ -43,7 +41,8 @@ class ClusterJob:
     id: str
     """Its submission id."""
     run: str
-    """Name of its run; empty where it is no job of ours."""
+    """Name of its run; empty where it is no job of ours. Where others submitted it (`ray job submit`, KubeRay's
+    operator), what its log says, and before that its own id."""
     state: str
     """`PENDING`, `RUNNING`, `STOPPED`, `SUCCEEDED` or `FAILED`: Ray's words."""
     exit_code: int | None
@@ -70,14 +69,18 @@ class Jobs:
     """
 
     def __init__(self, address: str) -> None:
-        self.address = _url(address)
-        _connect(self.address)
-        token = find_token()
+        self.address = url_of(address)
+        token = find_token(is_asked=asks_for_token(self.address))
+        if token is not None and is_open_line(self.address):
+            logger.warning("%s: the token goes there in clear text, to be read on the way; use https://", self.address)
         self._token_source = None if token is None else token.source
+        self._runs: dict[str, str] = {}
+        """Runs of jobs by what their logs have said."""
+        self._headers = {} if token is None else token.headers
         for module in _TALKATIVE:
             logging.getLogger(module).setLevel(logging.WARNING)
         with self._translated(), _environment(ADDRESS_VARIABLE, self.address):  # which wins over the argument
-            self._client = JobSubmissionClient(self.address, headers={} if token is None else token.headers)
+            self._client = JobSubmissionClient(self.address, headers=self._headers)
 
     def submit(
         self,
@@ -109,8 +112,16 @@ class Jobs:
         """Those that were submitted, the first one first; no exit codes of stopped ones."""
         with self._translated():
             found = self._client.list_jobs()
-        jobs = [_job(details) for details in found if details.submission_id]
+        jobs = [self._named(_job(details)) for details in found if details.submission_id]
         return sorted(jobs, key=lambda job: job.started_at or "")
+
+    def _named(self, job: ClusterJob) -> ClusterJob:
+        """With the name of its run, where the log alone knows it; it is read until it says it."""
+        if job.run and job.run == job.id and job.id not in self._runs:
+            path = run_directory_in(self.logs(job.id))
+            if path is not None:
+                self._runs[job.id] = path.rpartition("/")[2].rpartition("-")[0]
+        return replace(job, run=self._runs.get(job.id, job.run))
 
     def find(self, name: str) -> ClusterJob:
         """The job of that submission id, or the newest one of the run of that name; `latest` is the newest of all.
@@ -130,10 +141,9 @@ class Jobs:
         """One job, with its exit code where it has one."""
         with self._translated():
             details = self._client.get_job_info(submission_id)
-        job = _job(details)
+        job = self._named(_job(details))
         if job.state == "STOPPED" and job.exit_code is None:  # Ray keeps none; the command's own last line does
-            told = _EXIT.findall(self.logs(submission_id))
-            return _job(details, int(told[-1]) if told else None)
+            return replace(job, exit_code=exit_code_in(self.last_lines(submission_id)))
         return job
 
     def logs(self, submission_id: str) -> str:
@@ -141,35 +151,26 @@ class Jobs:
         with self._translated():
             return self._client.get_job_logs(submission_id)
 
-    def follow(self, submission_id: str, say: Callable[[str], object]) -> ClusterJob:
-        """Tell what it prints, from its beginning to its end; the job as it then is.
+    def last_lines(self, submission_id: str) -> str:
+        """The last few of what it has printed, not the whole of it where that can be avoided."""
+        where = f"{self.address}/api/v0/logs/file"
+        asked = {"submission_id": submission_id, "lines": str(_NUM_LINES), "timeout": str(_TAIL_S)}
+        try:
+            answer = requests.get(where, params=asked, headers=self._headers, timeout=2 * _TAIL_S)
+            if answer.ok:
+                return answer.content.decode(errors="replace")
+        except requests.RequestException as error:
+            logger.debug("%s: no last lines: %s", submission_id, error)
+        return "\n".join(self.logs(submission_id).splitlines()[-_NUM_LINES:])
 
-        A connection that breaks on the way, as proxies end idle ones, is made again; nothing is told twice.
+    def tail(self, submission_id: str) -> AsyncIterator[str]:
+        """What it prints, piece by piece, from its beginning until it ends.
+
+        Raises:
+            RuntimeError, OSError, aiohttp.ClientError: in the iteration; the connection broke, or did not come about.
         """
-        num_told = 0
-
-        async def tail() -> None:
-            nonlocal num_told
-            position = 0
-            async for text in self._client.tail_job_logs(submission_id):
-                new = text[max(0, num_told - position) :]
-                position += len(text)
-                if new:
-                    num_told = position
-                    say(new)
-
-        while True:
-            num_before = num_told
-            try:
-                asyncio.run(tail())
-                is_broken = False
-            except (RuntimeError, OSError) as error:
-                logger.debug("%s: the log's connection broke: %s", submission_id, error)
-                is_broken = True
-            job = self.info(submission_id)
-            if job.has_ended and (not is_broken or num_told == num_before):
-                return job
-            time.sleep(_POLL_S)
+        pieces: AsyncIterator[str] = self._client.tail_job_logs(submission_id)
+        return pieces
 
     def stop(self, submission_id: str) -> None:
         """Ask it to stop; `wait` says when it has."""
@@ -183,7 +184,7 @@ class Jobs:
             job = self.info(submission_id)
             if job.has_ended or time.monotonic() > end:
                 return job
-            time.sleep(_POLL_S)
+            time.sleep(POLL_S)
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
@@ -196,7 +197,7 @@ class Jobs:
                 "file that holds it"
             ) from error
         except (ConnectionError, OSError) as error:  # requests' own errors are OSErrors
-            raise ResourceError(f"{self.address}: no Ray dashboard answers ({plain(error)}); {_ADVICE}") from error
+            raise ResourceError(f"{self.address}: no Ray dashboard answers ({plain(error)}); {ADVICE}") from error
         except RuntimeError as error:
             if "already exists" in str(error):
                 raise _TakenError from error
@@ -209,48 +210,12 @@ class _TakenError(GkdError):
     """A submission id is in use."""
 
 
-_ADVICE = "start a cluster with `ray start --head`, or name the address of a dashboard with --address"
-
-
 def entrypoint_of(command: Sequence[str]) -> str:
     """A shell's line that runs `command` and ends with its exit code, which it prints first.
 
     Ray signals every process of a job that is stopped, the shell too, and keeps no exit code of it.
     """
-    return f"trap : TERM; {shlex.join(command)}; code=$?; echo '{_EXIT_LINE}'$code; exit $code"
-
-
-def run_directory_in(log: str) -> str | None:
-    """Path of the run directory that a job has printed; None where it has none yet."""
-    found = _DIRECTORY.findall(log)
-    return found[-1] if found else None
-
-
-def _url(address: str) -> str:
-    url = "http://127.0.0.1" if address == "auto" else address if "://" in address else f"http://{address}"
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError as error:
-        raise ResourceError(f"--address: not an address ({error}); write http://HOST:8265") from error
-    if parts.scheme not in ("http", "https"):
-        raise ResourceError(f"--address: {parts.scheme}:// is no address of a dashboard; write http://HOST:8265")
-    if parts.username or parts.password:
-        raise ResourceError("--address: must hold no user name or password; a token comes from RAY_AUTH_TOKEN_PATH")
-    if not parts.hostname:
-        raise ResourceError("--address: names no host; write http://HOST:8265")
-    needs_port = port is None and parts.scheme == "http" and not parts.path.strip("/")
-    return url.rstrip("/") + (f":{DEFAULT_PORT}" if needs_port else "")
-
-
-def _connect(url: str) -> None:
-    """Ray's client waits without end for a host that does not answer."""
-    parts = urlsplit(url)
-    port = parts.port or (443 if parts.scheme == "https" else 80)
-    try:
-        socket.create_connection((parts.hostname or "", port), timeout=_CONNECT_S).close()
-    except OSError as error:
-        raise ResourceError(f"{url}: no Ray dashboard answers ({plain(error)}); {_ADVICE}") from error
+    return f"trap : TERM; {shlex.join(command)}; code=$?; echo '{EXIT_LINE}'$code; exit $code"
 
 
 @contextmanager
@@ -274,13 +239,14 @@ def _attempt(submission_id: str, run: str) -> int:
     return int(match[1]) if match else 0
 
 
-def _job(details: JobDetails, exit_code: int | None = None) -> ClusterJob:
+def _job(details: JobDetails) -> ClusterJob:
     lines = (details.message or "").splitlines()
+    own_id = details.submission_id or ""
     return ClusterJob(
-        id=details.submission_id or "",
-        run=(details.metadata or {}).get(RUN_KEY, ""),
+        id=own_id,
+        run=(details.metadata or {}).get(RUN_KEY) or (own_id if _RUNS_GKD.search(details.entrypoint) else ""),
         state=str(details.status),
-        exit_code=details.driver_exit_code if exit_code is None else exit_code,
+        exit_code=details.driver_exit_code,
         started_at=_time(details.start_time),
         ended_at=_time(details.end_time),
         message=lines[0] if lines else "",

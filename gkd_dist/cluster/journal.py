@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Container, Iterator, Sequence
 from functools import partial
 from itertools import islice
@@ -12,13 +13,13 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from gkd_dist.cluster.headers import ScoredHeader, framed, payload_of
-from gkd_dist.cluster.proxies import Proxy
+from gkd_dist.cluster.proxies import Proxy, give_up
 from gkd_dist.cluster.whereabouts import Whereabouts
-from gkd_dist.errors import EngineError, LostTargetsError
+from gkd_dist.errors import DeadlineError, EngineError, LostTargetsError
 from gkd_dist.process import end_with_parent
 from gkd_dist.replay.journal import Journal
 from gkd_dist.serial import SerialThread
-from gkd_dist.types import ByteArray, SampleId, ScoredTrajectory
+from gkd_dist.types import ByteArray, Kept, SampleId, ScoredTrajectory
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +28,8 @@ T = TypeVar("T")
 _MAX_RESTARTS = 3
 _RECORDS_PER_FRAME = 16
 """Read from disk at a time: one object of the store each."""
+_SIGN_OF_LIFE_S = 1.0
+"""What goes through whole files says after so long that it is still at it: its deadline is that of the next word."""
 
 
 class JournalActor:
@@ -45,15 +48,19 @@ class JournalActor:
 
     @ray.method(num_returns="streaming")
     async def read(self, finished: Container[SampleId]) -> AsyncIterator[Any]:
-        """For every few trajectories a header, with the bytes of each score, and then their targets as one frame; None
-        is the end. All of them belong to the caller: they outlive this actor."""
+        """None is a sign of life. For every few trajectories a header, with the bytes of each score, and then their
+        targets as one frame; at the end what was lost (`Kept.lost`). All of them belong to the caller: they outlive
+        this actor."""
         async with self._turn:
-            items: Iterator[ScoredTrajectory] = self._journal.read(finished)
+            survey = self._journal.survey(finished)
+            while await self._thread.run(lambda: _goes_on(survey)):
+                yield None
+            items = self._journal.surveyed()
             while scored := await self._thread.run(lambda: list(islice(items, _RECORDS_PER_FRAME))):
                 header, num_bytes, frame = framed(scored)
                 yield header, num_bytes
                 yield frame
-        yield None
+            yield {file: dict(reasons) for file, reasons in self._journal.lost.items()}
 
     async def append(self, time_line: int, header: ScoredHeader, *frames: ByteArray) -> None:
         """What was sent before the last `keep_only` is dropped: a call whose frames come late is overtaken."""
@@ -69,14 +76,25 @@ class JournalActor:
         async with self._turn:
             await self._thread.run(lambda: self._journal.forget(finished))
 
-    async def keep_only(self, time_line: int, wanted: Collection[SampleId]) -> None:
+    @ray.method(num_returns="streaming")
+    async def keep_only(self, time_line: int, wanted: Collection[SampleId]) -> AsyncIterator[Any]:
+        """None is a sign of life; at the end True."""
         self._time_line = time_line
         async with self._turn:
-            await self._thread.run(lambda: self._journal.keep_only(wanted))
+            rewrite = self._journal.rewrite(wanted)
+            while await self._thread.run(lambda: _goes_on(rewrite)):
+                yield None
+        yield True
 
     async def close(self) -> None:
         async with self._turn:
             await self._thread.run(self._journal.close)
+
+
+def _goes_on(work: Iterator[object]) -> bool:
+    """Works for a little while; returns whether there is more to do."""
+    until = time.monotonic() + _SIGN_OF_LIFE_S
+    return any(time.monotonic() >= until for _ in work)
 
 
 class JournalDiedError(EngineError):
@@ -91,20 +109,16 @@ class JournalProxy(Proxy):
     _time_line = 0
     """Calls of `keep_only` so far."""
 
-    async def read(self, finished: Container[SampleId] = frozenset()) -> list[ScoredTrajectory]:
-        return await self._await(self._read(finished), "read its files")
-
-    async def _read(self, finished: Container[SampleId]) -> list[ScoredTrajectory]:
+    async def read(self, finished: Container[SampleId] = frozenset()) -> Kept:
         stream = self._actor.read.remote(finished)
         found: list[ScoredTrajectory] = []
-        async for reference in stream:
-            facts = await reference
-            if facts is None:
-                return found
-            header, num_bytes = facts
-            frame = await anext(stream)
-            found += header.with_handles([frame], num_bytes)
-        raise EngineError(f"{self._name} stopped in the middle of its files")
+        while True:
+            said, frame = await self._next(stream, "go on to read its files")
+            if isinstance(said, dict):
+                return Kept(found, said)
+            if said is not None:
+                header, num_bytes = said
+                found += header.with_handles([frame], num_bytes)
 
     async def append(self, scored: Sequence[ScoredTrajectory]) -> None:
         places, frames = payload_of(scored)
@@ -119,7 +133,29 @@ class JournalProxy(Proxy):
 
     async def keep_only(self, wanted: Collection[SampleId]) -> None:
         self._time_line += 1
-        await self._await(self._actor.keep_only.remote(self._time_line, wanted), "rewrite its files")
+        stream = self._actor.keep_only.remote(self._time_line, wanted)
+        while not (await self._next(stream, "go on to rewrite its files"))[0]:
+            pass
+
+    async def _next(self, stream: Any, what: str) -> tuple[Any, Any]:
+        """What is said next, with a reference to the frame that belongs to it; within the deadline."""
+        try:
+            part = await self._await(_part(stream), what)
+        except (DeadlineError, asyncio.CancelledError):
+            give_up(stream)
+            raise
+        if part is None:
+            raise EngineError(f"{self._name} stopped in the middle of its files")
+        return part
+
+
+async def _part(stream: Any) -> tuple[Any, Any] | None:
+    """None is the end of the stream. A header alone has a frame."""
+    reference = await anext(stream, None)
+    if reference is None:
+        return None
+    said = await reference
+    return said, await anext(stream) if isinstance(said, tuple) else None
 
 
 class LastingJournal:
@@ -137,7 +173,12 @@ class LastingJournal:
         self._num_restarts = 0
         self._turn = asyncio.Lock()
 
-    async def read(self, finished: Container[SampleId] = frozenset()) -> list[ScoredTrajectory]:
+    @property
+    def places(self) -> list[dict[str, str | int]]:
+        """Implements `interfaces.Placed`."""
+        return self._proxy.places
+
+    async def read(self, finished: Container[SampleId] = frozenset()) -> Kept:
         return await self._ask(lambda proxy: proxy.read(finished))
 
     async def append(self, scored: Sequence[ScoredTrajectory]) -> None:
@@ -196,7 +237,7 @@ async def start_journal(folder: Path, timeout_s: float) -> JournalProxy:
     """The journal in `folder`, on the node that this process is on; the folder is made with the first record.
 
     Args:
-        timeout_s: of every call, the start included.
+        timeout_s: of every call, the start included; of one that goes through the files, of each of its signs of life.
 
     Raises:
         EngineError, DeadlineError: it does not start.

@@ -19,6 +19,9 @@ logger = logging.getLogger(__name__)
 
 _LOOK_S = 3.0
 """A cluster with room has a process by then."""
+_RELEASE_S = 10.0
+"""What an actor that was ended reserved is free again by then, and Ray says so."""
+_RELEASE_LOOK_S = 0.2
 
 AnyProxy = TypeVar("AnyProxy", bound=Proxy)
 
@@ -118,7 +121,7 @@ class ActorLauncher(Generic[AnyProxy]):
                 await asyncio.wait_for(proxy.start(), self._startup_timeout_s)
         except TimeoutError:
             proxy.kill()
-            raise self._late(proxy, slot) from None
+            raise await self._late(proxy, slot) from None
         except BaseException:
             proxy.kill()
             raise
@@ -144,15 +147,16 @@ class ActorLauncher(Generic[AnyProxy]):
 
     def describe(self, replica: AnyProxy) -> dict[str, str | int]:
         place = replica.place
-        return {} if place is None else {"pid": place.process.pid, "node": place.node}
+        return {} if place is None else place.facts
 
     async def _watch(self, proxy: AnyProxy, slot: int) -> None:
         """Note what the start of a slot waits for, as long as there is no process."""
         try:
             while proxy.place is None:
                 await asyncio.sleep(_LOOK_S)
-                found = await asyncio.to_thread(self._missing) if proxy.place is None else ""
-                if found and found != self._waits.get(slot):
+                missing = await asyncio.to_thread(self._missing) if proxy.place is None else []
+                found = f"the cluster has no room for it ({'; '.join(missing)})" if missing else ""
+                if found and found not in self._waits.values():  # of many that wait alike, one says so
                     self._say(f"{self._name_of(slot)} waits: {found}")
                 self._waits[slot] = found
         except Exception as error:  # a cluster that is gone shows elsewhere
@@ -160,22 +164,32 @@ class ActorLauncher(Generic[AnyProxy]):
         finally:
             self._waits.pop(slot, None)
 
-    def _missing(self) -> str:
+    def _missing(self) -> list[str]:
         """What the cluster lacks for one more; empty where it suffices in all, though perhaps on no single node."""
-        missing = self._needs.missing(ray.available_resources())
-        return f"the cluster has no room for it ({'; '.join(missing)})" if missing else ""
+        return self._needs.missing(ray.available_resources())
 
-    def _late(self, proxy: AnyProxy, slot: int) -> ResourceError | DeadlineError:
+    async def _late(self, proxy: AnyProxy, slot: int) -> ResourceError | DeadlineError:
+        """What to say of a start that took too long, and was ended."""
         limit = f"within cluster.startup_timeout_s ({self._startup_timeout_s:g} s)"
         if proxy.place is not None:
             return DeadlineError(
                 f"{self._name_of(slot)} did not start {limit}; its process {proxy.place.process.pid} on node "
                 f"{proxy.place.node} was still at it"
             )
-        missing = self._needs.missing(ray.available_resources())
+        missing = await self._missing_without_it()
         if missing:
             return ResourceError(
                 f"no node had room for {self._name_of(slot)} {limit} ({'; '.join(missing)}); add nodes, lower the "
                 "number of replicas, or lower cluster.num_cpus_* and num_gpus_*"
             )
         return DeadlineError(f"{self._name_of(slot)} got no process {limit}; look at Ray's logs")
+
+    async def _missing_without_it(self) -> list[str]:
+        """What the cluster lacks for an actor that was ended: what it had reserved itself is not free at once."""
+        has_reserved_nothing = bool(self._needs.missing(ray.cluster_resources()))
+        ended = time.monotonic()
+        while missing := await asyncio.to_thread(self._missing):
+            if has_reserved_nothing or time.monotonic() - ended >= _RELEASE_S:
+                break
+            await asyncio.sleep(_RELEASE_LOOK_S)
+        return missing

@@ -2,14 +2,14 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol, TypeVar
 
 from gkd_dist.cluster.shares import shares
 from gkd_dist.errors import LearnerLostError, plain
-from gkd_dist.interfaces import Learner
+from gkd_dist.interfaces import Learner, Placed
 from gkd_dist.types import DivergenceReport, StepReport, TrainBatch, WeightPublication
 
 logger = logging.getLogger(__name__)
@@ -50,6 +50,11 @@ class LearnerGroup:
     @property
     def num_ranks(self) -> int:
         return len(self._ranks)
+
+    @property
+    def places(self) -> list[Mapping[str, str | int]]:
+        """Implements `interfaces.Placed`."""
+        return [place for rank in self._ranks if isinstance(rank, Placed) for place in rank.places]
 
     async def train(self, batch: TrainBatch) -> StepReport:
         parts = await self._fetched(batch)

@@ -154,7 +154,8 @@ async def start_fleet(
         await asyncio.gather(samplers.close(), *(pool.close() for pool in teachers.values()), return_exceptions=True)
         raise
     learner, *reward = results[len(starts) - 1 :]
-    return Fleet(samplers, teachers, learner, reward[0] if reward else None, replace_learner)
+    node = ray.get_runtime_context().get_node_id()
+    return Fleet(samplers, teachers, learner, reward[0] if reward else None, replace_learner, node)
 
 
 class Launchers:

@@ -23,7 +23,7 @@ from gkd_dist.cluster.failures import failure_of
 from gkd_dist.cluster.headers import BatchHeader, payload_of
 from gkd_dist.cluster.whereabouts import Whereabouts
 from gkd_dist.errors import DeadlineError, EngineError, GkdError, LearnerLostError, LostTargetsError, RejectedError
-from gkd_dist.targets import TargetsHandle, TeacherTargets
+from gkd_dist.targets import CacheUse, TargetsHandle, TeacherTargets
 from gkd_dist.types import (
     Answer,
     DivergenceReport,
@@ -55,6 +55,11 @@ class Proxy:
         self._timeout_s = timeout_s
         self.place: Whereabouts | None = None
         """Known as soon as there is a process."""
+
+    @property
+    def places(self) -> list[dict[str, str | int]]:
+        """Implements `interfaces.Placed`."""
+        return [] if self.place is None else [self.place.facts]
 
     async def start(self) -> None:
         """Wait for a process, then for the part to be built in it; no deadline.
@@ -99,12 +104,12 @@ class Proxy:
         try:
             return await asyncio.wait_for(_as_coroutine(call), self._timeout_s)
         except asyncio.CancelledError:
-            _give_up(call)
+            give_up(call)
             raise
         except RayError as error:  # before TimeoutError: what a part raised may be one too
             raise failure_of(error, self._name, what, died=self.died, lost=lost, unknown=unknown) from error
         except TimeoutError:
-            _give_up(call)
+            give_up(call)
             raise late(f"{self._name} did not {what} within {self._timeout_s:.0f} s") from None
 
 
@@ -112,9 +117,9 @@ async def _as_coroutine(call: Awaitable[T]) -> T:
     return await call
 
 
-def _give_up(call: Awaitable[object]) -> None:
+def give_up(call: object) -> None:
     """Nobody wants the answer any more: the actor is told, so that its engine drops the request."""
-    if isinstance(call, ray.ObjectRef):
+    if isinstance(call, (ray.ObjectRef, ray.ObjectRefGenerator)):
         with suppress(Exception):
             ray.cancel(call)
 
@@ -143,11 +148,18 @@ class SamplerProxy(Proxy):
 
 
 class TeacherProxy(Proxy):
-    """Implements `interfaces.Teacher`; the targets come back as handles."""
+    """Implements `interfaces.Teacher` and `Remembering`; the targets come back as handles."""
+
+    _cache_use = CacheUse()
+
+    def cache_use(self) -> CacheUse:
+        use, self._cache_use = self._cache_use, CacheUse()
+        return use
 
     async def score(self, trajectories: Sequence[Trajectory]) -> list[TeacherTargets | TargetsHandle]:
         facts_ref, frame_ref = self._actor.score.remote(encode(trajectories))
-        facts = await self._await(facts_ref, "score", unknown=RejectedError)
+        facts, use = await self._await(facts_ref, "score", unknown=RejectedError)
+        self._cache_use += use
         check_lengths(self._name, [num_tokens for num_tokens, _ in facts], trajectories)
         return [
             TargetsHandle(frame_ref, index, num_tokens, num_bytes)

@@ -5,17 +5,21 @@ import logging
 import os
 import secrets
 import signal
+import socket
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from urllib.parse import urlsplit
 
 import ray
 from ray.exceptions import AuthenticationError
 
 from gkd_dist.cluster.token import sources
 from gkd_dist.config.ring import ClusterConfig
-from gkd_dist.errors import ResourceError, StoppedEarlyError
+from gkd_dist.errors import ResourceError, StoppedEarlyError, plain
 
+_CONNECT_S = 5.0
+_ADVICE = "start one with `ray start --head`, or use cluster.address=local"
 _MODE, _TOKEN = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"
 
 
@@ -41,13 +45,12 @@ def _connected(config: ClusterConfig, when_connected: Callable[[], None]) -> Ite
         # Ray lowers its workers' priority by 15; ours are the work itself.
         os.environ.setdefault("RAY_worker_niceness", "0")
         arguments |= {"include_dashboard": False, "object_store_memory": config.object_store_bytes}
+    else:
+        _check_reachable(config.address)
     try:
         ray.init(address=config.address, **arguments)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise ResourceError(
-            f"cluster.address: no Ray cluster at {config.address!r} ({error}); "
-            "start one with `ray start --head`, or use cluster.address=local"
-        ) from error
+        raise ResourceError(f"cluster.address: no Ray cluster at {config.address!r} ({error}); {_ADVICE}") from error
     except AuthenticationError as error:
         raise ResourceError(
             f"cluster.address: the Ray cluster at {config.address!r} asks for its token ({sources()}); set "
@@ -61,6 +64,32 @@ def _connected(config: ClusterConfig, when_connected: Callable[[], None]) -> Ite
         yield
     finally:
         ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """Ray asks an address that does not answer for a minute, and then speaks of something else.
+
+    Args:
+        address: as Ray takes it; one that names no host and port is Ray's to judge.
+
+    Raises:
+        ResourceError: nothing listens there, or it cannot be reached from here.
+    """
+    named = os.environ.get("RAY_ADDRESS", "auto") if address == "auto" else address
+    try:
+        parts = urlsplit(named if "://" in named else f"ray://{named}")
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        return
+    if host is None or port is None:
+        return
+    try:
+        socket.create_connection((host, port), timeout=_CONNECT_S).close()
+    except OSError as error:
+        source = " (RAY_ADDRESS)" if address == "auto" else ""
+        raise ResourceError(
+            f"cluster.address: no Ray cluster at {named!r}{source} ({plain(error)}); {_ADVICE}"
+        ) from error
 
 
 @contextmanager

@@ -35,8 +35,12 @@ class Token:
         return self.path is not None and bool(self.path.stat().st_mode & OTHERS)
 
 
-def find_token(environment: Mapping[str, str] = os.environ) -> Token | None:
+def find_token(environment: Mapping[str, str] = os.environ, *, is_asked: bool = True) -> Token | None:
     """The first one there is; None where there is none, or `RAY_AUTH_MODE=disabled` says to send none.
+
+    Args:
+        is_asked: by a cluster that wants one. To others the default file is not for: it is sent where it was named,
+            or where `RAY_AUTH_MODE=token` says so.
 
     Raises:
         ConfigError: a source is named and holds none.
@@ -48,7 +52,8 @@ def find_token(environment: Mapping[str, str] = os.environ) -> Token | None:
     if named := environment.get("RAY_AUTH_TOKEN_PATH"):
         return _of_file(Path(named).expanduser(), f"$RAY_AUTH_TOKEN_PATH ({named})")
     default = _default_path(environment)
-    return _of_file(default, str(default)) if default.is_file() else None
+    is_wanted = is_asked or environment.get("RAY_AUTH_MODE", "").lower() == "token"
+    return _of_file(default, str(default)) if is_wanted and default.is_file() else None
 
 
 def sources(environment: Mapping[str, str] = os.environ) -> str:

@@ -55,6 +55,11 @@ class Whereabouts:
                 children.append(ProcessId.of(child))
         return cls(ProcessId.of(process), tuple(children), ray.get_runtime_context().get_node_id(), this_host())
 
+    @property
+    def facts(self) -> dict[str, str | int]:
+        """What is shown of it."""
+        return {"pid": self.process.pid, "node": self.node}
+
     def end(self) -> None:
         """SIGKILL to all of them that still live on this host, also to stopped ones; elsewhere Ray has to do it."""
         if self.host == this_host():

@@ -14,7 +14,9 @@ class DataFields(Strict):
     prompt: str | None = None
     """A dot leads into a nested object: `translation.en`."""
     completion: str | None = None
+    """Column of the answer."""
     messages: str | None = None
+    """Column of a chat in TRL's format; the last message of the assistant is the completion."""
     source: str | None = None
     """Text that says where a row comes from (`gsm8k`, `mbpp`); read only when it is named here. Several teachers are
     routed by it."""
@@ -41,6 +43,7 @@ class DataConfig(Strict):
     apply_chat_template: bool | Literal["auto"] = "auto"
     """`auto`: render with the tokenizer's chat template where it has one."""
     system_prompt: str | None = None
+    """Opens every conversation that has no system message of its own; needs a chat template."""
     max_prompt_tokens: int | None = Field(default=None, ge=1)
     """None: what the context leaves after max_new_tokens."""
     overlong: Literal["error", "drop", "truncate_left", "truncate_right"] = "drop"
@@ -48,6 +51,7 @@ class DataConfig(Strict):
     max_dropped_share: float = Field(default=0.1, ge=0, le=1)
     """More than this share dropped is an error."""
     shuffle: bool = True
+    """A new order of the rows in each epoch, by the seed."""
 
     @field_validator("strip")
     @classmethod

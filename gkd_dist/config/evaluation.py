@@ -35,9 +35,11 @@ class DecodingConfig(Strict):
     """How text is generated; nothing is left to the model's own generation config."""
 
     max_new_tokens: int = Field(default=128, ge=1)
+    """Most tokens of one completion."""
     temperature: float = Field(default=0.0, ge=0)
     """0 is greedy; above, text is drawn."""
     top_p: float = Field(default=1.0, gt=0, le=1)
+    """Draw from the most probable ids that together have this probability; 1 means all."""
     top_k: int = Field(default=0, ge=0)
     """0 means no limit."""
     num_samples: int = Field(default=1, ge=1)
@@ -58,13 +60,17 @@ class EvalConfig(Strict):
     model: str
     """A folder, a hub name, `package:NAME`, or a run directory, whose `final` is meant."""
     task: TaskName = "generation"
+    """What is asked, and which figures are computed; `generation` computes none."""
     data: str
-    """JSONL (optionally .gz), Parquet, or the test split of a hub data set; of mmlu and bbh also the folder with all
-    its files."""
+    """JSONL (optionally .gz), Parquet, or a hub data set; of mmlu and bbh also the folder with all its files."""
+    split: str | None = None
+    """Of a hub data set; null means `test`. What is written for training has to say which one (task=generation)."""
     engine: Literal["hf", "vllm"] = "hf"
+    """`vllm` writes in large batches; `hf` knows beams and encoder-decoders."""
     dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the weights."""
     device: Literal["cpu", "cuda"] = "cpu"
-    """Of the hf engine, which draws on cpu alone; divergences are measured there too."""
+    """Of the hf engine; divergences are measured there too."""
     engine_args: dict[str, Any] = Field(default_factory=dict)
     """Of vLLM's own, those of speed, memory and parallelism; see `config/engine_args.py`."""
     num_rows: int | None = Field(default=None, ge=1)
@@ -87,13 +93,15 @@ class EvalConfig(Strict):
     rouge_stemmer: bool = True
     """Porter's stemmer before words are compared."""
     bleu_tokenize: Literal["13a", "intl", "char", "zh", "none"] = "13a"
+    """sacrebleu's tokenizer."""
     num_resamples: int = Field(default=1000, ge=100)
     """Of the bootstrap."""
     confidence: float = Field(default=0.95, gt=0, lt=1)
+    """Of the intervals."""
     seed: int = Field(default=0, ge=0)
     """Of decoding and of the bootstrap."""
     output: Path | None = None
-    """Folder for results.json and predictions.jsonl; null writes nothing."""
+    """Folder for results.json and predictions.jsonl, new or empty; null means a new one below `evaluations`."""
 
     @model_validator(mode="after")
     def _rules(self, info: ValidationInfo) -> "EvalConfig":
@@ -108,8 +116,6 @@ class EvalConfig(Strict):
 
     def _decoding_problems(self) -> list[str]:
         decoding, problems = self.decoding, []
-        if self.engine == "hf" and self.device == "cuda" and decoding.temperature > 0:
-            problems.append("device: the hf engine draws samples on cpu alone; set engine=vllm, or device=cpu")
         if decoding.num_beams > 1:
             if self.engine == "vllm":
                 problems.append("decoding.num_beams: beam search needs engine=hf; set that, or num_beams=1")

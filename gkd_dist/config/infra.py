@@ -22,6 +22,8 @@ from gkd_dist.config.schema import expected, field_at, show
 from gkd_dist.config.yaml_text import YamlTextError, parse_yaml
 from gkd_dist.errors import ConfigError
 
+STOP_WAIT_VARIABLE = "RAY_JOB_STOP_WAIT_TIME_S"
+"""Ray's name for `stop_wait_s`."""
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SECRET = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY|ACCESS_KEY|PRIVATE_KEY", re.IGNORECASE)
 
@@ -30,24 +32,31 @@ class ReplicaShare(Strict):
     """One role whose replicas are counted; null leaves what the recipe says."""
 
     num_replicas: int | None = Field(default=None, ge=1)
+    """At the start."""
     num_cpus: float | None = Field(default=None, ge=0)
     """Of each replica, as is `num_gpus`."""
     num_gpus: float | None = Field(default=None, ge=0)
+    """Of each replica."""
     resources: CustomResources | None = None
     """Ray's custom resources, such as {sampler: 1}."""
 
 
 class LearnerShare(Strict):
     num_cpus: float | None = Field(default=None, ge=0)
+    """Of each rank, as is `num_gpus`."""
     num_gpus: float | None = Field(default=None, ge=0)
+    """Of each rank."""
     resources: CustomResources | None = None
+    """Ray's custom resources, such as {learner: 1}."""
 
 
 class EndpointConfig(Strict):
     """Of the controller's metrics."""
 
     host: str | None = None
+    """Address that it listens at; 0.0.0.0 is all of the node."""
     port: int | None = Field(default=None, ge=0, le=65535)
+    """0 picks a free port."""
 
 
 class InfraConfig(Strict):
@@ -86,6 +95,8 @@ class InfraConfig(Strict):
     @classmethod
     def _names(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         _check_variables(names)
+        if STOP_WAIT_VARIABLE in names:
+            raise ValueError(f"{STOP_WAIT_VARIABLE}: say stop_wait_s instead")
         return names
 
     @field_validator("env_vars")
@@ -94,6 +105,8 @@ class InfraConfig(Strict):
         _check_variables(variables)
         if secrets := [name for name in variables if _SECRET.search(name)]:
             raise ValueError(f"{', '.join(secrets)}: a secret must not stand in a file; name it under env_from")
+        if STOP_WAIT_VARIABLE in variables:
+            raise ValueError(f"{STOP_WAIT_VARIABLE}: say stop_wait_s instead")
         return variables
 
     def overrides(self, config: RunConfig) -> list[str]:

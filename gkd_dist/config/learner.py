@@ -9,6 +9,7 @@ from gkd_dist.config.base import Strict
 
 class LearnerConfig(Strict):
     max_steps: int = Field(default=20, ge=0)
+    """Train steps of the whole run; 0 trains none."""
     batch_size: int = Field(default=8, ge=1, validation_alias=AliasChoices("batch_size", "per_device_train_batch_size"))
     """Sequences per train step."""
     num_ranks: int = Field(default=1, ge=1)
@@ -24,24 +25,32 @@ class LearnerConfig(Strict):
     """For the logits of one chunk of the loss; changes its speed, never the gradient. By default 512 MiB on a CPU and
     6 GiB on a GPU."""
     learning_rate: float = Field(default=1e-4, gt=0)
+    """Largest of the schedule."""
     optimizer: Literal["adamw", "adafactor"] = "adamw"
+    """`adafactor` keeps less state beside each parameter."""
     weight_decay: float = Field(default=0.0, ge=0)
+    """Decoupled; of matrices, not of biases and norms."""
     adam_beta1: float = Field(default=0.9, ge=0, lt=1)
+    """Of `adamw`."""
     adam_beta2: float = Field(default=0.999, ge=0, lt=1)
+    """Of `adamw`."""
     lr_scheduler_type: Literal["constant", "constant_with_warmup", "linear", "cosine", "warmup_stable_decay"] = (
         "constant_with_warmup"
     )
     """`warmup_stable_decay`: up over `warmup_steps`, constant, and to 0 over the last `decay_steps`, both linear."""
     warmup_steps: int = Field(default=0, ge=0)
+    """Steps from 0 to `learning_rate`, in a straight line."""
     decay_steps: int = Field(default=0, ge=0)
     """Of `warmup_stable_decay`: how long the fall is that ends with the run."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Share that is dropped at random wherever the student's configuration knows a dropout, while it learns alone; with
     one, the gradient depends on how a batch is split."""
     max_grad_norm: float = Field(default=1.0, gt=0)
+    """A larger gradient is scaled down to this norm."""
     bf16: bool = True
     """bfloat16 autocast; parameters and optimizer stay float32."""
     gradient_checkpointing: bool = False
+    """Compute the forward again in the backward pass: less memory, more time."""
     save_steps: int = Field(default=0, ge=0)
     """Also save the student every this many steps; 0 saves it at the end alone."""
     max_nonfinite_steps: int = Field(default=3, ge=1)

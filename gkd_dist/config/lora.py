@@ -15,6 +15,7 @@ class LoraConfig(Strict):
     lora_alpha: int = Field(default=32, ge=1)
     """scale = lora_alpha / r, or lora_alpha / sqrt(r) with `use_rslora`."""
     use_rslora: bool = False
+    """Rank-stabilised scale (arXiv 2312.03732); see `lora_alpha`."""
     target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
     """Ends of module names (`q_proj`); `all-linear` is every linear layer but the LM head."""
     lora_dropout: float = 0.0

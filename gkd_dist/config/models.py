@@ -76,6 +76,7 @@ SAMPLER_KEYS_OF = {("engine", "hf"): ("max_batch_size",)}
 
 class SamplerConfig(Strict):
     engine: Literal["vllm", "hf"] = "vllm"
+    """`vllm`, or `hf`: transformers in the actor, which encoder-decoders need."""
     num_replicas: int = Field(default=1, ge=1)
     """At the start; `gkd scale` changes the number of a running job."""
     min_replicas: int | None = Field(default=None, ge=1)
@@ -84,6 +85,7 @@ class SamplerConfig(Strict):
     """Most that scaling goes up to; set it (or min_replicas) to let queue pressure choose the number. None: no limit
     for `gkd scale`, and no policy."""
     dtype: Dtype = "bfloat16"
+    """Of the weights that the engine computes with."""
     max_model_len: int = Field(default=1024, ge=2)
     """Longest prompt plus completion, tokens."""
     max_batch_size: int = Field(default=64, ge=1)

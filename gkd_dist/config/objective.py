@@ -12,6 +12,7 @@ class ScheduleConfig(Strict):
     """How student_fraction moves over the run."""
 
     type: Literal["constant", "linear", "step"] = "constant"
+    """`linear` moves in a straight line to `final`, `step` jumps to it."""
     final: float | None = Field(default=None, ge=0, le=1)
     """Value at the end (`linear`) or from `at_step` on (`step`)."""
     at_step: int | None = Field(default=None, ge=1)

@@ -20,6 +20,17 @@ def pacing_problems(config: "RunConfig") -> list[str]:
             f"replay.max_uses: {config.replay.max_uses} needs mode=async, mode=sync trains on every sequence once; set "
             "mode=async, or remove it"
         )
+    elif config.replay.max_uses > config.max_staleness + 1:
+        problems.append(
+            f"replay.max_uses: {config.replay.max_uses} can never be reached, a sequence may be used at "
+            f"{config.max_staleness + 1} step(s) before it is too stale (replay.max_staleness {config.max_staleness}); "
+            f"set replay.max_staleness to {config.replay.max_uses - 1} or more, or lower max_uses"
+        )
+    if config.replay.max_uses > 1 and not config.objective.may_use_student:
+        problems.append(
+            f"replay.max_uses: {config.replay.max_uses} is about sequences of the student, and no step asks for one "
+            "(objective.student_fraction 0); remove it"
+        )
     replicas: dict[str, SamplerConfig | TeacherConfig] = {"sampler": config.sampler}
     replicas |= {config.key_of(name): teacher for name, teacher in config.named_teachers.items()}
     for key, role in replicas.items():

@@ -34,16 +34,18 @@ class RunConfig(Strict):
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
         description="text of letters, digits, dots, dashes and underscores that begins with a letter or digit",
     )
+    """Of the run; its directory is output_dir/name-NUMBER, and the same name goes on with an unfinished one."""
     output_dir: Path = Path("runs")
     """Run directories are made below it: output_dir/name-NUMBER."""
     seed: int = Field(default=0, ge=0)
+    """Of data order, coins, sampling noise and everything made at random."""
     mode: Literal["sync", "async"] = "sync"
     """`sync` is Algorithm 1 exactly: staleness 0. `async`: samplers, teachers and learner never wait for each other's
     batches; replay.max_staleness bounds how old a sequence may be. In sync mode a seed repeats bit for bit with the
     `hf` engines; vLLM rounds by what happens to share a batch, so its samples may differ from run to run."""
     student: StudentConfig
     teacher: TeacherConfig | None = None
-    """The teacher, which every objective.divergence but nll needs; or, where there are several:"""
+    """The teacher, which every objective.divergence but nll needs; `teachers` where there are several."""
     teachers: dict[str, TeacherConfig] | None = None
     """Teachers by name, combined by `objective.combine_teachers`; instead of `teacher`."""
     sampler: SamplerConfig = SamplerConfig()

@@ -12,7 +12,9 @@ class SupervisionConfig(Strict):
     """Limits within which a run heals itself, and beyond which it stops with a diagnosis."""
 
     probe_interval_s: float = Field(default=5.0, gt=0)
+    """Between two pings of a replica."""
     probe_timeout_s: float = Field(default=3.0, gt=0)
+    """Of one ping; an unanswered one is a failure."""
     failures_to_condemn: int = Field(default=3, ge=1)
     """Failures in a row, of probes or of real requests (counted apart), after which a replica is ended and replaced."""
     successes_to_clear: int = Field(default=2, ge=1)
@@ -22,6 +24,7 @@ class SupervisionConfig(Strict):
     restart_backoff_s: float = Field(default=1.0, gt=0)
     """Before the first restart of a slot; doubles with every further one."""
     max_restart_backoff_s: float = Field(default=60.0, gt=0)
+    """Longest wait before a restart."""
     infra_attempts: int = Field(default=5, ge=1)
     """Of one request, over all replicas, while replicas die or do not answer."""
     data_attempts: int = Field(default=2, ge=1)

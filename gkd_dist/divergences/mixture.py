@@ -69,14 +69,15 @@ def mixed_teacher(teachers: Sequence[MixedTeacher], kind: MixtureKind) -> Teache
         raise ValueError(f"teachers of a mixture must cover the same tokens, got {counts} of them")
     total = math.fsum(teacher.weight for teacher in teachers)
     shares = [(teacher, share) for teacher in teachers if (share := teacher.weight / total) > 0]  # not underflown
+    (first, first_share), *others = shares
+    add = _ADDERS[kind]
 
     @torch.no_grad()
     def mixed(span: slice) -> Tensor:
-        result: Tensor | None = None
-        for teacher, share in shares:
-            # No name holds the teacher's logits: they are gone before the next teacher makes its own.
-            result = _ADDERS[kind](result, _fitting(teacher.logits(span), result), teacher.temperature, share)
-        assert result is not None
+        # No name holds a teacher's logits: they are gone before the next teacher makes its own.
+        result = add(None, _fitting(first.logits(span), None), first.temperature, first_share)
+        for teacher, share in others:
+            result = add(result, _fitting(teacher.logits(span), result), teacher.temperature, share)
         return result
 
     num_tiles = max(teacher.logits.num_tiles for teacher in teachers)

@@ -1,10 +1,12 @@
 """Exact match of short answers behind a chain of thought, as BIG-Bench Hard is graded."""
 
-_MARKER = "answer is"
+import re
+
+_MARKER = re.compile(r"answer is[\s:]*", re.IGNORECASE)
 
 
 def final_answer(text: str) -> str:
-    """What follows the last `answer is`, up to the end of its line, without a full stop; else the last line.
+    """The line behind the last `answer is`, in any case, without a full stop; else the last line.
 
     Text behind a blank line followed by `Q:` is the model's next question, not its answer, and is cut first.
 
@@ -12,8 +14,8 @@ def final_answer(text: str) -> str:
         final_answer("2 < 3. So the answer is (B).\\n\\nQ: Next")  # "(B)"
     """
     own = text.partition("\n\nQ:")[0].strip()
-    _, mark, after = own.rpartition(_MARKER)
-    answer = after.lstrip(": ").partition("\n")[0] if mark else own.rpartition("\n")[2]
+    marks = list(_MARKER.finditer(own))
+    answer = own[marks[-1].end() :].partition("\n")[0] if marks else own.rpartition("\n")[2]
     return " ".join(answer.strip().removesuffix(".").split())
 
 

@@ -3,31 +3,28 @@
 import re
 from fractions import Fraction
 
-_MARKER = re.compile(r"####|(?:^|\n)\s*A:|[Tt]he (?:final )?answer is:?")
-_NUMBER = re.compile(r"-?\s?[$\u20ac\u00a3]?\s?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|-?[$\u20ac\u00a3]?\.\d+")
+from gkd_dist.data import numbers
+
+_MARKER = re.compile(r"(?:^|\n)\s*A:|[Tt]he (?:final )?answer is:?")
+_SENTENCE_END = re.compile(r"[.!?]\s")
 
 
 def answer_number(text: str) -> Fraction | None:
-    """The first number behind the last `####`, `A:` at the start of a line, or `The answer is`; None without one.
+    """The last number of the line behind the last `####`; None without one.
+
+    A text without `####` may say `A:` at the start of a line, or `The answer is`: the last number of that sentence.
 
     Example:
         answer_number("6 * 7 = 42\\n#### $1,042.")  # Fraction(1042)
     """
-    marks = list(_MARKER.finditer(text))
-    if not marks:
-        return None
-    line = text[marks[-1].end() :].lstrip().partition("\n")[0]
-    found = _NUMBER.search(line)
-    return None if found is None else _value(found[0])
+    marked = _marked(text)
+    return None if marked is None else numbers.last_number(marked)
 
 
 def last_number(text: str) -> Fraction | None:
     """`answer_number`, else the last number anywhere; None where there is none."""
     marked = answer_number(text)
-    if marked is not None:
-        return marked
-    found = _NUMBER.findall(text)
-    return _value(found[-1]) if found else None
+    return numbers.last_number(text) if marked is None else marked
 
 
 def is_correct(text: str, reference: str, *, marked: bool = True) -> bool:
@@ -45,5 +42,12 @@ def is_correct(text: str, reference: str, *, marked: bool = True) -> bool:
     return (answer_number(text) if marked else last_number(text)) == wanted
 
 
-def _value(text: str) -> Fraction:
-    return Fraction(re.sub(r"[^\d.-]", "", text))
+def _marked(text: str) -> str | None:
+    _, mark, after = text.rpartition("####")
+    if mark:
+        return after.strip().partition("\n")[0]
+    marks = list(_MARKER.finditer(text))
+    if not marks:
+        return None
+    line = text[marks[-1].end() :].lstrip().partition("\n")[0]
+    return _SENTENCE_END.split(line, maxsplit=1)[0]

@@ -77,3 +77,10 @@ class Bootstrap:
         )
         interval = result.confidence_interval
         return Figure(value, float(interval.low), float(interval.high), sum(sizes))
+
+
+def t_quantile(probability: float, degrees: int) -> float:
+    """Of Student's distribution."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(degrees, probability))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gkd_dist.config.evaluation import TASKS, TaskName
+from gkd_dist.disk import write_whole
 from gkd_dist.errors import DataError
 
 
@@ -56,10 +57,10 @@ class Prediction:
 
 
 def write_predictions(predictions: Sequence[Prediction], file: Path) -> None:
-    """JSON lines; missing folders above are made."""
+    """JSON lines, whole or not at all; missing folders above are made."""
     file.parent.mkdir(parents=True, exist_ok=True)
     lines = (json.dumps(asdict(each), ensure_ascii=False) for each in predictions)
-    file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    write_whole(file, "".join(f"{line}\n" for line in lines).encode())
 
 
 def read_predictions(file: Path) -> list[Prediction]:

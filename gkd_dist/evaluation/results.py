@@ -2,11 +2,16 @@
 
 import importlib.metadata
 import json
+import os
 import platform
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from gkd_dist.disk import flush, write_whole
 from gkd_dist.evaluation.intervals import Figure
 from gkd_dist.evaluation.metrics import MetricSettings, Report
 
@@ -44,9 +49,30 @@ def results(report: Report, settings: MetricSettings, facts: dict[str, Any]) -> 
 
 
 def write_results(content: dict[str, Any], file: Path) -> None:
-    """Indented JSON; missing folders above it are made."""
+    """Indented JSON, whole or not at all; missing folders above it are made."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_whole(file, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A draft to write into, which is `folder` after the block; of a block that is left by an error, nothing is there.
+
+    Args:
+        folder: new, or empty.
+
+    Raises:
+        OSError: it could not be made, or something else was put there meanwhile.
+    """
+    folder = folder.resolve()
+    draft = folder.with_name(f".{folder.name}.{os.getpid()}")
+    draft.mkdir(parents=True)
+    try:
+        yield draft
+        draft.rename(folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    flush(folder.parent)
 
 
 def row_of(name: str, figure: Figure) -> list[str]:

@@ -1,21 +1,29 @@
-"""Means over seeds with confidence intervals: percentile bootstrap over seeds and over rows.
+"""Means over seeds, and differences of such means, with confidence intervals.
 
-A resample draws seeds, and rows of the test set that are the same for all seeds and runs. With a single seed the
-interval tells of the rows alone; with three it is rather too narrow than too wide, as any bootstrap of three.
+Two things are uncertain: which seeds were run, and which rows the test set has. Over n seeds the margin is that of
+Student's t with n - 1 degrees of freedom; over rows it is that of the percentile bootstrap of the mean over these
+seeds, whose resamples are the same for all runs. The two margins are added in quadrature, on each side by itself
+(Zou and Donner, Statistics in Medicine 27, 2008: the method of variance estimates recovery). A single seed has the
+interval of its rows alone.
 """
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from gkd_dist.evaluation.intervals import t_quantile
 from gkd_dist.experiments.measurements import CONFIDENCE, NUM_RESAMPLES, Measurement
 from gkd_dist.experiments.spec import SEED
 
-METHOD = f"{100 * CONFIDENCE:.0f}% percentile bootstrap over seeds and test rows, {NUM_RESAMPLES} resamples"
-_SEED = 1306
+METHOD = (
+    f"{100 * CONFIDENCE:.0f}% intervals: Student's t over seeds, percentile bootstrap over test rows "
+    f"({NUM_RESAMPLES} resamples), margins added in quadrature"
+)
+NO_SEED = ""
+"""What the seed of a stage is called that is not over seeds: it exists once."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +36,23 @@ class Interval:
 
 
 @dataclass(frozen=True)
+class Difference:
+    """One cell less another one."""
+
+    interval: Interval
+    above: float
+    """Mean over the seeds that both have; so is `below`."""
+    below: float
+    seeds: tuple[str, ...]
+    """Of which the difference is the mean; none where both sides exist once."""
+
+    @property
+    def tells(self) -> bool:
+        """Whether more is known than the rows of a single seed say."""
+        return len(self.seeds) != 1
+
+
+@dataclass(frozen=True)
 class Cell:
     """One metric of one evaluation at one place of the axes, over its seeds."""
 
@@ -35,8 +60,6 @@ class Cell:
     """Labels by axis, and `stage` and `evaluation`."""
     metric: str
     by_seed: Mapping[str, Measurement]
-    resampled: npt.NDArray[np.float64] = field(repr=False)
-    """[NUM_RESAMPLES] means under resampled seeds and rows."""
 
     @property
     def value(self) -> float:
@@ -44,18 +67,45 @@ class Cell:
 
     @property
     def interval(self) -> Interval:
-        return interval(self.value, self.resampled)
+        own = list(self.by_seed.values())
+        return mean_interval([each.value for each in own], [each.resampled for each in own])
 
     @property
     def num_rows(self) -> int:
         return min(each.num_rows for each in self.by_seed.values())
 
 
-def interval(value: float, resampled: npt.NDArray[np.float64]) -> Interval:
-    """The percentile interval of resampled values."""
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(resampled, [tail, 1 - tail])
-    return Interval(value, float(low), float(high))
+def mean_interval(values: Sequence[float], resampled: Sequence[npt.NDArray[np.float64]]) -> Interval:
+    """Of the mean of `values`, one for each seed.
+
+    Args:
+        resampled: of each seed [R] values under resampled rows, the same rows for all seeds.
+    """
+    mean, num_seeds, tail = float(np.mean(values)), len(values), (1 - CONFIDENCE) / 2
+    low, high = np.quantile(np.mean(resampled, axis=0), [tail, 1 - tail])
+    of_seeds = 0.0
+    if num_seeds > 1:
+        of_seeds = t_quantile(1 - tail, num_seeds - 1) * float(np.std(values, ddof=1)) / num_seeds**0.5
+    below, above = max(0.0, mean - float(low)), max(0.0, float(high) - mean)
+    return Interval(mean, mean - float(np.hypot(below, of_seeds)), mean + float(np.hypot(above, of_seeds)))
+
+
+def difference(above: Cell, below: Cell) -> Difference | None:
+    """Paired by the labels of seeds; what exists once stands against every seed. None where no seed is shared."""
+    if NO_SEED in above.by_seed or NO_SEED in below.by_seed:
+        seeds = tuple(seed for seed in {**above.by_seed, **below.by_seed} if seed != NO_SEED)
+    else:
+        seeds = tuple(seed for seed in above.by_seed if seed in below.by_seed)
+        if not seeds:
+            return None
+    first, second = (
+        [cell.by_seed[NO_SEED] if NO_SEED in cell.by_seed else cell.by_seed[seed] for seed in seeds or (NO_SEED,)]
+        for cell in (above, below)
+    )
+    pairs = list(zip(first, second, strict=True))
+    found = mean_interval([a.value - b.value for a, b in pairs], [a.resampled - b.resampled for a, b in pairs])
+    means = (float(np.mean([each.value for each in side])) for side in (first, second))
+    return Difference(found, *means, seeds)
 
 
 def cells(measurements: Iterable[Measurement]) -> list[Cell]:
@@ -70,16 +120,4 @@ def cells(measurements: Iterable[Measurement]) -> list[Cell]:
 def _cell(group: Sequence[Measurement]) -> Cell:
     by_seed = {each.seed: each for each in sorted(group, key=lambda each: each.seed)}
     first = group[0]
-    place = {key: label for key, label in first.place.items() if key != SEED}
-    values = np.stack([each.resampled for each in by_seed.values()])
-    return Cell(place, first.metric, by_seed, _over_seeds(values))
-
-
-def _over_seeds(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """[S, R] values by seed and resample -> [R] means over S seeds drawn anew for each resample.
-
-    The draws depend on S and R alone: cells with the same seeds are paired in them, too.
-    """
-    num_seeds, num_resamples = values.shape
-    drawn = np.random.default_rng([_SEED, num_seeds]).integers(0, num_seeds, (num_seeds, num_resamples))
-    return np.asarray(np.take_along_axis(values, drawn, axis=0).mean(axis=0))
+    return Cell({key: label for key, label in first.place.items() if key != SEED}, first.metric, by_seed)

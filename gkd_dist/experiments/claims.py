@@ -5,13 +5,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from gkd_dist.experiments.cells import Cell, Interval, interval
+from gkd_dist.experiments.cells import Cell, Interval, difference
 from gkd_dist.experiments.plan import matches
 from gkd_dist.experiments.spec import Claim, Ranking
 
 Verdict = Literal["holds", "reversed", "undecided", "not measured", "ambiguous"]
-"""`holds`: the whole confidence interval of the difference is above 0; `reversed`: below. `ambiguous`: a side of the
-claim selects several places."""
+"""`holds`: the whole confidence interval of the difference is above 0; `reversed`: below. `undecided`: neither, or of
+runs with seeds a single one is shared. `ambiguous`: a side of the claim selects several places."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class Finding:
     below: float | None = None
     difference: Interval | None = None
     num_seeds: int = 0
+    """That both sides have; 0 where both exist once."""
     num_rows: int = 0
 
 
@@ -73,21 +74,23 @@ def _findings(claim: Claim, cells: Sequence[Cell]) -> Iterator[Finding]:
 
 
 def _finding(claim: Claim, place: Mapping[str, str], above: Cell, below: Cell) -> Finding:
-    difference = interval(above.value - below.value, above.resampled - below.resampled)
+    found = difference(above, below)
+    if found is None:
+        return Finding(claim.text, claim.metric, place, "not measured")
     verdict: Verdict = "undecided"
-    if difference.low > 0:
+    if found.tells and found.interval.low > 0:
         verdict = "holds"
-    elif difference.high < 0:
+    elif found.tells and found.interval.high < 0:
         verdict = "reversed"
     return Finding(
         text=claim.text,
         metric=claim.metric,
         place=place,
         verdict=verdict,
-        above=above.value,
-        below=below.value,
-        difference=difference,
-        num_seeds=min(len(above.by_seed), len(below.by_seed)),
+        above=found.above,
+        below=found.below,
+        difference=found.interval,
+        num_seeds=len(found.seeds),
         num_rows=min(above.num_rows, below.num_rows),
     )
 

@@ -1,4 +1,4 @@
-"""Whether a run that was done before is the run that is asked for now."""
+"""Whether a run that was done before is the run that is asked for now: its configuration, and what it reads."""
 
 import hashlib
 import json
@@ -8,11 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from gkd_dist.config.schema import show
+from gkd_dist.experiments.contents import Contents, named_files
 from gkd_dist.experiments.plan import PlannedEvaluation, PlannedRun
+from gkd_dist.experiments.record import TRAIN
 from gkd_dist.runs.resume import MAY_CHANGE
 
 _WHERE_AND_HOW = (*(key for key in MAY_CHANGE if key != "learner.max_steps"), "evaluation.*")
 """Keys that change nothing of what is trained."""
+Inputs = dict[str, Any]
+"""What counts beside the configuration: digests of files and folders by absolute path, and how a run measures itself
+by dotted key."""
 
 
 def identities(plan: Sequence[PlannedRun], folder: Path) -> dict[str, str]:
@@ -38,6 +43,37 @@ def settings_of(run: PlannedRun, folder: Path) -> dict[str, Any]:
     return {key: value for key, value in flat.items() if not any(fnmatchcase(key, each) for each in _WHERE_AND_HOW)}
 
 
+def inputs(plan: Sequence[PlannedRun], folder: Path, contents: Contents) -> dict[str, dict[str, Inputs]]:
+    """For each run, and each part of it (`train`, or the name of an evaluation), what it reads beside its options.
+
+    A run also has the files of those that it waits for; what lies below `folder` is made there, and left out.
+    """
+    found: dict[str, dict[str, Inputs]] = {}
+    for run in plan:
+        files = contents.digests(named_files(dict(run.config), folder))
+        for name in run.waits_for:
+            files |= {key: value for key, value in found[name][TRAIN].items() if key.startswith("/")}
+        measured = run.config.get("evaluation", {})
+        wanted = {**_leaves_of("evaluation", measured)} if measured.get("enabled") else {}
+        if measured:
+            wanted["evaluation.enabled"] = bool(measured.get("enabled"))
+        found[run.name] = {TRAIN: files | wanted} | {
+            each.name: contents.digests(named_files(each.arguments, folder)) for each in run.evaluations
+        }
+    return found
+
+
+def changed_inputs(there: Inputs, here: Inputs) -> list[str]:
+    """One text for each thing that both know of and that differs: records of former versions know less."""
+    return [
+        f"{key}: its content has changed"
+        if key.startswith("/")
+        else f"{key}: there {show(there[key])}, here {show(here[key])}"
+        for key in sorted(there.keys() & here.keys())
+        if there[key] != here[key]
+    ]
+
+
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
     """One text for each key that differs."""
     return [
@@ -45,6 +81,10 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
         for key in sorted({*there, *here})
         if there.get(key) != here.get(key)
     ]
+
+
+def _leaves_of(key: str, value: Any) -> dict[str, Any]:
+    return dict(_leaves(key, value))
 
 
 def _leaves(key: str, value: Any) -> Iterator[tuple[str, Any]]:

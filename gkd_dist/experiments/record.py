@@ -27,6 +27,8 @@ class Part(Document):
     """User and system time of the command and of all it waited for."""
     exit_code: int
     """Negative: ended by that signal."""
+    version: str = ""
+    """Of this package; empty where it was not noted."""
 
 
 class RunRecord(Document):
@@ -34,6 +36,8 @@ class RunRecord(Document):
 
     identity: str
     settings: dict[str, Any] = Field(default_factory=dict)
+    inputs: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """By part, what it read beside its options (`identity.Inputs`); none where it was not noted."""
     parts: list[Part] = Field(default_factory=list)
 
     @property
@@ -47,7 +51,12 @@ class RunRecord(Document):
         return sum(each.wall_s for each in self.parts if each.part == part)
 
     def succeeded(self, part: str, identity: str) -> bool:
-        return any(each.part == part and each.identity == identity and each.exit_code == 0 for each in self.parts)
+        """Whether what is there of `part` is of this identity: an earlier success was put aside for a later one."""
+        done = [each.identity for each in self.parts if each.part == part and each.exit_code == 0]
+        return done[-1:] == [identity]
+
+    def with_inputs(self, part: str, inputs: dict[str, Any]) -> "RunRecord":
+        return self.model_copy(update={"inputs": {**self.inputs, part: inputs}})
 
 
 def record_path(run: PlannedRun) -> Path:
@@ -85,8 +94,34 @@ def is_trained(run: PlannedRun, record: RunRecord | None) -> bool:
     return record.succeeded(TRAIN, record.identity)
 
 
-def is_evaluated(evaluation: PlannedEvaluation, identity: str, record: RunRecord | None) -> bool:
-    return record is not None and evaluation.output.is_file() and record.succeeded(evaluation.name, identity)
+def is_evaluated(
+    evaluation: PlannedEvaluation, identity: str, inputs: dict[str, Any], record: RunRecord | None
+) -> bool:
+    """Whether it is done, and of what is there now, as far as the record knows of it."""
+    if record is None or not evaluation.output.is_file() or not record.succeeded(evaluation.name, identity):
+        return False
+    noted = record.inputs.get(evaluation.name, {})
+    return all(noted[key] == inputs[key] for key in noted.keys() & inputs.keys())
+
+
+def put_aside(evaluation: PlannedEvaluation, run: PlannedRun) -> None:
+    """Move what is in the place of an evaluation that is to be done to `former/`: `gkd eval` overwrites nothing.
+
+    It is of other options, or of an attempt whose end was not recorded.
+    """
+    if evaluation.folder.exists():
+        move_aside(evaluation.folder, run.folder / "former", evaluation.name)
+
+
+def move_aside(folder: Path, parent: Path, name: str) -> Path:
+    """Move `folder` to `parent/name`, or `parent/name-N` where that is taken; returns where it is now."""
+    parent.mkdir(exist_ok=True)
+    target, number = parent / name, 1
+    while target.exists():
+        number += 1
+        target = parent / f"{name}-{number}"
+    folder.rename(target)
+    return target
 
 
 def now() -> str:

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from gkd_dist.experiments.cells import METHOD, Cell, cells
+from gkd_dist.experiments.cells import METHOD, NO_SEED, Cell, cells
 from gkd_dist.experiments.claims import Finding, Ranked, judge, rank
 from gkd_dist.experiments.drawing import draw
 from gkd_dist.experiments.measurements import Measurement
@@ -16,6 +16,13 @@ from gkd_dist.experiments.spec import Experiment
 from gkd_dist.runs.documents import replace_file
 
 _COLUMNS = ("stage", "evaluation", "metric", "seed", "value", "low", "high", "num_rows", "run")
+_CAVEATS = (
+    "each claim by itself: nothing is corrected for their number, so of 20 without any truth one is decided by chance",
+    "what exists once, such as the teacher, the initial students and what the teacher wrote, is taken as it is: "
+    "another one could decide otherwise",
+    "runs of a single shared seed decide nothing",
+)
+"""What the intervals of claims do not tell."""
 
 
 def write_report(
@@ -34,6 +41,7 @@ def write_report(
     content = {
         "title": experiment.title,
         "intervals": METHOD,
+        "caveats": _CAVEATS,
         **facts,
         "means": [_plain(cell) for cell in over_seeds],
         "claims": [asdict(finding) for finding in findings],
@@ -70,26 +78,33 @@ def _ranking_lines(tables: Sequence[Ranked], experiment: Experiment) -> list[str
     for table in tables:
         lines.append(f"{table.title}{_at(table.place)}: {table.metric}, {METHOD}")
         for cell in table.cells:
-            found, seeds = cell.interval, len(cell.by_seed)
+            found, seeds = cell.interval, len(cell.by_seed.keys() - {NO_SEED})
             lines.append(
                 f"  {found.value:8.3f} [{found.low:.3f}, {found.high:.3f}]  {_name(cell, table.place, experiment)}"
-                f"  ({seeds} seed{'s' if seeds > 1 else ''})"
+                f"  ({_seeds(seeds)})"
             )
     return lines
 
 
 def _claim_lines(findings: Sequence[Finding]) -> list[str]:
-    lines = [f"claims: paired {METHOD}"] if findings else []
+    if not findings:
+        return []
+    lines = [f"claims: differences paired by seed and row; {METHOD}", *(f"  ({text})" for text in _CAVEATS)]
     for each in findings:
         detail = ""
         if each.difference is not None:
             low, high = each.difference.low, each.difference.high
             detail = (
                 f": {each.metric} {each.above:.3f} against {each.below:.3f}, "
-                f"difference {each.difference.value:+.3f} [{low:+.3f}, {high:+.3f}]"
+                f"difference {each.difference.value:+.3f} [{low:+.3f}, {high:+.3f}], {_seeds(each.num_seeds)}"
             )
         lines.append(f"  {each.verdict:10} {each.text}{_at(each.place)}{detail}")
     return lines
+
+
+def _seeds(number: int) -> str:
+    """What an interval tells of: 0 where there is nothing over seeds, only rows."""
+    return "one run" if number == 0 else f"{number} seed{'s' if number > 1 else ''}"
 
 
 def _name(cell: Cell, place: Mapping[str, str], experiment: Experiment) -> str:

@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Literal
 
+from gkd_dist import __version__
 from gkd_dist.errors import EngineError, ResourceError
 from gkd_dist.experiments.launching import Launcher, Seat
 from gkd_dist.experiments.plan import PlannedRun
-from gkd_dist.experiments.record import TRAIN, Part, RunRecord, log_path, now, write_record
+from gkd_dist.experiments.record import TRAIN, Part, RunRecord, log_path, now, put_aside, write_record
 from gkd_dist.experiments.survey import Standing
 
 State = Literal["waiting", "running", "done", "failed", "blocked", "stopped"]
@@ -114,8 +115,8 @@ class Schedule:
             if self.states[name] != "waiting":
                 continue
             needed = standing.run.waits_for
-            lost = [other for other in needed if self.states[other] in ("failed", "blocked")]
-            if [other for other in lost if other not in self._trained]:
+            lost = [each for each in needed if each not in self._trained and self.states[each] in ("failed", "blocked")]
+            if lost:
                 self.failures[name] = f"needs {lost[0]}"
                 self._set(name, "blocked")
             elif self._trained.issuperset(needed) and standing.run.num_cpus <= cpus and standing.run.num_gpus <= gpus:
@@ -145,7 +146,7 @@ class Schedule:
         run = standing.run
         run.folder.mkdir(parents=True, exist_ok=True)
         if standing.record is None:
-            standing.record = RunRecord(identity=standing.identity, settings=standing.settings)
+            standing.record = _new_record(standing)
             await asyncio.to_thread(write_record, run, standing.record)
         if not run.arguments and not standing.is_trained:
             return "failed", f"there is no {run.output}, which the command line gives"
@@ -161,6 +162,7 @@ class Schedule:
         self._changed()
         for evaluation, identity in list(standing.evaluations):
             evaluation.folder.parent.mkdir(exist_ok=True)
+            await asyncio.to_thread(put_aside, evaluation, run)
             code = await self._part(standing, seat, evaluation.name, identity, evaluation.arguments)
             if code != 0:
                 return self._state_of(code), self._failure(standing, evaluation.name, code)
@@ -188,8 +190,9 @@ class Schedule:
             wall_s=round(ending.wall_s, 3),
             cpu_s=round(ending.cpu_s, 3),
             exit_code=ending.exit_code,
+            version=__version__,
         )
-        record = standing.record or RunRecord(identity=standing.identity, settings=standing.settings)
+        record = (standing.record or _new_record(standing)).with_inputs(part, standing.inputs[part])
         standing.record = record.model_copy(update={"parts": [*record.parts, done]})
         await asyncio.to_thread(write_record, run, standing.record)
         return ending.exit_code
@@ -212,3 +215,8 @@ class Schedule:
     def _set(self, name: str, state: State) -> None:
         self.states[name] = state
         self._changed()
+
+
+def _new_record(standing: Standing) -> RunRecord:
+    inputs = {TRAIN: standing.inputs[TRAIN]}
+    return RunRecord(identity=standing.identity, settings=standing.settings, inputs=inputs)

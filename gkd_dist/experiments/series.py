@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from gkd_dist.experiments.cells import Cell, Interval, interval
+from gkd_dist.experiments.cells import Cell, Interval, difference
 from gkd_dist.experiments.plan import matches
 from gkd_dist.experiments.spec import Experiment, Plot, Selection
 
@@ -87,7 +87,8 @@ def _relative(plot: Plot, cell: Cell, cells: Sequence[Cell]) -> Interval | None:
     if plot.relative_to is None:
         return cell.interval
     base = _at_place_of(cell.place, plot.relative_to, plot.metric, cells)
-    return None if base is None else interval(cell.value - base.value, cell.resampled - base.resampled)
+    found = None if base is None else difference(cell, base)
+    return None if found is None else found.interval
 
 
 def _at_place_of(place: Mapping[str, str], selection: Selection, metric: str, cells: Sequence[Cell]) -> Cell | None:

@@ -13,7 +13,6 @@ from math import prod
 from gkd_dist.config.supervision import SLOTS_SHOWN
 from gkd_dist.types import FinishReason, Source
 
-ROLES = ("sampler", "teacher", "learner")
 REPLICATED_ROLES = ("sampler", "teacher")
 """Roles of which there may be several replicas that stand in for each other; all teachers are one role."""
 REPLICA_STATES = ("healthy", "suspect", "dead", "restarting", "stale", "draining", "retired")
@@ -21,7 +20,8 @@ DEATHS = ("probe", "request", "died", "oom", "obligation", "start", "no_room", "
 """Why a replica had to be started again; `supervision/health.py` says what each means."""
 SLOTS = (*map(str, range(SLOTS_SHOWN)), "rest")
 """Places of replicas, stable over restarts."""
-STAGES = ("starting", "evaluating", "training", "saving", "stopping")
+STAGES = ("starting", "evaluating", "training", "saving", "stopping", "ended")
+"""`ended` in order: finished, or stopped with a checkpoint."""
 PARTS = ("sampling", "scoring", "learning", "publishing")
 """Work of the ring that may hold up the rest of it."""
 REJECTIONS = ("frame", "answer")
@@ -33,6 +33,8 @@ SOURCES = tuple(source.value for source in Source)
 DIVERGENCE_KINDS = ("forward_kl", "reverse_kl", "objective")
 EVALUATION_TEXTS = ("on_policy", "reference")
 """Whose completions: the student's own, or those of the data."""
+CACHE_RESULTS = ("hit", "miss")
+"""Whether a teacher had scored a fixed pair before."""
 DROP_REASONS = ("too_stale", "rejected")
 EVALUATION_TIMES = ("before", "after")
 
@@ -62,6 +64,8 @@ class Definition:
     """Label -> its possible values; empty values mean free text, for info metrics alone."""
     buckets: tuple[float, ...] = ()
     """Upper bounds of a histogram, ascending, without the infinite one."""
+    is_signed: bool = False
+    """Whether it may be below 0."""
 
     @property
     def is_info(self) -> bool:
@@ -110,17 +114,28 @@ DEFINITIONS: tuple[Definition, ...] = (
         "gkd_teacher_batch_tokens", _H, "Prompt and completion tokens of one scoring request.", "tokens",
         buckets=_BATCH_TOKENS,
     ),
+    Definition(
+        "gkd_score_cache_pairs_total", _C, "Fixed pairs to score: a hit was kept from a former time, a miss asked for.",
+        "pairs", labels={"result": CACHE_RESULTS},
+    ),
+    Definition(
+        "gkd_score_cache_bytes_total", _C, "Bytes of the targets of these pairs.", "bytes",
+        labels={"result": CACHE_RESULTS},
+    ),
     Definition("gkd_teacher_checks_total", _C, "Times a teacher was asked golden sequences.", "checks"),
     Definition(
         "gkd_teacher_golden_gap_nats", _G,
         "Largest difference of a log-prob from what it should be, in the last check of the teachers.", "nats",
     ),
-    Definition("gkd_teacher_mass", _G, "Teacher's probability in its top K: mean over the last train step's tokens."),
+    Definition(
+        "gkd_teacher_mass_ratio", _G, "Teacher's probability in its top K: mean over the last train step's tokens.",
+    ),
     # reward
-    Definition("gkd_reward_mean", _G, "Mean reward of the student's answers in the last train step that had some."),
+    Definition("gkd_reward_mean", _G, "Mean reward of the student's answers in the last train step that had some.",
+               is_signed=True),
     Definition(
         "gkd_held_out_reward_mean", _G, "Mean reward of the student's answers to held-out prompts.",
-        labels={"when": EVALUATION_TIMES},
+        labels={"when": EVALUATION_TIMES}, is_signed=True,
     ),
     # learner
     Definition("gkd_learner_steps_total", _C, "Train steps done.", "steps"),
@@ -130,7 +145,7 @@ DEFINITIONS: tuple[Definition, ...] = (
         labels={"source": SOURCES},
     ),
     Definition("gkd_learner_step_seconds", _H, "Wall time of one optimizer step.", "seconds", buckets=_WORK_SECONDS),
-    Definition("gkd_learner_loss", _G, "Loss of the last train step, nats.", "nats"),
+    Definition("gkd_learner_loss", _G, "Loss of the last train step, nats.", "nats", is_signed=True),  # with a reward
     Definition("gkd_learner_grad_norm", _G, "Gradient norm of the last train step, before clipping."),
     Definition("gkd_learner_learning_rate", _G, "Learning rate of the last train step."),
     Definition(
@@ -154,10 +169,6 @@ DEFINITIONS: tuple[Definition, ...] = (
     Definition(
         "gkd_step_seconds", _H, "Wall time of one whole step: sample, score, learn and publish.", "seconds",
         buckets=_WORK_SECONDS,
-    ),
-    Definition(
-        "gkd_role_tokens_per_second", _G, "Tokens a role handled in the last step over that step's whole wall time.",
-        "tokens/second", labels={"role": ROLES},
     ),
     Definition("gkd_queue_depth", _G, "Items waiting, of all kinds.", "items", labels={"queue": QUEUES}),
     Definition("gkd_queue_capacity", _G, "Most items that may wait, of all kinds.", "items", labels={"queue": QUEUES}),
@@ -251,6 +262,7 @@ DEFINITIONS: tuple[Definition, ...] = (
     Definition(
         "gkd_held_out_divergence_nats", _G, "Divergence between teacher and student on held-out rows, per token.",
         "nats", labels={"text": EVALUATION_TEXTS, "kind": DIVERGENCE_KINDS, "when": EVALUATION_TIMES},
+        is_signed=True,  # an estimate from samples may be
     ),
 )  # fmt: skip
 

@@ -2,10 +2,15 @@
 
 import time
 from collections.abc import Sequence
+from datetime import datetime
 from typing import TextIO
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
+
+_UNLIMITED = 1 << 16
+"""Columns: wider than any table."""
 
 
 class Narrator:
@@ -26,14 +31,32 @@ class Narrator:
         print(f"[{self.elapsed_s:6.1f} s] {text}", flush=True)
 
 
+def moment(at: str) -> str:
+    """A moment to read, in this machine's time zone: `2026-03-01 14:05:09 CET`.
+
+    Args:
+        at: UTC, ISO 8601; what is none is returned as it is.
+    """
+    try:
+        return datetime.fromisoformat(at).astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
+    except ValueError:
+        return at
+
+
 def print_table(stream: TextIO, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table whose first column names and whose other columns are numbers."""
+    """A table whose first column names and whose other columns are numbers.
+
+    Nothing is cut: other programs, and terminals that are too narrow, get lines as long as the table is wide.
+    """
     table = Table(title=title, title_justify="left")
     for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 else "right")
+        table.add_column(column, justify="left" if index == 0 else "right", no_wrap=True)
     for row in rows:
         table.add_row(*row)
-    _console(stream).print(table, markup=False)
+    console = _console(stream)
+    unlimited = console.options.update(max_width=_UNLIMITED)
+    console.width = max(console.width, Measurement.get(console, unlimited, table).maximum)
+    console.print(table, markup=False)
 
 
 def print_side_by_side(stream: TextIO, prompt: str, texts: dict[str, str]) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 from gkd_dist.errors import ConfigError
 from gkd_dist.metrics.discovery import Target, answer, controller_target
+from gkd_dist.metrics.scrapes import HEADER, Scrapes
 
 _POLL_S = 0.05
 """How soon the server notices that it shall stop."""
@@ -33,6 +34,7 @@ class Endpoint:
         port: 0 picks a free one; see `port`.
         metrics: returns the body of `/metrics`; called on the server's threads, as are the others.
         others: what there is to scrape beside this endpoint.
+        scrapes: told of each.
 
     Raises:
         ConfigError: the address cannot be used.
@@ -44,9 +46,10 @@ class Endpoint:
         port: int,
         metrics: Callable[[], bytes],
         is_ready: Callable[[], bool],
-        others: Callable[[], Sequence[Target]] = tuple,
+        others: Callable[[], Sequence[Target]],
+        scrapes: Scrapes,
     ) -> None:
-        self._server = _listen(host, port, _handler(metrics, is_ready, others))
+        self._server = _listen(host, port, _handler(metrics, is_ready, others, scrapes))
         self.port = int(self._server.server_address[1])
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(_POLL_S,), name="metrics-endpoint", daemon=True
@@ -99,7 +102,10 @@ def _listen(host: str, port: int, handler: type[BaseHTTPRequestHandler]) -> _Ser
 
 
 def _handler(
-    metrics: Callable[[], bytes], is_ready: Callable[[], bool], others: Callable[[], Sequence[Target]]
+    metrics: Callable[[], bytes],
+    is_ready: Callable[[], bool],
+    others: Callable[[], Sequence[Target]],
+    scrapes: Scrapes,
 ) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         timeout = 10  # seconds; a client that says nothing must not keep its thread
@@ -107,7 +113,10 @@ def _handler(
         def do_GET(self) -> None:
             match self.path.partition("?")[0]:
                 case "/metrics":
+                    began = scrapes.now()
                     self._answer(200, metrics(), _METRICS_TEXT)
+                    if self.headers.get(HEADER) is not None:
+                        scrapes.note(self.client_address[0], began)
                 case "/healthz":
                     self._answer(200, b"ok\n")
                 case "/readyz":

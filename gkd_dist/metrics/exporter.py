@@ -18,6 +18,7 @@ from gkd_dist import __version__
 from gkd_dist.metrics.catalogue import DEFINITIONS, Definition, Kind, definition_of
 from gkd_dist.metrics.discovery import Target
 from gkd_dist.metrics.endpoint import Endpoint
+from gkd_dist.metrics.scrapes import Scrapes
 
 
 class Exporter:
@@ -39,6 +40,8 @@ class Exporter:
         self._ready = threading.Event()
         self._endpoint: Endpoint | None = None
         self._others: tuple[Target, ...] = ()
+        self.scrapes = Scrapes()
+        """Who asks for all this, and how often."""
         for definition in DEFINITIONS:
             self._add(definition)
         self.gauge("gkd_build_info", 1, version=__version__)
@@ -84,7 +87,7 @@ class Exporter:
         """
         if self._endpoint is not None:
             raise ValueError(f"already serving on port {self._endpoint.port}")
-        self._endpoint = Endpoint(host, port, self.text, self._ready.is_set, lambda: self._others)
+        self._endpoint = Endpoint(host, port, self.text, self._ready.is_set, lambda: self._others, self.scrapes)
         return self._endpoint.port
 
     def announce(self, others: Iterable[Target]) -> None:

@@ -6,7 +6,9 @@ The data source is a variable, so the file works wherever it is imported.
 
 from typing import Any
 
+from gkd_dist.metrics.catalogue import definition_of
 from gkd_dist.metrics.panels import ROWS, Panel, filled
+from gkd_dist.metrics.queries import names_in
 
 _SOURCE = {"type": "prometheus", "uid": "${datasource}"}
 _WIDTH = 24
@@ -96,7 +98,8 @@ def _panel(panel: Panel, number: int, place: dict[str, int]) -> dict[str, Any]:
 def _look(panel: Panel) -> dict[str, Any]:
     if panel.kind == "stat":
         return {}
-    return {"min": 0, "custom": {"lineWidth": 1, "fillOpacity": 5}} if panel.unit != "sci" else {}
+    is_signed = any(definition_of(name).is_signed for expr, _ in panel.queries for name in names_in(expr))
+    return {**({} if is_signed else {"min": 0}), "custom": {"lineWidth": 1, "fillOpacity": 5}}
 
 
 def _options(panel: Panel) -> dict[str, Any]:

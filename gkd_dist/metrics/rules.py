@@ -1,14 +1,19 @@
 """Recording and alerting rules for Prometheus, over the names of the catalogue (floor F2).
 
-Each is for every run by itself: what tells runs apart are the labels of the scrape, `job` and `instance`. The runbook,
-docs/alerts.md, has a section for each alert.
+Each is for every run by itself: what tells runs apart are the labels of the scrape. Which those are is up to whoever
+scrapes (`job`, `instance`, `component`, `pod`, ...), so all are kept: sums are `without` labels of ours, and both sides
+of an operator have the same ones, but for those that it is `ignoring`. Only what must outlive a process is by the name
+of its run. The runbook, docs/alerts.md, has a section for each alert.
 """
 
 from dataclasses import dataclass, field
 
-_BY_RUN = "by (job, instance)"
-_TRAINING = 'on (job, instance) gkd_run_stage{stage="training"} == 1'
-_STARTING = 'on (job, instance) (gkd_run_stage{stage="starting"} == 1)'
+from gkd_dist.metrics.catalogue import definition_of
+
+_BY_RUN = "by (job, namespace, run)"
+_INFO_LABELS = ", ".join(definition_of("gkd_run_info").labels)
+_TRAINING = 'ignoring (stage) gkd_run_stage{stage="training"} == 1'
+_STARTING = 'ignoring (stage) (gkd_run_stage{stage="starting"} == 1)'
 RUNBOOK = "docs/alerts.md"
 
 
@@ -45,25 +50,29 @@ RECORDINGS: tuple[Recording, ...] = (
     Recording("gkd:role_tokens:rate5m", "rate(gkd_teacher_scored_tokens_total[5m])", {"role": "teacher"}),
     Recording("gkd:role_tokens:rate5m", "rate(gkd_learner_trained_tokens_total[5m])", {"role": "learner"}),
     Recording("gkd:busy:ratio_rate5m", "clamp_max(rate(gkd_busy_seconds_total[5m]), 1)"),
-    Recording("gkd:bottleneck:ratio_rate5m", f"topk {_BY_RUN} (1, gkd:busy:ratio_rate5m)"),
+    Recording("gkd:bottleneck:ratio_rate5m", "topk without (part) (1, gkd:busy:ratio_rate5m)"),
     Recording("gkd:learner_wait:ratio_rate5m", "clamp_max(rate(gkd_learner_wait_seconds_total[5m]), 1)"),
     Recording("gkd:sampler_blocked:ratio_rate5m", "clamp_max(rate(gkd_sampler_blocked_seconds_total[5m]), 1)"),
+    Recording(  # whatever serves the run: what goes on with it may do so from another address
+        "gkd:run_training:max",
+        f'max {_BY_RUN} (gkd_run_stage{{stage="training"}}'
+        f" * ignoring (stage, {_INFO_LABELS}) group_left (run) gkd_run_info)",
+    ),
     Recording(
         "gkd:sample_staleness:p95_15m",
-        "histogram_quantile(0.95, sum by (job, instance, le) (rate(gkd_sample_staleness_versions_bucket[15m])))",
+        "histogram_quantile(0.95, rate(gkd_sample_staleness_versions_bucket[15m]))",
     ),
     Recording(
         "gkd:requests_retried:ratio_rate15m",
-        "sum by (job, instance, role) (rate(gkd_requests_retried_total[15m]))"
-        " / sum by (job, instance, role) (rate(gkd_requests_total[15m]))",
+        "sum without (class) (rate(gkd_requests_retried_total[15m])) / rate(gkd_requests_total[15m])",
     ),
 )
 
 ALERTS: tuple[Alert, ...] = (
     Alert(
-        "GkdMetricsAbsent", "critical", "1m",
-        'last_over_time(gkd_run_stage{stage="training"}[15m]) == 1 unless gkd_run_stage{stage="training"}',
-        "A run was training when its metrics ended ({{ $labels.instance }}).",
+        "GkdMetricsAbsent", "critical", "5m",
+        "last_over_time(gkd:run_training:max[1d]) == 1 unless gkd:run_training:max",
+        "{{ $labels.run }} was training when its metrics ended, and nothing goes on with it.",
     ),
     Alert(
         "GkdLearnerStalled", "critical", "1m",
@@ -72,25 +81,32 @@ ALERTS: tuple[Alert, ...] = (
     ),
     Alert(
         "GkdNoHealthySampler", "critical", "2m",
-        f'(sum {_BY_RUN} (gkd_replicas{{role="sampler", state="healthy"}}) == 0) unless {_STARTING}',
+        f'(sum without (role, state) (gkd_replicas{{role="sampler", state="healthy"}}) == 0) unless {_STARTING}',
         "No sampler is healthy.",
     ),
     Alert(
         "GkdNoHealthyTeacher", "critical", "2m",
-        f'(sum {_BY_RUN} (gkd_replicas{{role="teacher", state="healthy"}}) == 0) unless {_STARTING}',
+        f'(sum without (role, state) (gkd_replicas{{role="teacher", state="healthy"}}) == 0) unless {_STARTING}',
         "No teacher is healthy.",
     ),
     Alert(
         "GkdRestartRateHigh", "warning", "0m",
-        'sum by (job, instance, role) (increase(gkd_replica_restarts_total{reason!="scaled"}[15m])) > 3',
+        'sum without (reason) (increase(gkd_replica_restarts_total{reason!="scaled"}[15m])) > 3',
         "{{ $value | humanize }} restarts of a {{ $labels.role }} in 15 minutes.",
     ),
     Alert(
-        "GkdRetryRatioHigh", "warning", "5m", "gkd:requests_retried:ratio_rate15m > 0.2",
+        "GkdLearnerRestarted", "warning", "0m", "increase(gkd_learner_restarts_total[15m]) > 0",
+        "The learner died, and another one went on from the last checkpoint.",
+    ),
+    Alert(
+        "GkdRetryRatioHigh", "warning", "5m",
+        "gkd:requests_retried:ratio_rate15m > 0.2"
+        " and sum without (class) (increase(gkd_requests_retried_total[15m])) >= 5",
         "{{ $value | humanizePercentage }} of the requests to a {{ $labels.role }} are asked again.",
     ),
     Alert(
-        "GkdQueueFull", "info", "15m", f"(gkd:learner_wait:ratio_rate5m < 0.05) and {_TRAINING}",
+        "GkdQueueFull", "info", "15m",
+        f"(gkd:learner_wait:ratio_rate5m < 0.05) and increase(gkd_learner_steps_total[15m]) > 0 and {_TRAINING}",
         "The learner finds a full batch whenever it looks: it sets the pace.",
     ),
     Alert(
@@ -115,12 +131,20 @@ ALERTS: tuple[Alert, ...] = (
         "The newest good checkpoint is {{ $value }} train steps old, more than two intervals.",
     ),
     Alert(
+        "GkdCheckpointFailing", "warning", "0m", "increase(gkd_checkpoint_failures_total[15m]) > 0",
+        "A checkpoint could not be written.",
+    ),
+    Alert(
+        "GkdJournalBehind", "warning", "0m", "increase(gkd_journal_skipped_total[15m]) > 0",
+        "Scored sequences did not get into the journal: after a crash they are sampled and scored again.",
+    ),
+    Alert(
         "GkdWeightSyncFailing", "warning", "0m", "increase(gkd_weight_sync_failures_total[15m]) > 0",
         "Samplers did not take new weights.",
     ),
     Alert(
         "GkdMessagesRejected", "warning", "0m",
-        "sum by (job, instance, role, reason) (increase(gkd_messages_rejected_total[15m])) > 0",
+        "increase(gkd_messages_rejected_total[15m]) > 0",
         "Answers of a {{ $labels.role }} were not accepted ({{ $labels.reason }}).",
     ),
 )  # fmt: skip

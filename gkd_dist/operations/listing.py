@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from gkd_dist.metrics.console import print_table
+from gkd_dist.metrics.console import moment, print_table
 from gkd_dist.operations.logs import outcome
 from gkd_dist.runs.attempts import read_attempts
 from gkd_dist.runs.documents import on_disk
@@ -50,7 +50,7 @@ def _list_jobs(address: str, *, as_json: bool) -> int:
     elif not jobs:
         print(f"no jobs of gkd at {cluster.address}; `gkd submit RECIPE` starts one")
     else:
-        rows = [[job.id, job.run, outcome(job), _text(job.started_at)] for job in jobs]
+        rows = [[job.id, job.run, outcome(job), moment(job.started_at or "-")] for job in jobs]
         print_table(sys.stdout, cluster.address, ["job", "run", "state", "started"], rows)
     return 0
 

@@ -26,7 +26,7 @@ def logs(subject: RunSubject, *, is_followed: bool) -> int:
     if subject.job is not None:
         if is_followed:
             return follow(subject.job.jobs, subject.job.name)
-        print(subject.job.log, end="")
+        print(subject.job.jobs.logs(subject.job.name), end="")
     elif subject.directory is not None:
         _steps(subject.directory, is_followed=is_followed)
     return 0
@@ -34,8 +34,10 @@ def logs(subject: RunSubject, *, is_followed: bool) -> int:
 
 def follow(jobs: "Jobs", submission_id: str) -> int:
     """Prints what a job says until it ends; returns its exit code."""
+    from gkd_dist.cluster.job_log import follow as follow_log
+
     try:
-        job = jobs.follow(submission_id, lambda text: print(text, end="", flush=True))
+        job = follow_log(jobs, submission_id, lambda text: print(text, end="", flush=True))
     except KeyboardInterrupt:
         print(f"\n{submission_id} goes on; gkd stop {submission_id} --address {jobs.address} stops it", file=sys.stderr)
         raise

@@ -6,11 +6,12 @@ the environment names a cluster, it is a job of that.
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gkd_dist.errors import ResourceError, RunError
+from gkd_dist.runs.attempts import read_attempts
 from gkd_dist.runs.documents import on_disk
 from gkd_dist.runs.run_directory import RunDirectory
 
@@ -26,8 +27,8 @@ class SubmittedJob:
 
     jobs: "Jobs"
     state: "ClusterJob"
-    log: str
-    """All that it had printed."""
+    path: str | None
+    """Of the run directory, as the job has printed it; None: not yet."""
 
     @property
     def name(self) -> str:
@@ -98,9 +99,27 @@ def _job_subject(run: str, address: str) -> RunSubject:
 
 def subject_of(jobs: "Jobs", job: "ClusterJob") -> RunSubject:
     """The job with its run directory, where that can be seen from here."""
-    from gkd_dist.cluster.jobs import run_directory_in
+    from gkd_dist.cluster.job_log import run_directory_in
 
-    log = jobs.logs(job.id)
-    path = run_directory_in(log)
-    is_here = path is not None and (Path(path) / "config.yaml").is_file()
-    return RunSubject(RunDirectory(Path(path)) if path and is_here else None, SubmittedJob(jobs, job, log))
+    path = run_directory_in(jobs.logs(job.id))
+    return RunSubject(_directory_of(job, path), SubmittedJob(jobs, job, path))
+
+
+@on_disk()
+def again(subject: RunSubject) -> RunSubject:
+    """The same at this moment. The log is read only until it has named the run directory: it may be long."""
+    job = subject.job
+    if job is None:
+        return subject
+    state = job.jobs.info(job.name)
+    if job.path is None:
+        return subject_of(job.jobs, state)
+    return RunSubject(subject.directory or _directory_of(state, job.path), replace(job, state=state))
+
+
+def _directory_of(job: "ClusterJob", path: str | None) -> RunDirectory | None:
+    """What the job calls so, where it is here; a folder of this machine may have the same path and be another."""
+    if path is None or not (Path(path) / "config.yaml").is_file():
+        return None
+    directory = RunDirectory(Path(path))
+    return directory if any(each.job == job.id for each in read_attempts(directory.attempts)) else None

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import gkd_dist
-from gkd_dist.config.infra import InfraConfig, load_infra
+from gkd_dist.config.infra import STOP_WAIT_VARIABLE, InfraConfig, load_infra
 from gkd_dist.config.load import dump_run_config, load_run_config
 from gkd_dist.config.run import RunConfig
 from gkd_dist.errors import ConfigError
@@ -21,7 +21,6 @@ from gkd_dist.operations.logs import follow
 from gkd_dist.operations.subject import require_address
 
 _RECIPE = "recipe.yaml"
-_STOP_WAIT = "RAY_JOB_STOP_WAIT_TIME_S"
 
 
 def submit(
@@ -86,7 +85,7 @@ def job_environment(infra: InfraConfig, environment: Mapping[str, str] = os.envi
     if missing:
         raise ConfigError([f"env_from: {name} is not set here; set it, or take it out" for name in missing])
     named = {name: environment[name] for name in infra.env_from}
-    return {_STOP_WAIT: str(infra.stop_wait_s), **infra.env_vars, **named}
+    return {STOP_WAIT_VARIABLE: str(infra.stop_wait_s), **infra.env_vars, **named}
 
 
 def _resolved(

@@ -16,10 +16,10 @@ from rich.text import Text
 from gkd_dist.inspection import content_of, lines_of
 from gkd_dist.metrics.sinks import duration
 from gkd_dist.operations.pace import Pace, read_pace
-from gkd_dist.operations.subject import RunSubject, subject_of
+from gkd_dist.operations.subject import RunSubject, again
 from gkd_dist.runs.documents import on_disk, read_document
 from gkd_dist.runs.lock import holder_of
-from gkd_dist.runs.status import RoleStatus, Status
+from gkd_dist.runs.status import RoleStatus, Status, alike
 
 _POLL_S = 1.0
 _COLOURS = {"healthy": "green", "suspect": "yellow", "stale": "cyan", "draining": "cyan", "restarting": "yellow"}
@@ -34,7 +34,7 @@ def watch(subject: RunSubject, *, as_json: bool, sleep: Callable[[float], None] 
     with Live(view(subject), console=Console(highlight=False), auto_refresh=False, screen=False) as live:
         while is_alive(subject):
             sleep(_POLL_S)
-            subject = _again(subject)
+            subject = again(subject)
             live.update(view(subject), refresh=True)
     return 0
 
@@ -78,7 +78,7 @@ def _print_changes(subject: RunSubject, *, as_json: bool, sleep: Callable[[float
         if not alive:
             return
         sleep(_POLL_S)
-        subject = _again(subject)
+        subject = again(subject)
 
 
 def line_of(subject: RunSubject) -> str:
@@ -98,13 +98,6 @@ def line_of(subject: RunSubject) -> str:
         _verdict(pace),
     ]
     return " | ".join(parts)
-
-
-def _again(subject: RunSubject) -> RunSubject:
-    if subject.job is None:
-        return subject
-    jobs = subject.job.jobs
-    return subject_of(jobs, jobs.info(subject.job.name))
 
 
 def _progress(seen: Status, pace: Pace) -> Table:
@@ -133,9 +126,9 @@ def _roles(seen: Status, pace: Pace) -> Table:
         table.add_row(name, f"{role.num_serving}/{role.target}", _states(role), *_rates(key, seen, pace))
     table.add_row("learner", "", "", *_rates("learner", seen, pace))
     for name, _, role in rows:
-        for slot in role.slots:
-            if slot.problem:
-                table.add_row(f"  {name} {slot.slot}", "", Text(slot.problem, style="red"), "", "")
+        for group in alike(role.slots):
+            if group.problem:
+                table.add_row(f"  {name} {group.name}", "", Text(group.problem, style="red"), "", "")
     return table
 
 

@@ -9,6 +9,7 @@ from gkd_dist.checks import TeacherCheck
 from gkd_dist.interfaces import Metrics, RecordSink
 from gkd_dist.metrics.catalogue import STAGES
 from gkd_dist.runs.events import Tell, nobody
+from gkd_dist.targets import CacheUse
 from gkd_dist.types import (
     FloatArray,
     SampleId,
@@ -31,6 +32,12 @@ _COUNTERS = {"wait": "gkd_learner_wait_seconds_total", "blocked": "gkd_sampler_b
 """Seconds by part, over the whole run."""
 _BUSY = {"sample": "sampling", "score": "scoring", "learn": "learning", "publish": "publishing"}
 """Parts that may hold up the ring, as the metrics call them."""
+_QUANTITIES = {
+    "teacher_mass": "gkd_teacher_mass_ratio",
+    "behaviour_gap_mean_nats": "gkd_behaviour_gap_mean_nats",
+    "behaviour_gap_max_nats": "gkd_behaviour_gap_max_nats",
+}
+"""Of a learner's report, where it has them."""
 
 
 class StepAccounts:
@@ -146,6 +153,17 @@ class StepAccounts:
         if tokens:
             self._metrics.observe("gkd_teacher_batch_tokens", sum(item.trajectory.num_tokens for item in scored))
 
+    def remembered(self, use: CacheUse) -> None:
+        """What the teachers' caches did."""
+        for result, number, num_bytes in (
+            ("hit", use.num_hits, use.hit_bytes),
+            ("miss", use.num_misses, use.miss_bytes),
+        ):
+            if number:
+                self._open[f"score_cache_{result}"] += number
+                self._metrics.count("gkd_score_cache_pairs_total", number, result=result)
+                self._metrics.count("gkd_score_cache_bytes_total", num_bytes, result=result)
+
     def dropped(self, number: int, reason: str) -> None:
         """Sequences that are given up."""
         self._open["dropped"] += number
@@ -239,9 +257,9 @@ class StepAccounts:
         self._metrics.gauge("gkd_learner_loss", report.loss)
         self._metrics.gauge("gkd_learner_grad_norm", report.grad_norm)
         self._metrics.gauge("gkd_learner_learning_rate", report.learning_rate)
-        for name in ("teacher_mass", "behaviour_gap_mean_nats", "behaviour_gap_max_nats"):
+        for name, metric in _QUANTITIES.items():
             if name in report.quantities:
-                self._metrics.gauge(f"gkd_{name}", report.quantities[name])
+                self._metrics.gauge(metric, report.quantities[name])
         self._metrics.gauge("gkd_learner_last_step_timestamp_seconds", time.time())
 
     def published(self, step: int, manifest: WeightManifest | None) -> None:
@@ -264,7 +282,6 @@ class StepAccounts:
         for role, moved in (("sampler", "sampled"), ("teacher", "scored"), ("learner", "trained")):
             rate = record[f"{moved}_tokens"] / record["step_s"]
             record[f"{moved}_tokens_per_s"] = self.tokens_per_s[role] = rate
-            self._metrics.gauge("gkd_role_tokens_per_second", rate, role=role)
         for sink in self._sinks:
             sink.write({"step": step, "max_steps": self._max_steps, "attempt": self._attempt, **record})
 

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 from collections.abc import Awaitable
-from pathlib import Path
 
 from gkd_dist.checkpoints.store import CheckpointStore
 from gkd_dist.config.supervision import CheckpointConfig
@@ -18,7 +17,6 @@ logger = logging.getLogger(__name__)
 
 LEARNER = "learner"
 """Folder of a checkpoint with what the learner wrote."""
-PROGRESS = "ring.json"
 _EXTRA_S = 30.0
 """What each thing beside a checkpoint may take: clearing away, and all of the journal."""
 _LAST_SAVE_S = 60.0
@@ -132,7 +130,7 @@ class Checkpointer:
         draft = await on_disk(lambda: self._store.draft(progress.step))
         await on_disk((draft / LEARNER).mkdir)
         await self._fleet.learner.write_snapshot((draft / LEARNER).absolute())
-        await on_disk(lambda: progress.write(draft / PROGRESS))
+        await on_disk(lambda: progress.write(draft))
         if self._journal is not None:
             await self._bounded(self._journal.sync(), "after a power cut the journal may lack sequences")
         await on_disk(self._ledger.sync)
@@ -147,8 +145,3 @@ class Checkpointer:
             await asyncio.wait_for(work, _EXTRA_S)
         except Exception as error:
             logger.warning("beside a checkpoint: %s (%s)", otherwise, plain(error))
-
-
-def read_progress(checkpoint: Path) -> Progress:
-    """What a checkpoint says beside the learner's state."""
-    return Progress.read(checkpoint / PROGRESS)

@@ -1,18 +1,28 @@
-"""What every part of a ring is doing: for people who find a run that stands still."""
+"""What every part of a run is doing: for people who find one that stands still."""
 
 from dataclasses import asdict
 from typing import Any
 
+from gkd_dist.fleet import Fleet
 from gkd_dist.interfaces import Replicas
 from gkd_dist.pipeline.ring import Ring
 
 _NUM_EVENTS = 50
 
 
-def diagnose(ring: Ring) -> dict[str, Any]:
-    """Plain data for JSON."""
-    pools: dict[str, Replicas[Any]] = {"sampler": ring.fleet.samplers}
-    pools |= {f"teacher {name}": pool for name, pool in ring.fleet.teachers.items()}
+def diagnose(fleet: Fleet, ring: Ring | None) -> dict[str, Any]:
+    """Plain data for JSON.
+
+    Args:
+        ring: the one that turns, or turned last; None before the first.
+    """
+    pools: dict[str, Replicas[Any]] = {"sampler": fleet.samplers}
+    pools |= {f"teacher {name}": pool for name, pool in fleet.teachers.items()}
+    replicas = {role: _replicas(pool) for role, pool in pools.items()}
+    return {**({} if ring is None else _ring(ring)), "replicas": replicas}
+
+
+def _ring(ring: Ring) -> dict[str, Any]:
     return {
         "step": ring.progress.step,
         "max_steps": ring.plan.max_steps,
@@ -22,7 +32,6 @@ def diagnose(ring: Ring) -> dict[str, Any]:
         ],
         "replay": {"student": ring.replay.num_student, "fixed": ring.replay.num_fixed, **ring.replay.counters},
         "last_checkpoint": ring.checkpointer.last_step if ring.checkpointer else None,
-        "replicas": {role: _replicas(pool) for role, pool in pools.items()},
     }
 
 

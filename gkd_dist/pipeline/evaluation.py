@@ -1,6 +1,6 @@
 """Held-out evaluation through the ring's own parts: sample, score, compare."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from gkd_dist.errors import LostTargetsError, RejectedError
@@ -8,7 +8,7 @@ from gkd_dist.fleet import Fleet
 from gkd_dist.pipeline.judging import AnswerOf, judge
 from gkd_dist.pipeline.learning import SCORE_AGAIN, train_batch
 from gkd_dist.pipeline.rejection import in_part
-from gkd_dist.pipeline.routing import TeachersOf
+from gkd_dist.pipeline.routing import TeachersOf, ask
 from gkd_dist.pipeline.scoring import score
 from gkd_dist.types import DivergenceReport, FinishReason, Prompt, SamplingParams, Trajectory
 
@@ -40,11 +40,15 @@ class Evaluation:
     reference: DivergenceReport | None
     """On reference completions; None where the data has none."""
     samples: tuple[Trajectory, ...]
-    """One per prompt, under the evaluation's sampling; the divergence is measured on these."""
+    """One per prompt that was not refused, under the evaluation's sampling; the divergence is measured on these."""
     shown: tuple[Trajectory, ...]
-    """Greedy answers to the first prompts."""
+    """Greedy answers to the first prompts, likewise."""
     reward_mean: float | None = None
     """Of the samples; None where the objective asks for no reward."""
+    num_unsampled: int = 0
+    """Prompts that every sampler refused, or answered wrongly: left out of all figures."""
+    num_unscored: int = 0
+    """Sequences, of the student and references, that a teacher refused or answered wrongly: left out of divergences."""
 
     @property
     def mean_completion_tokens(self) -> float:
@@ -55,38 +59,84 @@ class Evaluation:
         """Share of samples that hit the length limit."""
         return sum(sample.finish_reason is FinishReason.LENGTH for sample in self.samples) / len(self.samples)
 
+    @property
+    def left_out(self) -> str:
+        """What its figures do not cover, in words; empty where they cover everything."""
+        parts = [f"{self.num_unsampled} prompt(s) that no sampler answered"] if self.num_unsampled else []
+        parts += [f"{self.num_unscored} sequence(s) that a teacher did not score"] if self.num_unscored else []
+        return " and ".join(parts)
 
-async def evaluate(fleet: Fleet, held_out: HeldOut, version: int) -> Evaluation:
+
+async def evaluate(
+    fleet: Fleet, held_out: HeldOut, version: int, progressed: Callable[[], None] = lambda: None
+) -> Evaluation:
     """Evaluate the student that samplers and learner hold now (they must hold the same version).
 
     Args:
         version: policy version, for the batch's bookkeeping.
+        progressed: told of every answer of the learner and the reward; those of replicas are counted by their pools.
+
+    Raises:
+        RejectedError: every prompt was refused, or every sequence of one kind; single ones are left out and counted.
     """
     greedy = replace(held_out.sampling, temperature=0.0)
     samples = await _sample(fleet, held_out.prompts, held_out.sampling)
+    if not samples:
+        raise RejectedError("no held-out prompt can be answered; the log says why")
+    reward_mean = await _reward_mean(fleet, samples, held_out.answer_of)
+    progressed()
+    on_policy, on_reference = [
+        await _divergence(fleet, trajectories, held_out.teachers_of, version, progressed) if trajectories else None
+        for trajectories in (samples if fleet.teachers else (), held_out.pairs)
+    ]
+    measured = [each for each in (on_policy, on_reference) if each is not None]
     return Evaluation(
-        reward_mean=await _reward_mean(fleet, samples, held_out.answer_of),
-        on_policy=await _divergence(fleet, samples, held_out.teachers_of, version) if fleet.teachers else None,
-        reference=await _divergence(fleet, held_out.pairs, held_out.teachers_of, version) if held_out.pairs else None,
+        reward_mean=reward_mean,
+        on_policy=None if on_policy is None else on_policy.report,
+        reference=None if on_reference is None else on_reference.report,
         samples=tuple(samples),
         shown=tuple(await _sample(fleet, held_out.prompts[: held_out.num_shown], greedy)),
+        num_unsampled=len(held_out.prompts) - len(samples),
+        num_unscored=sum(each.num_unscored for each in measured),
     )
 
 
 async def _sample(fleet: Fleet, prompts: Sequence[Prompt], params: SamplingParams) -> list[Trajectory]:
-    return await fleet.samplers.spread(prompts, lambda sampler, share: sampler.sample(share, params))
+    """Answers in the order of `prompts`; those that every sampler refuses are left out."""
+
+    async def answers(part: Sequence[Prompt]) -> list[Trajectory]:
+        return await ask(
+            fleet.samplers,
+            part,
+            lambda sampler, share: sampler.sample(share, params),
+            whole_steps=len(part) == len(prompts),
+        )
+
+    return [each for each in await in_part(prompts, answers) if each is not None]
+
+
+@dataclass(frozen=True)
+class _Measured:
+    report: DivergenceReport
+    num_unscored: int
 
 
 async def _divergence(
-    fleet: Fleet, trajectories: Sequence[Trajectory], teachers_of: TeachersOf | None, version: int
-) -> DivergenceReport:
+    fleet: Fleet,
+    trajectories: Sequence[Trajectory],
+    teachers_of: TeachersOf | None,
+    version: int,
+    progressed: Callable[[], None],
+) -> _Measured:
     for _ in range(SCORE_AGAIN):
         found = await in_part(trajectories, lambda part: score(fleet, part, teachers_of))
         scored = [item for item in found if item is not None]
         if not scored:
             raise RejectedError("no held-out sequence can be scored; the log says why")
         try:
-            return await fleet.learner.evaluate(train_batch(version, scored))
+            report = await fleet.learner.evaluate(train_batch(version, scored))
+            progressed()
+            return _Measured(report, len(found) - len(scored))
         except LostTargetsError as error:
             lost = error
     raise lost

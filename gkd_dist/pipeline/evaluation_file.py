@@ -20,6 +20,8 @@ def write_evaluation(evaluation: Evaluation, file: Path) -> None:
         "samples": [_plain(each) for each in evaluation.samples],
         "shown": [_plain(each) for each in evaluation.shown],
         "reward_mean": evaluation.reward_mean,
+        "num_unsampled": evaluation.num_unsampled,
+        "num_unscored": evaluation.num_unscored,
     }
     draft = file.with_name(f".{file.name}.tmp")
     draft.write_text(json.dumps(content) + "\n")
@@ -36,6 +38,8 @@ def read_evaluation(file: Path) -> Evaluation | None:
             samples=tuple(map(_trajectory, content["samples"])),
             shown=tuple(map(_trajectory, content["shown"])),
             reward_mean=content["reward_mean"],
+            num_unsampled=content.get("num_unsampled", 0),
+            num_unscored=content.get("num_unscored", 0),
         )
     except (OSError, ValueError, TypeError, KeyError):
         return None

@@ -2,12 +2,14 @@
 
 import asyncio
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from gkd_dist.config.supervision import SupervisionConfig
-from gkd_dist.errors import DeadlineError, EngineError, LearnerLostError, ResourceError, StoppedError
+from gkd_dist.errors import DeadlineError, EngineError, LearnerLostError, ResourceError, StoppedError, UserError
 from gkd_dist.fleet import Fleet
 from gkd_dist.interfaces import Metrics
 from gkd_dist.pipeline.accounting import StepAccounts
@@ -16,6 +18,7 @@ from gkd_dist.pipeline.controller import make_ring, run_ring
 from gkd_dist.pipeline.diagnosis import diagnose
 from gkd_dist.pipeline.durability import Durability
 from gkd_dist.pipeline.evaluation import Evaluation, HeldOut, evaluate
+from gkd_dist.pipeline.phases import Phase, Pulse
 from gkd_dist.pipeline.recovery import Recovered, recover
 from gkd_dist.pipeline.ring import Plan
 from gkd_dist.pipeline.sentinel import check_at_start, guard_newcomers
@@ -43,6 +46,10 @@ class Job:
 
     Args:
         held_out: None skips both evaluations.
+        has_deadlines: requests have deadlines of their own, shorter than that of the watchdog; in one process they
+            have none.
+        startup_timeout_s: what an engine may take to start.
+        leave: ends the process with an exit code, when even its event loop does not react.
         final: receives the student.
         diagnosis: file that a stall or a failure is explained in.
         before: evaluation of the untrained student by a former start of the run.
@@ -62,6 +69,9 @@ class Job:
     stage: Stage
     """Told where the job is."""
     narrate: Narrate
+    has_deadlines: bool = True
+    startup_timeout_s: float = 0.0
+    leave: Callable[[int], object] = os._exit
     before: Evaluation | None = None
     keep_before: Callable[[Evaluation], None] = lambda _: None
     """Told the evaluation before the first step."""
@@ -79,16 +89,45 @@ async def distil(job: Job) -> Outcome:
         await _check_teachers(job)
         before = job.before
         if before is None and not await _has_begun(job):
-            before = await _evaluate(job, 0, "before")
+            before = await _evaluate(job, 0, Phase.BEFORE)
             if before is not None:
                 job.keep_before(before)
         await _train(job)
-        after = await _evaluate(job, job.plan.max_steps, "after")
+        after = await _evaluate(job, job.plan.max_steps, Phase.AFTER)
         teachers = await _ask_teachers(job, after)
         if job.stop.is_set():
             await _checkpoint_the_end(job)
             raise StoppedError("stopped before the last evaluation; run the same command again for it")
     return Outcome(before, after, teachers)
+
+
+def _watchdog(job: Job, phase: Phase, timeout_s: float, *, last_words: Callable[[], Any] | None = None) -> Watchdog:
+    """
+    Args:
+        timeout_s: without progress; one answered request is progress.
+        last_words: as `Watchdog`.
+    """
+    return Watchdog(
+        phase,
+        Pulse(job.fleet, job.accounts.idle_s).idle_s,
+        timeout_s,
+        job.diagnosis,
+        lambda: diagnose(job.fleet, job.stage.ring),
+        last_words=last_words,
+        # A failed step leaves a diagnosis whatever it is; before and after, what the user can mend says enough.
+        spare=(LearnerLostError, StoppedError, *([] if phase is Phase.TRAINING else [UserError])),
+        exit=job.leave,
+    )
+
+
+def _patience_s(job: Job) -> float:
+    """What an evaluation may take without progress. A request may hold all of it, and where that has no deadline of its
+    own it may take as much longer than a train step as it asks for more tokens."""
+    plan, held_out = job.plan, job.held_out
+    if job.has_deadlines or held_out is None:
+        return job.rules.stall_timeout_s
+    asked = len(held_out.prompts) * held_out.sampling.max_new_tokens
+    return job.rules.stall_timeout_s * max(1.0, asked / (plan.batch_size * plan.sampling.max_new_tokens))
 
 
 async def _has_begun(job: Job) -> bool:
@@ -104,13 +143,15 @@ async def _train(job: Job) -> None:
     while True:
         first = num_restarts == 0
         try:
-            if not first:
-                await _renew_learner(job)
-            recovered = await recover(job.plan, job.fleet, job.durability, job.narrate, weights_are_live=first)
-            await _turn(job, recovered)
-            job.stage.enter("saving")
-            job.narrate(f"saving the student to {job.final}")
-            return await job.fleet.learner.save(job.final)
+            rules = job.rules
+            async with _watchdog(job, Phase.RECOVERING, rules.stall_timeout_s + job.startup_timeout_s):
+                if not first:
+                    await _renew_learner(job)
+                recovered = await recover(job.plan, job.fleet, job.durability, job.narrate, weights_are_live=first)
+            checkpointer = await _turn(job, recovered)
+            async with _watchdog(job, Phase.SAVING, rules.stall_timeout_s + job.durability.config.timeout_s):
+                await _save(job, checkpointer)
+            return
         except LearnerLostError as error:
             num_restarts += 1
             if num_restarts > job.rules.max_learner_restarts:
@@ -138,7 +179,8 @@ async def _renew_learner(job: Job) -> None:
         raise LearnerLostError(f"no other learner could be started: {error}") from error
 
 
-async def _turn(job: Job, recovered: Recovered) -> None:
+async def _turn(job: Job, recovered: Recovered) -> Checkpointer:
+    """To the last step; its checkpointer, all of whose work is done."""
     plan, durability = job.plan, job.durability
     left = plan.max_steps - recovered.progress.step
     job.narrate(f"training for {left} steps of {plan.batch_size} sequences")
@@ -167,30 +209,37 @@ async def _turn(job: Job, recovered: Recovered) -> None:
     )
     job.stage.ring = ring
     job.stage.enter("training")
-    watchdog = Watchdog(
-        job.accounts.idle_s,
-        job.rules.stall_timeout_s,
-        job.diagnosis,
-        lambda: diagnose(ring),
-        last_words=lambda: checkpointer.now(ring.progress),
-        spare=(LearnerLostError, StoppedError),
+    watchdog = _watchdog(
+        job, Phase.TRAINING, job.rules.stall_timeout_s, last_words=lambda: checkpointer.now(ring.progress)
     )
     try:
         async with watchdog:
             await run_ring(ring, recovered.waiting)
-        await checkpointer.settle()
+        await checkpointer.settle()  # a save has its own deadline
     finally:
         await checkpointer.end()
-    if durability.config.save_steps or job.stop.is_set():
+    return checkpointer
+
+
+async def _save(job: Job, checkpointer: Checkpointer) -> None:
+    """The last step's checkpoint, then the student."""
+    ring = job.stage.ring
+    if ring is not None and (job.durability.config.save_steps or job.stop.is_set()):
         await checkpointer.now(ring.progress)
     if job.stop.is_set():
         raise StoppedError("stopped after the last step; run the same command again to save and evaluate the student")
+    job.stage.enter("saving")
+    job.narrate(f"saving the student to {job.final}")
+    await job.fleet.learner.save(job.final)
 
 
 async def _check_teachers(job: Job) -> None:
     if not job.fleet.teachers:
         return
-    checks = await check_at_start(job.fleet, lambda found: job.accounts.checked(None, found))
+    async with _watchdog(job, Phase.CHECKING, job.rules.stall_timeout_s):
+        checks = await check_at_start(
+            job.fleet, lambda found: job.accounts.checked(None, found), job.accounts.progressed
+        )
     guard_newcomers(job.fleet, checks)
     for check in {str(check): check for check in checks.values()}.values():
         job.narrate(f"teacher checked: {check}")
@@ -200,17 +249,22 @@ async def _ask_teachers(job: Job, after: Evaluation | None) -> TeacherAnswers:
     if job.held_out is None or after is None or not (job.fleet.teachers and job.held_out.max_teacher_tokens):
         return {}
     job.narrate(f"asking the teachers for their own answers to {len(after.shown)} prompts")
-    return await unless_stopped(job.stop, teacher_answers(job.fleet, job.held_out, after.shown)) or {}
+    async with _watchdog(job, Phase.ASKING, _patience_s(job)):
+        return await unless_stopped(job.stop, teacher_answers(job.fleet, job.held_out, after.shown)) or {}
 
 
-async def _evaluate(job: Job, version: int, when: str) -> Evaluation | None:
+async def _evaluate(job: Job, version: int, phase: Phase) -> Evaluation | None:
     if job.held_out is None:
         return None
+    when = "before" if phase is Phase.BEFORE else "after"
     job.stage.enter("evaluating")
     job.narrate(f"evaluating on {len(job.held_out.prompts)} held-out prompts ({when} training)")
-    evaluation = await unless_stopped(job.stop, evaluate(job.fleet, job.held_out, version))
+    async with _watchdog(job, phase, _patience_s(job)):
+        evaluation = await unless_stopped(job.stop, evaluate(job.fleet, job.held_out, version, job.accounts.progressed))
     if evaluation is None:
         return None
+    if evaluation.left_out:
+        job.narrate(f"left out of the evaluation: {evaluation.left_out}; the log says why")
     metrics = job.metrics
     for text, report in (("on_policy", evaluation.on_policy), ("reference", evaluation.reference)):
         if report is not None:

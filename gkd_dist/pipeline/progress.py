@@ -8,6 +8,7 @@ from typing import Any
 from gkd_dist.errors import UserError
 from gkd_dist.replay.sample_ids import SampleIdSet
 
+_FILE = "ring.json"
 _SCHEMA = 1
 _KEYS = {"schema", "run", "step", "trained", "dropped", "baseline", "num_trained_tokens"}
 
@@ -27,7 +28,8 @@ class Progress:
     """State of the reward's baseline."""
     num_trained_tokens: int = 0
 
-    def write(self, file: Path) -> None:
+    def write(self, checkpoint: Path) -> None:
+        """Into the folder of a checkpoint."""
         state = {
             "schema": _SCHEMA,
             "run": self.run,
@@ -37,7 +39,7 @@ class Progress:
             "baseline": self.baseline,
             "num_trained_tokens": self.num_trained_tokens,
         }
-        file.write_text(json.dumps(state) + "\n")
+        (checkpoint / _FILE).write_text(json.dumps(state) + "\n")
 
     def copy(self) -> "Progress":
         """As it is now, whatever comes."""
@@ -45,11 +47,12 @@ class Progress:
         return Progress(self.run, self.step, trained, dropped, self.baseline, self.num_trained_tokens)
 
     @classmethod
-    def read(cls, file: Path) -> "Progress":
+    def read(cls, checkpoint: Path) -> "Progress":
         """
         Raises:
             UserError: not what `write` writes; says what is wrong.
         """
+        file = checkpoint / _FILE
         try:
             state: dict[str, Any] = json.loads(file.read_text())
             if state.keys() != _KEYS or state["schema"] != _SCHEMA:

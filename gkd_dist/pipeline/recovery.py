@@ -1,4 +1,4 @@
-"""Where a run goes on: the newest checkpoint, and what the journal kept of the work after it."""
+"""Everything is brought to where a run goes on, with what the journal kept of the work after it."""
 
 import logging
 from collections import defaultdict
@@ -9,14 +9,15 @@ from operator import methodcaller
 from gkd_dist.errors import EngineError, plain
 from gkd_dist.fleet import Fleet
 from gkd_dist.interfaces import Journal
-from gkd_dist.pipeline.checkpointing import LEARNER, read_progress
+from gkd_dist.pipeline.checkpointing import LEARNER
 from gkd_dist.pipeline.durability import Durability
 from gkd_dist.pipeline.intake import row_of
 from gkd_dist.pipeline.progress import Progress
+from gkd_dist.pipeline.recovery_point import find_recovery_point, return_to
 from gkd_dist.pipeline.ring import Plan
 from gkd_dist.replay.groups import Group, Kind
 from gkd_dist.replay.staleness import admissible
-from gkd_dist.types import SampleId, ScoredTrajectory
+from gkd_dist.types import Kept, SampleId, ScoredTrajectory
 
 logger = logging.getLogger(__name__)
 
@@ -35,36 +36,32 @@ class Recovered:
 async def recover(
     plan: Plan, fleet: Fleet, durability: Durability, narrate: Callable[[str], None], *, weights_are_live: bool
 ) -> Recovered:
-    """Bring learner, samplers and ledger to the newest checkpoint, or to the beginning where there is none.
+    """Bring learner, samplers and ledger to the newest checkpoint that can be used, or to the beginning where there is
+    none.
 
     Args:
         weights_are_live: samplers and learner hold the same weights where there is no checkpoint.
 
     Raises:
-        UserError: no checkpoint can be used, or the ledger does not name what it was trained on.
+        UserError: there are checkpoints, and none can be used.
         EngineError: the journal cannot be freed from what is void.
     """
     on_disk = durability.store.disk.run  # every byte of a checkpoint is read: that takes its time
-    checkpoint = await on_disk(durability.store.newest)
-    progress = Progress(plan.run)
+    point = await on_disk(lambda: find_recovery_point(plan.run, durability.store, durability.ledger))
+    progress, checkpoint = point.progress, point.checkpoint
     if checkpoint is not None:
         for discarded in checkpoint.discarded:
             narrate(f"checkpoint {discarded.path.name} cannot be used ({discarded.reason})")
-        progress = read_progress(checkpoint.path)
         await fleet.learner.restore((checkpoint.path / LEARNER).absolute())
         instead = " instead" if checkpoint.discarded else ""
         narrate(f"going on after step {progress.step}{instead}, from {checkpoint.path}")
-    num_dropped = await on_disk(
-        lambda: durability.ledger.truncate(
-            progress.step, run=progress.run, trained=progress.trained, dropped=progress.dropped
-        )
-    )
+    num_dropped = await on_disk(lambda: return_to(point, durability.store, durability.ledger))
     if num_dropped:
         narrate(f"{num_dropped} later entries of the ledger are void; their steps are trained again")
     if checkpoint is not None or not weights_are_live:
         publication = await fleet.learner.publish()
         await fleet.samplers.bring_up(methodcaller("load_weights", publication))
-    waiting = await _waiting(plan, progress, durability.journal)
+    waiting = await _waiting(plan, progress, durability.journal, narrate)
     if durability.journal is not None:
         await _leave_only(waiting, durability.journal)
     if waiting:
@@ -72,16 +69,20 @@ async def recover(
     return Recovered(progress, waiting, checkpoint.step if checkpoint is not None else None)
 
 
-async def _waiting(plan: Plan, progress: Progress, journal: Journal | None) -> list[Group]:
+async def _waiting(
+    plan: Plan, progress: Progress, journal: Journal | None, narrate: Callable[[str], None]
+) -> list[Group]:
     """Groups of the journal that the steps after `progress` can be trained on."""
     if journal is None:
         return []
     try:
         kept = await journal.read(progress.trained.union(progress.dropped))
     except Exception as error:
-        logger.warning("the journal cannot be read, what it kept is sampled and scored again: %s", plain(error))
+        narrate(f"the journal cannot be read, what it kept is sampled and scored again: {plain(error)}")
         return []
-    open_items = [item for item in kept if _is_usable(plan, progress, item)]
+    if kept.lost:
+        narrate(f"the journal lost {_lost(kept)}; what they held is sampled and scored again where it is needed")
+    open_items = [item for item in kept.scored if _is_usable(plan, progress, item)]
     by_row: dict[int, list[ScoredTrajectory]] = defaultdict(list)
     for item in open_items:
         by_row[item.trajectory.sample_id.prompt_index].append(item)
@@ -89,6 +90,16 @@ async def _waiting(plan: Plan, progress: Progress, journal: Journal | None) -> l
     groups = [group for group in groups if len(group) == _group_size(plan, group)]
     groups.sort(key=lambda group: group[0].trajectory.sample_id)
     return _of_the_next_step(plan, progress, groups) if plan.whole_steps else groups
+
+
+def _lost(kept: Kept) -> str:
+    """How many records of which file, and why."""
+    number = sum(sum(reasons.values()) for reasons in kept.lost.values())
+    files = (
+        f"{file}: {', '.join(f'{number} {reason}' for reason, number in sorted(reasons.items()))}"
+        for file, reasons in sorted(kept.lost.items())
+    )
+    return f"{number} record(s) that are damaged or cut off ({'; '.join(files)})"
 
 
 async def _leave_only(waiting: Sequence[Group], journal: Journal) -> None:

@@ -106,8 +106,9 @@ def drop(ring: Ring, row: Row) -> None:
     """Nobody could sample or score this row: another one takes its place."""
     for repeat in ring.repeats(row.kind):
         sample_id = ring.plan.stream.prompt(row.index, repeat).sample_id
-        ring.progress.dropped.add(sample_id)
+        # First of all: no checkpoint may hold what the ledger does not know.
         ring.ledger.append(DroppedPrompt(ring.progress.step, sample_id, "rejected"))
+        ring.progress.dropped.add(sample_id)
         ring.accounts.dropped(1, "rejected")
     ring.intake.drop(row)
 

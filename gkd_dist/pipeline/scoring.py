@@ -1,6 +1,6 @@
 """Scoring: teachers judge every completion token, and a reward every answer, before replay."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from itertools import groupby
 from typing import Any
@@ -8,14 +8,14 @@ from typing import Any
 from gkd_dist.errors import EngineError, RejectedError
 from gkd_dist.fault_points import fault_point
 from gkd_dist.fleet import Fleet
-from gkd_dist.interfaces import Replicas, Teacher
+from gkd_dist.interfaces import Remembering, Replicas, Teacher
 from gkd_dist.pipeline.judging import judge
 from gkd_dist.pipeline.rejection import in_part
 from gkd_dist.pipeline.ring import Ring
 from gkd_dist.pipeline.routing import TeachersOf, ask
 from gkd_dist.replay.groups import Group
 from gkd_dist.supervision.together import gather_all
-from gkd_dist.targets import TargetsHandle, TeacherTargets
+from gkd_dist.targets import CacheUse, TargetsHandle, TeacherTargets
 from gkd_dist.types import ScoredTrajectory, TeacherScore, Trajectory
 
 
@@ -42,7 +42,8 @@ async def _scored(ring: Ring, trajectories: Sequence[Trajectory]) -> list[Scored
 
 
 async def _score(ring: Ring, trajectories: Sequence[Trajectory]) -> list[ScoredTrajectory]:
-    return await score(ring.fleet, trajectories, ring.plan.teachers_of, whole_steps=ring.plan.whole_steps)
+    whole_steps, told = ring.plan.whole_steps, ring.accounts.remembered
+    return await score(ring.fleet, trajectories, ring.plan.teachers_of, whole_steps=whole_steps, told=told)
 
 
 async def _rewards(ring: Ring, trajectories: Sequence[Trajectory]) -> list[float | None]:
@@ -60,12 +61,14 @@ async def score(
     teachers_of: TeachersOf | None = None,
     *,
     whole_steps: bool = True,
+    told: Callable[[CacheUse], None] = lambda _: None,
 ) -> list[ScoredTrajectory]:
     """Every trajectory with the scores of its teachers, both in their order; all teachers work at once.
 
     Args:
         teachers_of: names of the teachers of a sample; None: all of the fleet, which may be none.
         whole_steps: see `routing.ask`.
+        told: what the teachers' caches did since they were last asked that.
 
     Raises:
         EngineError: a sample has no teacher, or one that is not in the fleet.
@@ -75,7 +78,12 @@ async def score(
     asked = [_names(fleet, trajectory, teachers_of) for trajectory in trajectories]
     columns = await gather_all(
         _column(
-            name, replicas, [index for index, names in enumerate(asked) if name in names], trajectories, whole_steps
+            name,
+            replicas,
+            [index for index, names in enumerate(asked) if name in names],
+            trajectories,
+            whole_steps,
+            told,
         )
         for name, replicas in fleet.teachers.items()
     )
@@ -104,12 +112,15 @@ async def _column(
     indices: Sequence[int],
     trajectories: Sequence[Trajectory],
     whole_steps: bool,
+    told: Callable[[CacheUse], None],
 ) -> dict[int, TeacherScore]:
     """What one teacher says, by index of the trajectory."""
 
     async def targets_of(teacher: Teacher, part: Sequence[Trajectory]) -> list[TeacherTargets | TargetsHandle]:
         fault_point("scoring.ask")
         targets = await teacher.score(part)
+        if isinstance(teacher, Remembering):
+            told(teacher.cache_use())
         for trajectory, each in zip(part, targets, strict=True):
             if each.num_tokens != trajectory.num_completion_tokens:
                 raise RejectedError(

@@ -37,17 +37,20 @@ class ReplicaName:
 
 
 async def check_at_start(
-    fleet: Fleet, record: Callable[[Sequence[TeacherCheck]], None] = lambda _: None
+    fleet: Fleet,
+    record: Callable[[Sequence[TeacherCheck]], None] = lambda _: None,
+    progressed: Callable[[], None] = lambda: None,
 ) -> dict[ReplicaName, TeacherCheck]:
     """Verify every replica of every teacher, and hold the replicas of one teacher against each other.
 
     Args:
         record: told what was found, also where it is refused.
+        progressed: told of every answer.
 
     Raises:
         ModelError: one does not answer as it should, or as its replicas do.
     """
-    checks = await _verify(fleet.teachers)
+    checks = await _verify(fleet.teachers, progressed)
     record(list(checks.values()))
     for replica, check in checks.items():
         if not check.passed:
@@ -123,7 +126,7 @@ class Sentinel:
         names = due(step, self._steps_between)
         if names:
             with self._accounts.timed("sentinel"):
-                checks = await _verify_living({name: self._fleet.teachers[name] for name in names})
+                checks = await self._ask(names)
             self._judge(step, checks)
             self._last_good.update(dict.fromkeys(names, step))
 
@@ -135,7 +138,10 @@ class Sentinel:
         """
         names = [name for name, steps in self._steps_between.items() if steps and not self._checked_at(name, num_steps)]
         if names and num_steps:
-            self._judge(None, await _verify_living({name: self._fleet.teachers[name] for name in names}))
+            self._judge(None, await self._ask(names))
+
+    async def _ask(self, names: Sequence[str]) -> dict[ReplicaName, TeacherCheck]:
+        return await _verify_living({name: self._fleet.teachers[name] for name in names}, self._accounts.progressed)
 
     def _checked_at(self, name: str, num_steps: int) -> bool:
         return self._last_good.get(name) == num_steps - 1
@@ -157,17 +163,25 @@ def due(step: int, steps_between: Mapping[str, int]) -> list[str]:
     return [name for name, steps in steps_between.items() if steps and step and step % steps == 0]
 
 
-async def _verify(teachers: Mapping[str, Replicas[Teacher]]) -> dict[ReplicaName, TeacherCheck]:
+async def _verify(
+    teachers: Mapping[str, Replicas[Teacher]], progressed: Callable[[], None]
+) -> dict[ReplicaName, TeacherCheck]:
     named = {
         ReplicaName(name, slot): teacher
         for name, replicas in teachers.items()
         for slot, teacher in replicas.serving.items()
     }
     # In turn: replicas may be one server, where sequences asked together share a batch, and its rounding.
-    return {replica: await teacher.verify() for replica, teacher in named.items()}
+    checks = {}
+    for replica, teacher in named.items():
+        checks[replica] = await teacher.verify()
+        progressed()
+    return checks
 
 
-async def _verify_living(teachers: Mapping[str, Replicas[Teacher]]) -> dict[ReplicaName, TeacherCheck]:
+async def _verify_living(
+    teachers: Mapping[str, Replicas[Teacher]], progressed: Callable[[], None]
+) -> dict[ReplicaName, TeacherCheck]:
     """As `_verify`, but a replica that dies meanwhile is left to supervision. One of each teacher answers at least."""
     checks: dict[ReplicaName, TeacherCheck] = {}
     for name, replicas in teachers.items():
@@ -179,5 +193,6 @@ async def _verify_living(teachers: Mapping[str, Replicas[Teacher]]) -> dict[Repl
                 if classify(error) is not Failure.INFRA:
                     raise
                 logger.warning("%s is not checked: %s", ReplicaName(name, slot), plain(error))
+            progressed()
         checks |= found or {ReplicaName(name, 0): await replicas.call(methodcaller("verify"), "verify its answers")}
     return checks

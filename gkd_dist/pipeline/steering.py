@@ -4,18 +4,19 @@ import asyncio
 import logging
 import os
 import socket
+from datetime import UTC, datetime
 from typing import Any
 
 from gkd_dist.config.run import RunConfig
 from gkd_dist.errors import ConfigError
 from gkd_dist.fleet import Fleet, role_of
-from gkd_dist.interfaces import Replicas
+from gkd_dist.interfaces import Journal, Placed, Replicas
 from gkd_dist.pipeline.accounting import StepAccounts
 from gkd_dist.pipeline.stage import Stage
 from gkd_dist.runs.control import Panel, Target, target_problems
 from gkd_dist.runs.events import Tell, nobody
 from gkd_dist.runs.run_directory import RunDirectory
-from gkd_dist.runs.status import MAX_PROBLEM, RoleStatus, SlotStatus, Status
+from gkd_dist.runs.status import MAX_PROBLEM, ProcessStatus, RoleStatus, SlotStatus, Status
 from gkd_dist.supervision.scaling import Decision, Pressure, decide
 from gkd_dist.supervision.together import gather_all
 
@@ -30,6 +31,7 @@ class Steering:
 
     Args:
         attempt: number of this start of the run.
+        journal: shown with the other processes; None where there is none.
         tell: told of every change of a target.
     """
 
@@ -42,8 +44,10 @@ class Steering:
         stage: Stage,
         attempt: int,
         tell: Tell = nobody,
+        journal: Journal | None = None,
     ) -> None:
         self._config = config
+        self._journal = journal
         self._fleet = fleet
         self._accounts = accounts
         self._stage = stage
@@ -59,14 +63,19 @@ class Steering:
         """This moment."""
         ring = self._stage.ring
         return Status(
+            at=datetime.now(UTC).isoformat(timespec="seconds"),
             attempt=self._attempt,
             pid=os.getpid(),
             host=socket.gethostname(),
+            node=self._fleet.node,
             state=self._stage.state if ring is None or not ring.stop.is_set() else "stopping",
             step=ring.progress.step if ring else 0,
             max_steps=self._config.learner.max_steps,
             samplers=_role(self._fleet.samplers),
             teachers={name: _role(pool) for name, pool in self._fleet.teachers.items()},
+            learners=tuple(_processes(self._fleet.learner)),
+            reward=next(iter(_processes(self._fleet.reward)), None),
+            journal=next(iter(_processes(self._journal)), None),
             queue_depth=ring.replay.depth if ring else 0,
             staleness=self._accounts.staleness,
             max_staleness=self._config.max_staleness,
@@ -135,6 +144,12 @@ class Steering:
         pool.set_target(target)
         role = "sampler" if pool is self._fleet.samplers else role_of(name)
         self._tell("scale", role=role, former=str(former), state=str(target), reason=reason)
+
+
+def _processes(part: object) -> list[ProcessStatus]:
+    """Of a part; none where it is in this process."""
+    places = part.places if isinstance(part, Placed) else []
+    return [ProcessStatus(pid=int(place["pid"]), node=str(place["node"])) for place in places]
 
 
 def _role(pool: Replicas[Any]) -> RoleStatus:

@@ -35,7 +35,9 @@ async def teacher_answers(fleet: Fleet, held_out: HeldOut, drafts: Sequence[Traj
         except Exception as error:
             logger.warning("no answers of %s are shown: %s", name, plain(error))
             continue
-        found[name] = {index: answer for index, answer in zip(own, answers, strict=True) if answer}
+        found[name] = {
+            draft.sample_id.prompt_index: answer for draft, answer in zip(asked, answers, strict=True) if answer
+        }
     return found
 
 

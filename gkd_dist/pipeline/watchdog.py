@@ -1,4 +1,4 @@
-"""The stall watchdog: above all deadlines, it ends a run in which nothing comes to an end any more.
+"""The stall watchdog: above all deadlines, it ends a phase of a run in which nothing comes to an end any more.
 
 It watches from a thread of its own, so that it also sees an event loop that stands still. A run that fails otherwise
 leaves the same behind as one that stalls: a diagnosis, and a checkpoint where one can still be had.
@@ -11,9 +11,9 @@ import logging
 import os
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -30,10 +30,11 @@ _LAST_WORDS_S = 30.0
 class Watchdog:
     """Cancels the task that entered the block when nothing has moved for too long.
 
-    async with Watchdog(accounts_idle_s, 900, file, diagnose):
+    async with Watchdog("training", pulse.idle_s, 900, file, diagnose):
         await run_ring(ring)          # raises StalledError
 
     Args:
+        phase: what the block does, in words.
         idle_s: seconds since anything last came to an end.
         timeout_s: so many are too many.
         file: receives the diagnosis as JSON.
@@ -45,6 +46,7 @@ class Watchdog:
 
     def __init__(
         self,
+        phase: str,
         idle_s: Callable[[], float],
         timeout_s: float,
         file: Path,
@@ -54,6 +56,7 @@ class Watchdog:
         spare: tuple[type[Exception], ...] = (),
         exit: Callable[[int], object] = os._exit,
     ) -> None:
+        self._phase = phase
         self._idle_s = idle_s
         self._timeout_s = timeout_s
         self._file = file
@@ -79,8 +82,8 @@ class Watchdog:
                     self._task.uncancel()
                 await self._say_last_words()
                 raise StalledError(
-                    f"nothing has come to an end for {self._timeout_s:g} s (supervision.stall_timeout_s); what every "
-                    f"part was doing is in {self._file}"
+                    f"{self._phase}: nothing has come to an end for {self._timeout_s:g} s "
+                    f"(supervision.stall_timeout_s); what every part was doing is in {self._file}"
                 ) from None
             if isinstance(error, Exception) and not isinstance(error, self._spare):
                 self._try_to_write(error)
@@ -127,7 +130,12 @@ class Watchdog:
             failure: None for a stall.
         """
         fault_point("watchdog.write")
-        diagnosis: dict[str, Any] = {"at": time.time(), "idle_s": self._idle_s(), "timeout_s": self._timeout_s}
+        diagnosis: dict[str, Any] = {
+            "at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "phase": str(self._phase),
+            "idle_s": self._idle_s(),
+            "timeout_s": self._timeout_s,
+        }
         if failure is not None:
             diagnosis["error"] = traceback.format_exception(failure)
         try:
@@ -136,7 +144,8 @@ class Watchdog:
             diagnosis["diagnosis_failed"] = plain(error)
         diagnosis["stacks"] = stacks(self._loop)
         self._file.write_text(json.dumps(diagnosis, indent=2, default=str) + "\n")
-        logger.critical("%s; diagnosis in %s", "stalled" if failure is None else "failed", self._file)
+        how = "stalled" if failure is None else "failed"
+        logger.critical("%s while %s; diagnosis in %s", how, self._phase, self._file)
 
 
 def stacks(loop: asyncio.AbstractEventLoop) -> dict[str, list[str]]:
@@ -147,7 +156,20 @@ def stacks(loop: asyncio.AbstractEventLoop) -> dict[str, list[str]]:
         for ident, frame in sys._current_frames().items()
     }
     for task in asyncio.all_tasks(loop):
-        found[f"task {task.get_name()}"] = [
-            f"{frame.f_code.co_filename}:{frame.f_lineno} {frame.f_code.co_name}" for frame in task.get_stack()
-        ]
+        found[f"task {task.get_name()}"] = _awaits(task)
     return found
+
+
+def _awaits(task: "asyncio.Task[Any]") -> list[str]:
+    """Where a task waits. `Task.get_stack` knows the outermost coroutine alone; this follows what each one awaits."""
+    lines = []
+    awaited: Any = task.get_coro()
+    while awaited is not None:
+        kind = next((kind for kind in ("cr", "gi", "ag") if hasattr(awaited, f"{kind}_frame")), None)
+        if kind is None:  # a future, or an iterator of C
+            break
+        frame = getattr(awaited, f"{kind}_frame")
+        if frame is not None:
+            lines.append(f"{frame.f_code.co_filename}:{frame.f_lineno} {frame.f_code.co_name}")
+        awaited = getattr(awaited, {"cr": "cr_await", "gi": "gi_yieldfrom", "ag": "ag_await"}[kind])
+    return lines

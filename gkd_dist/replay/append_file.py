@@ -1,5 +1,6 @@
 """A file that only grows, by whole records (floor F2)."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -9,6 +10,9 @@ from gkd_dist.fault_points import fault_point
 
 class AppendFile:
     """Unbuffered: what `append` has written outlives the process; `sync` makes it outlive a power cut.
+
+    Where a flush fails, or a half record cannot be taken back, nobody knows what the disk holds, and a later flush that
+    succeeds would not tell (pages that could not be written count as written): from then on every call is refused.
 
     Args:
         path: made, with the folders above it, when it is missing.
@@ -21,6 +25,9 @@ class AppendFile:
     def __init__(self, path: Path, *, from_byte: int | None = None) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         is_new = not path.exists()
+        self._path = path
+        self.is_sound = True
+        """False: calls are refused."""
         self._descriptor: int | None = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
         if is_new:  # a file is lost with its name, however well it is flushed itself
             flush(path.parent)
@@ -38,6 +45,7 @@ class AppendFile:
         """
         if self._descriptor is None:
             raise ValueError("the file is closed")
+        self._check()
         try:
             for part in parts:
                 self._write(self._descriptor, memoryview(part))
@@ -48,14 +56,26 @@ class AppendFile:
         self.num_bytes += sum(memoryview(part).nbytes for part in parts)
 
     def sync(self) -> None:
-        """Returns once everything appended is on the disk; nothing to do after `close`."""
-        if self._descriptor is not None:
+        """Returns once everything appended is on the disk; nothing to do after `close`.
+
+        Raises:
+            OSError: it is not, now or in a former call.
+        """
+        if self._descriptor is None:
+            return
+        self._check()
+        try:
+            fault_point("append_file.sync")
             os.fsync(self._descriptor)
+        except OSError:
+            self.is_sound = False
+            raise
 
     def close(self) -> None:
-        """Flush to disk and let go; closing twice is fine."""
+        """Flush to disk, unless that failed before, and let go; closing twice is fine."""
         try:
-            self.sync()
+            if self.is_sound:
+                self.sync()
         finally:
             descriptor, self._descriptor = self._descriptor, None
             if descriptor is not None:
@@ -66,6 +86,15 @@ class AppendFile:
             view = view[os.write(descriptor, view) :]
 
     def _cut(self, num_bytes: int) -> None:
-        if self._descriptor is not None:
+        if self._descriptor is None:
+            return
+        try:
             os.ftruncate(self._descriptor, num_bytes)
             self.num_bytes = os.lseek(self._descriptor, num_bytes, os.SEEK_SET)
+        except OSError:
+            self.is_sound = False
+            raise
+
+    def _check(self) -> None:
+        if not self.is_sound:
+            raise OSError(errno.EIO, "an earlier write failed, so what it holds is not known", str(self._path))

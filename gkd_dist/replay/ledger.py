@@ -1,11 +1,11 @@
 """What every train step was trained on: one line of JSON per step, the proof of exactly-once training (floor F2).
 
-The learner's checkpoint decides what has happened. On resume at step N everything about steps from N on is dropped from
-the ledger, because it never happened to these weights; what is left names every sample that did.
+A run goes on from a checkpoint whose every sequence the ledger names. On resume at step N everything about steps from N
+on is dropped, because it never happened to these weights; what is left names every sample that did.
 """
 
 import os
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -87,57 +87,79 @@ class Ledger:
         """
         if self._file is None:
             self._file = AppendFile(self.path, from_byte=_whole_bytes(self.path))
-        self._file.append(self._adapter.dump_json(entry) + b"\n")
+        self._file.append(self._line(entry))
 
     def sync(self) -> None:
         """Returns once all lines would survive a power cut: before a checkpoint that relies on them is finished."""
         if self._file is not None:
             self._file.sync()
 
-    def truncate(
-        self,
-        step: int,
-        *,
-        run: str | None = None,
-        trained: SampleIdSet | None = None,
-        dropped: Container[SampleId] = frozenset(),
-    ) -> int:
-        """Drop the entries of steps >= `step`, and torn lines behind the last one that stays; returns how many.
+    def fault(self, step: int, *, run: str, trained: SampleIdSet) -> str | None:
+        """Why a checkpoint cannot rely on this ledger; None where it names exactly what the checkpoint holds.
+
+        Args:
+            step: of the checkpoint: all steps before it must be here, once and in order.
+            run: name under which the run began.
+            trained: what these steps were trained on.
+        """
+        ids, num_steps, damaged = SampleIdSet(), 0, None
+        for number, line in self._lines():
+            entry = self._parse(line)
+            if entry is None:
+                damaged = damaged or number
+            elif isinstance(entry, StepEntry) and entry.step < step:
+                if damaged is not None:
+                    return f"line {damaged} of the ledger is damaged"
+                if entry.step != num_steps:
+                    return f"the ledger has step {entry.step} where step {num_steps} belongs"
+                if num_steps == 0 and entry.sequences[0].sample_id.run != run:
+                    return f"the ledger is that of run {entry.sequences[0].sample_id.run!r}, not of {run!r}"
+                ids.update(sequence.sample_id for sequence in entry.sequences)
+                num_steps += 1
+        if num_steps < step:
+            return f"the ledger ends after {num_steps} steps"
+        if ids.ranges() != trained.ranges():
+            others = " others" if len(ids) == len(trained) else ""
+            return f"the ledger names {len(ids)} sequences for its steps, the checkpoint {len(trained)}{others}"
+        return None
+
+    def truncate(self, step: int, *, run: str = "", dropped: SampleIdSet | None = None) -> int:
+        """Drop the entries of steps >= `step`, and what is damaged; returns how many.
 
         The new file replaces the former one whole, and survives a power cut.
 
         Args:
-            run: name under which the run began, where that is known.
-            trained: what the steps before `step` were trained on, where that is known.
-            dropped: prompts that are known to be given up; their entries stay whatever their step.
+            run: name under which the run began.
+            dropped: prompts that are known to be given up; their entries stay whatever their step, and come back where
+                they were lost.
 
         Raises:
-            DataError: a line before the last entry that stays is damaged, or what stays does not name `run` and
-                `trained`; the file is as before.
+            DataError: a line before the last step that stays is damaged; the file is as before.
         """
         self.close()
-        if not self.path.exists():
-            self._check((), step, run, trained)
+        dropped, named = dropped or SampleIdSet(), SampleIdSet()
+        if not self.path.exists() and not len(dropped):
             return 0
         draft = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
         num_dropped, damaged = 0, None
-        steps: list[StepEntry] = []
         try:
             with draft.open("wb") as file:
                 for number, line in self._lines():
                     entry = self._parse(line)
-                    if entry is not None and _stays(entry, step, dropped):
-                        if damaged is not None:
-                            raise self._damage(damaged)
-                        file.write(line)
-                        if isinstance(entry, StepEntry):
-                            steps.append(entry)
+                    if entry is None or not _stays(entry, step, dropped):
+                        num_dropped += 1
+                        damaged = number if entry is None else damaged
                         continue
-                    num_dropped += 1
-                    damaged = number if entry is None else damaged
+                    if isinstance(entry, DroppedPrompt):
+                        named.add(entry.sample_id)
+                    elif damaged is not None:
+                        raise self._damage(damaged)
+                    file.write(line)
+                for sample_id in dropped.ids(run):
+                    if sample_id not in named:
+                        file.write(self._line(DroppedPrompt(step, sample_id, "rejected")))
                 file.flush()
                 os.fsync(file.fileno())
-            self._check(steps, step, run, trained)
             draft.rename(self.path)
         finally:
             draft.unlink(missing_ok=True)
@@ -186,6 +208,9 @@ class Ledger:
         with self.path.open("rb") as file:
             yield from enumerate(file, start=1)
 
+    def _line(self, entry: LedgerEntry) -> bytes:
+        return self._adapter.dump_json(entry) + b"\n"
+
     def _parse(self, line: bytes) -> LedgerEntry | None:
         """None where the line is not what `append` writes."""
         if not line.endswith(b"\n"):
@@ -195,22 +220,6 @@ class Ledger:
         except ValidationError:
             return None
 
-    def _check(self, steps: Sequence[StepEntry], step: int, run: str | None, trained: SampleIdSet | None) -> None:
-        if trained is None:
-            return
-        found = _trained(steps)
-        problem = None
-        if found.ranges() != trained.ranges():
-            problem = f"names {len(found)} sequences for the steps before {step}, the checkpoint {len(trained)}"
-            problem += " others" if len(found) == len(trained) else ""
-        elif steps and run is not None and steps[0].sequences[0].sample_id.run != run:
-            problem = f"is that of run {steps[0].sequences[0].sample_id.run!r}, the checkpoint that of {run!r}"
-        if problem:
-            raise DataError(
-                f"{self.path} {problem}: it was lost, cut or exchanged; put back the ledger.jsonl of this run, or set "
-                "checkpoint.resume=false to train from the beginning in a new run"
-            )
-
     def _damage(self, number: int) -> DataError:
         return DataError(
             f"{self.path}: line {number} is damaged, so what the run has trained on is not known; put back an intact "
@@ -218,7 +227,7 @@ class Ledger:
         )
 
 
-def _stays(entry: LedgerEntry, step: int, dropped: Container[SampleId]) -> bool:
+def _stays(entry: LedgerEntry, step: int, dropped: SampleIdSet) -> bool:
     return entry.step < step or (isinstance(entry, DroppedPrompt) and entry.sample_id in dropped)
 
 

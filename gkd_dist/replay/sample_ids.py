@@ -5,7 +5,7 @@ size grows with the number of gaps and not with the length of the run.
 """
 
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 
 from gkd_dist.types import SampleId
@@ -70,13 +70,14 @@ class SampleIdSet:
     def union(self, other: "SampleIdSet") -> "SampleIdSet":
         """The ids of both, as a set of its own."""
         both = SampleIdSet(self.ranges())
-        both.update(
-            SampleId("", index, repeat)
-            for repeat, ranges in other.ranges().items()
-            for start, end in ranges
-            for index in range(start, end)
-        )
+        both.update(other.ids(""))
         return both
+
+    def ids(self, run: str) -> Iterator[SampleId]:
+        """One by one, under the name of the run."""
+        for repeat, ranges in self.ranges().items():
+            for start, end in ranges:
+                yield from (SampleId(run, index, repeat) for index in range(start, end))
 
     def ranges(self) -> dict[int, Ranges]:
         """A copy, for a checkpoint: repeat index -> [(start, end), ...]."""

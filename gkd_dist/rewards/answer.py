@@ -5,9 +5,9 @@ from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from typing import Literal
 
+from gkd_dist.data.numbers import last_number, lone_number
 from gkd_dist.data.rows import Row
 from gkd_dist.errors import DataError, EngineError
-from gkd_dist.rewards.numbers import last_number, lone_number
 from gkd_dist.types import Answer
 
 Match = Literal["number", "exact"]

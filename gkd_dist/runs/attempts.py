@@ -6,10 +6,12 @@
 `attempts.jsonl` has one line when an attempt starts and one when it ends; an attempt without the second was killed.
 """
 
+import json
 import logging
 import os
 import socket
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,6 +28,7 @@ from gkd_dist.runs.run_directory import RunDirectory
 logger = logging.getLogger(__name__)
 
 _MAX_REASON = 500
+_JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 
 
 class _Line(Document):
@@ -34,6 +37,7 @@ class _Line(Document):
     at: str
     host: str = ""
     pid: int = 0
+    job: str = ""
     how: str = ""
     exit_code: int | None = None
 
@@ -47,9 +51,12 @@ class AttemptRecord:
     """UTC, ISO 8601; as `ended_at`."""
     host: str
     pid: int
+    job: str = ""
+    """Submission id of the Ray job that it was; empty where it was none."""
     ended_at: str | None = None
     how: str | None = None
-    """`done`, `stopped`, `interrupted`, or the error; None while it runs, and where it was killed."""
+    """`done`, `stopped`, `interrupted` (at once, by a signal), or the error; None while it runs, and where it was
+    killed."""
     exit_code: int | None = None
     """Of the command; None where `how` is."""
 
@@ -76,7 +83,7 @@ class Attempt:
             directory.target.unlink(missing_ok=True)
             directory.status.unlink(missing_ok=True)
             self._lock.write(Holder(run_epoch=self.next_epoch(), host=host, pid=pid, started_at=now))
-            self._append(_Line(attempt=self.number, event="started", at=now, host=host, pid=pid))
+            self._append(_Line(attempt=self.number, event="started", at=now, host=host, pid=pid, job=submission_id()))
         except BaseException:
             self._lock.close()
             raise
@@ -86,6 +93,10 @@ class Attempt:
         self._num_epochs += 1
         return f"{self.number:06d}-{self._num_epochs:04d}-{uuid.uuid4().hex}"
 
+    def break_off(self, exit_code: int, how: str = "interrupted") -> None:
+        """Write the end of a process that leaves at once, without the end of the block; never raises. Any thread."""
+        self._try_to_end(how, exit_code)
+
     def __enter__(self) -> "Attempt":
         return self
 
@@ -93,14 +104,13 @@ class Attempt:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            try:
-                self._append(
-                    _Line(
-                        attempt=self.number, event="ended", at=_now(), how=_reason(error), exit_code=_exit_code(error)
-                    )
-                )
-            finally:
-                self._lock.close()
+            self._try_to_end(_reason(error), _exit_code(error))
+        finally:
+            self._lock.close()
+
+    def _try_to_end(self, how: str, exit_code: int) -> None:
+        try:
+            self._append(_Line(attempt=self.number, event="ended", at=_now(), how=how, exit_code=exit_code))
         except OSError as full:  # must not hide how the run ended
             logger.warning("%s: the end of attempt %d could not be written: %s", self._path, self.number, full)
 
@@ -116,6 +126,16 @@ class Attempt:
             os.fsync(file.fileno())
 
 
+def submission_id(environment: Mapping[str, str] = os.environ) -> str:
+    """Of the Ray job that this process is; empty where it is none. Ray tells the command of a job what it was
+    submitted with."""
+    try:
+        told = json.loads(environment.get(_JOB_VARIABLE, "{}"))["metadata"]["job_submission_id"]
+    except (ValueError, LookupError, TypeError):
+        return ""
+    return told if isinstance(told, str) else ""
+
+
 def read_attempts(path: Path) -> list[AttemptRecord]:
     """All attempts, the first one first; lines that a crash cut off are passed over."""
     records: dict[int, AttemptRecord] = {}
@@ -127,13 +147,14 @@ def read_attempts(path: Path) -> list[AttemptRecord]:
         except ValidationError:
             continue
         if line.event == "started":
-            records[line.attempt] = AttemptRecord(line.attempt, line.at, line.host, line.pid)
+            records[line.attempt] = AttemptRecord(line.attempt, line.at, line.host, line.pid, line.job)
         elif (begun := records.get(line.attempt)) is not None:
             records[line.attempt] = AttemptRecord(
                 begun.number,
                 begun.started_at,
                 begun.host,
                 begun.pid,
+                begun.job,
                 ended_at=line.at,
                 how=line.how,
                 exit_code=line.exit_code,

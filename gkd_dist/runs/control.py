@@ -25,7 +25,7 @@ from gkd_dist.runs.attempts import read_attempts
 from gkd_dist.runs.documents import Document, read_document, write_document
 from gkd_dist.runs.lock import Holder, holder_of
 from gkd_dist.runs.run_directory import RunDirectory
-from gkd_dist.runs.status import SlotStatus, Status
+from gkd_dist.runs.status import Alike, Status, alike
 
 logger = logging.getLogger(__name__)
 
@@ -119,14 +119,14 @@ def await_target(
     """Wait until as many replicas serve as `request` asks for.
 
     Args:
-        say: told in one line of everything that keeps one of them from serving, once.
+        say: told once of everything that keeps some of them from serving, in one line for all that it is said of.
 
     Raises:
         RunError: the run refused it, ended, or was asked for something else meanwhile.
         DeadlineError: it takes longer than `timeout_s`; the run goes on towards the target.
     """
     deadline = clock() + timeout_s
-    told: set[str] = set()
+    told: dict[tuple[str, str, str], set[int]] = {}
     while True:
         status = read_document(directory.status, Status)
         if status is not None and status.request_id == request.request_id:
@@ -134,10 +134,11 @@ def await_target(
                 raise RunError(status.problem)
             if _has_converged(status, request):
                 return status
-            for line in _problems(status, request):
-                if line not in told:
-                    told.add(line)
-                    say(line)
+            for name, group in _problems(status, request):
+                known = told.setdefault((name, group.state, group.problem), set())
+                if not known.issuperset(group.slots):
+                    known.update(group.slots)
+                    say(f"{name} {group}")
         require_running(directory)
         newest = read_document(directory.target, Target)
         if newest is not None and newest.request_id != request.request_id:
@@ -234,19 +235,15 @@ def _has_converged(status: Status, request: Target) -> bool:
     )
 
 
-def _with_problem(slot: SlotStatus) -> str:
-    return f"slot {slot.slot} {slot.state}" + (f": {slot.problem}" if slot.problem else "")
-
-
-def _problems(status: Status, request: Target) -> list[str]:
-    """What keeps the roles of `request` from their numbers, one line per slot."""
+def _problems(status: Status, request: Target) -> list[tuple[str, Alike]]:
+    """What keeps the roles of `request` from their numbers, by role."""
     roles = {name: status.role(name) for name in request.roles}
     return [
-        f"{name} {_with_problem(slot)}"
+        (name, group)
         for name, role in roles.items()
         if role is not None
-        for slot in role.slots
-        if slot.problem
+        for group in alike(role.slots)
+        if group.problem
     ]
 
 
@@ -258,6 +255,6 @@ def _missing(status: Status | None, request: Target) -> str:
         role = status.role(name)
         if role is None:
             continue
-        others = ", ".join(_with_problem(slot) for slot in role.slots if slot.state != "healthy")
+        others = ", ".join(map(str, alike(slot for slot in role.slots if slot.state != "healthy")))
         parts.append(f"{name} {role.num_serving} of {number}" + (f" ({others})" if others else ""))
     return ", ".join(parts)

@@ -10,6 +10,7 @@ pool.set_target(3)
 
 import asyncio
 import itertools
+import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
@@ -119,6 +120,11 @@ class Pool(Generic[Replica]):
         return sum(len(slot.incarnation.requests) for slot in slots if slot.incarnation is not None)
 
     @property
+    def num_done(self) -> int:
+        """Requests and obligations that came to an end so far, however."""
+        return self._roster.num_done
+
+    @property
     def events(self) -> list[Event]:
         """The newest changes of state, oldest first; a thousand at most."""
         return list(self._roster.events)
@@ -198,20 +204,21 @@ class Pool(Generic[Replica]):
     async def _until_late(self, tasks: list[asyncio.Task[None]], number: int) -> bool:
         """Wait for `tasks`; True where some go on after the deadline, while another replica has done it."""
         roster = self._roster
-        timer = roster.timer(roster.rules.catch_up_timeout_s)
+        deadline = roster.clock() + roster.rules.catch_up_timeout_s
         try:
-            while not all(task.done() for task in tasks):
-                if timer.done() and any(each.fulfilled >= number for each in roster.serving):
+            while True:
+                changed = roster.changed  # who starts meanwhile may be the one that has done it
+                if all(task.done() for task in tasks):
+                    return False
+                is_late = roster.clock() >= deadline
+                if is_late and any(each.fulfilled >= number for each in roster.serving):
                     return True
-                waiting = {task for task in [*tasks, timer] if not task.done()}
-                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            return False
+                open_tasks = [task for task in tasks if not task.done()]
+                await roster.wait(changed, math.inf if is_late else deadline, *open_tasks)
         except asyncio.CancelledError:
             for task in tasks:
                 task.cancel()
             raise
-        finally:
-            timer.cancel()
 
     def require(self, obligation: Callable[[Replica], Awaitable[object]]) -> None:
         """As `bring_up`, for replicas that start from now on: those that serve have done it, or need not."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
@@ -34,6 +35,8 @@ class Request(Generic[Replica, T]):
         self._failed: list[Incarnation[Replica]] = []
         self._num_failures = {Failure.INFRA: 0, Failure.DATA: 0}
         self._last = Failure.DATA
+        self._blamed: Incarnation[Replica] | None = None
+        """Who failed it last."""
 
     async def run(self, first: Incarnation[Replica] | None = None) -> T:
         """The answer.
@@ -55,9 +58,21 @@ class Request(Generic[Replica, T]):
                 error = failure
             if self._is_exhausted:
                 raise error
-            name = f"{self._roster.role} {incarnation.slot.index}"
-            logger.warning("%s did not %s (%s); asking again", name, self._what, plain(error))
+            self._say(error)
             self._roster.census.count("gkd_requests_retried_total", self._roster.role, **{"class": self._last.value})
+
+    def _say(self, error: Exception) -> None:
+        """A replica that fails all that it has in hand is named once, until it answers again; what is refused, and so
+        not the replica's fault, each time."""
+        blamed = self._blamed
+        if blamed is None:
+            return
+        is_news = self._last is Failure.DATA or not blamed.is_blamed
+        name = f"{self._roster.role} {blamed.slot.index}"
+        level = logging.WARNING if is_news else logging.DEBUG
+        logger.log(level, "%s did not %s (%s); asking again", name, self._what, plain(error))
+        if self._last is Failure.INFRA:
+            blamed.is_blamed = True
 
     @property
     def _is_exhausted(self) -> bool:
@@ -117,38 +132,49 @@ class Request(Generic[Replica, T]):
         never ends. Were it cancelled, a straggler would look idle, and one that hangs would look well.
         """
         roster = self._roster
-        tries = {asyncio.create_task(self._try(incarnation))}
-        timer = roster.timer(after_s)
+        tries = {self._begin(incarnation)}
+        late_at = roster.clock() + after_s
         is_hedged = is_answered = False
         try:
             while True:
-                waiting = {*tries, *(set() if timer.done() else {timer})}
-                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                changed = roster.changed
                 for task in [task for task in tries if task.done()]:
                     error = task.exception()
                     if error is None or len(tries) == 1:
                         is_answered = True
                         return task.result()
                     tries.discard(task)
-                if not timer.done() or is_hedged:
-                    continue
-                is_hedged = True
-                second = roster.choose([*self._failed, incarnation])
-                if second is not None:
-                    tries.add(asyncio.create_task(self._try(second)))
-                    roster.census.count("gkd_requests_hedged_total", roster.role)
+                if not is_hedged and roster.clock() >= late_at:
+                    second = roster.choose([*self._failed, incarnation])
+                    if second is not None:
+                        is_hedged = True
+                        tries.add(self._begin(second))
+                        roster.census.count("gkd_requests_hedged_total", roster.role)
+                await roster.wait(changed, late_at if roster.clock() < late_at else math.inf, *tries)
         finally:
-            timer.cancel()
             for task in tries:
                 if not is_answered:
                     task.cancel()
                 roster.keep(task)
 
+    def _begin(self, incarnation: Incarnation[Replica]) -> "asyncio.Task[T]":
+        """Try one replica beside others. It has the request in hand at once, not only when its task gets its turn: else
+        requests of one moment would all go to the same replica."""
+        work = self._roster.begin(incarnation, self._work, incarnation.requests, self._what)
+        task = asyncio.create_task(self._finish(incarnation, work))
+        task.add_done_callback(lambda _: work.cancel())  # where it is cancelled before its first turn
+        return task
+
     async def _try(self, incarnation: Incarnation[Replica]) -> T:
+        work = self._roster.begin(incarnation, self._work, incarnation.requests, self._what)
+        return await self._finish(incarnation, work)
+
+    async def _finish(self, incarnation: Incarnation[Replica], work: "asyncio.Future[T]") -> T:
         try:
-            answer = await self._roster.run(incarnation, self._work, incarnation.requests, self._what)
+            answer = await self._roster.outcome(incarnation, work, self._what)
         except Exception as error:
             self._last = classify(error)
+            self._blamed = incarnation
             self._roster.census.refused(self._roster.role, error)
             self._failed.append(incarnation)
             if not (isinstance(error, ReplicaEndedError) and error.drained):

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Coroutine
 from typing import Any, Generic, TypeVar
@@ -54,6 +55,8 @@ class Roster(Generic[Replica]):
         self.obligation: Callable[[Replica], Awaitable[object]] | None = None
         self.newest = 0
         """Number of the newest obligation; 0 is none."""
+        self.num_done = 0
+        """Requests and obligations that came to an end, however: who counts them sees whether anything moves."""
         self.changed = asyncio.Event()
         """Set once at the next change of any slot, and then replaced: take it before looking, then wait."""
         self._sleep = sleep
@@ -64,7 +67,11 @@ class Roster(Generic[Replica]):
     def serving(self) -> list[Incarnation[Replica]]:
         """In slot order, the suspect ones too."""
         slots = [self.slots[index] for index in sorted(self.slots)]
-        return [slot.incarnation for slot in slots if slot.incarnation is not None and slot.health.serves]
+        return [
+            slot.incarnation
+            for slot in slots
+            if slot.incarnation is not None and slot.health.serves and not slot.incarnation.ended
+        ]
 
     @property
     def preferred(self) -> list[Incarnation[Replica]]:
@@ -98,36 +105,54 @@ class Roster(Generic[Replica]):
         slot.health.started(self.clock(), " ".join(f"{key}={value}" for key, value in facts.items()))
         return slot.incarnation
 
-    async def run(
+    def begin(
         self,
         incarnation: Incarnation[Replica],
         work: Callable[[Replica], Awaitable[T]],
         tasks: set[asyncio.Future[Any]],
         what: str,
-    ) -> T:
-        """`work` on one replica, kept in `tasks` (its requests or its duties) for as long as it lasts.
+    ) -> "asyncio.Future[T]":
+        """Begin `work` on one replica: from now on, and for as long as it lasts, it counts among `tasks` (its requests
+        or its duties), and ends with the replica.
+
+        Raises:
+            ReplicaEndedError: the replica was ended since it was chosen.
+        """
+        if incarnation.ended:
+            raise self._ended_while(incarnation, what)
+        task = asyncio.ensure_future(work(incarnation.replica))
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+        task.add_done_callback(lambda _: self._is_done(incarnation))
+        return task
+
+    async def outcome(self, incarnation: Incarnation[Replica], task: "asyncio.Future[T]", what: str) -> T:
+        """What came of what `begin` began; cancelling it cancels the work.
 
         Raises:
             ReplicaEndedError: the replica was ended meanwhile.
             Exception: what the work raised.
         """
-        task = asyncio.ensure_future(work(incarnation.replica))
-        tasks.add(task)
         try:
             return await task
         except asyncio.CancelledError:
             current = asyncio.current_task()
             if current is not None and current.cancelling():
                 raise  # the caller no longer wants it
-            name = f"{self.role} {incarnation.slot.index}"
-            raise ReplicaEndedError(f"{name} was ended while asked to {what}", incarnation.drained) from None
-        finally:
-            tasks.discard(task)
-            if incarnation.slot.health.state is State.DRAINING:
-                self.notify()
+            raise self._ended_while(incarnation, what) from None
+
+    def _ended_while(self, incarnation: Incarnation[Replica], what: str) -> ReplicaEndedError:
+        name = f"{self.role} {incarnation.slot.index}"
+        return ReplicaEndedError(f"{name} was ended while asked to {what}", incarnation.drained)
+
+    def _is_done(self, incarnation: Incarnation[Replica]) -> None:
+        self.num_done += 1
+        if incarnation.slot.health.state is State.DRAINING:
+            self.notify()
 
     def succeeded(self, incarnation: Incarnation[Replica]) -> None:
         """A request was answered."""
+        incarnation.is_blamed = False
         if not incarnation.ended:
             incarnation.slot.health.request_succeeded(self.clock())
 
@@ -198,15 +223,14 @@ class Roster(Generic[Replica]):
         """
         async with incarnation.turn:
             while incarnation.fulfilled < number and self.obligation is not None:
-                if incarnation.ended:
-                    raise ReplicaEndedError(f"{self.role} {incarnation.slot.index} was ended", incarnation.drained)
                 newest = self.newest
                 try:
-                    answer = await self.run(incarnation, self.obligation, incarnation.duties, "catch up")
+                    begun = self.begin(incarnation, self.obligation, incarnation.duties, "catch up")
+                    answer = await self.outcome(incarnation, begun, "catch up")
                 except Exception as error:
                     self.census.failed(self.role, error)
                     raise
-                incarnation.fulfilled = newest
+                incarnation.fulfilled = max(incarnation.fulfilled, newest)  # `require` may have gone on meanwhile
                 self.census.fulfilled(self.role, incarnation.slot.index, answer)
 
     def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
@@ -237,13 +261,14 @@ class Roster(Generic[Replica]):
         changed, self.changed = self.changed, asyncio.Event()
         changed.set()
 
-    async def wait(self, changed: asyncio.Event, until: float) -> None:
-        """Return at the change, or when the clock says `until`."""
-        tasks = [asyncio.ensure_future(changed.wait()), self.timer(until - self.clock())]
+    async def wait(self, changed: asyncio.Event, until: float, *others: asyncio.Future[Any]) -> None:
+        """Return at the change, when the clock says `until`, or when one of `others` is done."""
+        change = asyncio.ensure_future(changed.wait())
+        timers = [] if until == math.inf else [self.timer(until - self.clock())]
         try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([change, *timers, *others], return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for task in tasks:
+            for task in (change, *timers):
                 task.cancel()
 
     def timer(self, seconds: float) -> asyncio.Future[Any]:

@@ -70,6 +70,8 @@ class Incarnation(Generic[Replica]):
         """Number of the newest obligation it has done."""
         self.turn = asyncio.Lock()
         """Obligations are done one after the other."""
+        self.is_blamed = False
+        """It failed a request, which was said, and has answered none since then."""
         self.ended = False
         self.drained = False
         """It ended because it was scaled away."""

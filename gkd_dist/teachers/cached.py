@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from gkd_dist.checks import TeacherCheck
 from gkd_dist.interfaces import Teacher
-from gkd_dist.targets import TargetsHandle, TeacherTargets
+from gkd_dist.targets import CacheUse, TargetsHandle, TeacherTargets
 from gkd_dist.teachers.fingerprint import sequences_key
 from gkd_dist.teachers.score_cache import ScoreCache
 from gkd_dist.types import Source, Trajectory
@@ -18,8 +18,8 @@ Answers = dict[int, TeacherTargets | TargetsHandle]
 
 
 class CachedTeacher:
-    """Implements `interfaces.Teacher` around another: what that says about completions that the student did not write
-    is kept on disk and found there by the next epoch, replica or run.
+    """Implements `interfaces.Teacher` and `Remembering` around another: what that says about completions that the
+    student did not write is kept on disk and found there by the next epoch, replica or run.
 
     A teacher is frozen and its targets are those of temperature 1, so they depend on the teacher and the tokens alone:
     neither on the objective nor on `teacher.temperature`. They are those of the first time, when they were computed
@@ -41,10 +41,9 @@ class CachedTeacher:
         self._make_fingerprint = fingerprint
         self._fingerprint: str | None = None
         self._unverified: set[str] = set()
-        self.num_hits = 0
-        """Fixed pairs that the teacher was not asked about."""
-        self.num_misses = 0
-        """Fixed pairs that it was asked about."""
+        self.use = CacheUse()
+        """Fixed pairs that the teacher was not asked about, and those that it was, from the beginning."""
+        self._untold = CacheUse()
 
     async def score(self, trajectories: Sequence[Trajectory]) -> list[TeacherTargets | TargetsHandle]:
         """See `interfaces.Scorer.score`."""
@@ -52,8 +51,8 @@ class CachedTeacher:
         if not fixed:
             return await self._teacher.score(trajectories)
         keys, answers = await asyncio.to_thread(self._look_up, fixed)
-        self.num_hits += len(answers)
-        self.num_misses += len(fixed) - len(answers)
+        found_bytes = sum(each.num_bytes for each in answers.values())
+        num_found = len(answers)
         missing = [index for index in fixed if index not in answers]
         written = [index for index in range(len(trajectories)) if index not in fixed]
         groups = [group for group in (written, missing) if group]
@@ -62,8 +61,16 @@ class CachedTeacher:
         )
         for group, targets in zip(groups, scored, strict=True):
             answers |= zip(group, targets, strict=True)
+        use = CacheUse(num_found, len(missing), found_bytes, sum(answers[index].num_bytes for index in missing))
+        self.use += use
+        self._untold += use
         await asyncio.to_thread(self._keep, {keys[index]: answers[index] for index in missing})
         return [answers[index] for index in range(len(trajectories))]
+
+    def cache_use(self) -> CacheUse:
+        """See `interfaces.Remembering.cache_use`."""
+        use, self._untold = self._untold, CacheUse()
+        return use
 
     async def verify(self) -> TeacherCheck:
         """See `interfaces.Teacher.verify`."""
@@ -89,8 +96,8 @@ class CachedTeacher:
 
     async def close(self) -> None:
         """Close the teacher; what was kept stays."""
-        num_fixed = self.num_hits + self.num_misses
-        logger.info("%d of %d fixed pairs were scored before", self.num_hits, num_fixed)
+        num_fixed = self.use.num_hits + self.use.num_misses
+        logger.info("%d of %d fixed pairs were scored before", self.use.num_hits, num_fixed)
         await self._teacher.close()
 
     def _look_up(

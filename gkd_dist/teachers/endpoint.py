@@ -86,7 +86,7 @@ class Endpoint:
             EngineError: no answer, or an error of the server's.
         """
         try:
-            with urlopen(f"{self.root}/health", timeout=min(self.timeout_s, _HEALTH_TIMEOUT_S)):
+            with urlopen(f"{self.root}/health", timeout=min(self.timeout_s, _HEALTH_TIMEOUT_S)):  # noqa: S310 - base_url is http or https
                 return
         except HTTPError as error:
             if error.code < 500:

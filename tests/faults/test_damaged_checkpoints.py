@@ -57,6 +57,22 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(half: Runs, c
     assert equal(half, clean)
 
 
+@pytest.mark.fault(26)
+def test_a_ledger_that_was_cut_leads_back_to_a_checkpoint_that_it_covers(half: Runs, clean: Runs) -> None:
+    """Cut inside of a record, and killed before it was made good: the third start does what the second was to do."""
+    older, newer = sorted(half.directory.checkpoints.glob("step-*"), key=lambda path: int(path.name[5:]))
+    step = int(older.name[5:])
+    lines = half.directory.ledger.read_bytes().splitlines(keepends=True)
+    assert len(lines) > step, "witness: it knew more"
+    half.directory.ledger.write_bytes(b"".join(lines[: step + 1])[:-9])
+    said = half.dies("recovery.before_cut:kill").said
+    assert f"checkpoint {newer.name} cannot be used (the ledger ends after {step} steps)" in said
+    assert f"going on after step {step} instead, from" in said
+    assert not newer.exists()
+    assert f"going on after step {step}, from" in half.ends(0).said
+    assert equal(half, clean)
+
+
 @pytest.mark.fault(27)
 def test_another_configuration_is_refused_with_every_difference(half: Runs) -> None:
     before = {path: path.stat().st_mtime_ns for path in half.directory.path.rglob("*")}

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from gkd_dist.runs.attempts import read_attempts
 from tests.gkd_process import GkdProcess, Runs
 
 DEADLINES = (
@@ -63,3 +64,28 @@ def test_an_event_loop_that_stands_still(local: Runs) -> None:
     found = json.loads(local.directory.diagnosis.read_text())
     assert any("fault_points.py" in line for line in found["stacks"]["thread MainThread"])
     assert "the event loop does not react" in process.said
+    (attempt,) = read_attempts(local.directory.attempts)
+    assert (attempt.how, attempt.exit_code) == ("StalledError: even the event loop stood still", 70)
+
+
+@pytest.mark.fault(23)
+@pytest.mark.slow
+def test_an_evaluation_that_hangs(local: Runs) -> None:
+    process = local.ends(70, *DEADLINES, "evaluation.enabled=true", faults="scoring.ask:hang@1")
+    found = json.loads(local.directory.diagnosis.read_text())
+    assert found["phase"] == "evaluating before training"
+    assert "stalled while evaluating before training" in process.said
+    assert local.directory.last_checkpoint is None
+
+
+@pytest.mark.fault(23)
+@pytest.mark.slow
+def test_a_part_that_never_comes_up(local: Runs) -> None:
+    """Longer than what a first part needs to import."""
+    limits = ("supervision.stall_timeout_s=20", "cluster.request_timeout_s=3", "cluster.startup_timeout_s=20")
+    process = local.start(*limits, faults="local.build:hang@2")
+    assert process.ended() == 70
+    found = json.loads(local.directory.diagnosis.read_text())
+    assert found["phase"] == "starting the engines"
+    assert [line.split(" after")[0] for line in found["said"]] == ["sampler 0 up"]
+    assert "starting the engines: nothing has come to an end for 40 s" in process.said

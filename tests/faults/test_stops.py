@@ -4,6 +4,7 @@ import signal
 
 import pytest
 
+from gkd_dist.runs.attempts import read_attempts
 from tests.gkd_process import Runs, equal
 
 MOMENTS = ["scoring.ask:delay=2@2", "learner.after_forward:delay=2@2", "checkpoint.between_files:delay=2@2"]
@@ -59,4 +60,6 @@ def test_a_second_ctrl_c_ends_it_at_once(local: Runs, number: signal.Signals) ->
     process.send(signal.SIGINT)
     assert process.ended() == 130
     assert "stopped at once" in process.said
-    assert local.directory.lock.read_text() != ""  # it had no time to say that it ends
+    assert local.directory.lock.read_text() != ""  # it has no time for more than the end of its attempt
+    (attempt,) = read_attempts(local.directory.attempts)
+    assert (attempt.how, attempt.exit_code) == ("interrupted", 130)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ray.job_submission import JobSubmissionClient
 
 from gkd_dist.cli import main
 from gkd_dist.runs.documents import read_document
@@ -156,7 +157,7 @@ def test_a_wrong_token_and_none_are_told_apart(
     assert code == 2 and "refused no token (tried $RAY_AUTH_TOKEN," in said
 
 
-def test_without_authentication_the_exit_code_of_a_failure_comes_back(
+def test_without_authentication_a_failure_s_exit_code_comes_back_and_jobs_of_others_are_found(
     models: dict[str, Path], infra: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gkd: Command
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -170,5 +171,13 @@ def test_without_authentication_the_exit_code_of_a_failure_comes_back(
         assert "tiny-attempt-1: failed, exit code 2" in said
         (job,) = told(gkd, "list", "--address", head.url)["jobs"]
         assert job["exit_code"] == 2
+
+        # As KubeRay's operator does it: an id of its own, no metadata.
+        printing = """sh -c 'echo "[   0.1 s] run directory /gone/words-3"' gkd run /etc/gkd/recipe.yaml"""
+        JobSubmissionClient(head.url).submit_job(entrypoint=printing, submission_id="gkd-x7k2p")
+        assert gkd("logs", "gkd-x7k2p", "-f")[0] == 0
+        shown = told(gkd, "status", "words", "--address", head.url)
+        assert (shown["job"]["id"], shown["job"]["run"], shown["job"]["exit_code"]) == ("gkd-x7k2p", "words", 0)
+        assert [job["run"] for job in told(gkd, "list", "--address", head.url)["jobs"]] == ["tiny", "words"]
     code, said = gkd("list", "--address", head.url)
     assert code == 2 and "no Ray dashboard answers" in said

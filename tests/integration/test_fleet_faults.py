@@ -24,7 +24,7 @@ from gkd_dist.fleet import Fleet
 from gkd_dist.pipeline.learning import train_batch
 from gkd_dist.pipeline.scoring import score
 from gkd_dist.testing.fakes import FakeLearner
-from gkd_dist.types import SampleId
+from gkd_dist.types import Kept, SampleId
 from tests import tiny
 from tests.mock_engines import MockLearner, MockSampler, MockTeacher, asked, is_gone, processes, until
 
@@ -111,13 +111,13 @@ def test_the_journal_keeps_trajectories_whose_payload_the_driver_never_saw(tmp_p
         fleet = await start_fleet(plan_of(tmp_path), CONFIG, RULES)
         scored = await score(fleet, TRAJECTORIES)
         journal = await start_journal(tmp_path / "journal", 60)
-        assert await journal.read() == []
+        assert (await journal.read()).scored == []
         await journal.append(scored[:2])
         await journal.append(scored[2:])
         await journal.sync()
         journal.kill()
         again = await start_journal(tmp_path / "journal", 60)
-        found = await again.read()
+        found = (await again.read()).scored
         again.kill()  # what it read outlives it
         assert [item.trajectory.sample_id for item in found] == [item.sample_id for item in TRAJECTORIES]
         assert [item.scores[0].targets.num_bytes for item in found] == [
@@ -127,13 +127,13 @@ def test_the_journal_keeps_trajectories_whose_payload_the_driver_never_saw(tmp_p
         assert report.num_sequences == 3
         third = await start_journal(tmp_path / "journal", 60)
         await third.keep_only(frozenset({TRAJECTORIES[1].sample_id}))
-        assert [item.trajectory.sample_id for item in await third.read()] == [TRAJECTORIES[1].sample_id]
+        assert [item.trajectory.sample_id for item in (await third.read()).scored] == [TRAJECTORIES[1].sample_id]
         third._time_line -= 1  # as a call that was sent before
         await third.append(scored[:1])
         third._time_line += 1
-        assert len(await third.read()) == 1
+        assert len((await third.read()).scored) == 1
         await third.forget({SampleId("test", index) for index in range(3)})
-        assert await third.read() == []
+        assert await third.read() == Kept([], {})
         await third.close()
         await fleet.close()
 

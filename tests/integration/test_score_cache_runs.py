@@ -1,6 +1,7 @@
 """Whole runs that share a score cache: fixed pairs are scored once, whatever the epoch, the run and the objective."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,15 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Source]:
 
     monkeypatch.setattr(HfTeacher, "_score", watched)
     return seen
+
+
+def cache_results(output: Path) -> Counter[str]:
+    """Fixed pairs by whether the teacher had scored them before, over all steps."""
+    lines = (output / "latest" / "metrics.jsonl").read_text().splitlines()
+    found: Counter[str] = Counter()
+    for record in map(json.loads, lines):
+        found += Counter({each: record.get(f"score_cache_{each}", 0) for each in ("hit", "miss")})
+    return found
 
 
 def losses(output: Path) -> list[float]:
@@ -51,7 +61,9 @@ def test_a_second_epoch_and_a_sweep_over_beta_score_no_pair_again(
 
     num_pairs = len(rows)  # those to train on, and the held-out references
     assert 0 < run("first", "objective.beta=0.25") <= num_pairs
+    assert cache_results(tmp_path / "first")["miss"] > 0
     assert run("again", "objective.beta=0.25") == 0
+    assert cache_results(tmp_path / "again").keys() == {"hit"}
     assert run("swept", "objective.beta=0.75") == 0
     assert run("colder", "objective.beta=0.25", "teacher.temperature=0.5") == 0
     assert run("other", "teacher.transport=full") > 0

@@ -22,7 +22,7 @@ ENDLESS = "learner.max_steps=100000"
 NOT_IN_EVERY_RUN = {
     "gkd_reward_mean",
     "gkd_held_out_reward_mean",
-    "gkd_teacher_mass",
+    "gkd_teacher_mass_ratio",
     "gkd_replica_restarts_total",
 }
 """Of rewards and of `topk`; and restarts are shown only where there were some."""
@@ -97,6 +97,8 @@ def test_throughput_by_promql_is_that_of_the_records(server: Prometheus, runs: R
     seen = Seen(server)
     stop(run)
     seen.check(runs)
+    for stage, value in (("training", 0), ("ended", 1)):  # it has waited for this scrape
+        assert server.value(f'last_over_time(gkd_run_stage{{stage="{stage}"}}[1h])') == value
 
 
 @pytest.mark.ray

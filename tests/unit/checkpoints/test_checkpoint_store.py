@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from gkd_dist.checkpoints import manifest
+from gkd_dist.checkpoints import store as stores
 from gkd_dist.checkpoints.manifest import MANIFEST, MARKER
 from gkd_dist.checkpoints.store import CheckpointStore
 from gkd_dist.errors import UserError
@@ -311,6 +312,42 @@ def test_damaged_ones_do_not_count_and_go_once_a_newer_one_is_good(store: Checkp
     save(again, 5)
     again.prune()
     assert names(store.folder) == ["step-3", "step-5"]
+
+
+def test_what_is_newer_than_where_a_run_goes_on_is_set_aside_until_it_is_replaced(store: CheckpointStore) -> None:
+    save(store, 1, 2, 3, 4)
+    (store.path_of(3) / "ring.json").unlink()
+    (store.path_of(4) / MARKER).unlink()
+    again = CheckpointStore(store.folder, keep=2)
+    assert again.set_aside(1) == [store.folder / "void-step-3", store.folder / "void-step-2"]
+    assert names(store.folder) == ["step-1", "step-4", "void-step-2", "void-step-3"], "the last was never finished"
+    assert again.newest().step == 1
+    again.prune()
+    assert names(store.folder) == ["step-1", "void-step-2", "void-step-3"]
+    save(again, 2)
+    again.prune()
+    assert names(store.folder) == ["step-1", "step-2", "void-step-3"]
+    assert again.set_aside(1) == [store.folder / "void-step-2"]
+    save(again, 3)
+    assert again.set_aside(1) == [store.folder / "void-step-3"], "in the place of the former one"
+
+
+def test_a_good_checkpoint_that_is_objected_to_is_passed_over(store: CheckpointStore) -> None:
+    save(store, 1, 2)
+    found = store.newest(lambda step, path: f"{path.name} is disliked" if step == 2 else None)
+    assert (found.step, found.discarded[0].reason) == (1, "step-2 is disliked")
+    with pytest.raises(UserError, match="step-1: never"):
+        store.newest(lambda *_: "never")
+
+
+def test_the_name_of_the_folder_is_flushed_when_it_is_made(
+    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed: list[Path] = []
+    monkeypatch.setattr(stores, "flush", flushed.append)
+    store.draft(1)
+    store.draft(2)
+    assert flushed == [store.folder.parent]
 
 
 def test_while_none_is_good_nothing_finished_goes(store: CheckpointStore) -> None:

@@ -4,8 +4,10 @@ import asyncio
 import json
 import os
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -13,11 +15,12 @@ import pytest
 from gkd_dist.cli import main
 from gkd_dist.config.load import dump_run_config, load_run_config
 from gkd_dist.errors import StoppedError
+from gkd_dist.metrics.console import moment
 from gkd_dist.replay.ledger import DroppedPrompt, Ledger, StepEntry, TrainedSequence
-from gkd_dist.runs.attempts import Attempt
+from gkd_dist.runs.attempts import Attempt, read_attempts
 from gkd_dist.runs.control import Panel, Target
 from gkd_dist.runs.run_directory import COMPLETE, RunDirectory
-from gkd_dist.runs.status import RoleStatus, SlotStatus, Status
+from gkd_dist.runs.status import ProcessStatus, RoleStatus, SlotStatus, Status
 from gkd_dist.types import SampleId, Source, VersionRange
 
 SETTINGS = ("student.model=s", "teacher.model=t", "cluster.mode=ray", "sampler.max_replicas=4", "learner.max_steps=60")
@@ -43,7 +46,10 @@ def job(directory: RunDirectory, *, obeys: bool = True) -> Iterator[dict[str, in
         num_slots = targets[name] if obeys else 1
         slots = tuple(SlotStatus(slot=number, state="healthy", pid=7, node="n") for number in range(num_slots))
         if num_slots < targets[name]:
-            slots += (SlotStatus(slot=num_slots, state="restarting", problem="the cluster has no room for it"),)
+            slots += tuple(
+                SlotStatus(slot=number, state="restarting", problem="the cluster has no room for it")
+                for number in range(num_slots, targets[name])
+            )
         return RoleStatus(target=targets[name], slots=slots)
 
     def apply(target: Target) -> None:
@@ -51,6 +57,8 @@ def job(directory: RunDirectory, *, obeys: bool = True) -> Iterator[dict[str, in
 
     def status() -> Status:
         return Status(
+            at="2026-03-01T13:05:09+00:00", node="m", journal=ProcessStatus(pid=6, node="m"),
+            learners=(ProcessStatus(pid=8, node="n"), ProcessStatus(pid=9, node="m")),
             attempt=1, pid=5, host="h", state="training", step=41, max_steps=60, samplers=role("samplers"),
             teachers={"teacher": role("teachers.teacher")}, queue_depth=3, staleness=1, max_staleness=2,
             last_checkpoint=40, tokens_per_s={"sampler": 110.4, "learner": 95},
@@ -188,7 +196,11 @@ def test_status_of_a_running_job(directory: RunDirectory, capsys: pytest.Capture
     with job(directory):
         assert main(["status", "latest"]) == 0
         assert capsys.readouterr().out.splitlines() == [
-            "tiny-1: training, step 41/60, attempt 1 (h, pid 5)",
+            f"tiny-1: training, step 41/60, attempt 1 since {began(directory)}",
+            "controller: pid 5 node m, host h",
+            "learner rank 0: pid 8 node n",
+            "learner rank 1: pid 9 node m",
+            "journal: pid 6 node m",
             "samplers: 1 of 1 serve",
             "  slot 0: healthy, 0 restart(s), pid 7 node n",
             "teacher teacher: 1 of 1 serve",
@@ -202,6 +214,37 @@ def test_status_of_a_running_job(directory: RunDirectory, capsys: pytest.Capture
     assert shown["last_checkpoint"] == shown["status"]["last_checkpoint"] == 40
     assert shown["attempts"][0]["how"] is None
     assert Status.model_validate_json(json.dumps(shown["status"])).samplers.num_serving == 1
+    assert [each["pid"] for each in shown["status"]["learners"]] == [8, 9]
+    assert (shown["status"]["journal"]["pid"], shown["status"]["node"], shown["status"]["reward"]) == (6, "m", None)
+    for at in (shown["status"]["at"], shown["attempts"][0]["started_at"]):
+        assert datetime.fromisoformat(at).utcoffset() == timedelta(0)
+
+
+def began(directory: RunDirectory) -> str:
+    return moment(read_attempts(directory.attempts)[0].started_at)
+
+
+def test_people_read_moments_in_their_own_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "CET-1")
+    time.tzset()
+    try:
+        assert moment("2026-03-01T13:05:09+00:00") == "2026-03-01 14:05:09 CET"
+        assert moment("-") == "-"
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+def test_replicas_that_wait_alike_are_one_line(directory: RunDirectory, capsys: pytest.CaptureFixture[str]) -> None:
+    with job(directory, obeys=False):
+        assert main(["scale", "tiny-1", "--teachers", "40", "--timeout", "1"]) == 70
+        scaled = capsys.readouterr()
+        assert main(["status", "tiny-1"]) == 0
+        seen = capsys.readouterr().out
+    room = "the cluster has no room for it"
+    assert scaled.out.splitlines()[1:] == [f"tiny-1: teachers.teacher slots 1-39 (39) restarting: {room}"]
+    assert f"1 of 40 (slots 1-39 (39) restarting: {room});" in scaled.err
+    assert f" node n\n  slots 1-39 (39): restarting, 0 restart(s)\n    {room}\n" in seen
 
 
 def test_status_of_a_run_that_has_ended(directory: RunDirectory, capsys: pytest.CaptureFixture[str]) -> None:
@@ -211,7 +254,8 @@ def test_status_of_a_run_that_has_ended(directory: RunDirectory, capsys: pytest.
         raise StoppedError
     assert main(["status", "tiny-1"]) == 0
     first, second, _ = capsys.readouterr().out.splitlines()
-    assert first.startswith("tiny-1: not running; attempt 1 began ") and first.endswith(" and ended: stopped")
+    assert first.startswith("tiny-1: not running; attempt 1 began ") and first.endswith(": stopped")
+    assert f"began {began(directory)} and ended " in first
     assert second == "last seen at step 41/60"
     directory.write_summary(
         {"steps": 60, "before": {"forward_kl_nats": 1.94, "reward": None}, "after": {"forward_kl_nats": 0.642}}
@@ -232,7 +276,9 @@ def test_status_while_engines_start_names_the_process(
 ) -> None:
     with Attempt(directory):
         assert main(["status", "tiny-1"]) == 0
-    assert capsys.readouterr().out.startswith(f"tiny-1: starting (process {os.getpid()} on ")
+        assert f", pid {os.getpid()})" in capsys.readouterr().out
+        assert main(["status", "tiny-1"]) == 0
+    assert capsys.readouterr().out.startswith(f"tiny-1: starting since {began(directory)} (")
 
 
 def test_a_summary_of_something_else_is_named(directory: RunDirectory, capsys: pytest.CaptureFixture[str]) -> None:
@@ -240,6 +286,28 @@ def test_a_summary_of_something_else_is_named(directory: RunDirectory, capsys: p
         directory.summary.write_text(text)
         assert main(["status", "tiny-1"]) == 2
         assert capsys.readouterr().err.startswith(f"error: {directory.summary}: no")
+
+
+@pytest.mark.parametrize("columns", ["20", "80"])
+def test_explain_cuts_no_id_however_long_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], columns: str
+) -> None:
+    """For another program, and on a terminal that is too narrow."""
+    name = "distil-" + 12 * "long-"
+    made = RunDirectory.create(tmp_path, name)
+    made.write_config(dump_run_config(load_run_config("tiny", SETTINGS)))
+    ids = [SampleId(made.name, 123456, repeat) for repeat in range(2)]
+    sequences = tuple(
+        TrainedSequence(each, 0, Source.STUDENT, VersionRange(3, 4), ("a", "b"), use=1, staleness=1) for each in ids
+    )
+    ledger = Ledger(made.ledger)
+    ledger.append(StepEntry(4, 0, 0.5, 2, sequences))
+    ledger.close()
+    monkeypatch.setenv("COLUMNS", columns)
+    assert main(["explain", str(made.path), "4"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in lines if "123456" in line] == [str(each) for each in ids]
+    assert {len(line) for line in lines[2:]} == {len(lines[2])}, "one line for each"
 
 
 def test_explain_names_every_sequence_of_a_step(directory: RunDirectory, capsys: pytest.CaptureFixture[str]) -> None:

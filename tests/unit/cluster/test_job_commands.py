@@ -5,13 +5,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
 
 import pytest
 from ray.job_submission import JobDetails
 
-from gkd_dist.cluster.jobs import Jobs, entrypoint_of, run_directory_in
-from gkd_dist.errors import ResourceError
+from gkd_dist.cluster.job_log import run_directory_in
+from gkd_dist.cluster.jobs import Jobs, entrypoint_of
+from gkd_dist.errors import ResourceError, RunError
 
 
 def test_the_command_s_exit_code_is_said_and_kept() -> None:
@@ -77,31 +77,55 @@ def test_addresses_that_lead_nowhere(address: str, message: str) -> None:
     assert "secret" not in str(caught.value)
 
 
-class Breaking:
-    """A client whose connection to the log breaks in the middle of a line, and then once more at its end."""
+class Listing:
+    """A client of a cluster with a job of ours, two that KubeRay's operator has submitted, and one of a stranger."""
 
     def __init__(self) -> None:
-        self.tails = [["one\n", "tw"], ["one\ntwo\n", "three\n"], ["one\ntwo\nthree\n"]]
-        self.breaks = [True, True, False]
+        self.read: list[str] = []
 
-    async def tail_job_logs(self, submission_id: str) -> AsyncIterator[str]:
-        for text in self.tails.pop(0):
-            yield text
-        if self.breaks.pop(0):
-            raise RuntimeError("WebSocket connection closed unexpectedly with close code 1006")
+    def list_jobs(self) -> list[JobDetails]:
+        return [
+            JobDetails(
+                type="SUBMISSION",
+                submission_id=name,
+                status="RUNNING",
+                entrypoint=entrypoint,
+                metadata=metadata,
+                start_time=start,
+            )
+            for start, (name, entrypoint, metadata) in enumerate(
+                [
+                    (
+                        "tiny-attempt-1",
+                        entrypoint_of(["python", "-m", "gkd_dist", "run", "r.yaml"]),
+                        {"gkd_run": "tiny"},
+                    ),
+                    ("gkd-x7k2p", "gkd run /etc/gkd/recipe.yaml", None),
+                    ("gkd-early", "/srv/gkd/.venv/bin/gkd run quickstart", {}),
+                    ("theirs", "python train.py --note 'no gkd running here'", {}),
+                ]
+            )
+        ]
 
     def get_job_info(self, submission_id: str) -> JobDetails:
-        state = "RUNNING" if len(self.tails) == 2 else "SUCCEEDED"
-        code = None if state == "RUNNING" else 0
-        return JobDetails(
-            type="SUBMISSION", submission_id=submission_id, status=state, entrypoint="", driver_exit_code=code
-        )
+        return next(job for job in self.list_jobs() if job.submission_id == submission_id)
+
+    def get_job_logs(self, submission_id: str) -> str:
+        self.read.append(submission_id)
+        return {"gkd-x7k2p": "[   0.1 s] run directory /runs/words-of-mine-1\n", "gkd-early": ""}[submission_id]
 
 
-def test_a_log_that_breaks_off_is_told_once_and_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gkd_dist.cluster.jobs._POLL_S", 0)
+def test_a_job_that_an_operator_submitted_is_found_by_the_run_that_its_log_names() -> None:
     jobs = Jobs.__new__(Jobs)
-    jobs._client, jobs.address = Breaking(), ""  # type: ignore[assignment]
-    told: list[str] = []
-    job = jobs.follow("a-attempt-1", told.append)
-    assert "".join(told) == "one\ntwo\nthree\n" and (job.state, job.exit_code) == ("SUCCEEDED", 0)
+    jobs._client, jobs.address, jobs._runs = Listing(), "", {}  # type: ignore[assignment]
+    assert {job.id: job.run for job in jobs.all()} == {
+        "tiny-attempt-1": "tiny",
+        "gkd-x7k2p": "words-of-mine",
+        "gkd-early": "gkd-early",
+        "theirs": "",
+    }
+    assert jobs.find("words-of-mine").id == jobs.find("gkd-x7k2p").id == "gkd-x7k2p"
+    assert jobs.find("latest").id == "gkd-early"
+    assert jobs._client.read.count("gkd-x7k2p") == 1
+    with pytest.raises(RunError, match=r"train: no job of .*; there are tiny-attempt-1, gkd-x7k2p, gkd-early"):
+        jobs.find("train")

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from gkd_dist.cluster.journal import JournalDiedError, LastingJournal
+from gkd_dist.interfaces import Placed
 
 
 class Process:
@@ -16,6 +17,7 @@ class Process:
         self._dies_at = dies_at
         self.calls: list[str] = []
         self.ended = ""
+        self.places: list[dict[str, str | int]] = []
 
     def __getattr__(self, name: str) -> Any:
         async def call(*_: object) -> str:
@@ -85,5 +87,17 @@ def test_one_that_always_dies_is_given_up() -> None:
         with pytest.raises(JournalDiedError, match="died 4 times; look at Ray's logs"):
             await journal.sync()
         assert [len(process.calls) for process in processes] == [1, 2, 2, 2, 0, 0, 0, 0, 0]
+
+    asyncio.run(check())
+
+
+def test_the_process_that_goes_on_is_shown_in_the_place_of_the_dead_one() -> None:
+    async def check() -> None:
+        first, second = Process(dies_at=1), Process()
+        first.places, second.places = [{"pid": 1, "node": "n"}], [{"pid": 2, "node": "n"}]
+        journal = journal_of(first, second)
+        assert isinstance(journal, Placed) and journal.places == [{"pid": 1, "node": "n"}]
+        await journal.sync()
+        assert journal.places == [{"pid": 2, "node": "n"}]
 
     asyncio.run(check())

@@ -10,6 +10,7 @@ import pytest
 from gkd_dist.cluster.learner_group import LearnerGroup
 from gkd_dist.cluster.learner_ranks import rank_environment
 from gkd_dist.errors import EngineError, LearnerLostError, LostTargetsError, RejectedError
+from gkd_dist.interfaces import Placed
 from gkd_dist.process import DEFAULTS
 from gkd_dist.targets import SampledTargets
 from gkd_dist.testing.fakes import FakeLearner
@@ -207,3 +208,12 @@ def test_ranks_give_memory_back_unless_the_user_says_otherwise() -> None:
     assert (usual["MALLOC_MMAP_MAX_"], usual["MALLOC_MMAP_THRESHOLD_"]) == ("65536", "1048576")
     assert usual["GOMP_SPINCOUNT"] == DEFAULTS["GOMP_SPINCOUNT"]
     assert rank_environment(DEFAULTS | {"MALLOC_MMAP_MAX_": "7"})["MALLOC_MMAP_MAX_"] == "7"
+
+
+def test_a_group_is_where_its_ranks_are_in_their_order() -> None:
+    ranks = [Rank(), Rank(), Rank()]
+    for number in (0, 2):  # the process of rank 1 is not known
+        ranks[number].places = [{"pid": 10 - number, "node": f"n{number}"}]  # type: ignore[attr-defined]
+    group, _ = group_of(*ranks)
+    assert isinstance(group, Placed)
+    assert group.places == [{"pid": 10, "node": "n0"}, {"pid": 8, "node": "n2"}]

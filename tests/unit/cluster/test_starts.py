@@ -11,7 +11,7 @@ from gkd_dist.cluster.actors import Shell
 from gkd_dist.cluster.launchers import ActorLauncher, Needs
 from gkd_dist.cluster.placement import RoleNeeds
 from gkd_dist.config.ring import ClusterConfig
-from gkd_dist.errors import ResourceError
+from gkd_dist.errors import DeadlineError, ResourceError
 
 CPUS_AND_GPU = Needs(num_cpus=2, num_gpus=1)
 
@@ -56,8 +56,13 @@ def free(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     def remote(**_: object) -> Any:
         return lambda _: SimpleNamespace(remote=lambda: None)
 
-    monkeypatch.setattr(launchers, "ray", SimpleNamespace(remote=remote, available_resources=lambda: dict(free)))
+    cluster = SimpleNamespace(
+        remote=remote, available_resources=lambda: dict(free), cluster_resources=lambda: {"CPU": 8, "GPU": 4}
+    )
+    monkeypatch.setattr(launchers, "ray", cluster)
     monkeypatch.setattr(launchers, "_LOOK_S", 0.001)
+    monkeypatch.setattr(launchers, "_RELEASE_S", 0.05)
+    monkeypatch.setattr(launchers, "_RELEASE_LOOK_S", 0.001)
     return free
 
 
@@ -101,6 +106,56 @@ def test_a_start_without_room_ends_with_what_is_missing_and_leaves_nothing(free:
 
     assert free["GPU"] == 3
     asyncio.run(check())
+
+
+def test_a_late_start_does_not_blame_the_room_that_it_reserved_itself(
+    free: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What an actor without a process had reserved is free a while after it was ended, not at once."""
+    looks = 0
+
+    def available() -> dict[str, float]:
+        nonlocal looks
+        looks += proxy.killed
+        return {"CPU": 8, "GPU": 1} if looks > 3 else dict(free)
+
+    async def check() -> None:
+        with pytest.raises(DeadlineError, match=r"sampler 1 got no process within cluster.startup_timeout_s") as caught:
+            await launcher(proxy, [], startup_timeout_s=0.05).start(1)
+        assert caught.value.exit_code == 70
+
+    proxy = Waiting()
+    monkeypatch.setattr(launchers, "_RELEASE_S", 20)
+    monkeypatch.setattr(launchers.ray, "available_resources", available)
+    asyncio.run(check())
+    assert proxy.killed and looks > 3
+
+
+def test_what_the_whole_cluster_has_not_was_never_reserved(
+    free: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def check() -> None:
+        with pytest.raises(ResourceError, match=r"CPU: 64 wanted, 0.5 free"):
+            await launcher(Waiting(), [], startup_timeout_s=0.05, needs=Needs(num_cpus=64)).start(1)
+
+    assert free["CPU"] == 0.5
+    monkeypatch.setattr(launchers, "_RELEASE_S", 3600)
+    asyncio.run(asyncio.wait_for(check(), 20))
+
+
+def test_of_many_that_wait_for_the_same_one_says_so(free: dict[str, float]) -> None:
+    async def check() -> None:
+        proxy = Waiting()
+        starter = launcher(proxy, said)
+        starts = [asyncio.create_task(starter.start(slot)) for slot in range(40)]
+        await until(lambda: all(starter.waits_for(slot) for slot in range(40)))
+        proxy.placed.set()
+        await asyncio.gather(*starts)
+
+    assert free["CPU"] == 0.5
+    said: list[str] = []
+    asyncio.run(check())
+    assert len([line for line in said if "waits" in line]) == 1
 
 
 def test_an_actor_reserves_what_its_role_needs(monkeypatch: pytest.MonkeyPatch) -> None:

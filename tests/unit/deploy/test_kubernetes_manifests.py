@@ -4,6 +4,7 @@ import functools
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -15,7 +16,8 @@ import jsonschema
 import pytest
 import yaml
 
-from gkd_dist.cluster.jobs import _EXIT, RUN_KEY
+from gkd_dist.cluster.job_log import exit_code_in
+from gkd_dist.cluster.jobs import RUN_KEY
 from gkd_dist.cluster.placement import RoleNeeds
 from gkd_dist.config.load import load_run_config
 from gkd_dist.config.run import RunConfig
@@ -151,34 +153,46 @@ def test_a_job_has_the_cluster_and_makes_none_beside_its_own(overlay: str) -> No
     spec = only(job, "RayJob")["spec"]
     (submitter,) = spec["submitterPodTemplate"]["spec"]["containers"]
     assert submitter["image"] == pods(f"{overlay}/job")["head"]["spec"]["containers"][0]["image"]
-    command, script, path = spec["entrypoint"].split(" ")
-    assert command == "bash"
+    (path,) = re.findall(r"; gkd run (\S+);", spec["entrypoint"])
+    assert spec["metadata"] == {RUN_KEY: recipe(overlay).name}
     mounts = pods(f"{overlay}/job")["head"]["spec"]["containers"][0]["volumeMounts"]
     (mounted,) = (each["mountPath"] for each in mounts if each["name"] == "recipe")
-    volume = {each["name"]: each for each in pods(f"{overlay}/job")["head"]["spec"]["volumes"]}["recipe"]
-    sources = [each["configMap"]["name"] for each in volume["projected"]["sources"]]
-    files = {each["metadata"]["name"]: each["data"] for each in job if each["kind"] == "ConfigMap"}
-    assert files.keys() == {*sources}
-    assert {f"{mounted}/{name}" for data in files.values() for name in data} == {script, path}
-    assert spec["metadata"] == {RUN_KEY: recipe(overlay).name}
+    (file,) = only(job, "ConfigMap")["data"]
+    assert path == f"{mounted}/{file}"
     assert int(yaml.safe_load(spec["runtimeEnvYAML"])["env_vars"]["RAY_JOB_STOP_WAIT_TIME_S"]) == 600
 
 
-@pytest.mark.parametrize("code", [0, 2, 75])
-def test_the_job_says_its_exit_code_last_also_when_it_is_stopped(code: int, tmp_path: Path) -> None:
-    (entry,) = (each for each in built("cpu-quickstart/job") if each["metadata"]["name"] == "gkd-entry")
-    (tmp_path / "run.sh").write_text(entry["data"]["run.sh"])
+@pytest.mark.parametrize("code", [0, 75])
+@pytest.mark.parametrize("is_submitted_by_a_pod", [True, False])
+def test_the_entry_point_survives_the_shells_and_says_the_exit_code(
+    code: int, is_submitted_by_a_pod: bool, tmp_path: Path
+) -> None:
+    entrypoint = only(built(f"{OVERLAYS[0]}/job"), "RayJob")["spec"]["entrypoint"]
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    for name, line in (("gkd", f'echo "ran $*"; exit {code}'), ("ray", 'shift 3; for each; do echo "$each"; done')):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{line}\n")
+        (tmp_path / name).chmod(0o755)
+    if is_submitted_by_a_pod:  # K8sJobMode: a shell of the pod reads it; `ray job submit` quotes what it gets, anew
+        words = subprocess.run(
+            ["bash", "-c", f"ray job submit -- {entrypoint} ;"], env=environment, capture_output=True, text=True
+        ).stdout.splitlines()
+        entrypoint = shlex.join(words)
+    done = subprocess.run(entrypoint, shell=True, env=environment, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (code, f"ran run /etc/gkd/recipe.yaml\ngkd: exit code {code}\n")
+    assert exit_code_in(done.stdout) == code
+
+
+def test_the_entry_point_says_the_exit_code_of_a_job_that_is_stopped(tmp_path: Path) -> None:
+    entrypoint = only(built(f"{OVERLAYS[0]}/job"), "RayJob")["spec"]["entrypoint"]
     stand_in = tmp_path / "gkd"
-    stand_in.write_text(f"#!/usr/bin/env bash\ntrap 'exit {code}' TERM\necho \"$@\"\nwhile :; do sleep 0.05; done\n")
+    stand_in.write_text("#!/usr/bin/env bash\ntrap 'exit 75' TERM\necho runs\nwhile :; do sleep 0.05; done\n")
     stand_in.chmod(0o755)
-    command = ["bash", str(tmp_path / "run.sh"), "recipe.yaml"]
-    path = f"{tmp_path}:{os.environ['PATH']}"
-    with subprocess.Popen(command, stdout=-1, text=True, env={"PATH": path}, start_new_session=True) as job:
-        assert job.stdout is not None and job.stdout.readline() == "run recipe.yaml\n"
-        os.killpg(job.pid, signal.SIGTERM)  # as Ray does
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    with subprocess.Popen(entrypoint, shell=True, stdout=-1, text=True, env=environment, start_new_session=True) as job:
+        assert job.stdout is not None and job.stdout.readline() == "runs\n"
+        os.killpg(job.pid, signal.SIGTERM)  # as Ray does: the shell, too
         said, _ = job.communicate(timeout=60)
-    assert job.returncode == code
-    assert _EXIT.findall(said) == [str(code)]
+    assert (job.returncode, exit_code_in(said)) == (75, 75)
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

@@ -6,9 +6,12 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gkd_dist.evaluation.exact_match import final_answer, matches
 from gkd_dist.evaluation.gsm8k import answer_number, is_correct, last_number
+from gkd_dist.rewards.answer import final_answer as rewarded_answer
 
 DATA = Path(os.environ.get("GKD_TEST_DATA", Path(__file__).parents[4] / "shared/data"))
 MODELS = ("6b_finetuning", "6b_verification", "175b_finetuning", "175b_verification")
@@ -24,6 +27,12 @@ MODELS = ("6b_finetuning", "6b_verification", "175b_finetuning", "175b_verificat
         ("so\nA: -5 degrees", -5),
         ("The answer is 6.", 6),
         ("Therefore, the final answer is: $2.50", 2.5),
+        ("#### 1/2", 0.5),
+        ("#### -\u20ac5", -5),
+        ("The answer is 12 + 3 = 15.", 15),
+        ("The answer is 6. He had 10 before.", 6),
+        ("The answer is 3.50 dollars", 3.5),
+        ("The answer is 5.\n#### 6\nThe answer is 7.", 6),
         ("IA: 3", None),
         ("it is 7", None),
         ("####", None),
@@ -36,10 +45,22 @@ def test_the_marked_number_is_the_answer(text: str, number: float | None) -> Non
 
 def test_without_a_marker_the_last_number_counts_where_it_may() -> None:
     assert last_number("4 or 1,000 eggs") == 1000
-    assert last_number("#### 3 and 4") == 3
+    assert last_number("#### 3 and 4\n5") == 4
+    assert last_number("so 10-5") == 5
     assert last_number("none") is None
     assert not is_correct("it is 7", "#### 7")
     assert is_correct("it is 7", "#### 7.0", marked=False)
+
+
+TEXTS = st.text(alphabet="0123456789 .,/-+=$%\u20ac\nxe#ab", max_size=20)
+
+
+@given(TEXTS, TEXTS)
+def test_a_marked_answer_is_the_one_that_is_rewarded(before: str, after: str) -> None:
+    text = f"{before}####{after}"
+    assert answer_number(text) == rewarded_answer(text, "number")
+    unmarked = text.replace("#", " ")
+    assert last_number(unmarked) == rewarded_answer(unmarked, "number")
 
 
 def test_a_reference_without_a_number_is_an_error() -> None:
@@ -64,6 +85,11 @@ def test_all_upstream_verdicts_are_reproduced() -> None:
         ("2 < 3. So the answer is (B).", "(B)"),
         ("So the answer is } ] >.\n\nQ: next\nA: So the answer is no.", "} ] >"),
         ("The answer is: Yes", "Yes"),
+        ("So the answer is\n(B)\nbecause", "(B)"),
+        ("So the answer is:\n\n  (B).", "(B)"),
+        ("first no. THE ANSWER IS (C).", "(C)"),
+        ("the answer is (A). Wait: the Answer is (B).", "(B)"),
+        ("So the answer is\n\nQ: next", ""),
         ("first\nNo", "No"),
         ("", ""),
     ],

@@ -119,14 +119,17 @@ def test_the_report_has_every_table_and_picture(tmp_path: Path) -> None:
     assert all(float(row["low"]) < float(row["value"]) < float(row["high"]) for row in means)
     content = json.loads((tmp_path / "results.json").read_text())
     assert content["cpu_s"] == 5.0
-    assert "bootstrap over seeds and test rows" in content["intervals"]
+    assert "Student's t over seeds" in content["intervals"]
+    assert any("nothing is corrected for their number" in text for text in content["caveats"])
     assert [claim["verdict"] for claim in content["claims"]] == ["holds", "holds"]
     assert [table["rows"][0]["method"] for table in content["rankings"]] == ["good", "good"]
     assert {path.name for path in tmp_path.glob("*.svg")} == {"bars.svg", "lines.svg", "grid.svg", "frontier.svg"}
     assert {path.stem for path in tmp_path.glob("*.png")} == {path.stem for path in tmp_path.glob("*.svg")}
     text = "\n".join(lines)
     assert "Good" in text
-    assert "holds      good above bad (lambda 1): bleu" in text
+    (line,) = [line for line in lines if "holds      good above bad (lambda 1): bleu" in line]
+    assert line.endswith(", 2 seeds")
+    assert "taken as it is" in text
 
 
 def test_the_same_numbers_draw_the_same_picture(tmp_path: Path) -> None:

@@ -1,133 +1,18 @@
 """What is left of an experiment is done once, side by side, and goes on after failures and stops."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from gkd_dist.errors import EngineError, ResourceError, RunError
+from gkd_dist.errors import ResourceError, RunError
 from gkd_dist.experiments.plan import PlannedRun, expand
 from gkd_dist.experiments.progress import measured_cpu_s, remaining_cpu_s, state_document, status_record
 from gkd_dist.experiments.schedule import Schedule
 from gkd_dist.experiments.spec import Experiment
-from gkd_dist.experiments.survey import Standing, move_changed, survey
-
-MODEL = {"student.model": "m", "teacher.model": "m"}
-
-
-def experiment(*, steps: int = 3, seeds: Sequence[int] = (0, 1)) -> Experiment:
-    """A teacher, and for each seed a student of it that is evaluated."""
-    return Experiment.model_validate(
-        {
-            "title": "test",
-            "seeds": list(seeds),
-            "evaluations": {"greedy": {"task": "translation", "data": "test.jsonl"}},
-            "stages": {
-                "teacher": {"recipe": "tiny", "overrides": MODEL, "step_cpu_s": 2, "fixed_cpu_s": 0},
-                "distil": {
-                    "over": ["seed"],
-                    "recipe": "tiny",
-                    "overrides": {
-                        "student.model": "m",
-                        "teacher.model": "{stage:teacher}",
-                        "learner.max_steps": steps,
-                    },
-                    "evaluate": ["greedy"],
-                    "step_cpu_s": 10,
-                    "fixed_cpu_s": 0,
-                },
-            },
-        }
-    )
-
-
-@dataclass(frozen=True)
-class Ending:
-    exit_code: int
-    wall_s: float = 2.0
-    cpu_s: float = 3.0
-
-
-@dataclass
-class Workshop:
-    """Stands in for the cluster: does what `gkd run` and `gkd eval` leave, at once or once it is told to go on."""
-
-    num_cpus: float = 2.0
-    num_gpus: float = 0.0
-    codes: dict[str, int] = field(default_factory=dict)
-    """Exit codes other than 0, by a word of the command."""
-    breaks: str | None = None
-    """A seat for a command with this word is lost."""
-    holds: bool = False
-    """Commands end only when they are asked to stop."""
-    calls: list[list[str]] = field(default_factory=list)
-    most: int = 0
-    """Most seats at once."""
-    _taken: int = 0
-
-    @asynccontextmanager
-    async def seat(self, num_cpus: float, num_gpus: float) -> AsyncIterator["WorkshopSeat"]:
-        self._taken += 1
-        self.most = max(self.most, self._taken)
-        await asyncio.sleep(0)
-        try:
-            yield WorkshopSeat(self)
-        finally:
-            self._taken -= 1
-
-
-class WorkshopSeat:
-    def __init__(self, workshop: Workshop) -> None:
-        self._workshop = workshop
-        self._asked = asyncio.Event()
-
-    async def run(self, command: Sequence[str], log: Path, environment: Mapping[str, str]) -> Ending:
-        shop = self._workshop
-        arguments = list(command)[3:]  # python -m gkd_dist
-        shop.calls.append(arguments)
-        if shop.holds:
-            await self._asked.wait()
-            return Ending(75)
-        if shop.breaks and any(shop.breaks in word for word in arguments):
-            raise EngineError("the node is gone")
-        code = next((code for word, code in shop.codes.items() if any(word in each for each in arguments)), 0)
-        if code == 0:
-            leave_what_it_leaves(arguments)
-        return Ending(code)
-
-    async def stop(self) -> None:
-        self._asked.set()
-
-
-def leave_what_it_leaves(arguments: Sequence[str]) -> None:
-    settings = dict(word.split("=", 1) for word in arguments if "=" in word)
-    if arguments[0] == "run":
-        folder = Path(settings["output_dir"]) / "run-1"
-        (folder / "final").mkdir(parents=True)
-        (folder / "summary.json").write_text("{}")
-        (folder.parent / "latest").symlink_to("run-1")
-    else:
-        Path(settings["output"]).mkdir()
-        (Path(settings["output"]) / "results.json").write_text("{}")
-
-
-def carry_out(folder: Path, workshop: Workshop, spec: Experiment | None = None, **options: Any) -> Schedule:
-    plan = expand(spec or experiment(), folder)
-
-    async def go() -> Schedule:
-        schedule = Schedule(survey(plan, folder), workshop, **options)
-        await asyncio.wait_for(schedule.carry_out(asyncio.Event()), 20)
-        return schedule
-
-    return asyncio.run(go())
-
-
-def standings(folder: Path, spec: Experiment | None = None) -> list[Standing]:
-    return survey(expand(spec or experiment(), folder), folder)
+from gkd_dist.experiments.survey import move_changed, survey
+from tests.workshop import MODEL, Workshop, carry_out, experiment, standings
 
 
 def test_every_run_is_done_once_after_what_it_waits_for(tmp_path: Path) -> None:
@@ -173,6 +58,25 @@ def test_what_waits_for_a_failed_run_is_not_begun(tmp_path: Path) -> None:
     assert len(workshop.calls) == 1
 
 
+def test_what_is_said_to_be_missing_is_what_was_not_trained(tmp_path: Path) -> None:
+    """The first of two that are waited for failed in its evaluation alone, and holds nobody up."""
+    spec = experiment(seeds=[0]).model_dump(warnings=False)
+    spec["stages"]["teacher"]["evaluate"] = ["greedy"]
+    spec["stages"] = {
+        "teacher": spec["stages"]["teacher"],
+        "init": {"recipe": "tiny", "overrides": MODEL},
+        "distil": spec["stages"]["distil"],
+    }
+    spec["stages"]["distil"]["overrides"] |= {"student.model": "{stage:init}", "teacher.model": "{stage:teacher}"}
+    spec["stages"]["distil"]["overrides"] = dict(sorted(spec["stages"]["distil"]["overrides"].items(), reverse=True))
+    found = Experiment.model_validate(spec)
+    waits_for = expand(found, tmp_path)[-1].waits_for
+    assert waits_for == ("teacher", "init")
+    schedule = carry_out(tmp_path, Workshop(codes={"runs/teacher/evaluations": 70, "runs/init": 2}), found)
+    assert schedule.states["teacher"] == schedule.states["init"] == "failed"
+    assert schedule.failures["distil_seed0"] == "needs init"
+
+
 def test_a_lost_seat_is_a_failed_run(tmp_path: Path) -> None:
     schedule = carry_out(tmp_path, Workshop(breaks="distil_seed1"))
     assert schedule.states["distil_seed1"] == "failed"
@@ -188,7 +92,7 @@ def test_a_failed_evaluation_does_not_train_again(tmp_path: Path) -> None:
 
 
 def test_a_command_that_leaves_nothing_has_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(f"{__name__}.leave_what_it_leaves", lambda arguments: None)
+    monkeypatch.setattr("tests.workshop.leave_what_it_leaves", lambda arguments: 0)
     schedule = carry_out(tmp_path, Workshop())
     assert schedule.states["teacher"] == "failed"
     assert "left no" in schedule.failures["teacher"]
@@ -236,6 +140,25 @@ def test_a_changed_evaluation_is_done_again_without_training(tmp_path: Path) -> 
     other = spec.model_copy(update={"evaluations": {"greedy": evaluation}})
     assert [each.is_trained for each in standings(tmp_path, other)] == [True, True, True]
     assert [len(each.evaluations) for each in standings(tmp_path, other)] == [0, 1, 1]
+    workshop = Workshop()
+    schedule = carry_out(tmp_path, workshop, other)
+    assert set(schedule.states.values()) == {"done"}
+    assert [call[0] for call in workshop.calls] == ["eval", "eval"]
+    run = schedule.standings["distil_seed0"].run
+    now, before = (run.folder / place / "results.json" for place in ("evaluations/greedy", "former/greedy"))
+    assert "other.jsonl" in json.loads(now.read_text())
+    assert "test.jsonl" in json.loads(before.read_text())
+    assert all(each.is_done for each in standings(tmp_path, other))
+
+
+@pytest.mark.parametrize("left", ["results.json", "predictions.jsonl"])
+def test_an_evaluation_whose_end_was_not_recorded_is_done_again(tmp_path: Path, left: str) -> None:
+    carry_out(tmp_path, Workshop(codes={"greedy": 70}))
+    run = expand(experiment(), tmp_path)[1]
+    run.evaluations[0].folder.mkdir()
+    (run.evaluations[0].folder / left).write_text("{}")
+    schedule = carry_out(tmp_path, Workshop())
+    assert schedule.states[run.name] == "done", schedule.failures
 
 
 def test_what_is_left_is_estimated_from_what_was_measured(tmp_path: Path) -> None:

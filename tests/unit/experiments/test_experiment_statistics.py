@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gkd_dist.experiments.cells import Cell, cells, interval
+from gkd_dist.experiments.cells import Cell, cells, difference, mean_interval
 from gkd_dist.experiments.claims import judge, rank
 from gkd_dist.experiments.measurements import NUM_RESAMPLES, Measurement
 from gkd_dist.experiments.series import panels
@@ -118,8 +118,53 @@ def test_a_ranking_puts_the_highest_first() -> None:
 
 
 def test_an_interval_holds_95_of_100_resamples() -> None:
-    found = interval(0.0, np.arange(1000.0))
+    found = mean_interval([500.0], [np.arange(1000.0)])
     assert (found.low, found.high) == pytest.approx((24.975, 974.025))
+
+
+def test_without_rows_the_interval_is_that_of_student() -> None:
+    """t(0.975, 2 degrees) = 4.30265 from a table; the values 1, 2, 6 have mean 3 and standard error sqrt(7/3)."""
+    found = mean_interval([1.0, 2.0, 6.0], [np.full(NUM_RESAMPLES, value) for value in (1.0, 2.0, 6.0)])
+    half = 4.30265 * np.sqrt(7 / 3)
+    assert (found.low, found.value, found.high) == pytest.approx((3 - half, 3, 3 + half), rel=1e-5)
+
+
+@pytest.mark.parametrize("row_spread", [0.0, 0.05])
+def test_where_nothing_differs_three_seeds_decide_one_claim_in_twenty(row_spread: float) -> None:
+    """Three differences agree in sign one time in four; that alone decides nothing."""
+    generator, decided, num_claims = np.random.default_rng(3), 0, 1000
+    for _ in range(num_claims):
+        shift = generator.normal(0, row_spread)  # of the rows that the test set happens to have
+        seeds = generator.normal(shift, 0.05, 3)
+        rows = generator.normal(0, row_spread, NUM_RESAMPLES)
+        found = mean_interval([*map(float, seeds)], [seed + rows for seed in seeds])
+        decided += not found.low <= 0 <= found.high
+    # Three standard errors of a share of 1,000; the two margins together are never less careful than one.
+    assert decided / num_claims < 0.05 + 3 * np.sqrt(0.05 * 0.95 / num_claims)
+    assert decided / num_claims > (0.05 - 3 * np.sqrt(0.05 * 0.95 / num_claims) if row_spread == 0 else 0.0)
+
+
+def one(method: str, by_seed: Mapping[str, float]) -> Cell:
+    found = [measured(np.full(10, value), {"method": method, "seed": seed}) for seed, value in by_seed.items()]
+    return cells(found)[0]
+
+
+def test_differences_are_of_the_seeds_that_both_have() -> None:
+    above = one("a", {"0": 5.0, "1": 7.0, "2": 90.0})
+    found = difference(above, one("b", {"2": 80.0, "1": 4.0, "3": -50.0}))
+    assert found is not None
+    assert (found.seeds, found.above, found.below) == (("1", "2"), 48.5, 42.0)
+    assert found.interval.value == pytest.approx((3 + 10) / 2)
+    assert difference(above, one("b", {"8": 1.0})) is None
+    (finding,) = judge([claim("a", "b").model_copy(update={"per": ()})], [above, one("b", {"8": 1.0})])
+    assert finding.verdict == "not measured"
+
+
+def test_a_single_shared_seed_decides_nothing() -> None:
+    (finding,) = judge([claim("a", "b")], table({"a": 1.0, "b": 0.0}, seeds=1))
+    assert (finding.verdict, finding.num_seeds) == ("undecided", 1)
+    assert finding.difference is not None
+    assert finding.difference.low > 0  # of the rows alone
 
 
 def plot(**changes: Any) -> Plot:
@@ -161,7 +206,7 @@ def test_a_plot_can_show_differences_and_a_reference() -> None:
     (panel,) = panels(plot(panels="size", **settings), Experiment.model_validate(AXES), found)
     (point,) = panel.lines[0].points
     assert point.y.value == pytest.approx(2)
-    assert point.y.high - point.y.low < 1e-9  # the same rows on both sides
+    assert point.y.high - point.y.low < 1e-9  # the same rows on both sides, and a single seed
     assert panel.reference == pytest.approx(5 + rows.mean())
 
 

@@ -23,6 +23,8 @@ def test_a_definition_follows_the_naming_conventions(definition: Definition) -> 
     assert (definition.kind is Kind.COUNTER) == definition.name.endswith("_total")
     assert not re.search(r"_(ms|millis|milliseconds|kb|mb|percent|count|sum|bucket|created)$", definition.name)
     assert definition.help.endswith(".") and len(definition.help) > 10
+    assert "_per_" not in definition.name and "/" not in definition.unit  # Prometheus makes rates, of counters
+    assert "robability" not in definition.help or definition.name.endswith("_ratio")
     for word in ("seconds", "bytes", "tokens", "nats", "versions"):
         stem = definition.name.removesuffix("_total")
         if stem.endswith(f"_{word}"):

@@ -3,6 +3,8 @@
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from gkd_dist.checkpoints.store import CheckpointStore
 from gkd_dist.config.supervision import CheckpointConfig
 from gkd_dist.pipeline.accounting import StepAccounts
@@ -51,3 +53,16 @@ def test_one_that_was_given_up_between_a_step_and_its_checkpoint_stays_in_the_le
         assert [entry.sample_id.prompt_index for entry in durability.ledger.dropped()] == [77]
 
     asyncio.run(turn())
+
+
+def test_one_that_the_ledger_cannot_take_is_in_no_checkpoint(tmp_path: Path) -> None:
+    class Full(Ledger):
+        def append(self, entry: object) -> None:
+            raise OSError(28, "No space left on device")
+
+    fleet = fleet_of([FakeSampler()], {"teacher": [FakeTeacher()]}, FakeLearner())
+    accounts = StepAccounts(max_steps=3, metrics=FakeMetrics(), sinks=[])
+    ring = make_ring(make_plan(3, 1.0), fleet, accounts, ledger=Full(tmp_path / "ledger.jsonl"))
+    with pytest.raises(OSError, match="No space left"):
+        drop(ring, Row(77, Kind.STUDENT))
+    assert len(ring.progress.dropped) == 0

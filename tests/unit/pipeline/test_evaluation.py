@@ -9,6 +9,7 @@ import pytest
 from gkd_dist.data.pairs import fixed_trajectory
 from gkd_dist.errors import LostTargetsError, RejectedError
 from gkd_dist.pipeline.evaluation import HeldOut, evaluate
+from gkd_dist.pipeline.evaluation_file import read_evaluation, write_evaluation
 from gkd_dist.pipeline.job import distil
 from gkd_dist.testing.fakes import FakeLearner, FakeMetrics, FakeReward, FakeSampler, FakeTeacher
 from gkd_dist.types import Answer, DivergenceReport, FinishReason, SamplingParams, TrainBatch
@@ -104,4 +105,53 @@ def test_a_sequence_that_no_teacher_can_score_is_left_out() -> None:
 def test_a_teacher_that_scores_nothing_is_an_error() -> None:
     fleet = fleet_of([FakeSampler()], {"teacher": [Choosy(3, 4, 5)]}, FakeLearner())
     with pytest.raises(RejectedError, match="no held-out sequence"):
+        asyncio.run(evaluate(fleet, HELD_OUT, 0))
+
+
+class ChoosySampler(FakeSampler):
+    """Refuses prompts of these lengths, greedy ones too."""
+
+    def __init__(self, *refused: int) -> None:
+        super().__init__()
+        self.refused = refused
+
+    async def sample(self, prompts, params):
+        if any(prompt.token_ids.size in self.refused for prompt in prompts):
+            raise RejectedError("too long for this sampler")
+        return await super().sample(prompts, params)
+
+
+def test_a_prompt_that_no_sampler_answers_is_left_out_and_counted(tmp_path: Path) -> None:
+    fleet = fleet_of([ChoosySampler(4), ChoosySampler(4)], {"teacher": [Choosy(5)]}, FakeLearner())
+    evaluation = asyncio.run(evaluate(fleet, HELD_OUT, 0))
+    assert [each.sample_id for each in evaluation.samples] == [PROMPTS[0].sample_id, PROMPTS[2].sample_id]
+    assert [each.sample_id for each in evaluation.shown] == [PROMPTS[0].sample_id]
+    assert (evaluation.num_unsampled, evaluation.num_unscored) == (1, 2)  # a sample and a reference
+    assert evaluation.on_policy.num_tokens == 6
+    assert evaluation.left_out == (
+        "1 prompt(s) that no sampler answered and 2 sequence(s) that a teacher did not score"
+    )
+    write_evaluation(evaluation, tmp_path / "before.json")
+    again = read_evaluation(tmp_path / "before.json")
+    assert again is not None and again.left_out == evaluation.left_out
+    assert [each.sample_id for each in again.samples] == [each.sample_id for each in evaluation.samples]
+
+
+def test_what_is_left_out_is_said_aloud(tmp_path: Path) -> None:
+    said: list[str] = []
+    fleet = fleet_of([ChoosySampler(4)], {"teacher": [FakeTeacher()]}, FakeLearner())
+    job = make_job(make_plan(2, 0.5), fleet, tmp_path, held_out=HELD_OUT, narrate=said.append)
+    asyncio.run(distil(job))
+    left_out = [line for line in said if line.startswith("left out")]
+    assert left_out == ["left out of the evaluation: 1 prompt(s) that no sampler answered; the log says why"] * 2
+
+
+def test_nothing_is_left_out_of_an_evaluation_that_covers_everything() -> None:
+    fleet = fleet_of([FakeSampler()], {"teacher": [FakeTeacher()]}, FakeLearner())
+    assert asyncio.run(evaluate(fleet, HELD_OUT, 0)).left_out == ""
+
+
+def test_samplers_that_answer_nothing_are_an_error() -> None:
+    fleet = fleet_of([ChoosySampler(3, 4, 5)], {"teacher": [FakeTeacher()]}, FakeLearner())
+    with pytest.raises(RejectedError, match="no held-out prompt can be answered"):
         asyncio.run(evaluate(fleet, HELD_OUT, 0))

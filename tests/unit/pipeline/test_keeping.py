@@ -67,7 +67,7 @@ def test_a_slow_journal_is_left_out_with_one_line_and_not_waited_for(
         else:
             await asyncio.wait_for(run_ring(ring), 5)
         assert journal.under_way == 0, "no append is under way"
-        written = len(await journal.read())
+        written = len((await journal.read()).scored)
         assert written == (journal.offered if at_the_end == "writes" else 0)
         assert journal.offered >= 1, "one append may be of any size"
         assert accounts.num_not_kept >= 4 * BATCH
@@ -107,8 +107,8 @@ def test_what_comes_while_a_call_is_under_way_goes_together_with_the_next(tmp_pa
             gate.set()
         await keeper.end()
         assert calls == [[0], [1, 2, 3]]
-        assert [item.trajectory.sample_id.prompt_index for item in await journal.read()] == [1, 2, 3]
-        found = await journal.read({groups[2][0].trajectory.sample_id})
+        assert [item.trajectory.sample_id.prompt_index for item in (await journal.read()).scored] == [1, 2, 3]
+        found = (await journal.read({groups[2][0].trajectory.sample_id})).scored
         assert [item.trajectory.sample_id.prompt_index for item in found] == [1, 3]
 
     asyncio.run(check())
@@ -138,7 +138,7 @@ def test_targets_that_are_lost_cost_no_others(tmp_path: Path) -> None:
             ]
         )
         await keeper.end()
-        assert [item.trajectory.sample_id.prompt_index for item in await journal.read()] == [0, 2, 3]
+        assert [item.trajectory.sample_id.prompt_index for item in (await journal.read()).scored] == [0, 2, 3]
         assert accounts.num_not_kept == 1
         await journal.close()
 

@@ -17,10 +17,11 @@ from gkd_dist.pipeline.baselines import MovingAverage
 from gkd_dist.pipeline.evaluation import HeldOut
 from gkd_dist.pipeline.job import distil
 from gkd_dist.pipeline.ring import Reinforcement
+from gkd_dist.targets import CacheUse
 from gkd_dist.testing.fakes import FakeLearner, FakeMetrics, FakeReward, FakeSampler, FakeTeacher
 from gkd_dist.types import Answer, Prompt, SampleId, SamplingParams, ScoredTrajectory, Source, Trajectory
 from tests.fleets import fleet_of
-from tests.rings import make_job, make_plan
+from tests.rings import make_job, make_plan, run
 
 OF_THE_EXPORTER = {"gkd_build_info"}
 """Set by the exporter itself."""
@@ -38,6 +39,8 @@ OF_FAULTS = {
     "gkd_requests_hedged_total",
     "gkd_requests_retried_total",
     "gkd_samples_dropped_total",
+    "gkd_score_cache_bytes_total",
+    "gkd_score_cache_pairs_total",
 }
 """Of replicas that fail and of what is lost: the tests of supervision and of faulty rings set them."""
 
@@ -85,6 +88,31 @@ def test_a_run_and_the_door_set_everything_there_is(tmp_path: Path) -> None:
             continue
         for label, values in definition.labels.items():
             assert {(definition.name, label, value) for value in values} <= seen
+
+
+def test_what_the_caches_of_teachers_did_is_counted_and_written_down(tmp_path: Path) -> None:
+    """A teacher that keeps what it says about pairs, asked in two steps; its cache is worth 24 bytes a pair."""
+
+    class Keeping(FakeTeacher):
+        def cache_use(self) -> CacheUse:
+            return CacheUse(num_hits=1, num_misses=2, hit_bytes=24, miss_bytes=48)
+
+    fleet = fleet_of([FakeSampler()], {"teacher": [teacher := Keeping()]}, FakeLearner())
+    metrics, sink = run(make_plan(2, 0.5), fleet)
+    num_asked = len(teacher.calls)
+    assert num_asked >= 2
+    totals = {
+        (name, labels["result"]): sum(each for _, other, each, more in metrics.calls if (other, more) == (name, labels))
+        for _, name, _, labels in metrics.calls
+        if name.startswith("gkd_score_cache")
+    }
+    assert totals == {
+        ("gkd_score_cache_pairs_total", "hit"): num_asked,
+        ("gkd_score_cache_pairs_total", "miss"): 2 * num_asked,
+        ("gkd_score_cache_bytes_total", "hit"): 24 * num_asked,
+        ("gkd_score_cache_bytes_total", "miss"): 48 * num_asked,
+    }
+    assert sum(record["score_cache_hit"] for record in sink.records) == num_asked
 
 
 def tiny_trajectories() -> list[Trajectory]:

@@ -101,6 +101,28 @@ def test_the_last_publication_may_reach_samplers_one_after_the_other(tmp_path: P
     assert [batch.step for batch in learner.batches] == [0, 1, 2]
 
 
+def test_the_ledger_numbers_every_use_and_knows_no_more_than_max_uses(tmp_path: Path) -> None:
+    class Slow(FakeSampler):
+        """After one batch, for so long that the learner would use them at every step."""
+
+        async def sample(self, prompts, params):
+            for _ in range(1000 if prompts[0].sample_id.prompt_index >= BATCH else 0):
+                await asyncio.sleep(0)
+            return await super().sample(prompts, params)
+
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    fleet = fleet_of([Slow()], {"teacher": [FakeTeacher()]}, FakeLearner())
+    run(async_plan(12, 4, max_uses=3), fleet, ledger=ledger)
+    uses: dict[SampleId, list[int]] = {}
+    for step in range(12):
+        entry = ledger.entry(step)
+        assert entry is not None
+        for sequence in entry.sequences:
+            uses.setdefault(sequence.sample_id, []).append(sequence.use)
+    assert all(found == list(range(1, len(found) + 1)) for found in uses.values())
+    assert max(map(len, uses.values())) == 3, "used as often as allowed, and no more"
+
+
 def test_one_row_that_always_fails_does_not_end_the_run_at_its_last_step(tmp_path: Path) -> None:
     calls = []
 
@@ -197,7 +219,7 @@ def test_a_stall_ends_the_run_also_where_the_diagnosis_cannot_be_written(tmp_pat
     from gkd_dist.pipeline.watchdog import Watchdog
 
     async def turn():
-        async with Watchdog(lambda: 99.0, 0.1, tmp_path / "no-such-folder" / "d.json", dict):
+        async with Watchdog("training", lambda: 99.0, 0.1, tmp_path / "no-such-folder" / "d.json", dict):
             await asyncio.sleep(2)
 
     with pytest.raises(StalledError):

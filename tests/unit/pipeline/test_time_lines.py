@@ -1,13 +1,14 @@
 """A run that goes back to an older checkpoint: nothing of the steps that are void comes back."""
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from gkd_dist.checkpoints.store import CheckpointStore
 from gkd_dist.config.supervision import CheckpointConfig
-from gkd_dist.errors import EngineError
+from gkd_dist.errors import DeadlineError, EngineError
 from gkd_dist.interfaces import Journal
 from gkd_dist.local import LocalJournal
 from gkd_dist.pipeline.accounting import StepAccounts
@@ -16,9 +17,9 @@ from gkd_dist.pipeline.durability import Durability
 from gkd_dist.pipeline.progress import Progress
 from gkd_dist.pipeline.recovery import Recovered, recover
 from gkd_dist.pipeline.ring import Plan
-from gkd_dist.replay.ledger import Ledger
+from gkd_dist.replay.ledger import Ledger, StepEntry, TrainedSequence
 from gkd_dist.testing.fakes import FakeLearner, FakeMetrics, FakeSampler, FakeTeacher
-from gkd_dist.types import ScoredTrajectory, TeacherScore
+from gkd_dist.types import Kept, SampleId, ScoredTrajectory, Source, TeacherScore
 from tests.fleets import fleet_of
 from tests.rings import BATCH, make_plan
 
@@ -43,19 +44,27 @@ async def scored(plan: Plan, index: int, version: int) -> ScoredTrajectory:
     return ScoredTrajectory(trajectory, (TeacherScore("teacher", targets),))
 
 
-async def recovered(plan: Plan, durability: Durability, learner: FakeLearner) -> Recovered:
+async def recovered(
+    plan: Plan, durability: Durability, learner: FakeLearner, narrate: Callable[[str], None] = lambda _: None
+) -> Recovered:
     fleet = fleet_of([FakeSampler()], {"teacher": [FakeTeacher()]}, learner)
-    return await recover(plan, fleet, durability, lambda _: None, weights_are_live=True)
+    return await recover(plan, fleet, durability, narrate, weights_are_live=True)
 
 
 async def checkpoint(durability: Durability, step: int) -> None:
-    """As a start without a journal's help would write it."""
+    """As a start without a journal's help would write it, whose steps each trained on one pair."""
+    progress = Progress("test", step)
+    for each in range(step):
+        sample_id = SampleId("test", 100 + each)
+        pair = TrainedSequence(sample_id, 0, Source.GROUND_TRUTH, None, ("teacher",), 1, 0)
+        durability.ledger.append(StepEntry(each, 0, 0.0, 0, (pair,)))
+        progress.trained.add(sample_id)
     learner = FakeLearner("second")
     learner._first = step
     fleet = fleet_of([FakeSampler()], {"teacher": [FakeTeacher()]}, learner)
     accounts = StepAccounts(max_steps=9, metrics=FakeMetrics(), sinks=[])
-    each = Checkpointer(durability.store, fleet, durability.ledger, durability.config, accounts, durability.journal)
-    await each.now(Progress("test", step))
+    writer = Checkpointer(durability.store, fleet, durability.ledger, durability.config, accounts, durability.journal)
+    await writer.now(progress)
 
 
 @pytest.mark.fault(22)
@@ -96,6 +105,52 @@ def test_a_journal_that_cannot_be_rewritten_is_emptied_or_ends_the_run(tmp_path:
                 await recovered(plan, durability_of(tmp_path, journal), FakeLearner())
             return
         assert len((await recovered(plan, durability_of(tmp_path, journal), FakeLearner())).waiting) == 1
-        assert await journal.read() == []
+        assert (await journal.read()).scored == []
+
+    asyncio.run(turn())
+
+
+@pytest.mark.fault(22)
+@pytest.mark.fault(29)
+def test_records_that_are_damaged_or_cut_off_are_counted_by_file_and_said_once(tmp_path: Path) -> None:
+    async def turn() -> None:
+        plan, folder = plan_of(), tmp_path / "journal"
+        for indices in ((0, 1), (2, 3)):
+            journal = LocalJournal(folder)
+            await journal.append([await scored(plan, index, 0) for index in indices])
+            await journal.close()
+        first, second = sorted(folder.iterdir())
+        data = bytearray(first.read_bytes())
+        data[-1] ^= 1
+        first.write_bytes(data)
+        second.write_bytes(second.read_bytes()[:-1])
+        said: list[str] = []
+        waiting = (await recovered(plan, durability_of(tmp_path), FakeLearner(), said.append)).waiting
+        assert [group[0].trajectory.sample_id.prompt_index for group in waiting] == [0, 2]
+        assert said == [
+            f"the journal lost 2 record(s) that are damaged or cut off ({first.name}: 1 checksum; {second.name}: 1 "
+            "torn); what they held is sampled and scored again where it is needed",
+            "2 scored sequences come from the journal",
+        ]
+        said.clear()
+        await recovered(plan, durability_of(tmp_path), FakeLearner(), said.append)
+        assert said == ["2 scored sequences come from the journal"]
+
+    asyncio.run(turn())
+
+
+def test_a_journal_that_cannot_be_read_is_said_and_the_run_goes_on(tmp_path: Path) -> None:
+    class Broken(LocalJournal):
+        async def read(self, finished: object = frozenset()) -> Kept:
+            raise DeadlineError("journal did not go on to read its files within 600 s")
+
+    async def turn() -> None:
+        said: list[str] = []
+        durability = durability_of(tmp_path, Broken(tmp_path / "journal"))
+        assert (await recovered(plan_of(), durability, FakeLearner(), said.append)).waiting == []
+        assert said == [
+            "the journal cannot be read, what it kept is sampled and scored again: journal did not go on to read its "
+            "files within 600 s"
+        ]
 
     asyncio.run(turn())

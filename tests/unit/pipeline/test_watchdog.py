@@ -17,7 +17,7 @@ def test_a_block_that_ends_while_the_diagnosis_is_written_is_not_cancelled_later
             goes_on.wait(5)
             return {}
 
-        async with Watchdog(lambda: 99.0, 0.1, tmp_path / "diagnosis.json", diagnose):
+        async with Watchdog("training", lambda: 99.0, 0.1, tmp_path / "diagnosis.json", diagnose):
             await begun.wait()  # what stalled moves again
         goes_on.set()
         await asyncio.sleep(0.2)

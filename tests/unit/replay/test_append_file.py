@@ -1,5 +1,6 @@
 """Files that only grow: what a power cut would leave of them."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -53,3 +54,30 @@ def test_a_replaced_file_is_flushed_under_its_name_where_it_has_to_survive(
 ) -> None:
     replace_file(tmp_path / "state.json", "{}", survives_power_cut=survives)
     assert (tmp_path in flushed) is survives
+
+
+@pytest.mark.fault(31)
+@pytest.mark.parametrize("call", ["fsync", "ftruncate"])
+def test_after_a_failure_that_leaves_the_content_unknown_every_call_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """A second flush would succeed, although the disk never got what the first was for."""
+
+    def fails(*_: object) -> int:
+        raise OSError(errno.EIO, "broken")
+
+    path = tmp_path / "file"
+    file = AppendFile(path)
+    file.append(b"record")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, fails)
+        if call == "ftruncate":
+            patch.setattr(os, "write", fails)
+        with pytest.raises(OSError, match="broken"):
+            file.sync() if call == "fsync" else file.append(b"half")
+    for again in (file.sync, lambda: file.append(b"next")):
+        with pytest.raises(OSError, match="an earlier write failed"):
+            again()
+    file.close()
+    AppendFile(path).append(b"next")
+    assert path.read_bytes() == b"recordnext"

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import tracemalloc
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -68,6 +69,11 @@ def read(journal: Journal) -> list[tuple[int, int]]:
     return keys
 
 
+def lost(journal: Journal) -> Counter[str]:
+    """Records that could not be read, over all files."""
+    return sum(journal.lost.values(), Counter())
+
+
 def files(folder: Path) -> list[Path]:
     return sorted(folder.iterdir()) if folder.is_dir() else []
 
@@ -108,7 +114,7 @@ def test_what_was_appended_is_read_back_in_order_by_the_next_process(tmp_path: P
     journal.append([scored(7, 3)])
     again = Journal(tmp_path)
     assert read(again) == [(4, 0), (2, 0), (7, 3)]
-    assert not again.dropped
+    assert not again.lost
     journal.sync()
     assert read(journal) == [(4, 0), (2, 0), (7, 3)]
 
@@ -200,7 +206,7 @@ def test_a_writer_killed_within_a_record_loses_that_record_alone(tmp_path: Path)
     assert len(files(witness)) == 1
     journal = Journal(folder)
     assert read(journal) == [(0, 0)]
-    assert journal.dropped == {"torn": 1}
+    assert lost(journal) == {"torn": 1}
     journal.append([scored(1)])
     assert read(Journal(folder)) == [(0, 0), (1, 0)]
 
@@ -215,7 +221,7 @@ def test_cut_at_any_byte_a_segment_gives_its_whole_records(cut: int) -> None:
         journal = Journal(folder)
         num_whole, rest = divmod(cut, size // 4)
         assert read(journal) == [(index, 0) for index in range(num_whole)]
-        assert journal.dropped == ({"torn": 1} if rest else {})
+        assert lost(journal) == ({"torn": 1} if rest else {})
         journal.append([scored(9)])
         assert read(Journal(folder)) == [*((index, 0) for index in range(num_whole)), (9, 0)]
 
@@ -223,7 +229,7 @@ def test_cut_at_any_byte_a_segment_gives_its_whole_records(cut: int) -> None:
 @pytest.mark.fault(29)
 @settings(max_examples=300)
 @given(place=st.integers(0, 10_000), flip=st.integers(1, 255))
-def test_a_flipped_byte_costs_its_record_or_the_rest_of_its_segment(place: int, flip: int) -> None:
+def test_a_flipped_byte_costs_its_record_alone(place: int, flip: int) -> None:
     with temporary() as folder:
         path = folder / "segment-00000001.journal"
         data = bytearray(four_records())
@@ -232,9 +238,10 @@ def test_a_flipped_byte_costs_its_record_or_the_rest_of_its_segment(place: int, 
         data[place % len(data)] ^= flip
         path.write_bytes(data)
         journal = Journal(folder)
-        left = [index for index in range(4) if index < hit or (index > hit and offset >= HEAD_BYTES)]
-        assert read(journal) == [(index, 0) for index in left]
-        assert journal.dropped.total() == 1
+        assert read(journal) == [(index, 0) for index in range(4) if index != hit]
+        assert sum(lost(journal).values()) == 1
+        assert (offset < HEAD_BYTES) == (lost(journal).keys() <= {"head", "torn"})
+        assert journal.lost.keys() == {path.name}
 
 
 @pytest.mark.fault(29)
@@ -263,7 +270,7 @@ def test_a_sealed_record_with_something_else_inside_is_skipped(tmp_path: Path, c
     (tmp_path / "segment-00000001.journal").write_bytes(content + good)
     journal = Journal(tmp_path)
     assert read(journal) == [(7, 0)]
-    assert journal.dropped == {reason: 1}
+    assert lost(journal) == {reason: 1}
 
 
 @pytest.mark.fault(30)
@@ -283,7 +290,49 @@ def test_an_oversized_record_is_not_read_into_memory(tmp_path: Path) -> None:
         assert tracemalloc.get_traced_memory()[1] < 4_000_000
     finally:
         tracemalloc.stop()
-    assert journal.dropped == {"oversize": 1, "torn": 1}
+    assert lost(journal) == {"oversize": 1, "torn": 1}
+
+
+@pytest.mark.fault(29)
+@pytest.mark.parametrize("gap", [0, 1, (1 << 20) - 30, (1 << 20) + 7])
+def test_behind_a_damaged_head_the_next_whole_one_is_found(tmp_path: Path, gap: int) -> None:
+    """However far it is, and whatever looks like one before it."""
+    one, two = (record(frame) for frame in encoded([scored(1), scored(2)]))
+    decoy = b"\x89GKDJ\r\n\x1a" + bytes(30)
+    (tmp_path / "segment-00000001.journal").write_bytes(one + b"?" + one[1:] + decoy + bytes(gap) + two)
+    journal = Journal(tmp_path)
+    assert read(journal) == [(1, 0), (2, 0)]
+    assert lost(journal) == {"head": 1}
+
+
+def test_a_reading_tells_that_it_goes_on_with_every_record(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, max_segment_bytes=1)
+    journal.append([scored(index, attempt) for index in range(3) for attempt in range(2)])
+    assert len(list(journal.survey())) == 6
+    assert len(list(journal.surveyed())) == 3
+    assert len(list(journal.rewrite({scored(2).trajectory.sample_id}))) == 6 + 1
+    assert read(Journal(tmp_path)) == [(2, 1)]
+
+
+def test_the_first_flush_of_a_process_takes_what_others_wrote_before_they_died(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    former = Journal(tmp_path / "journal", max_segment_bytes=1)
+    former.append([scored(0), scored(1)])
+    os.close(former._file._descriptor)  # killed: the last segment was never flushed
+    flushed: list[str] = []
+    fsync = os.fsync
+    monkeypatch.setattr(
+        os, "fsync", lambda file: (flushed.append(Path(os.readlink(f"/proc/self/fd/{file}")).name), fsync(file))
+    )
+    journal = Journal(tmp_path / "journal")
+    journal.append([scored(2)])
+    flushed.clear()
+    journal.sync()
+    assert sorted(flushed) == ["journal", *(f"segment-0000000{number}.journal" for number in (1, 2, 3))]
+    flushed.clear()
+    journal.sync()
+    assert flushed == ["segment-00000003.journal"], "the one that is written"
 
 
 @pytest.mark.fault(31)

@@ -161,24 +161,71 @@ def test_what_a_checkpoint_holds_as_given_up_stays(ledger: Ledger) -> None:
     assert list(ledger.entries()) == [entry(0, 3), dropped(1, 8), entry(1, 4), dropped(2, 9)]
 
 
-@pytest.mark.parametrize("harm", ["lost", "cut", "exchanged"])
-def test_a_ledger_that_is_not_the_checkpoints_is_refused_and_left_as_it_is(ledger: Ledger, harm: str) -> None:
+HARM = {
+    "lost": "the ledger ends after 0 steps",
+    "cut": "the ledger ends after 2 steps",
+    "of another run": "the ledger is that of run 'run-1', not of 'run-0'",
+    "without a step": "the ledger has step 2 where step 1 belongs",
+    "with a step twice": "the ledger has step 1 where step 2 belongs",
+    "damaged": "line 2 of the ledger is damaged",
+    "of other sequences": "the ledger names 6 sequences for its steps, the checkpoint 6 others",
+    "of more sequences": "the ledger names 6 sequences for its steps, the checkpoint 5",
+}
+
+
+@pytest.mark.parametrize("harm", HARM)
+def test_a_checkpoint_that_the_ledger_does_not_cover_is_told_why(ledger: Ledger, harm: str) -> None:
     for step in range(3):
         ledger.append(entry(step, step))
     known = ledger.trained()
     ledger.append(entry(3, 3))
-    assert ledger.truncate(3, run="run-1", trained=known) == 1
-    ledger.append(entry(3, 3))
     ledger.close()
-    run = "run-1"
-    if harm == "lost":
-        ledger.path.unlink()
-    elif harm == "cut":
-        ledger.path.write_bytes(ledger.path.read_bytes().split(b"\n", 1)[0] + b"\n")
-    else:
-        run = "run-0"
+    assert ledger.fault(3, run="run-1", trained=known) is None, "later steps do not count"
+    lines, run = ledger.path.read_bytes().splitlines(keepends=True), "run-1"
+    match harm:
+        case "lost":
+            ledger.path.unlink()
+        case "cut":
+            ledger.path.write_bytes(b"".join(lines)[: -len(lines[3]) - 1])
+        case "of another run":
+            run = "run-0"
+        case "without a step":
+            ledger.path.write_bytes(lines[0] + lines[2] + lines[3])
+        case "with a step twice":
+            ledger.path.write_bytes(lines[0] + lines[1] + lines[1] + lines[2])
+        case "damaged":
+            ledger.path.write_bytes(lines[0] + b"{}\n" + lines[2])
+        case "of other sequences":
+            known = SampleIdSet({0: [(1000, 1003)], 1: [(1, 4)]})
+        case "of more sequences":
+            known = SampleIdSet({0: [(1000, 1003)], 1: [(0, 2)]})
     before = ledger.path.read_bytes() if ledger.path.exists() else None
-    with pytest.raises(DataError, match=r"put back the ledger\.jsonl of this run"):
-        ledger.truncate(3, run=run, trained=known)
+    assert ledger.fault(3, run=run, trained=known) == HARM[harm]
     assert (ledger.path.read_bytes() if ledger.path.exists() else None) == before
-    assert os.listdir(ledger.path.parent) == (["ledger.jsonl"] if before else [])
+
+
+def test_what_a_checkpoint_holds_as_given_up_comes_back_where_it_was_lost(ledger: Ledger) -> None:
+    """Also where there is no ledger: the checkpoint is of step 0."""
+    given_up = SampleIdSet()
+    given_up.update([dropped(0, 8).sample_id, dropped(0, 9).sample_id])
+    restored = [DroppedPrompt(1, SampleId("run-1", index), "rejected") for index in (8, 9)]
+    ledger.path.parent.mkdir()
+    assert ledger.truncate(1, run="run-1", dropped=given_up) == 0
+    assert list(ledger.entries()) == restored
+    ledger.path.unlink()
+    for item in (entry(0, 3), dropped(0, 8), entry(1, 4)):
+        ledger.append(item)
+    assert ledger.truncate(1, run="run-1", dropped=given_up) == 1
+    assert list(ledger.entries()) == [entry(0, 3), dropped(0, 8), restored[1]]
+
+
+def test_damage_before_a_prompt_that_was_given_up_is_no_reason_to_refuse(ledger: Ledger) -> None:
+    ledger.append(entry(0, 3))
+    ledger.close()
+    with ledger.path.open("ab") as file:
+        file.write(b'{"kind": "step", "step": 1\n')
+    Ledger(ledger.path).append(dropped(1, 8))
+    given_up = SampleIdSet()
+    given_up.add(dropped(1, 8).sample_id)
+    assert ledger.truncate(1, run="run-1", dropped=given_up) == 1
+    assert list(ledger.entries()) == [entry(0, 3), dropped(1, 8)]

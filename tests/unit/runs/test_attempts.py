@@ -43,6 +43,25 @@ def test_attempts_count_up_and_say_how_they_ended(directory: RunDirectory) -> No
     assert all(record.started_at <= (record.ended_at or "") for record in records)
 
 
+LEAVE = """
+import sys
+from pathlib import Path
+from gkd_dist.runs.attempts import Attempt
+from gkd_dist.runs.run_directory import RunDirectory
+from gkd_dist.stop_signals import leave
+attempt = Attempt(RunDirectory(Path(sys.argv[1])))
+leave(130, attempt.break_off)
+"""
+
+
+def test_an_attempt_that_leaves_at_once_says_so_first(directory: RunDirectory) -> None:
+    code = subprocess.run([sys.executable, "-c", LEAVE, str(directory.path)], check=False, timeout=60).returncode
+    (record,) = read_attempts(directory.attempts)
+    assert (code, record.how, record.exit_code) == (130, "interrupted", 130)
+    assert record.ended_at is not None
+    assert holder_of(directory.lock) is None
+
+
 @pytest.mark.fault(18)
 def test_an_attempt_holds_the_lock_of_its_directory(directory: RunDirectory) -> None:
     with Attempt(directory) as attempt:

@@ -12,7 +12,7 @@ from gkd_dist.runs.attempts import Attempt
 from gkd_dist.runs.control import Panel, Target, await_target, scale
 from gkd_dist.runs.documents import MAX_BYTES, read_document, write_document
 from gkd_dist.runs.run_directory import RunDirectory
-from gkd_dist.runs.status import RoleStatus, SlotState, SlotStatus, Status
+from gkd_dist.runs.status import RoleStatus, SlotState, SlotStatus, Status, alike
 
 MODELS = (
     "student.model=s", "teacher=null", "teachers.a.model=t", "teachers.b.model=u",
@@ -139,6 +139,58 @@ def test_what_keeps_a_replica_from_serving_is_said_once_and_again_at_the_deadlin
         with pytest.raises(DeadlineError, match=r"slot 1 restarting: the cluster has no room for it \(CPU: 2 wanted"):
             await_target(directory, request, timeout_s=5, say=said.append, clock=lambda: now, sleep=sleep)
     assert said == [f"samplers slot 1 restarting: {room}"]
+
+
+def test_of_replicas_that_wait_alike_only_more_of_them_are_said_again(directory: RunDirectory) -> None:
+    """While they come up one by one, nothing new is to be said."""
+    now, said = 0.0, []
+    waiting = iter([range(2, 4), range(2, 6), range(3, 6), range(5, 6)])
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+        numbers = next(waiting, range(0))
+        job.samplers = tuple(
+            SlotStatus(slot=number, state="restarting", problem="no room")
+            if number in numbers
+            else SlotStatus(slot=number, state="healthy", pid=number + 1)
+            for number in range(4)
+        )
+        job.samplers += tuple(SlotStatus(slot=7 + number, state="dead", problem="died") for number in numbers)
+        job.turn()
+
+    with Attempt(directory):
+        job = Job(directory)
+        request = scale(directory, samplers=4)
+        await_target(directory, request, timeout_s=50, say=said.append, clock=lambda: now, sleep=sleep)
+    assert said == [
+        "samplers slots 2-3 (2) restarting: no room",
+        "samplers slots 9-10 (2) dead: died",
+        "samplers slots 9-12 (4) dead: died",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "text"),
+    [([4], "slot 4"), ([2, 3], "slots 2-3 (2)"), ([9, 2, 3, 5, 4, 7], "slots 2-5, 7, 9 (6)")],
+)
+def test_slots_are_named_by_ranges(numbers: list[int], text: str) -> None:
+    (group,) = alike(SlotStatus(slot=number, state="dead") for number in numbers)
+    assert group.name == text
+    assert str(group) == f"{text} dead"
+
+
+def test_only_what_is_the_same_in_all_is_said_together() -> None:
+    groups = alike(
+        [
+            SlotStatus(slot=0, state="dead", problem="died"),
+            SlotStatus(slot=1, state="dead", restarts=1, problem="died"),
+            SlotStatus(slot=2, state="retired", problem="died"),
+            SlotStatus(slot=3, state="dead", problem="no room"),
+            SlotStatus(slot=4, state="dead", problem="died"),
+        ]
+    )
+    assert [group.slots for group in groups] == [(0, 4), (1,), (2,), (3,)]
 
 
 def test_a_job_that_does_not_look_is_told_apart(directory: RunDirectory) -> None:

@@ -21,14 +21,19 @@ from gkd_dist.stop_signals import StopSignals
 def say(text):
     print(text, flush=True)
 
+def last_act(code):
+    print("last act", code, flush=True)
+    if how == "disk hangs":
+        time.sleep(3600)
+
 async def main(how):
-    with StopSignals(say) as stop:
+    with StopSignals(say, last_act) as stop:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(99))  # as ray.init does
         stop.install()
         if how != "early":
             stop.begin()
         say("ready")
-        if how == "deaf":
+        if how in ("deaf", "disk hangs"):
             while True:
                 try:
                     await asyncio.sleep(3600)
@@ -42,8 +47,9 @@ async def main(how):
         say("checkpoint")
         raise stop.error("runs/r-1")
 
+how = sys.argv[1]
 try:
-    asyncio.run(main(sys.argv[1]))
+    asyncio.run(main(how))
 except GkdError as error:
     say(str(error))
     sys.exit(error.exit_code)
@@ -114,9 +120,19 @@ def test_a_second_ctrl_c_ends_a_run_that_does_not_come_to_its_end(first: signal.
         running.send_signal(first)
         assert running.stdout is not None and running.stdout.readline().startswith(f"{first.name}: finishing")
         running.send_signal(signal.SIGINT)
-        _, err = running.communicate(timeout=20)
+        out, err = running.communicate(timeout=20)
     assert running.returncode == 130
     assert "stopped at once" in err
+    assert out == "last act 130\n"
+
+
+def test_a_last_act_that_hangs_does_not_keep_the_second_signal_from_ending_it() -> None:
+    with process("disk hangs") as running:
+        running.send_signal(signal.SIGINT)
+        assert running.stdout is not None and running.stdout.readline().startswith("SIGINT: finishing")
+        running.send_signal(signal.SIGINT)
+        running.communicate(timeout=20)
+    assert running.returncode == 130
 
 
 @pytest.mark.fault(33)

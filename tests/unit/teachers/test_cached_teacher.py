@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from gkd_dist.checks import TeacherCheck, Tolerance
-from gkd_dist.targets import SampledTargets, TeacherTargets
+from gkd_dist.interfaces import Remembering
+from gkd_dist.targets import CacheUse, SampledTargets, TeacherTargets
 from gkd_dist.teachers.cached import CachedTeacher
 from gkd_dist.teachers.fingerprint import code_digest, model_fingerprint, sequences_key
 from gkd_dist.teachers.score_cache import ScoreCache
@@ -76,7 +77,7 @@ def test_a_second_epoch_asks_for_nothing_and_neither_does_a_second_run(tmp_path:
             score(teacher, FIXED[:3])
             score(teacher, FIXED[3:])
     assert (len(first.asked), len(second.asked)) == (5, 0)
-    assert (teacher.num_hits, teacher.num_misses) == (10, 0)
+    assert (teacher.use.num_hits, teacher.use.num_misses) == (10, 0)
 
 
 def test_what_the_student_wrote_is_always_asked_and_never_kept(tmp_path: Path) -> None:
@@ -85,7 +86,7 @@ def test_what_the_student_wrote_is_always_asked_and_never_kept(tmp_path: Path) -
     for _ in range(2):
         score(teacher, STUDENT)
     assert len(engine.asked) == 2 * len(STUDENT)
-    assert (teacher.num_hits, teacher.num_misses) == (0, 0)
+    assert (teacher.use.num_hits, teacher.use.num_misses) == (0, 0)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -97,7 +98,20 @@ def test_a_mixed_call_asks_for_what_is_missing_and_keeps_the_order(tmp_path: Pat
     score(teacher, [STUDENT[0], FIXED[0], FIXED[1], STUDENT[1], FIXED[2], FIXED[3], STUDENT[2]])
     assert [[each.source is Source.STUDENT for each in call] for call in engine.calls] == [[True] * 3, [False] * 2]
     np.testing.assert_array_equal(engine.calls[1][0].completion_ids, FIXED[0].completion_ids)
-    assert (teacher.num_hits, teacher.num_misses) == (2, 4)
+    assert (teacher.use.num_hits, teacher.use.num_misses) == (2, 4)
+
+
+def test_what_the_cache_did_is_told_once_with_the_bytes_of_the_targets(tmp_path: Path) -> None:
+    teacher = cached(Engine(), tmp_path)
+    assert isinstance(teacher, Remembering)
+    score(teacher, [*FIXED[:2], STUDENT[0]])
+    score(teacher, FIXED[:3])
+    old, new = (sum(says(each).num_bytes for each in part) for part in (FIXED[:2], FIXED[:3]))
+    assert teacher.cache_use() == CacheUse(num_hits=2, num_misses=3, hit_bytes=old, miss_bytes=new)
+    assert teacher.cache_use() == CacheUse()
+    score(teacher, FIXED[:1])
+    assert teacher.cache_use() == CacheUse(num_hits=1, hit_bytes=says(FIXED[0]).num_bytes)
+    assert teacher.use.num_hits == 3
 
 
 def test_the_same_tokens_are_the_same_pair_whatever_they_are_called(tmp_path: Path) -> None:

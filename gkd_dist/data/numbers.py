@@ -1,4 +1,7 @@
-"""Numbers as answers write them: decimals, thousands separators, powers of ten, fractions of LaTeX or with a slash."""
+"""Numbers as answers write them: decimals, thousands separators, powers of ten, fractions of LaTeX or with a slash.
+
+The one grammar of what grades answers, in rewards and in evaluation.
+"""
 
 import re
 from fractions import Fraction
@@ -11,7 +14,7 @@ _NUMBER = re.compile(
     (?:(?<![\w.])(?P<whole>\d+)\s*)?
     \\[cdt]?frac\s*(?:(?P<top>\d|{{[^{{}}]*}})\s*(?P<bottom>\d|{{[^{{}}]*}})|(?:{{(?:[^{{}}]|{{[^{{}}]*}})*}}\s*){{1,2}})
     |
-    (?<![\w.^])(?<!\^{{)(?P<minus>(?<!\))-)?(?:\\?\$)?
+    (?<![\w.^])(?<!\^{{)(?P<minus>(?<!\))-)?(?:\\?\$|[\u20ac\u00a3\u00a5])?
     (?:
         (?<!\d/)(?:(?P<ones>\d+)[ ]+)?(?P<numerator>\d+)\s?/\s?(?P<denominator>\d+)(?![\d/]|[.,]\d)
         |
