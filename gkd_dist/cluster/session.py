@@ -12,6 +12,7 @@ from contextlib import contextmanager, nullcontext
 from urllib.parse import urlsplit
 
 import ray
+from ray._raylet import Config
 from ray.exceptions import AuthenticationError
 
 from gkd_dist.cluster.token import sources
@@ -111,6 +112,7 @@ def _own_token() -> Iterator[None]:
         os.environ.pop(_TOKEN)
         if former is not None:
             os.environ[_TOKEN] = former
+        Config.initialize("")  # Ray has read the environment once; what this process does next may be without a token
 
 
 @functools.cache

@@ -27,6 +27,7 @@ def joins(address: str, **variables: str) -> bool:
 @pytest.mark.ray
 def test_nobody_joins_without_the_token_which_goes_with_the_session(monkeypatch: pytest.MonkeyPatch) -> None:
     import ray
+    from ray._raylet import AuthenticationMode, get_authentication_mode
 
     for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
         monkeypatch.delenv(name, raising=False)
@@ -36,3 +37,4 @@ def test_nobody_joins_without_the_token_which_goes_with_the_session(monkeypatch:
         assert not joins(address, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="f" * 64)
         assert joins(address, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=token)
     assert not [name for name in os.environ if name.startswith("RAY_AUTH")]
+    assert get_authentication_mode() == AuthenticationMode.DISABLED, "for clusters that the process may see next"

@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -181,6 +182,19 @@ def test_the_entry_point_survives_the_shells_and_says_the_exit_code(
     assert exit_code_in(done.stdout) == code
 
 
+def test_the_entry_point_says_the_exit_code_of_a_job_that_is_stopped(tmp_path: Path) -> None:
+    entrypoint = only(built(f"{OVERLAYS[0]}/job"), "RayJob")["spec"]["entrypoint"]
+    stand_in = tmp_path / "gkd"
+    stand_in.write_text("#!/usr/bin/env bash\ntrap 'exit 75' TERM\necho runs\nwhile :; do sleep 0.05; done\n")
+    stand_in.chmod(0o755)
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    with subprocess.Popen(entrypoint, shell=True, stdout=-1, text=True, env=environment, start_new_session=True) as job:
+        assert job.stdout is not None and job.stdout.readline() == "runs\n"
+        os.killpg(job.pid, signal.SIGTERM)  # as Ray does: the shell, too
+        said, _ = job.communicate(timeout=60)
+    assert (job.returncode, exit_code_in(said)) == (75, 75)
+
+
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_fields_of_retries_and_of_the_end_are_set_on_purpose(overlay: str) -> None:
     spec = only(built(f"{overlay}/job"), "RayJob")["spec"]
@@ -293,6 +307,15 @@ def test_pods_of_other_ray_clusters_reach_nothing() -> None:
         assert admits(policy, operator, "other") == set()
     assert admits(policy, foreign | OF_GKD, "gkd") == {-1}
     assert admits(policy, foreign | OF_GKD, "other") == set()
+
+
+def test_teachers_reach_vllm_servers_that_carry_the_label() -> None:
+    policy = only(built("cpu-quickstart/job"), "NetworkPolicy")
+    (rule,) = (rule for rule in policy["spec"]["egress"] if {"protocol": "TCP", "port": 8000} in rule.get("ports", ()))
+    label = {"gkd/serves": "teacher"}
+    assert rule["to"] == [{"namespaceSelector": {}, "podSelector": {"matchLabels": label}}]
+    page = (REPOSITORY / "docs" / "deployment.md").read_text()
+    assert "gkd/serves: teacher" in page and "delete rayjob gkd" in page
 
 
 def rules(policy: Any) -> Iterator[tuple[str, set[int]]]:

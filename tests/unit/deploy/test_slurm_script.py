@@ -1,6 +1,7 @@
 """deploy/slurm/gkd.sbatch, with stand-ins for Slurm, Ray and gkd that write down how they were called."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -17,7 +18,8 @@ LIMIT_S = 60
 
 STAND_INS = {
     "scontrol": 'echo "scontrol $*" >>"$CALLS"; [[ $1 != show ]] || printf "n1\\nn2\\n"',
-    "srun": 'case "$*" in *hostname*) echo 10.0.0.1 ;; *) echo "srun $*" >>"$CALLS"; exec sleep 100 ;; esac',
+    "srun": 'case "$*" in *hostname*) exec "${@: -3}" ;; *) echo "srun $*" >>"$CALLS"; exec sleep 100 ;; esac',
+    "hostname": 'case "$1" in --ip-address) echo "$OWN_IP" ;; *) echo "fe80::1 10.0.0.1 192.168.0.1" ;; esac',
     "python": 'echo "$NUM_NODES"',
     "gkd": 'echo "gkd $* $(stat -c %a "$RAY_AUTH_TOKEN_PATH") $RAY_AUTH_MODE" >>"$CALLS"\n'
     '[[ -z $HANGS ]] || { trap "exit 75" TERM; while :; do sleep 0.05; done; }\nexit "$CODE"',
@@ -43,6 +45,9 @@ class Allocation:
             "SLURM_JOB_ID": "4711",
             "SLURM_JOB_NODELIST": "n[1-2]",
             "SLURM_JOB_NUM_NODES": "2",
+            "SLURM_CPUS_PER_TASK": "32",
+            "SLURM_GPUS_ON_NODE": "8",
+            "OWN_IP": "127.0.1.1",
             "NUM_NODES": "2",
             "HANGS": "",
             "CODE": "0",
@@ -84,15 +89,42 @@ def test_a_run_gets_the_cluster_and_its_exit_code_is_that_of_the_job(allocation:
     job = allocation.start("mine.yaml", "learner.max_steps=3", CODE="2")
     assert job.communicate(timeout=LIMIT_S)[1] == "" and job.returncode == 2
     (run,) = allocation.called("gkd")
-    address = f"10.0.0.1:{20000 + 4711}"
+    port = 20000 + 4711 % 2500 * 4
+    address = f"10.0.0.1:{port}"
     runs = allocation.environment["GKD_RUNS"]
-    wanted = f"gkd run mine.yaml learner.max_steps=3 cluster.address={address} output_dir={runs} 600 token"
+    words = f"metrics.port={port + 3} learner.max_steps=3 cluster.address={address} output_dir={runs}"
+    wanted = f"gkd run mine.yaml {words} 600 token"
     assert run == wanted, "the token's file is for its owner alone"
     head, workers = sorted(allocation.called("srun"), key=lambda line: "--exclude" in line)
-    assert "--nodelist=n1 ray start --head" in head and "--port=24711" in head
-    assert "--nodes=1 --ntasks=1 --exclude=n1" in workers and f"ray start --block --address={address}" in workers
+    assert (
+        "--nodelist=n1 bash -c exec ray start --head" in head and f"--node-ip-address=10.0.0.1 --port={port} " in head
+    )
+    assert f"--ray-client-server-port={port + 1} " in head
+    assert "--nodes=1 --ntasks=1 --exclude=n1" in workers and f"ray start --block --address={address} " in workers
+    for step in (head, workers):
+        assert "srun --overlap --cpus-per-task=32 " in step, "a step does not inherit it"
+        assert "--num-cpus=32 --num-gpus=8 " in step, "what the job was given, not what the node has"
+        assert f"--dashboard-agent-listen-port={port + 2} --min-worker-port=0 --max-worker-port=0" in step
     assert not list(Path(runs).glob(".ray-token*")), "it goes with the job"
     assert not [line for line in allocation.called("scontrol") if "requeue" in line]
+
+
+@pytest.mark.parametrize(("own", "taken"), [("10.1.2.3", "10.1.2.3"), ("127.0.0.1 10.4.4.4", "10.4.4.4")])
+def test_the_address_is_never_a_loopback_one(allocation: Allocation, own: str, taken: str) -> None:
+    job = allocation.start("quickstart", OWN_IP=own)
+    assert job.communicate(timeout=LIMIT_S)[1] == "" and job.returncode == 0
+    assert f"cluster.address={taken}:" in allocation.called("gkd")[0]
+
+
+def test_jobs_next_to_each_other_share_no_port(allocation: Allocation) -> None:
+    ports: list[str] = []
+    for number in ("1000", "1001"):
+        assert allocation.start("quickstart", SLURM_JOB_ID=number).wait(LIMIT_S) == 0
+        (head,) = (line for line in allocation.called("srun") if "--head" in line and f"ray-{number} " in line)
+        (run,) = (line for line in allocation.called("gkd") if f"metrics.port={20003 + int(number) * 4}" in line)
+        ports += [*re.findall(r"port=(\d+)", head), *re.findall(r"metrics.port=(\d+)", run)]
+    fixed = [port for port in ports if port != "0"]
+    assert len(fixed) == len(set(fixed)) == 8
 
 
 def test_near_the_end_of_its_time_it_stops_with_a_checkpoint_and_queues_again(
