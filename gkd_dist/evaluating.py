@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gkd_dist.config.evaluation import EvalConfig
+from gkd_dist.disk import write_whole
 from gkd_dist.errors import ConfigError
 from gkd_dist.eval_preparation import EvalJob, missing_packages, prepare_eval
 from gkd_dist.metrics.console import Narrator, print_table
@@ -72,7 +73,9 @@ def recompute(file: Path, config: EvalConfig, *, as_json: bool) -> int:
 
 
 def generate(config: EvalConfig, output: Path | None, *, output_dir: Path) -> int:
-    """One JSON line for each prompt, with its completions; returns 0.
+    """One JSON line for each prompt, with its row (`index`, from 0: too long ones may be missing) and its completions.
+
+    Returns 0.
 
     Args:
         output: None prints them.
@@ -83,7 +86,10 @@ def generate(config: EvalConfig, output: Path | None, *, output_dir: Path) -> in
         narrate(describe(job))
         predictions = _predict(job, narrate)
     lines = [
-        json.dumps({"prompt": each.prompt, "completions": [sample.text for sample in each.samples]}, ensure_ascii=False)
+        json.dumps(
+            {"index": each.index, "prompt": each.prompt, "completions": [sample.text for sample in each.samples]},
+            ensure_ascii=False,
+        )
         for each in predictions
     ]
     text = "".join(f"{line}\n" for line in lines)
@@ -91,7 +97,7 @@ def generate(config: EvalConfig, output: Path | None, *, output_dir: Path) -> in
         sys.stdout.write(text)
     else:
         output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(text, encoding="utf-8")
+        write_whole(output, text.encode())
     return 0
 
 

@@ -36,7 +36,11 @@ class EvalEngines:
         from gkd_dist.evaluation.writers import SamplingWriter
 
         decoding, insertion = self.config.decoding, self._insertion()
-        if self.config.engine == "hf" and decoding.temperature == 0:
+        if self.config.engine == "vllm":
+            writer = SamplingWriter(self._vllm_sampler())
+            return writer if insertion is None else InsertingWriter(writer, insertion)
+        next_id = None if insertion is None else insertion.next
+        if decoding.temperature == 0:
             from gkd_dist.evaluation.search import SearchingWriter
 
             return SearchingWriter(
@@ -46,12 +50,23 @@ class EvalEngines:
                 num_ids=self.renderer.num_ids,
                 num_beams=decoding.num_beams,
                 length_penalty=decoding.length_penalty,
-                insertion=insertion,
+                next_id=next_id,
                 is_over=None if self.stop is None else self._is_over,
                 device=self.config.device,
             )
-        writer = SamplingWriter(self._sampler())
-        return writer if insertion is None else InsertingWriter(writer, insertion)
+        from gkd_dist.samplers.hf_sampler import HfSampler
+
+        return SamplingWriter(
+            HfSampler(
+                self.model,
+                dtype=self.config.dtype,
+                pad_token_id=self.renderer.pad_token_id,
+                num_ids=self.renderer.num_ids,
+                max_batch_size=decoding.batch_size,
+                next_id=next_id,
+                device=self.config.device,
+            )
+        )
 
     def make_option_scorer(self) -> Scorer:
         if self.config.engine == "hf":
@@ -81,17 +96,7 @@ class EvalEngines:
     def _is_over(self, ids: Sequence[int]) -> bool:
         return self.stop is not None and self.stop in self.renderer.decode(ids)
 
-    def _sampler(self) -> Sampler:
-        if self.config.engine == "hf":
-            from gkd_dist.samplers.hf_sampler import HfSampler
-
-            return HfSampler(
-                self.model,
-                dtype=self.config.dtype,
-                pad_token_id=self.renderer.pad_token_id,
-                num_ids=self.renderer.num_ids,
-                max_batch_size=self.config.decoding.batch_size,
-            )
+    def _vllm_sampler(self) -> Sampler:
         quiet_vllm()
         from gkd_dist.samplers.vllm_sampler import VllmSampler
 

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from gkd_dist.build.environment import quiet_vllm
+from gkd_dist.build.environment import device_of, quiet_vllm
 from gkd_dist.interfaces import Sampler
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ def make_sampler(blueprint: "Blueprint") -> Sampler:
             adapter=adapter,
             max_batch_size=sampler.max_batch_size,
             teacher=teacher,
+            device=device_of(blueprint.config.cluster.num_gpus_per_sampler),
         )
     quiet_vllm()
     from gkd_dist.samplers.vllm_sampler import VllmSampler

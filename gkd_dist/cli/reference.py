@@ -1,6 +1,6 @@
 """The reference page of the command line, docs/command-line.md, made from the commands themselves (floor F5).
 
-python -m gkd_dist.cli.reference [FOLDER]    writes it, and docs/configuration.md, into a checkout
+python -m gkd_dist.cli.reference [FOLDER]    writes it, and those of keys and recipes, into a checkout
 """
 
 import sys
@@ -11,6 +11,7 @@ import typer
 
 from gkd_dist.cli.app import app
 from gkd_dist.cli.exit_codes import EXIT_CODES
+from gkd_dist.config.recipes import recipe_names, recipe_summary
 from gkd_dist.config.reference import reference as configuration
 
 HEAD = """# Command line
@@ -28,6 +29,14 @@ Of every command.
 
 | code | means | the same command again |
 | --- | --- | --- |
+"""
+RECIPES = """# Recipes
+
+Generated from the first lines of the files in `gkd_dist/recipes` by `make reference`. `gkd recipes NAME` prints one;
+`A+B` is B over A. What those of the paper are, and how they are put together: [paper.md](paper.md).
+
+| recipe | is |
+| --- | --- |
 """
 
 
@@ -59,9 +68,22 @@ def _first_line(text: str | None) -> str:
     return (text or "").partition("\n")[0]
 
 
+def recipes() -> str:
+    """docs/recipes.md as it should be."""
+    lines = [
+        f"| [`{name}`](../gkd_dist/recipes/{name}.yaml) | {recipe_summary(name).replace('|', ' or ')} |\n"
+        for name in recipe_names()
+    ]
+    return RECIPES + "".join(lines)
+
+
 def pages() -> dict[str, str]:
-    """The generated pages of the command line by their paths in the repository."""
-    return {"docs/command-line.md": reference(), "docs/configuration.md": configuration()}
+    """The pages by their paths in the repository."""
+    return {
+        "docs/command-line.md": reference(),
+        "docs/configuration.md": configuration(),
+        "docs/recipes.md": recipes(),
+    }
 
 
 if __name__ == "__main__":

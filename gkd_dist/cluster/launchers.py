@@ -186,9 +186,10 @@ class ActorLauncher(Generic[AnyProxy]):
 
     async def _missing_without_it(self) -> list[str]:
         """What the cluster lacks for an actor that was ended: what it had reserved itself is not free at once."""
+        has_reserved_nothing = bool(self._needs.missing(ray.cluster_resources()))
         ended = time.monotonic()
         while missing := await asyncio.to_thread(self._missing):
-            if time.monotonic() - ended >= _RELEASE_S:
+            if has_reserved_nothing or time.monotonic() - ended >= _RELEASE_S:
                 break
             await asyncio.sleep(_RELEASE_LOOK_S)
         return missing

@@ -1,12 +1,14 @@
 """A connection to a Ray cluster: one started for this run, or one that is there already."""
 
+import functools
 import logging
 import os
+import secrets
 import signal
 import socket
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from urllib.parse import urlsplit
 
 import ray
@@ -18,6 +20,7 @@ from gkd_dist.errors import ResourceError, StoppedEarlyError, plain
 
 _CONNECT_S = 5.0
 _ADVICE = "start one with `ray start --head`, or use cluster.address=local"
+_MODE, _TOKEN = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"
 
 
 @contextmanager
@@ -31,10 +34,13 @@ def ray_session(config: ClusterConfig, when_connected: Callable[[], None] = lamb
         ResourceError: no cluster answers at the address.
         StoppedEarlyError: SIGTERM came meanwhile.
     """
+    with _own_token() if config.address == "local" else nullcontext():
+        yield from _connected(config, when_connected)
+
+
+def _connected(config: ClusterConfig, when_connected: Callable[[], None]) -> Iterator[None]:
     arguments: dict[str, object] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if config.address == "local":
-        # Set on purpose: a token file left behind by another cluster would switch authentication on.
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         # Ray lowers its workers' priority by 15; ours are the work itself.
         os.environ.setdefault("RAY_worker_niceness", "0")
@@ -84,6 +90,33 @@ def _check_reachable(address: str) -> None:
         raise ResourceError(
             f"cluster.address: no Ray cluster at {named!r}{source} ({plain(error)}); {_ADVICE}"
         ) from error
+
+
+@contextmanager
+def _own_token() -> Iterator[None]:
+    """A cluster that is started here lets in nobody but this process and its own: Ray listens on all interfaces.
+
+    Not where the environment says how (RAY_AUTH_MODE). The token is in this process's environment and that of the
+    cluster's processes, and in no file.
+    """
+    if _MODE in os.environ:  # Ray asks for a token by itself where it is not told whether to
+        yield
+        return
+    former = os.environ.get(_TOKEN)
+    os.environ[_TOKEN] = _token()
+    try:
+        yield
+    finally:
+        os.environ.pop(_MODE, None)
+        os.environ.pop(_TOKEN)
+        if former is not None:
+            os.environ[_TOKEN] = former
+
+
+@functools.cache
+def _token() -> str:
+    """One per process, which Ray reads once."""
+    return secrets.token_hex(32)
 
 
 def log_folder() -> str:

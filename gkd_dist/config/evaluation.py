@@ -62,14 +62,15 @@ class EvalConfig(Strict):
     task: TaskName = "generation"
     """What is asked, and which figures are computed; `generation` computes none."""
     data: str
-    """JSONL (optionally .gz), Parquet, or the test split of a hub data set; of mmlu and bbh also the folder with all
-    its files."""
+    """JSONL (optionally .gz), Parquet, or a hub data set; of mmlu and bbh also the folder with all its files."""
+    split: str | None = None
+    """Of a hub data set; null means `test`. What is written for training has to say which one (task=generation)."""
     engine: Literal["hf", "vllm"] = "hf"
     """`vllm` writes in large batches; `hf` knows beams and encoder-decoders."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the weights."""
     device: Literal["cpu", "cuda"] = "cpu"
-    """Of the hf engine, which draws on cpu alone; divergences are measured there too."""
+    """Of the hf engine; divergences are measured there too."""
     engine_args: dict[str, Any] = Field(default_factory=dict)
     """Of vLLM's own, those of speed, memory and parallelism; see `config/engine_args.py`."""
     num_rows: int | None = Field(default=None, ge=1)
@@ -115,8 +116,6 @@ class EvalConfig(Strict):
 
     def _decoding_problems(self) -> list[str]:
         decoding, problems = self.decoding, []
-        if self.engine == "hf" and self.device == "cuda" and decoding.temperature > 0:
-            problems.append("device: the hf engine draws samples on cpu alone; set engine=vllm, or device=cpu")
         if decoding.num_beams > 1:
             if self.engine == "vllm":
                 problems.append("decoding.num_beams: beam search needs engine=hf; set that, or num_beams=1")

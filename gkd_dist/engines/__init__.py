@@ -1,1 +1,1 @@
-"""What engines of several roles share: the start of vLLM in this process, probes of transformers models (floor F3)."""
+"""What engines of several roles share: the start of vLLM, probes of transformers models, its decoding (floor F3)."""

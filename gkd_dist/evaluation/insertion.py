@@ -59,7 +59,8 @@ class Insertion:
 class InsertingWriter:
     """Implements `Writer`: another one is stopped at each `=`, and goes on behind what the calculator put there.
 
-    For engines that keep the keys and values of a prefix: every round reads the text so far again.
+    For engines that nothing can be put into while they write, of causal models: every round reads the text so far again
+    behind its prompt.
     """
 
     def __init__(self, writer: Writer, insertion: Insertion) -> None:

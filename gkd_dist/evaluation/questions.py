@@ -54,7 +54,12 @@ def _plain_questions(config: EvalConfig) -> Iterator[Question]:
     prompt, reference = _columns(config)
     shots = gsm8k_shots(config.shots) if config.task == "gsm8k" else NO_SHOTS
     template = config.template or shots.template
-    for index, (place, record) in enumerate(_records(config.data)):
+    if config.task == "generation" and config.split is None and not Path(config.data).expanduser().exists():
+        # What a teacher writes is trained on: nothing may take the test split by default.
+        raise DataError(
+            f"split: {config.data} is no file here; if it is a hub data set, set split=train or another one"
+        )
+    for index, (place, record) in enumerate(_records(config.data, config.split)):
         if index == config.num_rows:
             return
         text = " ".join(_texts(record, prompt, place))
@@ -68,7 +73,7 @@ def _bbh_questions(config: EvalConfig) -> Iterator[Question]:
     prompt, reference = _columns(config)
     for subset, file in _bbh_files(config).items():
         shots = bbh_shots(config.shots, file, subset)
-        for index, (place, record) in enumerate(_records(str(file))):
+        for index, (place, record) in enumerate(_records(str(file), config.split)):
             if index == config.num_rows:
                 break
             text = " ".join(_texts(record, prompt, place))
@@ -84,7 +89,7 @@ def _mmlu_questions(config: EvalConfig) -> Iterator[Question]:
     file = str(_file(folder, "test")) if folder.is_dir() else config.data
     counts: Counter[str] = Counter()
     subjects: set[str] = set()
-    for index, (place, record) in enumerate(_records(file)):
+    for index, (place, record) in enumerate(_records(file, config.split)):
         subject = _texts(record, "subject", place)[0]
         subjects.add(subject)
         wanted = config.subsets is None or subject in config.subsets
@@ -107,7 +112,7 @@ def _mmlu_examples(config: EvalConfig) -> dict[str, list[tuple[str, Record]]]:
         raise DataError(
             "shots.path: examples of mmlu come from dev.jsonl of a data folder, or name them; or set shots.num=0"
         )
-    for place, record in _records(config.shots.path or str(_file(folder, "dev"))):
+    for place, record in _records(config.shots.path or str(_file(folder, "dev")), None):
         examples.setdefault(_texts(record, "subject", place)[0], []).append((place, record))
     return examples
 
@@ -145,9 +150,9 @@ def _file(folder: Path, stem: str) -> Path:
     )
 
 
-def _records(path: str) -> Iterator[tuple[str, Record]]:
+def _records(path: str, split: str | None) -> Iterator[tuple[str, Record]]:
     try:
-        yield from records(path, "test")
+        yield from records(path, split or "test")
     except DataError as error:
         raise DataError(str(error).replace("data.path: ", "data: ")) from error
 

@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from transformers import (
     GenerationConfig,
-    LogitsProcessor,
     LogitsProcessorList,
     PreTrainedModel,
     StoppingCriteria,
@@ -15,7 +14,7 @@ from transformers import (
 )
 
 from gkd_dist.engines.families import family_at
-from gkd_dist.evaluation.insertion import Insertion
+from gkd_dist.engines.forcing import ForcingProcessor, NextId
 from gkd_dist.evaluation.writers import Completion
 from gkd_dist.serial import SerialThread
 from gkd_dist.types import Prompt, SamplingParams
@@ -32,7 +31,7 @@ class SearchingWriter:
         pad_token_id: fills the shorter prompts; never attended to.
         num_ids: ids the tokenizer knows; rows of the head beyond them are never chosen.
         num_beams: 1 is greedy.
-        insertion: the calculator, if any.
+        next_id: a calculator, say; None leaves every choice to the model.
         is_over: whether ids [n] say all that is wanted; what follows is filled with `pad_token_id`. Greedy alone asks.
         device: where the model runs.
     """
@@ -46,7 +45,7 @@ class SearchingWriter:
         num_ids: int,
         num_beams: int,
         length_penalty: float,
-        insertion: Insertion | None,
+        next_id: NextId | None = None,
         is_over: Callable[[Sequence[int]], bool] | None = None,
         device: str = "cpu",
     ) -> None:
@@ -58,7 +57,7 @@ class SearchingWriter:
         self._padding_ids = list(range(num_ids, self._model.config.get_text_config().vocab_size)) or None
         self._num_beams = num_beams
         self._length_penalty = length_penalty
-        self._insertion = insertion
+        self._next_id = next_id
         self._is_over = is_over if num_beams == 1 else None
         self._thread = SerialThread("search")
 
@@ -76,7 +75,7 @@ class SearchingWriter:
         rows = [prompt.token_ids for prompt in prompts]
         input_ids, attention_mask = self._family.prompts(rows, self._pad_token_id)
         begins_at = input_ids.shape[1] if self._family.in_one_row else 1
-        processors = [] if self._insertion is None else [_Inserting(self._insertion, begins_at)]
+        processors = [] if self._next_id is None else [ForcingProcessor(self._next_id, begins_at)]
         sequences = self._model.generate(
             input_ids=input_ids.to(self._model.device),
             attention_mask=attention_mask.to(self._model.device),
@@ -100,31 +99,11 @@ class SearchingWriter:
         return [_completion(row, params) for row in completions]
 
 
-class _Inserting(LogitsProcessor):
-    """Leaves one id where the calculator decides.
-
-    Args:
-        begins_at: column of the first generated id.
-    """
-
-    def __init__(self, insertion: Insertion, begins_at: int) -> None:
-        self._insertion = insertion
-        self._begins_at = begins_at
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        for row, generated in enumerate(input_ids[:, self._begins_at :].tolist()):
-            forced = self._insertion.next(generated)
-            if forced is not None:
-                scores[row] = float("-inf")
-                scores[row, forced] = 0.0
-        return scores
-
-
 class _Ending(StoppingCriteria):
     """Ends the rows that are over.
 
     Args:
-        begins_at: as of `_Inserting`.
+        begins_at: column of the first generated id.
     """
 
     def __init__(self, is_over: Callable[[Sequence[int]], bool], begins_at: int) -> None:

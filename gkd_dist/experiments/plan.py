@@ -2,8 +2,9 @@
 
 import itertools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from gkd_dist.config.load import load_eval_config, load_run_config
 from gkd_dist.config.yaml_text import YamlTextError, parse_yaml
 from gkd_dist.errors import ConfigError
 from gkd_dist.experiments.spec import SEED, AxisValue, Evaluation, Experiment, Selection, Stage
-from gkd_dist.experiments.texts import fill, number
+from gkd_dist.experiments.texts import Lookups, fill, number
 
 RUN_NAME = "run"
 """What `gkd run` calls its numbered folder inside of a run's own."""
@@ -152,20 +153,25 @@ def _run(expansion: _Expansion, name: str, stage: Stage, labels: dict[str, str])
         waits_for[found.name] = None
         return str(found.output)
 
+    lookups: Lookups = {"stage": output_of, "recipe": lambda key: _of_recipe(names, key)}
     arguments: list[str] = []
     num_steps = 0
+    num_gpus = number(fill(stage.num_gpus, names), "num_gpus")
+    device = {"device": "cuda"} if num_gpus > 0 else {}  # of whatever asks a model beside the ring, which knows its own
     if name in experiment.given:
         output = Path(str(fill(experiment.given[name], names))).expanduser().absolute()
         config: dict[str, Any] = {"given": str(output)}
     elif stage.command is not None and stage.output is not None:
         output = folder / stage.output
         names["output"] = str(output)
-        arguments = [str(each) for each in fill(stage.command, names, output_of)]
-        config = {"command": arguments}
+        arguments = [str(each) for each in fill(stage.command, names, lookups)]
+        if arguments[0] == "generate":
+            arguments += [f"{key}={value}" for key, value in device.items()]
+        config = _command_config(arguments)
     else:
         output = folder / "latest" / "final"
         overrides = _overrides(stage, values)
-        filled = {str(key): fill(value, names, output_of) for key, value in overrides.items()}
+        filled = {str(key): fill(value, names, lookups) for key, value in overrides.items()}
         filled = {"seed": seed, **filled, **ALONE, "name": RUN_NAME, "output_dir": str(folder)}
         recipe = str(fill(stage.recipe, names))
         arguments = ["run", recipe, *(f"{key}={override_text(value)}" for key, value in filled.items())]
@@ -184,10 +190,10 @@ def _run(expansion: _Expansion, name: str, stage: Stage, labels: dict[str, str])
         evaluations=tuple(
             planned
             for each in stage.evaluate
-            for planned in _evaluations(each, experiment.evaluations[each], names, folder, output)
+            for planned in _evaluations(each, experiment.evaluations[each], names, folder, output, device)
         ),
         num_cpus=number(fill(stage.num_cpus, names), "num_cpus"),
-        num_gpus=number(fill(stage.num_gpus, names), "num_gpus"),
+        num_gpus=num_gpus,
         num_steps=num_steps,
         step_cpu_s=number(fill(stage.step_cpu_s, names), "step_cpu_s"),
         fixed_cpu_s=number(fill(stage.fixed_cpu_s, names), "fixed_cpu_s"),
@@ -203,6 +209,42 @@ def _names(experiment: Experiment, labels: Mapping[str, str], seed: int) -> dict
             names |= value.settings
             names[axis] = label if value.value is None else value.value
     return names
+
+
+def _command_config(arguments: Sequence[str]) -> dict[str, Any]:
+    """All that decides what a command does, checked as far as it checks its options itself.
+
+    Raises:
+        ConfigError: options that `gkd rows` or `gkd generate` would refuse.
+    """
+    options = list(itertools.takewhile(lambda each: not each.startswith("--"), arguments[2:]))
+    config: dict[str, Any] = {"command": list(arguments)}
+    if arguments[0] == "rows":
+        config["data"] = load_run_config(arguments[1], options).data.model_dump(mode="json")
+    elif arguments[0] == "generate":
+        load_eval_config(None, {"model": arguments[1], "data": "-"}, options)
+    return config
+
+
+def _of_recipe(names: Mapping[str, Any], key: str) -> Any:
+    """The value of a key in the recipe that the setting `task` names.
+
+    Raises:
+        ConfigError: there is no such setting, or no such key.
+    """
+    if "task" not in names:
+        raise ConfigError([f"{{recipe:{key}}}: needs a setting `task`, the name of a recipe"])
+    value: Any = _recipe(str(fill(names["task"], names)))
+    for part in key.split("."):
+        if not isinstance(value, dict) or part not in value:
+            raise ConfigError([f"{{recipe:{key}}}: the recipe {names['task']} has no such key"])
+        value = value[part]
+    return value
+
+
+@lru_cache(maxsize=8)
+def _recipe(name: str) -> dict[str, Any]:
+    return load_run_config(name).model_dump(mode="json")
 
 
 def _overrides(stage: Stage, values: Mapping[str, AxisValue]) -> dict[str, Any]:
@@ -229,17 +271,23 @@ def _run_of(expansion: _Expansion, stage: str, labels: Mapping[str, str]) -> Pla
 
 
 def _evaluations(
-    name: str, evaluation: Evaluation, names: Mapping[str, Any], folder: Path, model: Path
+    name: str,
+    evaluation: Evaluation,
+    names: Mapping[str, Any],
+    folder: Path,
+    model: Path,
+    device: Mapping[str, str],
 ) -> Iterator[PlannedEvaluation]:
     swept = next(iter(evaluation.sweep.items()), None)
+    lookups: Lookups = {"recipe": lambda key: _of_recipe(names, key)}
     for value in swept[1] if swept else (None,):
-        options = dict(evaluation.options)
+        options = {**device, **evaluation.options}
         title = name
         if swept is not None:
             options[swept[0]], title = value, f"{name}-{value}"
         own = folder / "evaluations" / title
         task, data = (str(fill(each, names)) for each in (evaluation.task, evaluation.data))
-        filled = {key: fill(each, names) for key, each in options.items()} | {"output": str(own)}
+        filled = {key: fill(each, names, lookups) for key, each in options.items()} | {"output": str(own)}
         given = {"model": str(model), "task": task, "data": data}
         overrides = [f"{key}={override_text(each)}" for key, each in filled.items()]
         load_eval_config(None, given, overrides)

@@ -115,8 +115,8 @@ class Schedule:
             if self.states[name] != "waiting":
                 continue
             needed = standing.run.waits_for
-            lost = [other for other in needed if self.states[other] in ("failed", "blocked")]
-            if [other for other in lost if other not in self._trained]:
+            lost = [each for each in needed if each not in self._trained and self.states[each] in ("failed", "blocked")]
+            if lost:
                 self.failures[name] = f"needs {lost[0]}"
                 self._set(name, "blocked")
             elif self._trained.issuperset(needed) and standing.run.num_cpus <= cpus and standing.run.num_gpus <= gpus:

@@ -1,8 +1,9 @@
 """An experiment as data: axes, stages, evaluations, and what is made of the numbers.
 
 A *stage* is one command (`gkd run RECIPE`, or another one) for every combination of the axes it is `over`. Texts may
-hold `{name}`: a setting, the label of an axis, `{seed}`, or `{stage:NAME}`, which is what an earlier stage left at the
-same place of the axes. A text that is nothing but `{name}` becomes the value itself, number or not.
+hold `{name}`: a setting, the label of an axis, `{seed}`, `{stage:NAME}`, which is what an earlier stage left at the
+same place of the axes, or `{recipe:KEY}`, a key of the recipe that the setting `task` names. A text that is nothing
+but `{name}` becomes the value itself, number or not.
 """
 
 from typing import Annotated, Any, Literal, Self

@@ -6,34 +6,39 @@ from typing import Any
 
 from gkd_dist.errors import ConfigError
 
-_NAME = re.compile(r"\{((?:stage:)?[A-Za-z0-9][A-Za-z0-9_.+-]*)\}")
+_NAME = re.compile(r"\{((?:(?:stage|recipe):)?[A-Za-z0-9][A-Za-z0-9_.+-]*)\}")
 _LEFT_ALONE = frozenset({"prompt"})
 """`{prompt}` belongs to the templates of tasks."""
 _MAX_DEPTH = 8
 
 
-def fill(value: Any, names: Mapping[str, Any], stage: Callable[[str], str] | None = None, depth: int = 0) -> Any:
+Lookups = Mapping[str, Callable[[str], Any]]
+"""What `{KIND:NAME}` stands for, by kind."""
+
+
+def fill(value: Any, names: Mapping[str, Any], lookups: Lookups | None = None, depth: int = 0) -> Any:
     """`value` with every `{name}` in it, also inside of lists and mappings, replaced by what it stands for.
 
     Args:
         names: what they stand for; may hold names itself. None: it has to be given first.
-        stage: what `{stage:NAME}` stands for; None: no stage may be named here.
+        lookups: of `stage` and `recipe`; one that is missing may not be named here.
 
     Raises:
         ConfigError: a name that nothing is known of.
     """
     if isinstance(value, dict):
-        return {key: fill(each, names, stage, depth) for key, each in value.items()}
+        return {key: fill(each, names, lookups, depth) for key, each in value.items()}
     if isinstance(value, list | tuple):
-        return [fill(each, names, stage, depth) for each in value]
+        return [fill(each, names, lookups, depth) for each in value]
     if not isinstance(value, str):
         return value
 
     def lookup(name: str) -> Any:
-        if name.startswith("stage:"):
-            if stage is None:
-                raise ConfigError([f"{{{name}}}: no stage can be named here"])
-            return stage(name.removeprefix("stage:"))
+        kind, colon, rest = name.partition(":")
+        if colon:
+            if kind not in (lookups or {}):
+                raise ConfigError([f"{{{name}}}: no {kind} can be named here"])
+            return (lookups or {})[kind](rest)
         if name in _LEFT_ALONE:
             return f"{{{name}}}"
         if name not in names:
@@ -42,12 +47,16 @@ def fill(value: Any, names: Mapping[str, Any], stage: Callable[[str], str] | Non
             raise ConfigError([f"{name}: required, but not given; add {name}=VALUE"])
         if depth == _MAX_DEPTH:
             raise ConfigError([f"{{{name}}} stands for itself"])
-        return fill(names[name], names, stage, depth + 1)
+        return fill(names[name], names, lookups, depth + 1)
 
     whole = _NAME.fullmatch(value)
     if whole:
         return lookup(whole[1])
-    return _NAME.sub(lambda match: str(lookup(match[1])), value)
+    return _NAME.sub(lambda match: _text(lookup(match[1])), value)
+
+
+def _text(value: Any) -> str:
+    return "null" if value is None else str(value)
 
 
 def number(value: Any, what: str) -> float:

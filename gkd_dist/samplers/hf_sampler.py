@@ -1,4 +1,4 @@
-"""The student on transformers' generate: causal and encoder-decoder models, on any device."""
+"""The student on transformers' generate: causal and encoder-decoder models, on a CPU or a GPU."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +10,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList,
 from gkd_dist.config.lora import LoraConfig
 from gkd_dist.engines.coalescing import Coalescer
 from gkd_dist.engines.families import family_at
+from gkd_dist.engines.forcing import ForcingProcessor, NextId
 from gkd_dist.errors import EngineError, ModelError
 from gkd_dist.samplers.gumbel import GumbelProcessor
 from gkd_dist.samplers.seeds import sample_seed
@@ -42,6 +43,8 @@ class HfSampler:
         max_batch_size: rows of one padded batch; more are written one batch after the other, the longest prompts first.
         teacher: local folder of the model that `SamplingParams.teacher_mix` draws from beside the student, in the same
             dtype; None: there is none to mix in.
+        next_id: puts ids into what is written; their behaviour log-prob is 0. None leaves every choice to the model.
+        device: where the models run. Sampling noise comes from the CPU, and is the same for every device.
 
     Raises:
         ModelError: a teacher that does not lay out prompt and completion as the student does.
@@ -58,20 +61,24 @@ class HfSampler:
         policy_version: int = 0,
         max_batch_size: int = 64,
         teacher: str | Path | None = None,
+        next_id: NextId | None = None,
+        device: str = "cpu",
     ) -> None:
         self._family = family_at(model)
         self._model = self._family.load(model, dtype=getattr(torch, dtype)).eval()
         # `generate` fills every field we leave open from here: penalties, n-gram bans and stop ids of the folder.
         self._model.generation_config = GenerationConfig()
-        self._teacher = None if teacher is None else self._load_teacher(teacher, dtype)
+        self._teacher = None if teacher is None else self._load_teacher(teacher, dtype).to(device)
         self._pad_token_id = pad_token_id
         self._num_ids = num_ids
         if adapter is not None:
             attach(self._model, adapter)
+        self._model.to(device)
         self._published = dict(self._model.named_parameters()) if adapter is None else adapter_tensors(self._model)
         shapes = {name: tuple(parameter.shape) for name, parameter in self._published.items()}
         self._subscription = Subscription(shapes, policy_version)
         self._max_batch_size = max_batch_size
+        self._next_id = next_id
         self._requests: Coalescer[SamplingParams, Prompt, Trajectory] = Coalescer(
             "hf-sampler", self._sample, max_items=max_batch_size
         )
@@ -109,20 +116,23 @@ class HfSampler:
     @torch.no_grad()
     def _write(self, params: SamplingParams, prompts: list[Prompt]) -> list[Trajectory]:
         """One padded batch."""
-        input_ids, attention_mask = self._family.prompts([each.token_ids for each in prompts], self._pad_token_id)
+        rows = self._family.prompts([each.token_ids for each in prompts], self._pad_token_id)
+        input_ids, attention_mask = (part.to(self._model.device) for part in rows)
         seeds = [sample_seed(params.seed, prompt.sample_id) for prompt in prompts]
         gumbel = GumbelProcessor(params, seeds, self._num_ids)
         mix = self._mix(params, input_ids, attention_mask)
+        begins_at = input_ids.shape[1] if self._family.in_one_row else 1
+        forcing = [] if self._next_id is None else [ForcingProcessor(self._next_id, begins_at)]
         sequences = self._model.generate(
             input_ids=input_ids,
             attention_mask=attention_mask,
             generation_config=self._generation_config(params),
-            logits_processor=LogitsProcessorList([*mix, gumbel]),
+            logits_processor=LogitsProcessorList([*mix, *forcing, gumbel]),
         )
-        log_probs = gumbel.chosen_log_probs(sequences).numpy()
-        completions = sequences[:, -log_probs.shape[1] :].numpy().astype(np.int32)
-        rows = zip(prompts, completions, log_probs, strict=True)
-        return [self._trajectory(prompt, ids, row, params) for prompt, ids, row in rows]
+        log_probs = gumbel.chosen_log_probs(sequences).cpu().numpy()
+        completions = sequences[:, -log_probs.shape[1] :].cpu().numpy().astype(np.int32)
+        written = zip(prompts, completions, log_probs, strict=True)
+        return [self._trajectory(prompt, ids, row, params) for prompt, ids, row in written]
 
     def _load_teacher(self, teacher: str | Path, dtype: str) -> PreTrainedModel:
         if family_at(teacher) != self._family:

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(INSTALL_LIMIT_S + 3 * COMMAN
 
 
 @pytest.fixture(scope="module")
-def image(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[str, str]]]:
     """The folder that stands for /srv/gkd once all steps are done, and the environment of a container."""
     folder = tmp_path_factory.mktemp("image")
     if (free := shutil.disk_usage(folder).free) < NEEDED_BYTES:
@@ -51,7 +52,8 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str
                     check=False,
                 )
                 assert done.returncode == 0, done.stdout + done.stderr
-    return work, environment
+    yield work, environment
+    shutil.rmtree(work)  # 4 GB
 
 
 def _variables(text: str, work: Path, environment: dict[str, str]) -> dict[str, str]:

@@ -48,7 +48,6 @@ def test_a_dead_engine_process_fails_the_ping_of_its_living_parent(tmp_path: Pat
     asyncio.run(work())
 
 
-@pytest.mark.vllm
 def test_engine_arguments_that_may_be_set_are_vllms() -> None:
     from dataclasses import fields
 

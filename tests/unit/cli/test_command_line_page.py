@@ -9,7 +9,7 @@ import pytest
 from gkd_dist import errors
 from gkd_dist.cli import main
 from gkd_dist.cli.exit_codes import EXIT_CODES
-from gkd_dist.cli.reference import reference
+from gkd_dist.cli.reference import pages
 
 PAGE = Path(__file__).parents[3] / "docs" / "command-line.md"
 COMMANDS = re.findall(r"^## `gkd ([a-z]+)`$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
@@ -21,8 +21,9 @@ def kinds(error: type[BaseException]) -> Iterator[type[BaseException]]:
         yield from kinds(kind)
 
 
-def test_the_page_is_up_to_date() -> None:
-    assert PAGE.read_text(encoding="utf-8") == reference(), "run `make reference`"
+@pytest.mark.parametrize("name", ["command-line", "recipes"])
+def test_the_pages_are_up_to_date(name: str) -> None:
+    assert PAGE.with_stem(name).read_text(encoding="utf-8") == pages()[f"docs/{name}.md"], "run `make reference`"
 
 
 def test_every_command_of_the_help_has_a_section(capsys: pytest.CaptureFixture[str]) -> None:

@@ -27,7 +27,7 @@ def test_a_dry_run_shows_commands_and_cost_and_writes_nothing(
     code, out, _ = run(capsys, "multi30k", "--dry-run", "data=/pairs", "seeds=[4]", "--output-dir", str(tmp_path))
     assert code == 0
     lines = out.splitlines()
-    written = lines.index("written  after teacher")
+    written = lines.index("written  after teacher, rows")
     assert lines[written + 1].startswith("  gkd generate ")
     assert "distil_2m_seqkd_seed4  after init_2m, written" in lines
     assert any("learner.max_steps=400" in line and "seed=4" in line for line in lines)

@@ -56,7 +56,10 @@ def free(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     def remote(**_: object) -> Any:
         return lambda _: SimpleNamespace(remote=lambda: None)
 
-    monkeypatch.setattr(launchers, "ray", SimpleNamespace(remote=remote, available_resources=lambda: dict(free)))
+    cluster = SimpleNamespace(
+        remote=remote, available_resources=lambda: dict(free), cluster_resources=lambda: {"CPU": 8, "GPU": 4}
+    )
+    monkeypatch.setattr(launchers, "ray", cluster)
     monkeypatch.setattr(launchers, "_LOOK_S", 0.001)
     monkeypatch.setattr(launchers, "_RELEASE_S", 0.05)
     monkeypatch.setattr(launchers, "_RELEASE_LOOK_S", 0.001)
@@ -126,6 +129,18 @@ def test_a_late_start_does_not_blame_the_room_that_it_reserved_itself(
     monkeypatch.setattr(launchers.ray, "available_resources", available)
     asyncio.run(check())
     assert proxy.killed and looks > 3
+
+
+def test_what_the_whole_cluster_has_not_was_never_reserved(
+    free: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def check() -> None:
+        with pytest.raises(ResourceError, match=r"CPU: 64 wanted, 0.5 free"):
+            await launcher(Waiting(), [], startup_timeout_s=0.05, needs=Needs(num_cpus=64)).start(1)
+
+    assert free["CPU"] == 0.5
+    monkeypatch.setattr(launchers, "_RELEASE_S", 3600)
+    asyncio.run(asyncio.wait_for(check(), 20))
 
 
 def test_of_many_that_wait_for_the_same_one_says_so(free: dict[str, float]) -> None:

@@ -126,6 +126,13 @@ def test_the_baselines_are_the_same_machine() -> None:
     }
 
 
+def test_mixtures_of_the_baselines_are_made_alike() -> None:
+    """What differs between them is the divergence, and the schedule of lambda; not how lambda fills a batch."""
+    mixes = {load_run_config(f"{task}+{method}", ("reward.type=answer",) * (method in REWARDED)).objective.mix
+             for task in TASKS for method in METHODS}  # fmt: skip
+    assert mixes == {"per_batch"}
+
+
 # recipes on top of others
 
 

@@ -264,6 +264,37 @@ def test_versions_are_those_of_the_image() -> None:
     assert cluster_of("cpu-quickstart/job")["rayVersion"] == ray
 
 
+def admits(policy: Any, labels: dict[str, str], namespace: str, own_namespace: str = "gkd") -> set[int]:
+    """Ports that a pod with these labels reaches; -1: all of them."""
+    ports: set[int] = set()
+    for rule in policy["spec"]["ingress"]:
+        for peer in rule["from"]:
+            assert peer.keys() <= {"podSelector", "namespaceSelector"}
+            assert all(selector.keys() <= {"matchLabels"} for selector in peer.values())
+            of_namespace = {"kubernetes.io/metadata.name": namespace}
+            wanted = peer.get("namespaceSelector", {"matchLabels": {"kubernetes.io/metadata.name": own_namespace}})
+            if (
+                wanted.get("matchLabels", {}).items() <= of_namespace.items()
+                and peer.get("podSelector", {}).get("matchLabels", {}).items() <= labels.items()
+            ):
+                ports |= {port["port"] for port in rule.get("ports", ())} or {-1}
+    return ports
+
+
+def test_pods_of_other_ray_clusters_reach_nothing() -> None:
+    policy = only(built("cpu-quickstart/job"), "NetworkPolicy")
+    name = "app.kubernetes.io/name"
+    foreign = {name: "kuberay", "app.kubernetes.io/created-by": "kuberay-operator", "ray.io/is-ray-node": "yes"}
+    for namespace in ("gkd", "other", "kuberay-system", "monitoring"):
+        assert admits(policy, foreign, namespace) == set(), namespace
+    for of_operator in ("kuberay", "kuberay-operator"):  # its kustomization and its chart call it so
+        operator = {name: of_operator, "app.kubernetes.io/component": "kuberay-operator"}
+        assert admits(policy, operator, "kuberay-system") == {8265}
+        assert admits(policy, operator, "other") == set()
+    assert admits(policy, foreign | OF_GKD, "gkd") == {-1}
+    assert admits(policy, foreign | OF_GKD, "other") == set()
+
+
 def rules(policy: Any) -> Iterator[tuple[str, set[int]]]:
     for rule in policy["spec"]["ingress"]:
         yield json.dumps(rule["from"]), {port["port"] for port in rule.get("ports", ())}

@@ -1,15 +1,18 @@
 """`gkd eval` with a task and `gkd generate`, on models made here."""
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 
-from gkd_dist import eval_preparation
+from gkd_dist import eval_preparation, evaluating
 from gkd_dist.cli import main
-from tests.tiny import save_causal, save_t5
+from gkd_dist.config.load import load_eval_config
+from tests.tiny import VOCABULARY, save_causal, save_t5, save_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +70,33 @@ def test_an_encoder_decoder_translates(
     assert result["figures"]["mean_length_tokens"]["value"] <= 4
 
 
+@pytest.mark.parametrize("save", [save_causal, save_t5])
+def test_drawn_text_is_calculated_as_greedy_text_is(
+    save: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """At a temperature of nearly 0 both write the same. Nearly every token asks for a sum."""
+    model = save(tmp_path / "model", seed=2)
+    sums = [f"a:{first}+{second}=" for first in range(10) for second in range(10)]
+    words = ["<pad>", "</s>", "<unk>", "=", *map(str, range(19)), *sums]
+    save_tokenizer(model, [*words, *(f"w{number}" for number in range(len(words), VOCABULARY))])
+    file = tmp_path / "sums.jsonl"
+    file.write_text("".join(f'{{"prompt": "a:1+{n}= {n}"}}\n' for n in range(5)))
+
+    def texts(temperature: float) -> list[str]:
+        folder = tmp_path / str(temperature)
+        evaluate(
+            capsys, model, "--task", "generation", "--data", file, "decoding.max_new_tokens=9",
+            "decoding.calculator=equations", f"decoding.temperature={temperature}", "num_resamples=100",
+            f"output={folder}",
+        )  # fmt: skip
+        return [json.loads(row)["samples"][0]["text"] for row in (folder / "predictions.jsonl").open()]
+
+    greedy = texts(0)
+    assert texts(1e-4) == greedy
+    answers = [answer for text in greedy for answer in re.findall(r"a:(\d)\+(\d)= (\d+)", text)]
+    assert len(answers) > 3 and all(int(first) + int(second) == int(value) for first, second, value in answers)
+
+
 def test_options_of_a_file_of_keys(
     models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -96,9 +126,56 @@ def test_the_student_of_a_run_is_found(
     assert main([*arguments, "decoding.max_new_tokens=3"]) == 0
     out, err = capsys.readouterr()
     rows = [json.loads(line) for line in out.splitlines()]
-    assert [row["prompt"] for row in rows] == ["w7 w8 w5", "w8 w9 w5"]
+    assert [(row["index"], row["prompt"]) for row in rows] == [(0, "w7 w8 w5"), (1, "w8 w9 w5")]
     assert all(len(row["completions"]) == 1 for row in rows)
     assert "2 of 2 completions" in err
+
+
+def test_what_is_written_says_its_row_and_is_there_whole_or_not_at_all(
+    models: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = data.read_text().splitlines()
+    data.write_text("\n".join([rows[0], json.dumps({"prompt": "w9 " * 20}), *rows[1:]]))
+    output = tmp_path / "out" / "written.jsonl"
+    arguments = ["generate", str(models / "student"), "--prompts", str(data), "--output", str(output)]
+    arguments += ["max_prompt_tokens=10", "overlong=drop", "decoding.max_new_tokens=2"]
+    assert main(arguments) == 0
+    assert [json.loads(line)["index"] for line in output.read_text().splitlines()] == [0, 2, 3, 4, 5]
+    before = output.read_bytes()
+
+    def full(path: Path, target: Path) -> None:
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Path, "rename", full)
+        with pytest.raises(OSError, match="No space left"):
+            evaluating.generate(
+                load_eval_config(None, {"model": str(models / "student"), "data": str(data)}, arguments[6:]),
+                output,
+                output_dir=tmp_path,
+            )
+    assert output.read_bytes() == before
+
+
+def test_what_is_written_for_training_never_comes_from_a_test_split_unasked(
+    models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def hub(name: str, config: str | None, split: str) -> list[dict[str, str]]:
+        asked.append(split)
+        return [{"question": f"w7 of {split}"}]
+
+    monkeypatch.setattr(datasets, "load_dataset", hub)
+    arguments = ["generate", str(models / "student"), "--prompts", "openai/gsm8k:main", "fields.prompt=question"]
+    assert main(arguments) == 2
+    assert "split=train" in capsys.readouterr().err
+    assert asked == []
+    assert main([*arguments, "split=train", "decoding.max_new_tokens=2"]) == 0
+    assert json.loads(capsys.readouterr().out)["prompt"] == "w7 of train"
+    evaluated = [str(models / "student"), "--task", "gsm8k", "--data", "openai/gsm8k:main"]
+    assert main(["eval", *evaluated]) == 2  # the rows have no answers
+    assert asked == ["train", "test"]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
+from gkd_dist.engines.forcing import NextId
 from gkd_dist.evaluation.search import SearchingWriter
 from gkd_dist.evaluation.writers import Completion, write_all
 from gkd_dist.types import Prompt, SamplingParams
@@ -18,11 +19,9 @@ from tests.tiny import PAD, STOP, VOCABULARY, poison_generation_config, prompts,
 PARAMS = SamplingParams(max_new_tokens=6, temperature=0.0, stop_token_ids=(STOP,))
 
 
-class Forced:
-    """Stands in for the calculator: id 9 always comes behind id 7's first appearance."""
-
-    def next(self, generated: Sequence[int]) -> int | None:
-        return 9 if generated and generated[-1] == 7 else 7 if len(generated) == 1 else None
+def forced(generated: Sequence[int]) -> int | None:
+    """Stands in for the calculator: id 7 comes second, and id 9 behind every 7."""
+    return 9 if generated and generated[-1] == 7 else 7 if len(generated) == 1 else None
 
 
 @pytest.fixture(scope="module", params=["causal", "t5"])
@@ -34,7 +33,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 def write(
-    folder: Path, asked: list[Prompt], *, insertion: object = None, num_ids: int = VOCABULARY, **search: Any
+    folder: Path, asked: list[Prompt], *, next_id: NextId | None = None, num_ids: int = VOCABULARY, **search: Any
 ) -> list[Completion]:
     async def run() -> list[Completion]:
         writer = SearchingWriter(
@@ -42,7 +41,7 @@ def write(
             dtype="float32",
             pad_token_id=PAD,
             num_ids=num_ids,
-            insertion=insertion,  # type: ignore[arg-type]
+            next_id=next_id,
             **{"num_beams": 1, "length_penalty": 1.0, **search},
         )
         try:
@@ -114,7 +113,7 @@ def test_ids_beyond_the_tokenizer_are_never_chosen(folder: Path) -> None:
 
 @pytest.mark.parametrize("num_beams", [1, 3])
 def test_what_is_inserted_replaces_the_choice_in_every_beam(folder: Path, num_beams: int) -> None:
-    for each in write(folder, prompts([5, 3]), insertion=Forced(), num_beams=num_beams):
+    for each in write(folder, prompts([5, 3]), next_id=forced, num_beams=num_beams):
         assert each.token_ids[1:3].tolist() == [7, 9] or each.token_ids[0] in (STOP, 7)
 
 
@@ -130,7 +129,7 @@ def test_a_row_that_is_over_ends_alone(folder: Path) -> None:
 def test_a_search_draws_nothing(folder: Path) -> None:
     async def run() -> None:
         writer = SearchingWriter(
-            folder, dtype="float32", pad_token_id=PAD, num_ids=VOCABULARY, num_beams=1, length_penalty=1, insertion=None
+            folder, dtype="float32", pad_token_id=PAD, num_ids=VOCABULARY, num_beams=1, length_penalty=1
         )
         try:
             await writer.write(prompts([3]), SamplingParams(max_new_tokens=2, temperature=0.5))

@@ -5,6 +5,8 @@ import math
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rouge_score.rouge_scorer import RougeScorer
+from sacrebleu import corpus_bleu as corpus_score
 
 from gkd_dist.evaluation.bleu import corpus_bleu, self_bleu
 from gkd_dist.evaluation.intervals import Bootstrap
@@ -38,8 +40,26 @@ def test_rouge_takes_the_best_reference_and_stems_where_asked() -> None:
     assert rouge("walking dogs", "walked dog", stemmer=True)["rouge1"] == pytest.approx(100)
 
 
-def bleu(texts: list[str], references: list[list[str]]) -> float:
-    return corpus_bleu([[text] for text in texts], references, tokenize="13a", bootstrap=BOOTSTRAP).figure.value
+@given(*[st.lists(st.sampled_from(["walks", "walk", "dogs", "dog", "a", "the"]), min_size=1).map(" ".join)] * 2)
+def test_rouge_of_t5_for_texts_of_one_line(text: str, reference: str) -> None:
+    """`rouge1`, `rouge2` and `rougeLsum` without a stemmer, as in t5/evaluation/metrics.py."""
+    scored = RougeScorer(["rouge1", "rouge2", "rougeLsum"]).score(target=reference, prediction=text)
+    wanted = {kind.removesuffix("sum"): pytest.approx(100 * own.fmeasure) for kind, own in scored.items()}
+    assert rouge(text, reference) == wanted
+
+
+def bleu(texts: list[str], references: list[list[str]], tokenize: str = "13a") -> float:
+    return corpus_bleu([[text] for text in texts], references, tokenize=tokenize, bootstrap=BOOTSTRAP).figure.value
+
+
+def test_bleu_of_t5_has_other_tokens() -> None:
+    """Quotation marks and dashes of German are tokens of their own in `intl` alone."""
+    texts = ["Er sagt \u201eguten Tag\u201c \u2013 und geht.", "Das ist ein Haus am See."]
+    references = ["Er sagt guten Tag und geht weg.", "Das ist das Haus am See."]
+    official = {kind: corpus_score(texts, [references], tokenize=kind).score for kind in ("13a", "intl")}
+    assert abs(official["13a"] - official["intl"]) > 1
+    for kind, score in official.items():
+        assert bleu(texts, [[each] for each in references], kind) == pytest.approx(score)
 
 
 def test_bleu_by_hand() -> None:

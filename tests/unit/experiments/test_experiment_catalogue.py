@@ -1,10 +1,13 @@
 """Packaged experiments can be carried out as they are; files and the command line change them as they say."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gkd_dist.config.evaluation import EvalConfig
+from gkd_dist.config.load import load_eval_config, load_run_config
 from gkd_dist.config.yaml_text import format_yaml
 from gkd_dist.errors import ConfigError
 from gkd_dist.experiments.catalogue import experiment_names, experiment_title, load_experiment
@@ -36,7 +39,10 @@ def test_packaged_experiments_expand_to_configurations_that_are_valid(name: str,
         axes = [axis for axis in (plot.x, plot.series, plot.panels) if axis is not None]
         assert all(axis in place for place in shown for axis in axes), plot.title
         for other in (plot.relative_to, plot.reference):
-            assert other is None or any(matches(other, place) for place in places), plot.title
+            if other is not None:  # evaluated alike: greedy text is compared with greedy text
+                assert "evaluation" not in other, plot.title
+                there = {place["evaluation"] for place in places if matches(other, place)}
+                assert {place["evaluation"] for place in shown} <= there, plot.title
     for claim in experiment.claims if scale != "smoke" else ():
         for side in (claim.above, claim.below):
             found = [place for place in places if matches(claim.where, place) and matches(side, place)]
@@ -44,6 +50,94 @@ def test_packaged_experiments_expand_to_configurations_that_are_valid(name: str,
             kinds = {tuple(sorted((key, label) for key, label in place.items() if key != "seed")) for place in found}
             by_place = {tuple(dict(kind).get(axis) for axis in claim.per) for kind in kinds}
             assert len(kinds) == len(by_place), f"{claim.text}: {side} is several things at one place"
+
+
+TABLE = {
+    "paper/xsum": (40_000, 32, 0.0, (2_000, 10_000), (1024, 64)),
+    "paper/wmt14": (100_000, 32, 0.0, (5_000, 0), (80, 80)),
+    "paper/gsm8k": (40_000, 32, 0.05, (2_000, 10_000), (512, 320)),
+    "paper/flan2021": (50_000, 128, 0.0, (0, 0), (2048, 256)),
+}
+"""Of the paper: steps, batch, dropout, steps of warm-up and cool-down, tokens of input and output."""
+TEACHER_TEMPERATURE = {"paper/gsm8k": 0.1}
+LEARNING_RATE = {"paper/wmt14": 3e-4, "paper/gsm8k": 3e-4, "paper/flan2021": 1e-4}
+
+
+@pytest.mark.parametrize("name", [name for name, scale in SCALED if scale == "paper"])
+def test_runs_at_the_scale_of_the_paper_have_its_settings(name: str) -> None:
+    experiment = loaded(name, "paper")
+    task = str(experiment.settings["task"])
+    for run in expand(experiment, Path("out")):
+        if run.stage != "distil":
+            continue
+        learner, data, objective = run.config["learner"], run.config["data"], run.config["objective"]
+        assert (
+            learner["max_steps"],
+            learner["batch_size"],
+            learner["dropout"],
+            (learner["warmup_steps"], learner["decay_steps"]),
+            (data["max_prompt_tokens"], run.config["sampling"]["max_new_tokens"]),
+        ) == TABLE[task], run.name
+        rewarded = run.config["reward"] is not None
+        is_reverse = objective["divergence"] in ("reverse_kl", "sequence_reverse_kl") and not rewarded
+        is_small = run.labels["size"] == "t5-small" and not is_reverse
+        assert learner["learning_rate"] == LEARNING_RATE.get(task, 1e-3 if is_small else 3e-4), run.name
+        if run.config["teacher"] is None or "temperature" in run.labels:  # figure A.14 varies it
+            continue
+        wanted = TEACHER_TEMPERATURE.get(task, 1.0)
+        names = {each.name for each in run.evaluations}
+        if task == "paper/xsum" and (run.labels.get("decoding") == "sampled" or "test" not in names):
+            wanted = 0.1  # evaluated by sampling
+        if run.labels.get("control") == "rlef":
+            wanted = 1.0  # no teacher, but the initial student as it is
+        assert run.config["teacher"]["temperature"] == wanted, run.name
+
+
+@pytest.mark.parametrize(("name", "scale"), SCALED)
+def test_models_are_asked_as_they_were_trained(name: str, scale: str | None) -> None:
+    """Template and lengths of evaluations, and of what the teacher writes, are those of the task's recipe."""
+    experiment = loaded(name, scale)
+    if experiment.fit is not None:
+        return
+    recipe = load_run_config(str(experiment.settings["task"]))
+    lengths = (recipe.data.max_prompt_tokens, recipe.sampling.max_new_tokens)
+    for run in expand(experiment, Path("out")):
+        for evaluation in run.evaluations:
+            config = eval_config(evaluation.arguments)
+            if config.task not in ("mmlu", "bbh"):  # which bring their own prompts
+                assert config.template == recipe.data.prompt_template
+                assert (config.max_prompt_tokens, config.decoding.max_new_tokens) == lengths
+                assert config.overlong.startswith("truncate")  # every row of the test is scored
+        if run.stage == "written":
+            config = eval_config(run.arguments)
+            assert (config.max_prompt_tokens, config.decoding.max_new_tokens) == lengths
+            assert config.overlong == recipe.data.overlong
+            assert "rows" in run.waits_for
+        if run.stage == "rows":
+            train = str(Path(str(experiment.settings["train"]).format(**experiment.settings)))
+            assert run.config["data"] == {**recipe.data.model_dump(mode="json"), "path": train}
+
+
+def eval_config(arguments: Sequence[str]) -> EvalConfig:
+    """Of a command line of `gkd eval` or `gkd generate`."""
+    words = list(arguments[2:])
+    given = {"model": arguments[1]}
+    for option, key in (("--task", "task"), ("--data", "data"), ("--prompts", "data"), ("--output", "output")):
+        if option in words:
+            place = words.index(option)
+            given[key] = words[place + 1]
+            del words[place : place + 2]
+    return load_eval_config(None, given, words)
+
+
+@pytest.mark.parametrize(("name", "scale"), [("figure1", "paper"), ("figure1", "small")])
+def test_a_model_is_asked_on_the_gpu_of_its_run(name: str, scale: str) -> None:
+    plan = expand(loaded(name, scale), Path("out"))
+    asked = [each.arguments for run in plan for each in run.evaluations]
+    asked += [run.arguments for run in plan if run.arguments[:1] == ("generate",)]
+    assert len(asked) > 10
+    assert {"device=cuda" in arguments for arguments in asked} == {scale == "paper"}
+    assert all((run.num_gpus > 0) == (scale == "paper") for run in plan)
 
 
 def test_every_figure_of_the_paper_is_there() -> None:

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from gkd_dist.config.yaml_text import parse_yaml
 from gkd_dist.errors import ConfigError
 from gkd_dist.experiments.identity import differences, evaluation_identity, identities, settings_of
-from gkd_dist.experiments.plan import expand, override_text
+from gkd_dist.experiments.plan import _of_recipe, expand, override_text
 from gkd_dist.experiments.spec import Experiment
+from gkd_dist.experiments.texts import fill
 
 TREE: dict[str, Any] = {
     "title": "test",
@@ -133,6 +134,7 @@ def test_an_evaluation_that_could_not_run_is_found_before_anything_starts() -> N
         ("distil", "student.model", "{nothing}", "nothing"),
         ("distil", "student.model", "{stage:sweep}", "lambda, which this stage is not"),
         ("distil", "student.model", "{stage:lost}", "no such stage"),
+        ("distil", "student.model", "{recipe:student.model}", "needs a setting `task`"),
         ("teacher", "student.model", "{stage:written}", "does not come before"),
         ("distil", "learner.max_stepz", 3, "max_stepz"),
         ("distil", "learner.batch_size", "many", "learner.batch_size"),
@@ -145,6 +147,36 @@ def test_what_a_run_could_not_do_is_found_before_any_starts(stage: str, key: str
         expand(experiment(stages=stages), Path("out"))
     assert problem in str(caught.value)
     assert len(caught.value.problems) == 1  # each problem once, and nothing about runs that only wait for broken ones
+
+
+def test_a_text_may_take_a_key_of_the_recipe_of_the_task() -> None:
+    """A value that is null in the recipe is null here; templates keep their {prompt}."""
+    options = {"template": "{recipe:data.prompt_template}", "max_prompt_tokens": "{recipe:data.max_prompt_tokens}"}
+    evaluation = {
+        "greedy": {"task": "translation", "data": "x", "options": options},
+        "sampled": {**TREE["evaluations"]}["sampled"],
+    }
+    for task, wanted in (("paper/wmt14", ["template=", "80"]), ("small/multi30k", ["template=null", "64"])):
+        settings = {**TREE["settings"], "task": task}
+        run = expand(experiment(settings=settings, evaluations=evaluation), Path("out"))[2]
+        words = run.evaluations[0].arguments
+        assert words[6].startswith(wanted[0])
+        assert words[7] == f"max_prompt_tokens={wanted[1]}"
+    with pytest.raises(ConfigError, match="has no such key"):
+        fill("{recipe:data.nothing}", {}, {"recipe": lambda key: _of_recipe({"task": "small/multi30k"}, key)})
+
+
+@pytest.mark.parametrize(
+    ("command", "problem"),
+    [
+        (["rows", "small/multi30k", "data.pathh=x", "--output", "{output}"], "data.pathh"),
+        (["generate", "m", "decoding.beams=4", "--output", "{output}"], "decoding.beams"),
+    ],
+)
+def test_options_of_commands_are_checked_too(command: list[str], problem: str) -> None:
+    stages = {**TREE["stages"], "written": {"command": command, "output": "written.jsonl"}}
+    with pytest.raises(ConfigError, match=problem):
+        expand(experiment(stages=stages), Path("out"))
 
 
 def test_a_setting_without_a_value_has_to_be_given() -> None:

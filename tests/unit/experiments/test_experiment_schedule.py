@@ -10,8 +10,9 @@ from gkd_dist.errors import ResourceError, RunError
 from gkd_dist.experiments.plan import PlannedRun, expand
 from gkd_dist.experiments.progress import measured_cpu_s, remaining_cpu_s, state_document, status_record
 from gkd_dist.experiments.schedule import Schedule
+from gkd_dist.experiments.spec import Experiment
 from gkd_dist.experiments.survey import move_changed, survey
-from tests.workshop import Workshop, carry_out, experiment, standings
+from tests.workshop import MODEL, Workshop, carry_out, experiment, standings
 
 
 def test_every_run_is_done_once_after_what_it_waits_for(tmp_path: Path) -> None:
@@ -55,6 +56,25 @@ def test_what_waits_for_a_failed_run_is_not_begun(tmp_path: Path) -> None:
     assert schedule.states == {"teacher": "failed", "distil_seed0": "blocked", "distil_seed1": "blocked"}
     assert schedule.failures["distil_seed1"] == "needs teacher"
     assert len(workshop.calls) == 1
+
+
+def test_what_is_said_to_be_missing_is_what_was_not_trained(tmp_path: Path) -> None:
+    """The first of two that are waited for failed in its evaluation alone, and holds nobody up."""
+    spec = experiment(seeds=[0]).model_dump(warnings=False)
+    spec["stages"]["teacher"]["evaluate"] = ["greedy"]
+    spec["stages"] = {
+        "teacher": spec["stages"]["teacher"],
+        "init": {"recipe": "tiny", "overrides": MODEL},
+        "distil": spec["stages"]["distil"],
+    }
+    spec["stages"]["distil"]["overrides"] |= {"student.model": "{stage:init}", "teacher.model": "{stage:teacher}"}
+    spec["stages"]["distil"]["overrides"] = dict(sorted(spec["stages"]["distil"]["overrides"].items(), reverse=True))
+    found = Experiment.model_validate(spec)
+    waits_for = expand(found, tmp_path)[-1].waits_for
+    assert waits_for == ("teacher", "init")
+    schedule = carry_out(tmp_path, Workshop(codes={"runs/teacher/evaluations": 70, "runs/init": 2}), found)
+    assert schedule.states["teacher"] == schedule.states["init"] == "failed"
+    assert schedule.failures["distil_seed0"] == "needs init"
 
 
 def test_a_lost_seat_is_a_failed_run(tmp_path: Path) -> None:

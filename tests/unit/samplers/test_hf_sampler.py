@@ -47,6 +47,23 @@ def test_an_encoder_decoder_student_samples_with_its_own_log_probs(t5: Path) -> 
         np.testing.assert_allclose(item.behaviour_log_probs, expected, atol=1e-4)
 
 
+def test_ids_are_put_into_what_the_decoder_writes_without_a_restart(t5: Path) -> None:
+    """Id 7 comes third; what stands around it is drawn from the decoder that reads all of it."""
+    sampler = HfSampler(
+        t5, dtype="float32", pad_token_id=tiny.PAD, num_ids=None, next_id=lambda ids: 7 if len(ids) == 2 else None
+    )
+    params = SamplingParams(max_new_tokens=9, seed=4)
+    prompts = tiny.prompts([6, 2, 9])
+    free = HfSampler(t5, dtype="float32", pad_token_id=tiny.PAD, num_ids=None)
+    unforced = asyncio.run(free.sample(prompts, params))
+    for prompt, item, other in zip(prompts, asyncio.run(sampler.sample(prompts, params)), unforced, strict=True):
+        ids = item.completion_ids
+        assert ids[:3].tolist() == [*other.completion_ids[:2], 7]
+        expected = decoder_log_probs(t5, prompt.token_ids, ids)
+        expected[2] = 0
+        np.testing.assert_allclose(item.behaviour_log_probs, expected, atol=1e-4)
+
+
 def test_no_prompts_no_trajectories(t5: Path) -> None:
     sampler = HfSampler(t5, dtype="float32", pad_token_id=tiny.PAD, num_ids=None)
     assert asyncio.run(sampler.sample([], SamplingParams(max_new_tokens=3))) == []

@@ -144,20 +144,26 @@ async def test_a_replica_that_is_drained_and_taken_back_during_a_load_serves_wit
 
 @in_a_loop
 async def test_what_is_only_required_later_does_not_go_back_behind_an_obligation_that_ends_then() -> None:
-    async with scene(1) as it:
-        replica = it.launcher.running(0)
-        replica.hold_obligations = True
+    async with scene(2) as it:
+        tasks = await it.asked(1, 2)
+        for each in it.launcher.left:
+            each.hold_obligations = True
         bringing = asyncio.create_task(it.pool.bring_up(lambda replica: replica.load(1)))
         await it.time.settle()
         it.pool.require(lambda replica: replica.load(2))
-        replica.release()
+        for each in it.launcher.left:
+            each.release()
         await bringing
-        it.pool.set_target(2)
-        await it.time.settle()
         it.pool.set_target(1)
         await it.time.settle()
-        assert replica.loaded == [1], "it serves, and need not do what newcomers have to"
-        assert it.launcher.replicas[1].loaded == [2]
+        assert it.pool.states[1] is State.DRAINING
+        it.pool.set_target(3)
+        await it.time.settle()
+        assert set(it.pool.states.values()) == {State.HEALTHY}
+        assert [each.loaded for each in it.launcher.replicas] == [[1], [1], [2]], "who serves need not do the second"
+        for number in (1, 2):
+            it.finish(number)
+        await asyncio.gather(*tasks)
 
 
 @in_a_loop
