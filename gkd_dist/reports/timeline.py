@@ -3,6 +3,7 @@
 from collections import defaultdict
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
+from itertools import groupby
 from typing import Any
 
 from gkd_dist.reports.numbers import duration
@@ -11,6 +12,9 @@ from gkd_dist.runs.events import RunEvent
 
 MAX_ROWS = 400
 """Events listed as text; the newest, should there be more."""
+_PIXELS = 1000
+"""About the width of a lane: what is closer than one of them cannot be told apart."""
+_OF_THE_PAGE = frozenset({"rows", "num_left_out", "num_merged"})
 
 
 @dataclass(frozen=True)
@@ -50,10 +54,12 @@ class Timeline:
     rows: list[tuple[str, str, str]] = field(default_factory=list)
     """(when, what, why) as text."""
     num_left_out: int = 0
+    num_merged: int = 0
+    """Spans and marks that are drawn as one with a neighbour: they would share a pixel."""
 
     def plain(self) -> dict[str, Any]:
         """For JSON: the lanes and marks alone."""
-        return {key: value for key, value in asdict(self).items() if key not in ("rows", "num_left_out")}
+        return {key: value for key, value in asdict(self).items() if key not in _OF_THE_PAGE}
 
 
 def timeline(run: RunView, index: int, now: datetime) -> Timeline | None:
@@ -76,14 +82,47 @@ def timeline(run: RunView, index: int, now: datetime) -> Timeline | None:
         + [(event.seconds - begin, describe(event), event.detail) for event in run.events],
         key=lambda row: row[0],
     )
+    pixel = max(end - begin, 1e-3) / _PIXELS
+    lanes = _lanes(run.events, begin, ends, end)
+    drawn = [Lane(lane.name, _merged_spans(lane.spans, pixel)) for lane in lanes]
+    drawn_marks = _merged_marks(sorted(marks, key=lambda mark: mark.at), pixel)
+    num_spans, num_drawn = (sum(len(lane.spans) for lane in each) for each in (lanes, drawn))
     return Timeline(
         id=f"timeline-{index}",
         end=max(end - begin, 1e-3),
-        lanes=_lanes(run.events, begin, ends, end),
-        marks=sorted(marks, key=lambda mark: mark.at),
+        lanes=drawn,
+        marks=drawn_marks,
+        num_merged=num_spans - num_drawn + len(marks) - len(drawn_marks),
         rows=[(duration(at), what, why) for at, what, why in told[-MAX_ROWS:]],
         num_left_out=max(0, len(told) - MAX_ROWS),
     )
+
+
+def _merged_spans(spans: list[Span], pixel: float) -> list[Span]:
+    """Those shorter than a pixel that begin in the same one are one span, with the state that lasted longest.
+
+    Args:
+        pixel: seconds.
+    """
+    merged = []
+    for (_, is_short), group in groupby(spans, key=lambda span: (span.start // pixel, span.end - span.start < pixel)):
+        found = list(group)
+        if is_short and len(found) > 1:
+            longest = max(found, key=lambda span: span.end - span.start)
+            found = [Span(found[0].start, found[-1].end, longest.state, f"{len(found)} changes; {longest.label}")]
+        merged += found
+    return merged
+
+
+def _merged_marks(marks: list[Mark], pixel: float) -> list[Mark]:
+    """One of a kind in each pixel, which says how many there are."""
+    groups: dict[tuple[float, str], list[Mark]] = defaultdict(list)
+    for mark in marks:
+        groups[mark.at // pixel, mark.kind].append(mark)
+    return [
+        first if not others else Mark(first.at, first.kind, f"{first.label}, and {len(others)} more")
+        for first, *others in groups.values()
+    ]
 
 
 def describe(event: RunEvent) -> str:

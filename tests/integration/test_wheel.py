@@ -5,12 +5,13 @@ import os
 import re
 import subprocess
 import sys
-import sysconfig
 import zipfile
 from collections.abc import Iterator
+from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 import gkd_dist
 from gkd_dist.config.recipes import recipe_names
@@ -41,9 +42,32 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return found
 
 
+def closure(metadata: str) -> list[Distribution]:
+    """What the wheel asks for without extras, and what that asks for, as it is installed here."""
+    todo = [Requirement(line) for line in re.findall(r"^Requires-Dist: (.+)$", metadata, re.MULTILINE)]
+    found: dict[str, Distribution] = {}
+    seen: set[str] = set()
+    wanted: list[tuple[Requirement, frozenset[str]]] = [(each, frozenset()) for each in todo]
+    while wanted:
+        requirement, extras = wanted.pop()
+        marker = requirement.marker
+        if marker is not None and not any(marker.evaluate({"extra": extra}) for extra in extras or {""}):
+            continue
+        if (key := f"{requirement.name}{sorted(requirement.extras)}") in seen:
+            continue
+        seen.add(key)
+        try:
+            one = distribution(requirement.name)
+        except PackageNotFoundError:  # of what others ask for: markers leave out what this platform does not need
+            continue
+        found[one.name] = one
+        wanted += [(Requirement(line), frozenset(requirement.extras)) for line in one.requires or ()]
+    return list(found.values())
+
+
 @pytest.fixture(scope="module")
 def gkd(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The command of an environment that has this wheel, and from outside only what it needs."""
+    """The command of an environment that has this wheel, and from outside only what it asks for, without extras."""
     folder = tmp_path_factory.mktemp("environment")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], timeout=LIMIT_S, check=True)
     python = folder / "bin" / "python"
@@ -61,16 +85,22 @@ def gkd(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]
     ]
     done = subprocess.run(install, capture_output=True, text=True, timeout=LIMIT_S, check=False)
     assert done.returncode == 0, done.stderr
-    (own / "dependencies.pth").write_text(
-        sysconfig.get_path("purelib") + "\n"
-    )  # of its folder; `.pth` in it are not read
+    for each in closure(next(own.glob("gkd_dist-*.dist-info")).joinpath("METADATA").read_text()):
+        for top in {file.parts[0] for file in each.files or ()} - {"..", "__pycache__"}:
+            link = own / top
+            if not link.exists():
+                link.symlink_to(Path(str(each.locate_file(top))))
     yield folder / "bin" / "gkd"
 
 
+def alone() -> dict[str, str]:
+    """An environment that leads to no other packages."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+
 def said(gkd: Path, *words: str, folder: Path) -> str:
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(
-        [gkd, *words], cwd=folder, env=environment, capture_output=True, text=True, timeout=LIMIT_S, check=False
+        [gkd, *words], cwd=folder, env=alone(), capture_output=True, text=True, timeout=LIMIT_S, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -93,7 +123,11 @@ def test_it_runs_from_an_empty_folder(gkd: Path, models: dict[str, Path], data: 
     tmp = tmp_path / "empty"
     tmp.mkdir()
     python = gkd.parent / "python"
-    where = subprocess.check_output([python, "-c", "import gkd_dist; print(gkd_dist.__file__)"], cwd=tmp, text=True)
+    for absent in ("pytest", "vllm", "gguf"):  # of extras, and of nothing that is asked for
+        found = subprocess.run([python, "-c", f"import {absent}"], env=alone(), capture_output=True, text=True)
+        assert "No module named" in found.stderr, absent
+    asked = [python, "-c", "import gkd_dist; print(gkd_dist.__file__)"]
+    where = subprocess.check_output(asked, cwd=tmp, env=alone(), text=True)
     assert Path(where).is_relative_to(gkd.parents[1])
     assert said(gkd, "--version", folder=tmp) == f"gkd {gkd_dist.__version__}\n"
     assert [line.split()[0] for line in said(gkd, "recipes", folder=tmp).splitlines()] == list(recipe_names())

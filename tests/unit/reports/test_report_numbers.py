@@ -1,7 +1,7 @@
 """What a report says of a run, whatever the run has written so far."""
 
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,7 @@ from gkd_dist.reports.run_view import RunView, read_run
 from gkd_dist.reports.settings import ABSENT, differences, flat
 from gkd_dist.reports.timeline import timeline
 from gkd_dist.runs.attempts import Attempt
-from gkd_dist.runs.events import EventLog
+from gkd_dist.runs.events import EventLog, RunEvent
 from gkd_dist.runs.run_directory import RunDirectory
 from tests.run_directories import make_run, record_of, write_ledger, write_records, write_whole_run
 
@@ -166,6 +166,32 @@ def test_lanes_end_with_their_attempt(tmp_path: Path) -> None:
         (10.0, 100.0, "healthy"),
         (510.0, 600.0, "healthy"),
     ]
+
+
+def test_a_timeline_of_very_many_events_stays_small_and_says_so(tmp_path: Path) -> None:
+    begin, num = datetime(2026, 11, 1, tzinfo=UTC), 20_000
+    states = ("healthy", "suspect")
+    events = [
+        RunEvent(
+            at=(begin + timedelta(seconds=number)).isoformat(),
+            attempt=1,
+            **(
+                {"kind": "checkpoint", "step": number}
+                if number % 4 == 0
+                else {"kind": "replica", "role": "sampler", "slot": 0, "former": "", "state": states[number % 2]}
+            ),  # type: ignore[arg-type]
+        )
+        for number in range(num)
+    ]
+    found = timeline(RunView("many", tmp_path, events=events), 0, begin)
+    assert found is not None
+    (lane,) = found.lanes
+    num_drawn = len(lane.spans) + len(found.marks)
+    assert num_drawn < 4000 and num_drawn + found.num_merged == num - 1  # the last one has no length
+    assert lane.spans[0].start == 1 and lane.spans[-1].end == num - 1
+    assert all(one.end <= other.start for one, other in zip(lane.spans, lane.spans[1:], strict=False))
+    assert sum(span.end - span.start for span in lane.spans) == num - 2
+    assert len(json.dumps(found.plain())) < 500_000
 
 
 def test_settings_that_differ(tmp_path: Path) -> None:
