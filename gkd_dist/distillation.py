@@ -16,7 +16,7 @@ from gkd_dist.build.trackers import make_trackers
 from gkd_dist.checkpoints.store import CheckpointStore
 from gkd_dist.config.load import dump_run_config
 from gkd_dist.config.run import RunConfig
-from gkd_dist.errors import StoppedEarlyError, StoppedError, plain
+from gkd_dist.errors import StalledError, StoppedEarlyError, StoppedError, plain
 from gkd_dist.fleet import Fleet
 from gkd_dist.interfaces import Journal, Metrics, RecordSink
 from gkd_dist.metrics.console import Narrator
@@ -216,11 +216,12 @@ async def _started(
     Raises:
         StoppedEarlyError: one came.
         StalledError: no part has come up for too long (on Ray each has a deadline of its own before that), or closing
-            them does not end.
+            them does not end. Where the block had failed before, its own error, and a line about closing.
     """
     config = prepared.blueprint.config
     stall_s, startup_s = config.supervision.stall_timeout_s, config.cluster.startup_timeout_s
     said, told_at, closing_at = [], time.monotonic(), math.inf
+    failure: Exception | None = None
 
     def say(line: str) -> None:
         nonlocal told_at
@@ -237,23 +238,33 @@ async def _started(
     closing_file = directory.diagnosis.with_name("diagnosis-closing.json")
     closing = watchdog(Phase.CLOSING, lambda: max(0.0, time.monotonic() - closing_at), stall_s, closing_file)
     starting = watchdog(Phase.STARTING, lambda: time.monotonic() - told_at, stall_s + startup_s, directory.diagnosis)
-    async with closing, AsyncExitStack() as stack:
+    try:
+        async with closing, AsyncExitStack() as stack:
 
-        async def start() -> tuple[Fleet, Journal | None]:
-            fleet = prepared.blueprint.fleet(metrics, say=say, when_connected=signals.install)
-            running = await stack.enter_async_context(fleet)
-            return running, await stack.enter_async_context(prepared.blueprint.journal(directory.journal))
+            async def start() -> tuple[Fleet, Journal | None]:
+                fleet = prepared.blueprint.fleet(metrics, say=say, when_connected=signals.install)
+                running = await stack.enter_async_context(fleet)
+                return running, await stack.enter_async_context(prepared.blueprint.journal(directory.journal))
 
-        try:
-            async with starting:
-                parts = await unless_stopped(signals.event, start())
-            if parts is None:
-                raise signals.error(str(directory.path))
-            signals.begin()
-            narrate("all engines are up")
-            yield parts
-        finally:
-            closing_at = time.monotonic()
+            try:
+                async with starting:
+                    parts = await unless_stopped(signals.event, start())
+                if parts is None:
+                    raise signals.error(str(directory.path))
+                signals.begin()
+                narrate("all engines are up")
+                yield parts
+            except Exception as error:
+                failure = error
+                raise
+            finally:
+                closing_at = time.monotonic()
+    except StalledError as stalled:
+        if failure is None or stalled is failure or isinstance(failure, StoppedError):
+            raise
+        logger.error("after the failure: %s", stalled)
+    if failure is not None:  # outside the handler: its own cause and context stay as they are
+        raise failure
 
 
 def _num_trained_tokens(stage: Stage) -> int:

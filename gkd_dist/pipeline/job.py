@@ -3,7 +3,7 @@
 import asyncio
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -101,7 +101,9 @@ async def distil(job: Job) -> Outcome:
     return Outcome(before, after, teachers)
 
 
-def _watchdog(job: Job, phase: Phase, timeout_s: float, *, last_words: Callable[[], Any] | None = None) -> Watchdog:
+def _watchdog(
+    job: Job, phase: Phase, timeout_s: float, *, last_words: Callable[[], Awaitable[Mapping[str, Any]]] | None = None
+) -> Watchdog:
     """
     Args:
         timeout_s: without progress; one answered request is progress.
@@ -209,9 +211,12 @@ async def _turn(job: Job, recovered: Recovered) -> Checkpointer:
     )
     job.stage.ring = ring
     job.stage.enter("training")
-    watchdog = _watchdog(
-        job, Phase.TRAINING, job.rules.stall_timeout_s, last_words=lambda: checkpointer.now(ring.progress)
-    )
+
+    async def last_words() -> dict[str, Any]:
+        await checkpointer.now(ring.progress)
+        return {"last_checkpoint": checkpointer.last_step}
+
+    watchdog = _watchdog(job, Phase.TRAINING, job.rules.stall_timeout_s, last_words=last_words)
     try:
         async with watchdog:
             await run_ring(ring, recovered.waiting)

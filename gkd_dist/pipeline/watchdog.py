@@ -12,7 +12,7 @@ import os
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -39,7 +39,8 @@ class Watchdog:
         timeout_s: so many are too many.
         file: receives the diagnosis as JSON.
         diagnose: what else to say in it; called on the watchdog's thread while the loop may run.
-        last_words: awaited when the block fails, within a deadline: a checkpoint, say.
+        last_words: awaited when the block fails, within a deadline: a checkpoint, say. What it returns is put into the
+            diagnosis, which was written before.
         spare: errors after which the run goes on, or ends as it should.
         exit: ends the process when even its event loop does not react.
     """
@@ -52,7 +53,7 @@ class Watchdog:
         file: Path,
         diagnose: Callable[[], dict[str, Any]],
         *,
-        last_words: Callable[[], Any] | None = None,
+        last_words: Callable[[], Awaitable[Mapping[str, Any]]] | None = None,
         spare: tuple[type[Exception], ...] = (),
         exit: Callable[[int], object] = os._exit,
     ) -> None:
@@ -66,6 +67,7 @@ class Watchdog:
         self._exit = exit
         self._done = threading.Event()
         self._stalled = False
+        self._written: dict[str, Any] | None = None
 
     async def __aenter__(self) -> "Watchdog":
         self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
@@ -96,9 +98,15 @@ class Watchdog:
             return
         try:
             async with asyncio.timeout(_LAST_WORDS_S / 2):
-                await self._last_words()
+                news = await self._last_words()
         except Exception as error:
             logger.error("no checkpoint at the end: %s", plain(error))
+            return
+        if self._written is not None:
+            try:
+                self._put(self._written | news)
+            except OSError as error:
+                logger.error("%s could not be brought up to date: %s", self._file, plain(error))
 
     def _watch(self) -> None:
         while not self._done.wait(min(1.0, self._timeout_s / 10)):
@@ -143,9 +151,13 @@ class Watchdog:
         except Exception as error:  # a part that is broken must not hide the rest
             diagnosis["diagnosis_failed"] = plain(error)
         diagnosis["stacks"] = stacks(self._loop)
-        self._file.write_text(json.dumps(diagnosis, indent=2, default=str) + "\n")
+        self._put(diagnosis)
+        self._written = diagnosis
         how = "stalled" if failure is None else "failed"
         logger.critical("%s while %s; diagnosis in %s", how, self._phase, self._file)
+
+    def _put(self, diagnosis: Mapping[str, Any]) -> None:
+        self._file.write_text(json.dumps(diagnosis, indent=2, default=str) + "\n")
 
 
 def stacks(loop: asyncio.AbstractEventLoop) -> dict[str, list[str]]:

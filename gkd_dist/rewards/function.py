@@ -6,7 +6,8 @@ import inspect
 import math
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -28,7 +29,8 @@ class FunctionReward:
 
     It is called by keyword with `prompts`, `completions` and `references`, as far as its signature takes them, and
     returns one finite number per completion. It may be a coroutine function. Calls do not overlap and come from one
-    thread of their own; coroutines of all calls share one event loop there.
+    thread of their own; coroutines of all calls share one event loop there. One whose answer nobody waits
+    for any more is cancelled.
 
     Args:
         spec: `package.module:function`.
@@ -45,6 +47,7 @@ class FunctionReward:
         self._timeout_s = timeout_s
         self._thread = SerialThread("reward")
         self._runner: asyncio.Runner | None = None
+        self._open: set[_Call] = set()
 
     async def judge(self, answers: Sequence[Answer]) -> list[float]:
         columns = {
@@ -53,25 +56,34 @@ class FunctionReward:
             "references": [answer.reference for answer in answers],
         }
         chosen = {name: column for name, column in columns.items() if name in self._names}
+        call = _Call()
+        self._open.add(call)
         try:
-            return await asyncio.wait_for(self._thread.run(lambda: self._call(chosen, len(answers))), self._timeout_s)
+            return await asyncio.wait_for(
+                self._thread.run(lambda: self._call(call, chosen, len(answers))), self._timeout_s
+            )
         except TimeoutError:
             raise DeadlineError(
                 f"{self._name} did not return within {self._timeout_s:.0f} s (cluster.request_timeout_s)"
             ) from None
+        finally:
+            call.give_up()
+            self._open.discard(call)
 
     async def close(self) -> None:
+        for call in self._open:
+            call.give_up()
         if self._runner is not None:
             with suppress(TimeoutError):  # a call that never ends keeps the thread
                 await asyncio.wait_for(self._thread.run(self._runner.close), CLOSE_S)
         self._thread.close()
 
-    def _call(self, columns: Mapping[str, list[Any]], num_answers: int) -> list[float]:
+    def _call(self, call: "_Call", columns: Mapping[str, list[Any]], num_answers: int) -> list[float]:
         try:
             result = self._function(**columns)
             if inspect.isawaitable(result):
                 self._runner = self._runner or asyncio.Runner()
-                result = self._runner.run(_awaited(result))
+                result = self._runner.run(call.result_of(result))
         except Exception as error:
             raise EngineError(f"{self._name} failed: {_told(error)}") from error
         return self._checked(result, num_answers)
@@ -183,8 +195,34 @@ def _accepted(function: Callable[..., Any]) -> set[str]:
     return names
 
 
-async def _awaited(result: Any) -> Any:
-    return await result
+class _Call:
+    """A call of a coroutine function, which another thread can give up while it waits."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._cancel: Callable[[], object] | None = None
+        self._is_given_up = False
+
+    async def result_of(self, result: Awaitable[Any]) -> Any:
+        """What `result` comes to; cancelled where the call is given up before."""
+        task, loop = asyncio.current_task(), asyncio.get_running_loop()
+        with self._lock:
+            if task is not None:
+                self._cancel = lambda: loop.call_soon_threadsafe(task.cancel)
+            if self._is_given_up and task is not None:
+                task.cancel()
+        try:
+            return await result
+        finally:
+            with self._lock:
+                self._cancel = None
+
+    def give_up(self) -> None:
+        """Any thread, any number of times; nothing happens to a call that has ended."""
+        with self._lock:
+            self._is_given_up = True
+            if self._cancel is not None:
+                self._cancel()
 
 
 def _told(error: Exception) -> str:

@@ -192,6 +192,7 @@ def test_a_run_in_which_nothing_ends_is_ended_with_a_diagnosis(tmp_path: Path) -
     assert diagnosis["step"] == 3 and diagnosis["in_flight"] and diagnosis["replicas"]["teacher teacher"]["outstanding"]
     assert any("score" in line for stack in diagnosis["stacks"].values() for line in stack)
     assert job.durability.store.newest().step == 3, "a last checkpoint was made"
+    assert diagnosis["last_checkpoint"] == 3
 
 
 @pytest.mark.fault(31)

@@ -24,8 +24,10 @@ async def go(tmp_path: Path, start: Callable[[Any], Any], end: Callable[[], Any]
     @asynccontextmanager
     async def fleet(_: object, *, say: Callable[[str], None], when_connected: object) -> AsyncIterator[str]:
         await start(say)
-        yield "fleet"
-        await end()
+        try:
+            yield "fleet"
+        finally:
+            await end()
 
     @asynccontextmanager
     async def journal(_: Path) -> AsyncIterator[None]:
@@ -86,3 +88,16 @@ def test_a_run_that_fails_and_closes_keeps_its_own_error(tmp_path: Path) -> None
     with pytest.raises(EngineError, match="the run failed"):
         asyncio.run(go(tmp_path, nothing, nothing, fails=True))
     assert not list(tmp_path.glob("*/diagnosis*.json"))
+
+
+@pytest.mark.fault(23)
+def test_a_run_that_fails_and_never_closes_keeps_its_own_error(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def end() -> None:
+        await asyncio.sleep(3600)
+
+    with pytest.raises(EngineError, match="the run failed"):
+        asyncio.run(asyncio.wait_for(go(tmp_path, nothing, end, fails=True), 30))
+    assert len(list(tmp_path.glob("tiny-1/diagnosis-closing.json"))) == 1
+    assert "after the failure: closing what was started: nothing has come to an end" in caplog.text

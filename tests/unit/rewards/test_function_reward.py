@@ -3,6 +3,7 @@
 import asyncio
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -123,6 +124,39 @@ def test_a_function_that_does_not_return_has_a_deadline(module: ModuleType) -> N
 
     with pytest.raises(DeadlineError, match="did not return within 0 s"):
         judge(module, sleeps, timeout_s=0.01)
+
+
+@pytest.mark.parametrize("ends", ["deadline", "close"])
+def test_a_coroutine_that_sleeps_for_ever_is_cancelled(module: ModuleType, ends: str) -> None:
+    """It neither holds up the next call nor closing, which gives a call that is stuck five seconds."""
+    ended = threading.Event()
+
+    async def function(prompts: list[str], completions: list[str]) -> list[float]:
+        if prompts[0] == "hang":
+            begun.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                ended.set()
+        return [1.0 for _ in completions]
+
+    module.function = function  # type: ignore[attr-defined]
+    begun = threading.Event()
+
+    async def run() -> None:
+        reward = FunctionReward("my_rewards:function", timeout_s=1.0 if ends == "deadline" else 60.0)
+        hanging = asyncio.create_task(reward.judge([Answer("hang", "a", None)]))
+        if ends == "deadline":
+            with pytest.raises(DeadlineError):
+                await hanging
+            assert await reward.judge(ANSWERS) == [1.0, 1.0]
+        else:
+            assert await asyncio.to_thread(begun.wait, 20)
+        await reward.close()
+        assert ended.is_set()
+        hanging.cancel()
+
+    asyncio.run(run())
 
 
 @pytest.mark.parametrize(
