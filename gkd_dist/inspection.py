@@ -15,7 +15,7 @@ from gkd_dist.operations.subject import RunSubject, SubmittedJob
 from gkd_dist.replay.ledger import DroppedPrompt, Ledger, StepEntry, TrainedSequence
 from gkd_dist.runs.attempts import AttemptRecord, read_attempts
 from gkd_dist.runs.documents import on_disk, read_document
-from gkd_dist.runs.lock import Holder, holder_of
+from gkd_dist.runs.lock import Holder, holder_of, is_damaged
 from gkd_dist.runs.run_directory import RunDirectory
 from gkd_dist.runs.status import Alike, ProcessStatus, RoleStatus, SlotStatus, Status, alike
 
@@ -76,6 +76,8 @@ def lines_of(subject: RunSubject) -> Iterator[str]:
     summary = directory.read_summary()
     seen = read_document(directory.status, Status)
     yield f"{directory.name}: {_state(directory, holder, attempts, seen)}"
+    if is_damaged(directory.lock):
+        yield "its lock is damaged; whether it runs is told by the kernel's lock and by signs of life"
     if holder is None and summary is not None:
         yield f"{summary.get('steps', '?')} steps in {_spent_s(attempts):.0f} s of {len(attempts)} attempt(s)"
         yield f"student: {directory.final}"
@@ -150,6 +152,8 @@ def _state(directory: RunDirectory, holder: Holder | None, attempts: list[Attemp
     if holder is not None and seen is not None:
         since = f" since {moment(last.started_at)}" if last is not None else ""
         return f"{seen.state}, step {seen.step}/{seen.max_steps}, attempt {seen.attempt}{since}"
+    if holder is not None and not holder.is_known:
+        return "a process works on it, or did a moment ago"
     if holder is not None:
         return f"starting since {moment(holder.started_at)} ({holder.host}, pid {holder.pid})"
     if directory.is_finished:

@@ -6,11 +6,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from gkd_dist.errors import RunError
 from gkd_dist.metrics.console import moment, print_table
 from gkd_dist.operations.logs import outcome
 from gkd_dist.runs.attempts import read_attempts
 from gkd_dist.runs.documents import on_disk
-from gkd_dist.runs.lock import holder_of
+from gkd_dist.runs.lock import holder_of, is_damaged
 from gkd_dist.runs.run_directory import RunDirectory
 
 
@@ -34,7 +35,13 @@ def list_runs(output_dir: Path, address: str | None, *, as_json: bool) -> int:
         print(f"no runs below {output_dir}; `gkd run RECIPE` makes one")
     else:
         rows = [
-            [str(run["run"]), str(run["state"]), str(run["attempts"]), _text(run["last_checkpoint"])] for run in runs
+            [
+                str(run["run"]),
+                str(run["state"]) + (f" ({run['problem']})" if run["problem"] else ""),
+                str(run["attempts"]),
+                _text(run["last_checkpoint"]),
+            ]
+            for run in runs
         ]
         print_table(sys.stdout, str(output_dir), ["run", "state", "attempts", "last checkpoint"], rows)
     return 0
@@ -63,11 +70,16 @@ def _run(directory: RunDirectory) -> dict[str, Any]:
         "state": _state(directory, attempts[-1].how if attempts else None),
         "attempts": len(attempts),
         "last_checkpoint": directory.last_checkpoint,
+        "problem": "its lock is damaged" if is_damaged(directory.lock) else None,
     }
 
 
 def _state(directory: RunDirectory, how: str | None) -> str:
-    if holder_of(directory.lock) is not None:
+    try:
+        is_held = holder_of(directory.lock) is not None
+    except (OSError, RunError):  # said in its line; other runs have lines too
+        return "unknown"
+    if is_held:
         return "running"
     return "finished" if directory.is_finished else how or "killed"
 

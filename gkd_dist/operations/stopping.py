@@ -14,10 +14,13 @@ from gkd_dist.operations.subject import RunSubject, SubmittedJob, subject_of
 from gkd_dist.runs.attempts import read_attempts
 from gkd_dist.runs.control import require_running
 from gkd_dist.runs.documents import on_disk
+from gkd_dist.runs.lease import BEAT_S
 from gkd_dist.runs.lock import Holder, holder_of
 from gkd_dist.runs.run_directory import RunDirectory
 
 _POLL_S = 0.2
+_MENDED_AFTER_S = 3 * BEAT_S
+"""Two beats and the time of one."""
 _GOOD = frozenset({0, 75})
 """Exit codes of runs that are finished, or can be gone on with."""
 
@@ -56,9 +59,10 @@ def stop_all(output_dir: Path, *, timeout_s: float, as_json: bool) -> int:
     """
     paths = [path for path in sorted(output_dir.glob("*")) if path.is_dir() and not path.is_symlink()]
     found = [RunDirectory(path.resolve()) for path in paths if (path / "lock").is_file()]
-    holders = [(directory, holder_of(directory.lock)) for directory in found]
-    running = [(directory, holder) for directory, holder in holders if holder is not None and holder.is_local]
     problems: list[GkdError] = []
+    running: list[tuple[RunDirectory, Holder]] = []
+    for directory in found:
+        _tried(problems, _add_if_here, running, directory)
     asked = [(directory, holder) for directory, holder in running if _tried(problems, _ask, directory, holder)]
     end = time.monotonic() + timeout_s
     codes, records = [], []
@@ -77,6 +81,26 @@ def stop_all(output_dir: Path, *, timeout_s: float, as_json: bool) -> int:
     if problems:
         raise type(problems[0])("\n".join(str(problem) for problem in problems))
     return next((code for code in codes if code), 0)
+
+
+def _add_if_here(running: list[tuple[RunDirectory, Holder]], directory: RunDirectory) -> None:
+    with on_disk():
+        holder = holder_of(directory.lock)
+    if holder is not None and not holder.is_known:
+        raise RunError(_unknown(directory))
+    if holder is not None and holder.is_local:
+        running.append((directory, holder))
+
+
+def _unknown(directory: RunDirectory) -> str:
+    """What to do about a run that works, or did so a moment ago, and whose lock is damaged."""
+    last = next(iter(read_attempts(directory.attempts)[-1:]), None)
+    who = "" if last is None else f"; the last attempt was process {last.pid} on {last.host}"
+    return (
+        f"{directory.path}: its lock is damaged, so what to stop is not known; a run that lives writes it anew within "
+        f"{_MENDED_AFTER_S:.0f} s: ask again then{who}. Leave the file where it is: without it two processes may work "
+        "on the run"
+    )
 
 
 def _tried(problems: list[GkdError], act: Callable[..., None], *arguments: object) -> bool:
@@ -115,6 +139,8 @@ def _stop_job(job: SubmittedJob, timeout_s: float) -> tuple[int | None, str, Run
 
 def _stop_process(directory: RunDirectory, timeout_s: float) -> tuple[int | None, str]:
     holder = require_running(directory)
+    if not holder.is_known:
+        raise RunError(_unknown(directory))
     if not holder.is_local:
         raise RunError(
             f"{directory.path}: runs as {holder}; stop it there with `kill {holder.pid}`, or as a job with --address"
@@ -135,7 +161,7 @@ def _ask(directory: RunDirectory, holder: Holder) -> None:
 
 def _await_end(directory: RunDirectory, holder: Holder, timeout_s: float) -> None:
     end = time.monotonic() + timeout_s
-    while (now := holder_of(directory.lock)) is not None and now.run_epoch == holder.run_epoch:
+    while (now := holder_of(directory.lock)) is not None and now.run_epoch in (holder.run_epoch, ""):
         if time.monotonic() > end:
             raise DeadlineError(f"{directory.path}: asked to stop, and not ended after {timeout_s:g} s; it still may")
         time.sleep(_POLL_S)

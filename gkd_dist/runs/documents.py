@@ -25,6 +25,10 @@ class Document(Strict):
 Kind = TypeVar("Kind", bound=Document)
 
 
+class DamagedError(RunError):
+    """Something else than such a file is there, such as one that a power cut left."""
+
+
 def replace_file(path: Path, text: str, *, survives_power_cut: bool = True) -> None:
     """Put `text` into `path`, in folders made where they are missing; a reader sees the old file or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -65,7 +69,8 @@ def read_document(path: Path, kind: type[Kind]) -> Kind | None:
     """What `path` holds; None where there is no such file, or an empty one.
 
     Raises:
-        RunError: something else is in it, or it cannot be read.
+        DamagedError: something else is in it.
+        RunError: it cannot be read.
     """
     try:
         with path.open("rb") as file:
@@ -77,10 +82,10 @@ def read_document(path: Path, kind: type[Kind]) -> Kind | None:
     if not content.strip():
         return None
     if len(content) > MAX_BYTES:
-        raise RunError(f"{path}: larger than {MAX_BYTES} bytes, which no such file is; remove it")
+        raise DamagedError(f"{path}: larger than {MAX_BYTES} bytes, which no such file is; remove it")
     try:
         return kind.model_validate_json(content)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
-        raise RunError(f"{path}: {place + ': ' if place else ''}{first['msg']}; remove it") from error
+        raise DamagedError(f"{path}: {place + ': ' if place else ''}{first['msg']}; remove it") from error

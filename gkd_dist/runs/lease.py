@@ -75,7 +75,7 @@ def await_silence(path: Path) -> bool:
     first = _touched_at(path)
     rest_s = min(LEASE_S, LEASE_S - (_now_ns(path.parent) - first) / 1e9)
     if rest_s > 0:
-        logger.warning("%s: its holder is on another host; waiting %.0f s for a sign of life", path, rest_s)
+        logger.warning("%s: its holder is elsewhere or not known; waiting %.0f s for a sign of life", path, rest_s)
     end = time.monotonic() + rest_s
     while time.monotonic() < end:
         time.sleep(_POLL_S)

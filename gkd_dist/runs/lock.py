@@ -3,6 +3,9 @@
 The kernel's lock on the file ends with the process that holds it, whatever ends that; the content says who it is. A
 content without a kernel's lock is a dead process of this host, or one of another host: that is dead once it has given
 no sign of life for a while (`lease`).
+
+A content that says nothing (a power cut may leave NUL bytes) is read as a holder who is not known: while the kernel's
+lock is held or the lease runs, somebody works there; after that nobody does. One who lives writes it anew.
 """
 
 import fcntl
@@ -14,7 +17,7 @@ from pathlib import Path
 from typing import IO
 
 from gkd_dist.errors import RunError
-from gkd_dist.runs.documents import Document, read_document
+from gkd_dist.runs.documents import DamagedError, Document, read_document
 from gkd_dist.runs.lease import Heartbeat, await_silence, end_process, is_silent
 
 _TRIES = 20
@@ -33,11 +36,21 @@ class Holder(Document):
     """UTC, ISO 8601."""
 
     @property
+    def is_known(self) -> bool:
+        return bool(self.run_epoch)
+
+    @property
     def is_local(self) -> bool:
         return self.host == socket.gethostname()
 
     def __str__(self) -> str:
+        if not self.is_known:
+            return "a process that its damaged `lock` does not name; the last line of attempts.jsonl may"
         return f"process {self.pid} on {self.host}, started {self.started_at}"
+
+
+_UNKNOWN = Holder(run_epoch="", host="", pid=0, started_at="")
+"""Of a file that says nothing."""
 
 
 class RunLock:
@@ -51,14 +64,17 @@ class RunLock:
         self._path = path
         self._when_taken = when_taken
         self._heartbeat: Heartbeat | None = None
+        self._was_damaged = False
         self._file: IO[str] = path.open("a+", encoding="utf-8")
         try:
             if not _lock(self._file, fcntl.LOCK_EX):
-                raise RunError(_in_use(path, read_document(path, Holder)))
-            self.former = read_document(path, Holder)
-            """Who held it last and did not close it: a process that died; None where nobody did."""
+                raise RunError(_in_use(path, _told(path)))
+            self.former = _told(path)
+            """Who held it last and did not close it: a process that died; None where nobody did, or the file does not
+            say who."""
             if self.former is not None and not self.former.is_local:
-                self.former = _await_end(path, self.former)
+                former = _await_end(path, self.former)
+                self.former = former if former is not None and former.is_known else None
         except BaseException:
             self._file.close()
             raise
@@ -82,7 +98,14 @@ class RunLock:
                 self._file.close()
 
     def _other_than(self, holder: Holder) -> Holder | None:
-        now = read_document(self._path, Holder)
+        try:
+            now = read_document(self._path, Holder)
+        except DamagedError:
+            if self._was_damaged:  # for a whole beat: nobody is just writing it
+                self._put(holder.model_dump_json() + "\n")
+            self._was_damaged = not self._was_damaged
+            return None
+        self._was_damaged = False
         return None if now == holder else now
 
     def _put(self, text: str) -> None:
@@ -96,10 +119,11 @@ class RunLock:
 def holder_of(path: Path) -> Holder | None:
     """Who works on the directory of the lock file `path` now; None: nobody.
 
-    A process of another host counts as alive while it holds the kernel's lock, or its lease is not over.
+    A process of another host, or one that is not known, counts as alive while it holds the kernel's lock, or its lease
+    is not over.
 
     Raises:
-        RunError: the file is none of ours.
+        RunError: the file cannot be read.
     """
     try:
         file = path.open("r", encoding="utf-8")
@@ -107,8 +131,16 @@ def holder_of(path: Path) -> Holder | None:
         return None
     with file:
         is_free = _lock(file, fcntl.LOCK_SH, tries=1)
-        holder = read_document(path, Holder)
+        holder = _told(path)
     return None if holder is None or (is_free and (holder.is_local or is_silent(path))) else holder
+
+
+def is_damaged(path: Path) -> bool:
+    """Whether the lock file says something else than who holds it."""
+    try:
+        return _told(path) is _UNKNOWN
+    except RunError:
+        return True
 
 
 def check_free(path: Path) -> None:
@@ -134,10 +166,18 @@ def _await_end(path: Path, holder: Holder) -> Holder | None:
     """
     if await_silence(path):
         return holder
-    now = read_document(path, Holder)
+    now = _told(path)
     if now is not None:
         raise RunError(_in_use(path, now))
     return None
+
+
+def _told(path: Path) -> Holder | None:
+    """What the file says; None where it is empty, or not there."""
+    try:
+        return read_document(path, Holder)
+    except DamagedError:
+        return _UNKNOWN
 
 
 def _lock(file: IO[str], kind: int, tries: int = _TRIES) -> bool:
@@ -153,7 +193,8 @@ def _lock(file: IO[str], kind: int, tries: int = _TRIES) -> bool:
 
 def _in_use(path: Path, holder: Holder | None) -> str:
     who = "another process" if holder is None else str(holder)
-    there = "" if holder is None or holder.is_local else f", which gives signs of life from {holder.host}"
+    is_elsewhere = holder is not None and holder.is_known and not holder.is_local
+    there = f", which gives signs of life from {holder.host}" if holder is not None and is_elsewhere else ""
     return (
         f"{path.parent}: in use by {who}{there}; stop it, or wait until it ends, or start another run with "
         "checkpoint.resume=false"

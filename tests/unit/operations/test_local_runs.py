@@ -209,6 +209,33 @@ def test_list_has_every_run_once(directory: RunDirectory, capsys: pytest.Capture
     assert "other-1" in capsys.readouterr().out
 
 
+@pytest.mark.fault(18)
+@pytest.mark.parametrize("text", ['{"run_epoch": "0', "\0" * 80])
+def test_a_damaged_lock_is_said_of_its_run_and_hides_no_other(
+    directory: RunDirectory, process: subprocess.Popen[str], text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torn = RunDirectory.create(Path("runs"), "torn")
+    torn.write_config("name: torn\n")
+    torn.lock.write_text(text)
+    assert main(["list", "--json"]) == 0
+    listed = {run["run"]: run for run in json.loads(capsys.readouterr().out)["runs"]}
+    assert (listed["tiny-1"]["state"], listed["tiny-1"]["problem"]) == ("running", None)
+    assert listed["torn-1"]["problem"] == "its lock is damaged"
+    assert main(["list"]) == 0
+    assert "running (its lock is damaged)" in capsys.readouterr().out, "it was touched a moment ago"
+    assert main(["status", "torn-1"]) == 0
+    assert "its lock is damaged" in capsys.readouterr().out
+    assert main(["stop", "torn-1"]) == 2
+    assert "its lock is damaged, so what to stop is not known" in capsys.readouterr().err
+    assert main(["stop", "--all", "--timeout", "30"]) == 2
+    told = capsys.readouterr()
+    assert told.out.startswith("tiny-1: stopped") and f"{torn.path}: its lock is damaged" in told.err
+    os.utime(torn.lock, (1, 1))
+    assert main(["list"]) == 0
+    assert "killed (its lock is damaged)" in capsys.readouterr().out
+    assert main(["stop", "--all"]) == 0
+
+
 def test_watch_prints_a_line_for_each_change_where_there_is_no_terminal(
     directory: RunDirectory, process: subprocess.Popen[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

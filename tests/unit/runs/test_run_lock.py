@@ -153,13 +153,53 @@ def test_a_holder_that_wakes_up_after_its_lease_ends(path: Path) -> None:
     assert "head-b" in path.read_text()
 
 
-@pytest.mark.parametrize("text", ["{", '{"pid": 1}', '{"run_epoch": 3}', "[]"])
-def test_a_file_of_something_else_is_named(path: Path, text: str) -> None:
+TORN = ["{", '{"pid": 1}', '{"run_epoch": 3}', "[]", "\0" * 90]
+
+
+@pytest.mark.fault(18)
+@pytest.mark.parametrize("text", TORN)
+def test_a_damaged_file_is_free_once_nobody_gives_signs_of_life(
+    path: Path, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path.write_text(text)
-    with pytest.raises(RunError, match=f"{path}: .*remove it"):
-        RunLock(path)
-    with pytest.raises(RunError, match=f"{path}: .*remove it"):
-        holder_of(path)
+    found = holder_of(path)
+    assert found is not None and not found.is_known and not found.is_local, "somebody of another host may touch it"
+    os.utime(path, times=(time.time() - lease.LEASE_S - 5,) * 2)
+    monkeypatch.setattr(lease.time, "sleep", lambda _: pytest.fail("there is nothing left to wait for"))
+    assert holder_of(path) is None
+    check_free(path)
+    lock = RunLock(path)
+    assert lock.former is None
+    lock.write(holder())
+    assert holder_of(path) == holder()
+    lock.close()
+
+
+@pytest.mark.fault(18)
+@pytest.mark.parametrize("text", TORN)
+def test_a_damaged_file_is_not_free_while_its_holder_lives_who_mends_it(
+    path: Path, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "BEAT_S", 3600.0)
+    lock = RunLock(path)
+    lock.write(holder())
+    path.write_text(text)
+    os.utime(path, times=(time.time() - lease.LEASE_S - 5,) * 2)
+    for take in (RunLock, check_free):
+        with pytest.raises(RunError, match=r"in use by a process that its damaged `lock` does not name.*; stop it"):
+            take(path)
+    assert holder_of(path) is not None
+    lock.close()
+
+    monkeypatch.setattr(lease, "BEAT_S", 0.05)
+    lock = RunLock(path)
+    lock.write(holder())
+    path.write_text(text)
+    end = time.monotonic() + 20
+    while holder_of(path) != holder():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    lock.close()
 
 
 def test_a_refused_start_leaves_the_holder_in_the_file(path: Path) -> None:
