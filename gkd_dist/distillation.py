@@ -41,7 +41,7 @@ from gkd_dist.replay.ledger import Ledger
 from gkd_dist.reporting import card_of, describe, report, sample_rows, teacher_counts, teacher_name
 from gkd_dist.runs.attempts import Attempt
 from gkd_dist.runs.events import EventLog
-from gkd_dist.runs.resume import Continuation, find_continuation
+from gkd_dist.runs.resume import Continuation, find_continuation, without_configuration
 from gkd_dist.runs.run_directory import RunDirectory
 from gkd_dist.stop_signals import StopSignals, leave, noticing_signals, stopping_at_once
 from gkd_dist.supervision.together import beside, unless_stopped
@@ -66,6 +66,8 @@ def run(config: RunConfig) -> int:
         _serve(exporter, config, narrate)
         with stopping_at_once():
             prepared = prepare(config, narrate)
+        for line in without_configuration(config, continuation):
+            narrate(line)
         if continuation is not None:
             _attempt(prepared, continuation.directory, exporter, narrate, continuation)
         else:

@@ -76,6 +76,24 @@ def find_continuation(config: RunConfig) -> Continuation | None:
     return None
 
 
+def without_configuration(config: RunConfig, continuation: Continuation | None) -> list[str]:
+    """What to say of each unfinished run that has a checkpoint and would come before `continuation`, but has lost its
+    config.yaml: whether this command may go on with it is not known."""
+    lines = []
+    for directory in RunDirectory.all_of(config.output_dir, config.name) if config.checkpoint.resume else ():
+        if continuation is not None and directory.path == continuation.directory.path:
+            break
+        step = directory.last_checkpoint
+        if step is not None and not directory.is_finished and not directory.config.is_file():
+            instead = "starting anew" if continuation is None else f"going on with {continuation.directory.name}"
+            lines.append(
+                f"{directory.path} is not finished and has a checkpoint at step {step}, but its config.yaml is "
+                f"missing: {instead}. To go on with that run, stop this one and put the file back: "
+                "`gkd validate RECIPE KEY=VALUE... --show` prints what it held"
+            )
+    return lines
+
+
 def _refusal(directory: RunDirectory, step: int, problems: list[str]) -> list[str]:
     return [
         f"{directory.path} has a checkpoint at step {step}, but cannot go on with this configuration:",

@@ -10,7 +10,7 @@ from gkd_dist.errors import ConfigError, RunError
 from gkd_dist.runs import lease
 from gkd_dist.runs.attempts import Attempt
 from gkd_dist.runs.lock import Holder
-from gkd_dist.runs.resume import find_continuation
+from gkd_dist.runs.resume import find_continuation, without_configuration
 from gkd_dist.runs.run_directory import COMPLETE, RunDirectory
 
 MODELS = ("student.model=s", "teacher.model=t")
@@ -104,6 +104,26 @@ def test_a_configuration_of_another_version_is_a_difference(root: Path) -> None:
     directory.write_config(dump_run_config(config(root)) + "from_the_future: 1\n")
     with pytest.raises(ConfigError, match=r"its config.yaml is not one of this version: .*from_the_future"):
         find_continuation(config(root))
+
+
+@pytest.mark.fault(27)
+def test_a_run_that_lost_its_configuration_is_not_left_in_silence(root: Path) -> None:
+    begun(config(root), 10)
+    lost = begun(config(root), 20)
+    lost.config.unlink()
+    begun(config(root)).config.unlink()  # nothing is lost with it
+    found = find_continuation(config(root))
+    assert found is not None and found.step == 10
+    (line,) = without_configuration(config(root), found)
+    assert line.startswith(
+        f"{lost.path} is not finished and has a checkpoint at step 20, but its config.yaml is missing"
+    )
+    assert f"going on with {found.directory.name}" in line and "put the file back" in line
+    assert "starting anew" in without_configuration(config(root), None)[0]
+    assert without_configuration(config(root, "checkpoint.resume=false"), None) == []
+    lost.write_config(dump_run_config(config(root)))
+    found = find_continuation(config(root))
+    assert found is not None and without_configuration(config(root), found) == []
 
 
 @pytest.mark.fault(18)
