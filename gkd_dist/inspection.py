@@ -108,29 +108,45 @@ def explain(run: str, output_dir: Path, step: int, *, as_json: bool) -> int:
 
     Raises:
         RunError: there is no such run, or it has not done that step.
-        DataError: its ledger is damaged.
     """
     directory = RunDirectory.find(run, output_dir)
-    ledger = Ledger(directory.ledger)
-    entries = list(ledger.entries())
-    steps = {entry.step: entry for entry in entries if isinstance(entry, StepEntry)}
-    entry = steps.get(step)
-    if entry is None:
-        known = f"it has steps {min(steps)} to {max(steps)}" if steps else "it has no step yet"
-        raise RunError(f"{directory.ledger}: no step {step}; {known}")
-    dropped = [each for each in entries if isinstance(each, DroppedPrompt) and each.step == step]
-    if as_json:
-        print(json.dumps({**asdict(entry), "dropped": [asdict(each) for each in dropped]}))
-        return 0
-    print(
-        f"{directory.name}, step {step}: {len(entry.sequences)} sequences, lambda {entry.student_fraction:g}, "
-        f"{entry.num_student} from the student asked for; the run had been resumed {entry.attempt} time(s)"
+    lines = list(Ledger(directory.ledger).numbered())
+    steps = [(number, entry) for number, entry in lines if isinstance(entry, StepEntry)]
+    found = [(number, entry) for number, entry in steps if entry.step == step]
+    damaged = [number for number, entry in lines if entry is None]
+    damage = (
+        f"{_lines_of(damaged)} of the ledger cannot be read; what was written there is not known" if damaged else ""
     )
-    columns = ["sample", "source", "attempt", "versions", "staleness", "teachers", "use"]
-    print_table(sys.stdout, "trained on", columns, [_row(sequence) for sequence in entry.sequences])
+    if not found:
+        numbers = [entry.step for _, entry in steps]
+        known = f"it has steps {min(numbers)} to {max(numbers)}" if numbers else "it has no step yet"
+        missing = ", and this one is lost" if numbers and min(numbers) < step < max(numbers) else ""
+        raise RunError(f"{directory.ledger}: no step {step}; {known}{missing}{damage and f'; {damage}'}")
+    dropped = [each for _, each in lines if isinstance(each, DroppedPrompt) and each.step == step]
+    if as_json:
+        rest = {"dropped": [asdict(each) for each in dropped], "lines": [number for number, _ in found]}
+        print(json.dumps({**asdict(found[0][1]), **rest, "damaged_lines": damaged}))
+        return 0
+    for _, entry in found:
+        print(
+            f"{directory.name}, step {step}: {len(entry.sequences)} sequences, lambda {entry.student_fraction:g}, "
+            f"{entry.num_student} from the student asked for; the run had been resumed {entry.attempt} time(s)"
+        )
+        columns = ["sample", "source", "attempt", "versions", "staleness", "teachers", "use"]
+        print_table(sys.stdout, "trained on", columns, [_row(sequence) for sequence in entry.sequences])
     for each in dropped:
         print(f"given up: {each.sample_id} ({each.reason})")
+    if len(found) > 1:
+        times = _lines_of([number for number, _ in found])
+        print(f"note: the ledger has this step {len(found)} times ({times}); no run goes on from a checkpoint after it")
+    if damage:
+        print(f"note: {damage}")
     return 0
+
+
+def _lines_of(numbers: list[int]) -> str:
+    """`line 3`, or `lines 3, 5`."""
+    return f"line{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}"
 
 
 def _row(sequence: TrainedSequence) -> list[str]:

@@ -162,7 +162,10 @@ class CheckpointStore:
             raise UserError(
                 f"no checkpoint in {self.folder} can be used:\n{lines}\nput back an intact copy of one of them, or of "
                 "ledger.jsonl where that is to blame, or set checkpoint.resume=false to train from the beginning in a "
-                "new run"
+                "new run. A line that the ledger lost or has twice cannot be guessed, for what it named would be "
+                "trained on again; a copy from before will do, where a checkpoint of that time is there, too. What was "
+                f"learned stays: where learner.save_steps kept students in {self.folder.parent / 'students'}, "
+                "student.model can name one of them for the new run"
             )
         return None
 

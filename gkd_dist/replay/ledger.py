@@ -182,6 +182,13 @@ class Ledger:
             else:
                 yield entry
 
+    def numbered(self) -> Iterator[tuple[int, LedgerEntry | None]]:
+        """(line from 1 on, what it holds): also where others are damaged, which hold None. For people who look: what a
+        run goes on with asks for the whole."""
+        for number, line in self._lines():
+            if line.endswith(b"\n"):  # else it was cut off by a crash, and counts as not written
+                yield number, self._parse(line)
+
     def entry(self, step: int) -> StepEntry | None:
         """What `step` was trained on; None where the ledger does not know of it."""
         steps = (each for each in self.entries() if isinstance(each, StepEntry))

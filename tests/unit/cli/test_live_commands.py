@@ -338,5 +338,29 @@ def test_explain_names_every_sequence_of_a_step(directory: RunDirectory, capsys:
     assert main(["explain", "tiny-1", "5"]) == 2
     assert "no step 5; it has steps 3 to 4" in capsys.readouterr().err
     directory.ledger.write_bytes(b"damaged\n" + directory.ledger.read_bytes())
-    assert main(["explain", "tiny-1", "4"]) == 2
-    assert "line 1 is damaged" in capsys.readouterr().err
+    assert main(["explain", "tiny-1", "4"]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told[:-1] == lines
+    assert told[-1] == "note: line 1 of the ledger cannot be read; what was written there is not known"
+    assert main(["explain", "tiny-1", "5"]) == 2
+    told = capsys.readouterr().err
+    assert "no step 5; it has steps 3 to 4; line 1 of the ledger cannot be read" in told and "resume" not in told
+
+
+def test_explain_says_which_steps_the_ledger_has_twice_or_has_lost(
+    directory: RunDirectory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ledger = Ledger(directory.ledger)
+    for step, index in ((0, 1), (1, 2), (3, 3), (1, 2)):
+        pair = TrainedSequence(SampleId("tiny-1", index), 0, Source.GROUND_TRUTH, None, ("a",), use=1, staleness=0)
+        ledger.append(StepEntry(step, 0, 0.5, 0, (pair,)))
+    ledger.close()
+    assert main(["explain", "tiny-1", "1"]) == 0
+    told = capsys.readouterr().out
+    assert told.count("tiny-1/2/0") == 2 and "note: the ledger has this step 2 times (lines 2, 4)" in told
+    assert main(["explain", "tiny-1", "1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["lines"] == [2, 4]
+    assert main(["explain", "tiny-1", "2"]) == 2
+    assert "no step 2; it has steps 0 to 3, and this one is lost" in capsys.readouterr().err
+    assert main(["explain", "tiny-1", "0"]) == 0
+    assert "note:" not in capsys.readouterr().out
