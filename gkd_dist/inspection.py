@@ -11,6 +11,8 @@ from typing import Any
 from gkd_dist.errors import RunError
 from gkd_dist.metrics.console import moment, print_table
 from gkd_dist.operations.logs import outcome
+from gkd_dist.operations.pace import last_records
+from gkd_dist.operations.silence import silence, silent_s
 from gkd_dist.operations.subject import RunSubject, SubmittedJob
 from gkd_dist.replay.ledger import DroppedPrompt, Ledger, StepEntry, TrainedSequence
 from gkd_dist.runs.attempts import AttemptRecord, read_attempts
@@ -48,20 +50,48 @@ def content_of(subject: RunSubject) -> dict[str, Any]:
             "attempts": [],
             "summary": None,
             "status": None,
+            "status_problem": None,
+            "silent_s": None,
+            "newest_step": None,
             "job": job,
         }
-    seen = read_document(directory.status, Status)
+    seen, problem = _seen(directory)
+    holder = holder_of(directory.lock)
     return {
         "run": directory.name,
         "path": str(directory.path),
-        "is_running": holder_of(directory.lock) is not None,
+        "is_running": holder is not None,
         "is_finished": directory.is_finished,
         "last_checkpoint": directory.last_checkpoint,
         "attempts": [asdict(attempt) for attempt in read_attempts(directory.attempts)],
         "summary": directory.read_summary(),
         "status": None if seen is None else seen.model_dump(mode="json"),
+        "status_problem": problem,
+        "silent_s": None if holder is None else silent_s(directory, seen),
+        "newest_step": _newest_step(directory, seen),
         "job": job,
     }
+
+
+def _seen(directory: RunDirectory) -> tuple[Status | None, str | None]:
+    """What the run last said of itself, and why that is not known."""
+    try:
+        return read_document(directory.status, Status), None
+    except RunError as error:
+        return None, f"what it said of itself cannot be read; the rest is known without it ({error})"
+
+
+def _newest_step(directory: RunDirectory, seen: Status | None) -> int | None:
+    """Train steps done, by whichever of the files was written last: a process that was killed had no time for all."""
+    steps = [] if seen is None else [seen.step]
+    for last in last_records(directory.metrics)[-1:]:
+        if seen is None or last.get("attempt") == seen.attempt:
+            steps.append(last.get("policy_version"))
+    for last in [each for each in last_records(directory.ledger) if each.get("kind") == "step"][-1:]:
+        attempt, step = last.get("attempt"), last.get("step")
+        if isinstance(attempt, int) and isinstance(step, int) and (seen is None or attempt + 1 == seen.attempt):
+            steps.append(step + 1)
+    return max((step for step in steps if isinstance(step, int)), default=None)
 
 
 def lines_of(subject: RunSubject) -> Iterator[str]:
@@ -74,15 +104,22 @@ def lines_of(subject: RunSubject) -> Iterator[str]:
     holder = holder_of(directory.lock)
     attempts = read_attempts(directory.attempts)
     summary = directory.read_summary()
-    seen = read_document(directory.status, Status)
-    yield f"{directory.name}: {_state(directory, holder, attempts, seen)}"
+    seen, problem = _seen(directory)
+    yield f"{directory.name}: {_state(directory, holder, attempts, seen, problem)}"
+    silent = silence(directory, holder, seen)
+    if silent is not None:
+        yield silent + ("; what follows was so then" if seen is not None else "")
+    if problem is not None:
+        yield f"note: {problem}"
     if is_damaged(directory.lock):
         yield "its lock is damaged; whether it runs is told by the kernel's lock and by signs of life"
     if holder is None and summary is not None:
         yield f"{summary.get('steps', '?')} steps in {_spent_s(attempts):.0f} s of {len(attempts)} attempt(s)"
         yield f"student: {directory.final}"
-    elif seen is not None:
-        yield from _details(seen, holder is not None)
+    elif seen is not None and holder is not None:
+        yield from _details(seen)
+    elif (newest := _newest_step(directory, seen)) is not None:
+        yield f"last seen at step {newest}" + ("" if seen is None else f"/{seen.max_steps}")
     step = directory.last_checkpoint
     yield f"last checkpoint: {'none' if step is None else f'step {step}'}; run directory {directory.path}"
 
@@ -163,7 +200,13 @@ def _row(sequence: TrainedSequence) -> list[str]:
     ]
 
 
-def _state(directory: RunDirectory, holder: Holder | None, attempts: list[AttemptRecord], seen: Status | None) -> str:
+def _state(
+    directory: RunDirectory,
+    holder: Holder | None,
+    attempts: list[AttemptRecord],
+    seen: Status | None,
+    problem: str | None,
+) -> str:
     last = attempts[-1] if attempts else None
     if holder is not None and seen is not None:
         since = f" since {moment(last.started_at)}" if last is not None else ""
@@ -171,7 +214,8 @@ def _state(directory: RunDirectory, holder: Holder | None, attempts: list[Attemp
     if holder is not None and not holder.is_known:
         return "a process works on it, or did a moment ago"
     if holder is not None:
-        return f"starting since {moment(holder.started_at)} ({holder.host}, pid {holder.pid})"
+        state = "starting" if problem is None else "running"
+        return f"{state} since {moment(holder.started_at)} ({holder.host}, pid {holder.pid})"
     if directory.is_finished:
         return "finished"
     if last is None:
@@ -198,10 +242,7 @@ def _spent_s(attempts: list[AttemptRecord]) -> float:
     return sum((datetime.fromisoformat(end) - datetime.fromisoformat(begin)).total_seconds() for begin, end in times)
 
 
-def _details(seen: Status, is_running: bool) -> Iterator[str]:
-    if not is_running:
-        yield f"last seen at step {seen.step}/{seen.max_steps}"
-        return
+def _details(seen: Status) -> Iterator[str]:
     yield f"controller: {_where(ProcessStatus(pid=seen.pid, node=seen.node))}, host {seen.host}"
     for rank, learner in enumerate(seen.learners):
         yield f"{'learner' if len(seen.learners) == 1 else f'learner rank {rank}'}: {_where(learner)}"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from gkd_dist.runs.control import Target, await_target
 from gkd_dist.runs.control import scale as ask
-from gkd_dist.runs.documents import on_disk, read_document
+from gkd_dist.runs.documents import on_disk, read_intact
 from gkd_dist.runs.run_directory import RunDirectory
 from gkd_dist.runs.status import Status
 
@@ -31,7 +31,7 @@ def scale(
         DeadlineError: they are not there in time.
     """
     directory = RunDirectory.find(run, output_dir)
-    before = read_document(directory.status, Status)
+    before = read_intact(directory.status, Status)
     request = ask(directory, samplers=samplers, teachers=teachers)
     for line in _changes(before, request):
         print(f"{directory.name}: {line}", flush=True)

@@ -32,7 +32,7 @@ class Pace:
 
 def read_pace(metrics: Path) -> Pace:
     """Of the records at the end of `metrics.jsonl`."""
-    return pace_of(_last_records(metrics))
+    return pace_of(last_records(metrics))
 
 
 def pace_of(records: Sequence[Mapping[str, Any]]) -> Pace:
@@ -57,7 +57,8 @@ def pace_of(records: Sequence[Mapping[str, Any]]) -> Pace:
     return Pace(loss, step_s, remaining_s if math.isfinite(remaining_s) else None, busy)
 
 
-def _last_records(path: Path) -> list[dict[str, Any]]:
+def last_records(path: Path) -> list[dict[str, Any]]:
+    """JSON objects at the end of a file, one a line; what a crash cut off is passed over."""
     try:
         with path.open("rb") as file:
             file.seek(0, 2)

@@ -16,8 +16,9 @@ from rich.text import Text
 from gkd_dist.inspection import content_of, lines_of
 from gkd_dist.metrics.sinks import duration
 from gkd_dist.operations.pace import Pace, read_pace
+from gkd_dist.operations.silence import silence
 from gkd_dist.operations.subject import RunSubject, again
-from gkd_dist.runs.documents import on_disk, read_document
+from gkd_dist.runs.documents import on_disk, read_intact
 from gkd_dist.runs.lock import holder_of
 from gkd_dist.runs.status import RoleStatus, Status, alike
 
@@ -51,13 +52,15 @@ def view(subject: RunSubject) -> Group:
     head, *rest = [Text(line, overflow="ellipsis", no_wrap=True) for line in lines_of(subject)]
     head.stylize("bold")
     directory = subject.directory
-    seen = None if directory is None else read_document(directory.status, Status)
+    seen = None if directory is None else read_intact(directory.status, Status)
     if directory is None or seen is None or not is_alive(subject):
         return Group(head, *rest)
     pace = read_pace(directory.metrics)
+    silent = silence(directory, holder_of(directory.lock), seen)
     return Group(
         *([head, rest[0]] if subject.job is not None else []),
         Text(f"{directory.name}  {seen.state}", style="bold"),
+        *([] if silent is None else [Text(silent, style="bold red")]),
         _progress(seen, pace),
         _roles(seen, pace),
         Text(_flow(seen)),
@@ -84,13 +87,15 @@ def _print_changes(subject: RunSubject, *, as_json: bool, sleep: Callable[[float
 def line_of(subject: RunSubject) -> str:
     """One moment of the run in a line."""
     directory = subject.directory
-    seen = None if directory is None else read_document(directory.status, Status)
+    seen = None if directory is None else read_intact(directory.status, Status)
     if directory is None or seen is None or not is_alive(subject):
         return next(iter(lines_of(subject)), subject.name)
     pace = read_pace(directory.metrics)
+    silent = silence(directory, holder_of(directory.lock), seen)
     roles = {"samplers": seen.samplers, **seen.teachers}
     parts = [
         f"{directory.name}: {seen.state}, step {seen.step}/{seen.max_steps}",
+        *([] if silent is None else [silent]),
         *([] if pace.loss is None else [f"loss {pace.loss:.4g}"]),
         " ".join(f"{name} {role.num_serving}/{role.target}" for name, role in roles.items()),
         _flow(seen),

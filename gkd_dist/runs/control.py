@@ -22,7 +22,7 @@ from gkd_dist.config.models import SamplerConfig, TeacherConfig
 from gkd_dist.config.run import RunConfig
 from gkd_dist.errors import ConfigError, DeadlineError, RunError, UserError
 from gkd_dist.runs.attempts import read_attempts
-from gkd_dist.runs.documents import Document, read_document, write_document
+from gkd_dist.runs.documents import Document, read_document, read_intact, write_document
 from gkd_dist.runs.lock import Holder, holder_of
 from gkd_dist.runs.run_directory import RunDirectory
 from gkd_dist.runs.status import Alike, Status, alike
@@ -128,7 +128,7 @@ def await_target(
     deadline = clock() + timeout_s
     told: dict[tuple[str, str, str], set[int]] = {}
     while True:
-        status = read_document(directory.status, Status)
+        status = read_intact(directory.status, Status)
         if status is not None and status.request_id == request.request_id:
             if status.problem is not None:
                 raise RunError(status.problem)
@@ -216,7 +216,7 @@ class Panel:
 
 def _unanswered(directory: RunDirectory) -> Target | None:
     """A request that the job has not seen yet: a new one takes its place and must not drop it."""
-    target, status = read_document(directory.target, Target), read_document(directory.status, Status)
+    target, status = read_intact(directory.target, Target), read_intact(directory.status, Status)
     return None if target is None or (status and status.request_id == target.request_id) else target
 
 

@@ -89,3 +89,11 @@ def read_document(path: Path, kind: type[Kind]) -> Kind | None:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         raise DamagedError(f"{path}: {place + ': ' if place else ''}{first['msg']}; remove it") from error
+
+
+def read_intact(path: Path, kind: type[Kind]) -> Kind | None:
+    """As `read_document`; a damaged file is as good as none, for those who wait for the next one."""
+    try:
+        return read_document(path, kind)
+    except DamagedError:
+        return None

@@ -3,6 +3,9 @@
 import asyncio
 import json
 import os
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -16,6 +19,8 @@ from gkd_dist.cli import main
 from gkd_dist.config.load import dump_run_config, load_run_config
 from gkd_dist.errors import StoppedError
 from gkd_dist.metrics.console import moment
+from gkd_dist.operations.subject import RunSubject
+from gkd_dist.operations.watching import line_of
 from gkd_dist.replay.ledger import DroppedPrompt, Ledger, StepEntry, TrainedSequence
 from gkd_dist.runs.attempts import Attempt, read_attempts
 from gkd_dist.runs.control import Panel, Target
@@ -269,6 +274,87 @@ def test_status_of_a_run_that_has_ended(directory: RunDirectory, capsys: pytest.
     assert cells == [["forward_kl_nats", "1.940", "0.642"], ["reward", "n/a", "n/a"]]
     assert main(["status", "tiny-1", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["summary"]["steps"] == 60
+
+
+def test_status_says_how_old_it_is(
+    directory: RunDirectory, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with job(directory):
+        assert main(["status", "tiny-1"]) == 0
+    assert "no sign of life" not in capsys.readouterr().out
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(directory.path)], stdin=-1, stdout=-1) as run:
+        try:
+            assert run.stdout is not None and run.stdout.readline() == b"held\n"
+            os.utime(directory.status, (time.time() - 44,) * 2)
+            assert main(["status", "tiny-1"]) == 0
+            lines = capsys.readouterr().out.splitlines()
+            assert lines[0].startswith("tiny-1: training, step 41/60")
+            told = f"no sign of life for 40 s; the process {run.pid} does not answer"
+            assert lines[1] == f"{told}; what follows was so then"
+            assert told in line_of(RunSubject(directory))
+            os.kill(run.pid, signal.SIGSTOP)
+            os.waitid(os.P_PID, run.pid, os.WSTOPPED)
+            assert main(["status", "tiny-1"]) == 0
+            assert f"; the process {run.pid} is stopped; what" in capsys.readouterr().out
+            assert main(["status", "tiny-1", "--json"]) == 0
+            assert 40 < json.loads(capsys.readouterr().out)["silent_s"] < 100
+        finally:
+            run.kill()
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from gkd_dist.runs.lock import Holder, RunLock
+import os, socket
+lock = RunLock(Path(sys.argv[1]) / "lock")
+lock.write(Holder(run_epoch="000001-0001-a", host=socket.gethostname(), pid=os.getpid(), started_at="then"))
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_status_of_a_killed_run_is_of_its_newest_step(
+    directory: RunDirectory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with job(directory):
+        pass  # step 41, attempt 1
+    record = {"policy_version": 43, "attempt": 1}
+    directory.metrics.write_text(json.dumps(record) + "\n" + '{"policy_ver')
+    assert main(["status", "tiny-1"]) == 0
+    assert "last seen at step 43/60" in capsys.readouterr().out
+    ledger = Ledger(directory.ledger)
+    ledger.append(StepEntry(43, 0, 0.5, 0, ()))
+    ledger.close()
+    assert main(["status", "tiny-1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["newest_step"] == 44
+    directory.metrics.write_text(json.dumps(record | {"attempt": 2}) + "\n")
+    directory.ledger.write_bytes(directory.ledger.read_bytes().replace(b'"attempt":0', b'"attempt":4'))
+    assert main(["status", "tiny-1"]) == 0
+    assert "last seen at step 41/60" in capsys.readouterr().out, "the others are of another attempt"
+    directory.status.unlink()
+    assert main(["status", "tiny-1"]) == 0
+    assert "last seen at step 44\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("text", ["{", "\0" * 40, '{"attempt": "one"}'])
+def test_a_damaged_status_takes_neither_status_nor_scale_down(
+    directory: RunDirectory, capsys: pytest.CaptureFixture[str], text: str
+) -> None:
+    with Attempt(directory):
+        directory.status.parent.mkdir(exist_ok=True)
+        directory.status.write_text(text)
+        assert main(["status", "tiny-1"]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[0].startswith("tiny-1: running since ")
+        assert lines[1].startswith("note: what it said of itself cannot be read") and "status.json" in lines[1]
+        assert lines[-1].startswith("last checkpoint: step 40")
+        assert main(["scale", "tiny-1", "--samplers", "2", "--no-wait"]) == 0
+        assert "samplers ? -> 2" in capsys.readouterr().out
+    assert main(["status", "tiny-1", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["status"] is None and "cannot be read" in shown["status_problem"] and shown["last_checkpoint"] == 40
+    assert main(["status", "tiny-1", "--watch"]) == 0
 
 
 def test_status_while_engines_start_names_the_process(
