@@ -37,7 +37,10 @@ def stop(subject: RunSubject, *, timeout_s: float, as_json: bool) -> int:
         code, how, directory = _stop_job(subject.job, timeout_s)
     elif subject.directory is not None:
         directory = subject.directory
-        code, how = _stop_process(directory, timeout_s)
+        if directory.is_finished and holder_of(directory.lock) is None:
+            code, how = 0, "is finished already"
+        else:
+            code, how = _stop_process(directory, timeout_s)
     else:
         raise RunError("nothing to stop")
     if as_json:

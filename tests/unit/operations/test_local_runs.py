@@ -121,6 +121,14 @@ def test_stop_waits_and_says_how_it_ended(
     assert "not running" in capsys.readouterr().err
 
 
+def test_stop_of_a_finished_run_is_done(directory: RunDirectory, capsys: pytest.CaptureFixture[str]) -> None:
+    directory.write_summary({})
+    assert main(["stop", "tiny-1"]) == 0
+    assert capsys.readouterr().out == "tiny-1: is finished already, last checkpoint: step 4\n"
+    assert main(["stop", "tiny-1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["exit_code"] == 0
+
+
 @pytest.mark.fault(33)
 def test_stop_waits_for_a_run_that_is_stopping_already(
     directory: RunDirectory, capsys: pytest.CaptureFixture[str]
