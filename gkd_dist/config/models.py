@@ -83,7 +83,7 @@ class SamplerConfig(Strict):
     """Fewest that scaling goes down to; None means 1."""
     max_replicas: int | None = Field(default=None, ge=1)
     """Most that scaling goes up to; set it (or min_replicas) to let queue pressure choose the number. None: no limit
-    for `gkd scale`, and no policy."""
+    for `gkd scale`, and no policy, or with min_replicas one that goes no higher than num_replicas or what was asked."""
     dtype: Dtype = "bfloat16"
     """Of the weights that the engine computes with."""
     max_model_len: int = Field(default=1024, ge=2)
@@ -179,7 +179,7 @@ class TeacherConfig(Strict):
     """Fewest that scaling goes down to; None means 1."""
     max_replicas: int | None = Field(default=None, ge=1)
     """Most that scaling goes up to; set it (or min_replicas) to let queue pressure choose the number. None: no limit
-    for `gkd scale`, and no policy."""
+    for `gkd scale`, and no policy, or with min_replicas one that goes no higher than num_replicas or what was asked."""
     dtype: Dtype = "bfloat16"
     """Of the model that vllm or hf loads; a server has its own."""
     max_model_len: int = Field(default=1024, ge=2)

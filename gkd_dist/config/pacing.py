@@ -34,11 +34,20 @@ def pacing_problems(config: "RunConfig") -> list[str]:
     replicas: dict[str, SamplerConfig | TeacherConfig] = {"sampler": config.sampler}
     replicas |= {config.key_of(name): teacher for name, teacher in config.named_teachers.items()}
     for key, role in replicas.items():
-        low, high = role.min_replicas or 1, role.max_replicas or role.num_replicas
-        if not low <= role.num_replicas <= high:
+        low, high = role.min_replicas, role.max_replicas
+        if low is not None and high is not None and low > high:
             problems.append(
-                f"{key}.num_replicas: {role.num_replicas} does not lie between min_replicas ({low}) and max_replicas "
-                f"({high}); change one of them"
+                f"{key}.min_replicas: {low} is above max_replicas ({high}); lower the first or raise the second"
+            )
+        elif low is not None and role.num_replicas < low:
+            problems.append(
+                f"{key}.num_replicas: {role.num_replicas} is below min_replicas ({low}); set {key}.num_replicas={low} or "
+                "more, or lower min_replicas"
+            )
+        elif high is not None and role.num_replicas > high:
+            problems.append(
+                f"{key}.num_replicas: {role.num_replicas} is above max_replicas ({high}); set {key}.num_replicas={high} "
+                "or less, or raise max_replicas"
             )
         bounds = [name for name in ("min_replicas", "max_replicas") if getattr(role, name) is not None]
         if bounds and config.cluster.mode == "local":
