@@ -1,9 +1,13 @@
 """What holds for every test: property tests repeat exactly, GPU tests say why they do not run."""
 
+import os
 import subprocess
 
 import pytest
 from hypothesis import settings
+
+# One process of tests joins many clusters, but Ray reads the token of the first one alone.
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")

@@ -36,6 +36,7 @@ class GkdProcess:
         environment = os.environ | environment | {"GKD_FAULTS_WITNESS": str(witnesses), "PYTHONPATH": str(REPOSITORY)}
         if faults:
             environment["GKD_FAULTS"] = faults
+        environment.pop("RAY_AUTH_MODE", None)  # of the tests' own process alone
         with log.open("w") as stream:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "gkd_dist", *arguments],

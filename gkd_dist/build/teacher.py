@@ -74,7 +74,9 @@ def _cached(blueprint: "Blueprint", teacher: TeacherConfig, folder: Path, checke
         "num_ids": blueprint.num_ids,
     }
     cache = ScoreCache(default_cache_dir() / "scores", teacher.score_cache_bytes)
-    return CachedTeacher(checked, cache, partial(model_fingerprint, folder, facts))
+    # vLLM's own batches are not the same twice either.
+    is_exact = blueprint.config.mode == "sync" and teacher.engine == "hf"
+    return CachedTeacher(checked, cache, partial(model_fingerprint, folder, facts), is_exact=is_exact)
 
 
 def kept_answers(blueprint: "Blueprint", teacher: TeacherConfig, folder: Path) -> "Golden":

@@ -12,7 +12,6 @@ from contextlib import contextmanager, nullcontext
 from urllib.parse import urlsplit
 
 import ray
-from ray._raylet import Config
 from ray.exceptions import AuthenticationError
 
 from gkd_dist.cluster.token import sources
@@ -98,7 +97,7 @@ def _own_token() -> Iterator[None]:
     """A cluster that is started here lets in nobody but this process and its own: Ray listens on all interfaces.
 
     Not where the environment says how (RAY_AUTH_MODE). The token is in this process's environment and that of the
-    cluster's processes, and in no file.
+    cluster's processes, and in no file. Ray reads it once: afterwards this process can join no cluster without one.
     """
     if _MODE in os.environ:  # Ray asks for a token by itself where it is not told whether to
         yield
@@ -112,7 +111,6 @@ def _own_token() -> Iterator[None]:
         os.environ.pop(_TOKEN)
         if former is not None:
             os.environ[_TOKEN] = former
-        Config.initialize("")  # Ray has read the environment once; what this process does next may be without a token
 
 
 @functools.cache

@@ -22,9 +22,10 @@ class CachedTeacher:
     student did not write is kept on disk and found there by the next epoch, replica or run.
 
     A teacher is frozen and its targets are those of temperature 1, so they depend on the teacher and the tokens alone:
-    neither on the objective nor on `teacher.temperature`. They are those of the first time, when they were computed
-    beside other sequences; asked again, a teacher answers the same up to the rounding of another batch. What the
-    student wrote is always asked for, in a call of its own, so that its rounding does not depend on what was found.
+    neither on the objective nor on `teacher.temperature`. They are those of the first time, when they may have been
+    computed beside other sequences; asked again, a teacher answers the same up to the rounding of another batch. Runs
+    that repeat bit for bit ask for each alone, so that its rounding depends on nothing else. What the student wrote is
+    always asked for, in a call of its own: its rounding does not depend on what was found.
 
     `verify` goes to the teacher itself. Where it fails, what was kept since it last passed is dropped.
 
@@ -33,10 +34,14 @@ class CachedTeacher:
         cache: where the answers are kept.
         fingerprint: everything that the answers depend on but the tokens; called once, with the first fixed pair,
             since it may read the weights.
+        is_exact: ask for what is missing one by one. Slower, and needed by whoever repeats a run bit for bit.
     """
 
-    def __init__(self, teacher: Teacher, cache: ScoreCache, fingerprint: Callable[[], str]) -> None:
+    def __init__(
+        self, teacher: Teacher, cache: ScoreCache, fingerprint: Callable[[], str], *, is_exact: bool = False
+    ) -> None:
         self._teacher = teacher
+        self._is_exact = is_exact
         self._cache = cache
         self._make_fingerprint = fingerprint
         self._fingerprint: str | None = None
@@ -55,12 +60,13 @@ class CachedTeacher:
         num_found = len(answers)
         missing = [index for index in fixed if index not in answers]
         written = [index for index in range(len(trajectories)) if index not in fixed]
-        groups = [group for group in (written, missing) if group]
-        scored = await asyncio.gather(
-            *(self._teacher.score([trajectories[index] for index in group]) for group in groups)
-        )
-        for group, targets in zip(groups, scored, strict=True):
-            answers |= zip(group, targets, strict=True)
+        if self._is_exact:
+            # Each is waited for: what waits together, teachers score together.
+            for group in (written, *([index] for index in missing)):
+                answers |= await self._ask(trajectories, group)
+        else:
+            for scored in await asyncio.gather(*(self._ask(trajectories, group) for group in (written, missing))):
+                answers |= scored
         use = CacheUse(num_found, len(missing), found_bytes, sum(answers[index].num_bytes for index in missing))
         self.use += use
         self._untold += use
@@ -100,9 +106,14 @@ class CachedTeacher:
         logger.info("%d of %d fixed pairs were scored before", self.use.num_hits, num_fixed)
         await self._teacher.close()
 
-    def _look_up(
-        self, fixed: dict[int, Trajectory]
-    ) -> tuple[dict[int, str], dict[int, TeacherTargets | TargetsHandle]]:
+    async def _ask(self, trajectories: Sequence[Trajectory], group: Sequence[int]) -> Answers:
+        """What the teacher says about the trajectories with these indices."""
+        if not group:
+            return {}
+        targets = await self._teacher.score([trajectories[index] for index in group])
+        return dict(zip(group, targets, strict=True))
+
+    def _look_up(self, fixed: dict[int, Trajectory]) -> tuple[dict[int, str], Answers]:
         """Keys of all, and the answers that were kept, both by index."""
         if self._fingerprint is None:
             self._fingerprint = self._make_fingerprint()

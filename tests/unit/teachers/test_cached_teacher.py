@@ -1,18 +1,23 @@
 """A teacher that is asked about each fixed pair once: what it is asked, and what comes back."""
 
 import asyncio
+import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gkd_dist.checks import TeacherCheck, Tolerance
-from gkd_dist.interfaces import Remembering
+from gkd_dist.interfaces import Remembering, Teacher
 from gkd_dist.targets import CacheUse, SampledTargets, TeacherTargets
 from gkd_dist.teachers.cached import CachedTeacher
 from gkd_dist.teachers.fingerprint import code_digest, model_fingerprint, sequences_key
+from gkd_dist.teachers.hf_teacher import HfTeacher
 from gkd_dist.teachers.score_cache import ScoreCache
 from gkd_dist.types import Source, Trajectory
 from tests import tiny
@@ -99,6 +104,47 @@ def test_a_mixed_call_asks_for_what_is_missing_and_keeps_the_order(tmp_path: Pat
     assert [[each.source is Source.STUDENT for each in call] for call in engine.calls] == [[True] * 3, [False] * 2]
     np.testing.assert_array_equal(engine.calls[1][0].completion_ids, FIXED[0].completion_ids)
     assert (teacher.use.num_hits, teacher.use.num_misses) == (2, 4)
+
+
+class BatchRounding(Engine):
+    """Its last digits depend on what is scored together, as those of matrix products do."""
+
+    async def score(self, trajectories: Sequence[Trajectory]) -> list[TeacherTargets]:
+        self._scale = 1 + 1e-4 * sum(each.num_tokens for each in trajectories)
+        return await super().score(trajectories)
+
+
+@settings(max_examples=30)
+@given(known=st.sets(st.sampled_from(range(len(FIXED)))), others=st.lists(st.sampled_from(STUDENT), max_size=2))
+def test_an_exact_answer_does_not_depend_on_what_was_known(known: set[int], others: list[Trajectory]) -> None:
+    def answers(known: set[int]) -> list[TeacherTargets]:
+        with tempfile.TemporaryDirectory() as folder:
+            teacher = CachedTeacher(
+                BatchRounding(), ScoreCache(Path(folder), 1 << 20), lambda: "teacher", is_exact=True
+            )
+            asyncio.run(teacher.score([FIXED[index] for index in known]))
+            return asyncio.run(teacher.score([*FIXED, *others]))
+
+    for found, alone in zip(answers(known), answers(set()), strict=True):
+        np.testing.assert_array_equal(found.log_probs, alone.log_probs)
+
+
+def test_exact_answers_of_a_real_model_are_the_same_cold_and_warm(tmp_path: Path) -> None:
+    shapes = [(3, 8), (5, 12), (2, 20), (7, 3)]  # beside the longer ones, padded, the others are rounded differently
+    student, fixed = tiny.trajectories(shapes), tiny.trajectories(shapes, seed=1)
+    given = [replace(each, source=Source.GROUND_TRUTH, behaviour_log_probs=None, versions=None) for each in fixed]
+    mixed = student[:2] + given
+    model = HfTeacher(
+        tiny.save_causal(tmp_path / "model", num_layers=3), dtype="float32", transport="hidden", pad_token_id=tiny.PAD
+    )
+    teacher = CachedTeacher(
+        cast(Teacher, model), ScoreCache(tmp_path / "scores", 1 << 20), lambda: "teacher", is_exact=True
+    )
+    cold, warm = (asyncio.run(teacher.score(mixed)) for _ in range(2))
+    beside = asyncio.run(model.score(mixed))
+    for one, other in zip(cold, warm, strict=True):
+        np.testing.assert_array_equal(one.hidden, other.hidden)
+    assert any((one.hidden != other.hidden).any() for one, other in zip(cold, beside, strict=True))
 
 
 def test_what_the_cache_did_is_told_once_with_the_bytes_of_the_targets(tmp_path: Path) -> None:
