@@ -143,12 +143,14 @@ class TargetsHandle:
 
 @dataclass(frozen=True, slots=True)
 class CacheUse:
-    """Fixed pairs that a teacher was to score, by whether they were kept from a former time; bytes are of targets."""
+    """Fixed pairs that a teacher was to score, by whether they were kept from a former time; bytes are of targets,
+    tokens of the sequences that it did not read."""
 
     num_hits: int = 0
     num_misses: int = 0
     hit_bytes: int = 0
     miss_bytes: int = 0
+    hit_tokens: int = 0
 
     def __add__(self, other: "CacheUse") -> "CacheUse":
         return CacheUse(
@@ -156,6 +158,7 @@ class CacheUse:
             self.num_misses + other.num_misses,
             self.hit_bytes + other.hit_bytes,
             self.miss_bytes + other.miss_bytes,
+            self.hit_tokens + other.hit_tokens,
         )
 
 

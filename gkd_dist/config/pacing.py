@@ -41,13 +41,13 @@ def pacing_problems(config: "RunConfig") -> list[str]:
             )
         elif low is not None and role.num_replicas < low:
             problems.append(
-                f"{key}.num_replicas: {role.num_replicas} is below min_replicas ({low}); set {key}.num_replicas={low} or "
-                "more, or lower min_replicas"
+                f"{key}.num_replicas: {role.num_replicas} is below min_replicas ({low}); set it to {low} or more, or "
+                "lower min_replicas"
             )
         elif high is not None and role.num_replicas > high:
             problems.append(
-                f"{key}.num_replicas: {role.num_replicas} is above max_replicas ({high}); set {key}.num_replicas={high} "
-                "or less, or raise max_replicas"
+                f"{key}.num_replicas: {role.num_replicas} is above max_replicas ({high}); set it to {high} or less, or "
+                "raise max_replicas"
             )
         bounds = [name for name in ("min_replicas", "max_replicas") if getattr(role, name) is not None]
         if bounds and config.cluster.mode == "local":

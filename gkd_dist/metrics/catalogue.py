@@ -105,7 +105,10 @@ DEFINITIONS: tuple[Definition, ...] = (
         buckets=_WORK_SECONDS,
     ),
     # teachers
-    Definition("gkd_teacher_scored_tokens_total", _C, "Prompt and completion tokens read, by each teacher.", "tokens"),
+    Definition(
+        "gkd_teacher_scored_tokens_total", _C,
+        "Prompt and completion tokens read, by each teacher; not those of kept scores.", "tokens",
+    ),
     Definition(
         "gkd_teacher_score_seconds", _H, "Wall time of one scoring request (many sequences).", "seconds",
         buckets=_WORK_SECONDS,

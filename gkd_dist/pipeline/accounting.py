@@ -71,6 +71,8 @@ class StepAccounts:
         self._sinks = sinks
         self._tell = tell
         self._clock = clock
+        self._kept_tokens = 0
+        """Of sequences whose scores were kept by a teacher, and that `scored` was not told of yet."""
         self._open: dict[str, float] = defaultdict(float)
         self._steps: dict[int, dict[str, float]] = {}
         """What training said about steps whose weights are not live yet."""
@@ -146,15 +148,19 @@ class StepAccounts:
             self._metrics.count("gkd_sampler_completions_total", finish_reason=trajectory.finish_reason.value)
 
     def scored(self, scored: Sequence[ScoredTrajectory]) -> None:
-        """A sequence that several teachers read counts once for each."""
-        tokens = sum(item.trajectory.num_tokens * len(item.scores) for item in scored)
+        """A sequence that several teachers read counts once for each, and not for those that had its score kept."""
+        answered = sum(item.trajectory.num_tokens * len(item.scores) for item in scored)
+        kept = min(answered, self._kept_tokens)  # where requests overlap, the rest is of the next ones
+        self._kept_tokens -= kept
+        tokens = answered - kept
         self._open["scored_tokens"] += tokens
         self._metrics.count("gkd_teacher_scored_tokens_total", tokens)
         if tokens:
             self._metrics.observe("gkd_teacher_batch_tokens", sum(item.trajectory.num_tokens for item in scored))
 
     def remembered(self, use: CacheUse) -> None:
-        """What the teachers' caches did."""
+        """What the teachers' caches did; told before `scored` is told of the same sequences."""
+        self._kept_tokens += use.hit_tokens
         for result, number, num_bytes in (
             ("hit", use.num_hits, use.hit_bytes),
             ("miss", use.num_misses, use.miss_bytes),

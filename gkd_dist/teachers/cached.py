@@ -58,6 +58,7 @@ class CachedTeacher:
         keys, answers = await asyncio.to_thread(self._look_up, fixed)
         found_bytes = sum(each.num_bytes for each in answers.values())
         num_found = len(answers)
+        found_tokens = sum(trajectories[index].num_tokens for index in answers)
         missing = [index for index in fixed if index not in answers]
         written = [index for index in range(len(trajectories)) if index not in fixed]
         if self._is_exact:
@@ -67,7 +68,8 @@ class CachedTeacher:
         else:
             for scored in await asyncio.gather(*(self._ask(trajectories, group) for group in (written, missing))):
                 answers |= scored
-        use = CacheUse(num_found, len(missing), found_bytes, sum(answers[index].num_bytes for index in missing))
+        missing_bytes = sum(answers[index].num_bytes for index in missing)
+        use = CacheUse(num_found, len(missing), found_bytes, missing_bytes, found_tokens)
         self.use += use
         self._untold += use
         await asyncio.to_thread(self._keep, {keys[index]: answers[index] for index in missing})

@@ -19,9 +19,9 @@ def problems(*settings: str) -> tuple[str, ...]:
 @pytest.mark.parametrize(
     ("settings", "problem"),
     [
-        (("min_replicas=2", "max_replicas=null"), "num_replicas: 1 is below min_replicas (2); set "),
-        (("min_replicas=2", "max_replicas=4"), "num_replicas: 1 is below min_replicas (2); set "),
-        (("num_replicas=5", "max_replicas=4"), "num_replicas: 5 is above max_replicas (4); set "),
+        (("min_replicas=2", "max_replicas=null"), "num_replicas: 1 is below min_replicas (2); set it"),
+        (("min_replicas=2", "max_replicas=4"), "num_replicas: 1 is below min_replicas (2); set it"),
+        (("num_replicas=5", "max_replicas=4"), "num_replicas: 5 is above max_replicas (4); set it"),
         (("min_replicas=5", "max_replicas=4"), "min_replicas: 5 is above max_replicas (4); lower "),
     ],
 )

@@ -95,7 +95,7 @@ def test_what_the_caches_of_teachers_did_is_counted_and_written_down(tmp_path: P
 
     class Keeping(FakeTeacher):
         def cache_use(self) -> CacheUse:
-            return CacheUse(num_hits=1, num_misses=2, hit_bytes=24, miss_bytes=48)
+            return CacheUse(num_hits=1, num_misses=2, hit_bytes=24, miss_bytes=48, hit_tokens=3)
 
     fleet = fleet_of([FakeSampler()], {"teacher": [teacher := Keeping()]}, FakeLearner())
     metrics, sink = run(make_plan(2, 0.5), fleet)
@@ -113,6 +113,9 @@ def test_what_the_caches_of_teachers_did_is_counted_and_written_down(tmp_path: P
         ("gkd_score_cache_bytes_total", "miss"): 48 * num_asked,
     }
     assert sum(record["score_cache_hit"] for record in sink.records) == num_asked
+    answered = sum(item.trajectory.num_tokens for batch in fleet.learner.batches for item in batch.scored)
+    read = sum(each for _, name, each, _ in metrics.calls if name == "gkd_teacher_scored_tokens_total")
+    assert read == sum(record["scored_tokens"] for record in sink.records) == answered - 3 * num_asked
 
 
 def tiny_trajectories() -> list[Trajectory]:

@@ -153,10 +153,13 @@ def test_what_the_cache_did_is_told_once_with_the_bytes_of_the_targets(tmp_path:
     score(teacher, [*FIXED[:2], STUDENT[0]])
     score(teacher, FIXED[:3])
     old, new = (sum(says(each).num_bytes for each in part) for part in (FIXED[:2], FIXED[:3]))
-    assert teacher.cache_use() == CacheUse(num_hits=2, num_misses=3, hit_bytes=old, miss_bytes=new)
+    tokens = sum(each.num_tokens for each in FIXED[:2])
+    assert teacher.cache_use() == CacheUse(num_hits=2, num_misses=3, hit_bytes=old, miss_bytes=new, hit_tokens=tokens)
     assert teacher.cache_use() == CacheUse()
     score(teacher, FIXED[:1])
-    assert teacher.cache_use() == CacheUse(num_hits=1, hit_bytes=says(FIXED[0]).num_bytes)
+    assert teacher.cache_use() == CacheUse(
+        num_hits=1, hit_bytes=says(FIXED[0]).num_bytes, hit_tokens=FIXED[0].num_tokens
+    )
     assert teacher.use.num_hits == 3
 
 
