@@ -144,6 +144,7 @@ def test_a_fleet_is_stopped_with_a_checkpoint_and_submitted_again(
     assert states["fleet-attempt-1"] == ("STOPPED", 75) and states["fleet-attempt-2"] == ("SUCCEEDED", 0)
 
 
+@pytest.mark.fault(48)
 def test_a_wrong_token_and_none_are_told_apart(
     head: Head, knows_token: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gkd: Command
 ) -> None:

@@ -50,6 +50,7 @@ def test_a_named_source_without_a_token_is_an_error(tmp_path: Path, content: str
         find_token({"RAY_AUTH_TOKEN_PATH": str(path), "HOME": str(tmp_path)})
 
 
+@pytest.mark.fault(48)
 def test_it_is_not_shown(home: Path) -> None:
     found = find_token({"HOME": str(home)})
     assert found is not None

@@ -168,6 +168,7 @@ class Failing:
         raise ConnectionError("the server is gone")
 
 
+@pytest.mark.fault(47)
 def test_what_fails_in_mid_run_is_logged_and_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:
     sink = Failing()
     tracker = Tracker("wandb", sink)
