@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 import xxhash
 
 from gkd_dist.disk import flush, write_whole
+from gkd_dist.errors import plain
 from gkd_dist.fault_points import fault_point
 
 MANIFEST = "manifest.json"
@@ -80,7 +81,11 @@ def fault_of(folder: Path, step: int, *, checksums: bool = True) -> str | None:
             fault = _file_fault(folder, name, expected, checksums)
             if fault:
                 return f"{name} {fault}"
-    except (OSError, ValueError) as error:
+    except FileNotFoundError as error:
+        return f"{Path(error.filename).name} is missing"
+    except OSError as error:
+        return plain(error)
+    except ValueError as error:
         return str(error)
     return None
 

@@ -60,7 +60,8 @@ class CheckpointConfig(Strict):
     """Checkpoints that a run continues from; names follow transformers' TrainingArguments."""
 
     save_steps: int = Field(default=20, ge=0)
-    """Train steps between two checkpoints; 0 saves one only when the run is asked to stop."""
+    """Train steps between two checkpoints; 0 saves one only when the run is asked to stop. One that falls due while the
+    former is still being written is skipped: where writing takes longer, they are further apart."""
     save_total_limit: int = Field(default=2, ge=1)
     """So many of the newest are kept."""
     resume: bool = True

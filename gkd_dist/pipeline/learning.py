@@ -83,7 +83,8 @@ def _commit(ring: Ring, report: StepReport, drawn: Sequence[Drawn]) -> None:
         ring.ledger.append(entry)
     except OSError as error:  # first of all: no checkpoint may hold a step that the ledger does not know
         raise EngineError(
-            f"the ledger {ring.ledger.path} cannot be written ({plain(error)}); make room on its disk"
+            f"the ledger {ring.ledger.path} cannot be written ({plain(error)}); "
+            "where its disk is full: make room there, and run the same command again"
         ) from error
     fresh = [each.scored.trajectory for each in drawn if each.use == 1]
     kinds = [Kind.of(each.scored) for each in drawn if each.use == 1]
