@@ -5,6 +5,11 @@ from pydantic import BaseModel, ConfigDict
 WITHOUT_RULES = "without rules"
 """Validation context under which the rules between sections are not looked at."""
 
+MAX_COUNT = 1_000_000
+"""Of things that are counted one by one: more is a slip of the pen."""
+MAX_DURATION_S = 30 * 24 * 3600.0
+"""Thirty days: what is to last for ever has a word of its own, null or 0."""
+
 
 class Strict(BaseModel):
     """Unknown keys are errors, values are checked, numbers are finite, instances are frozen."""

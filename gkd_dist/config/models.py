@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from gkd_dist.config.base import Strict
+from gkd_dist.config.base import MAX_DURATION_S, Strict
 from gkd_dist.config.engine_args import engine_args_problems
 from gkd_dist.config.lora import LoraConfig
 from gkd_dist.config.owners import idle_keys, without_effect
@@ -200,7 +200,7 @@ class TeacherConfig(Strict):
     """Environment variable that holds the server's API key, where teachers run; None sends none."""
     max_concurrent_requests: int = Field(default=32, ge=1)
     """Of one replica; the server queues what it cannot batch."""
-    request_timeout_s: float = Field(default=120.0, gt=0)
+    request_timeout_s: float = Field(default=120.0, gt=0, le=MAX_DURATION_S)
     """Of one attempt, answer included; below cluster.request_timeout_s, which all attempts have together."""
     max_retries: int = Field(default=12, ge=0)
     """After timeouts, lost or refused connections, 408, 409, 429 and 5xx; waits double from 0.5 s up to 8 s, so that

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from gkd_dist.config.base import Strict
+from gkd_dist.config.base import MAX_COUNT, MAX_DURATION_S, Strict
 
 
 class SamplingConfig(Strict):
@@ -29,12 +29,12 @@ class SamplingConfig(Strict):
 
 
 class ReplayConfig(Strict):
-    capacity: int | None = Field(default=None, ge=1)
+    capacity: int | None = Field(default=None, ge=1, le=MAX_COUNT)
     """Most scored sequences of each kind (student, fixed) that wait; None means twice the batch size."""
-    max_staleness: int | None = Field(default=None, ge=0)
+    max_staleness: int | None = Field(default=None, ge=0, le=MAX_COUNT)
     """Most train steps between the oldest version that wrote a sequence and the step that trains on it. None means 1
     where mode=async, and 0 where mode=sync, which knows no other."""
-    max_uses: int = Field(default=1, ge=1)
+    max_uses: int = Field(default=1, ge=1, le=MAX_COUNT)
     """Most train steps that one sequence of the student takes part in; each is one use, and a line of the ledger with
     its number. Above 1 a learner with nothing fresh takes used ones again instead of waiting, while they are not too
     stale. Fixed pairs are used once. Needs mode=async, and a max_staleness of at least max_uses - 1: a sequence can be
@@ -87,9 +87,9 @@ class ClusterConfig(Strict):
     """Of each rank."""
     resources_reward: CustomResources = Field(default_factory=dict)
     """Of a reward that is a model."""
-    startup_timeout_s: float = Field(default=600, gt=0)
+    startup_timeout_s: float = Field(default=600, gt=0, le=MAX_DURATION_S)
     """From the request for an actor until its model is loaded and answers."""
-    request_timeout_s: float = Field(default=600, gt=0)
+    request_timeout_s: float = Field(default=600, gt=0, le=MAX_DURATION_S)
     """Of one request to an actor: a batch to sample, score or judge."""
     object_store_bytes: int | None = Field(default=None, ge=80_000_000)
     """Size of Ray's object store where this run starts the cluster; None leaves it to Ray."""

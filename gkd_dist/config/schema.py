@@ -104,7 +104,7 @@ def expected_range(field: FieldInfo) -> str:
         word: getattr(rule, word) for rule in field.metadata for word in ("ge", "gt", "le", "lt") if hasattr(rule, word)
     }
     if limits.keys() == {"ge", "le"}:
-        return f"between {limits['ge']:g} and {limits['le']:g}"
+        return f"between {_number(limits['ge'])} and {_number(limits['le'])}"
     words = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
     return " and ".join(f"{phrase} {_number(limits[word])}" for word, phrase in words.items() if word in limits)
 

@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from gkd_dist.config.base import Strict
+from gkd_dist.config.base import MAX_COUNT, MAX_DURATION_S, Strict
 
 SLOTS_SHOWN = 64
 """Replicas of a role that metrics tell apart, by slot; those from here on are one series."""
@@ -11,38 +11,38 @@ SLOTS_SHOWN = 64
 class SupervisionConfig(Strict):
     """Limits within which a run heals itself, and beyond which it stops with a diagnosis."""
 
-    probe_interval_s: float = Field(default=5.0, gt=0)
+    probe_interval_s: float = Field(default=5.0, gt=0, le=MAX_DURATION_S)
     """Between two pings of a replica."""
-    probe_timeout_s: float = Field(default=3.0, gt=0)
+    probe_timeout_s: float = Field(default=3.0, gt=0, le=MAX_DURATION_S)
     """Of one ping; an unanswered one is a failure."""
-    failures_to_condemn: int = Field(default=3, ge=1)
+    failures_to_condemn: int = Field(default=3, ge=1, le=MAX_COUNT)
     """Failures in a row, of probes or of real requests (counted apart), after which a replica is ended and replaced."""
-    successes_to_clear: int = Field(default=2, ge=1)
+    successes_to_clear: int = Field(default=2, ge=1, le=MAX_COUNT)
     """Of the kind that failed, in a row, until a suspect replica counts as healthy again."""
-    max_restarts: int = Field(default=5, ge=0)
+    max_restarts: int = Field(default=5, ge=0, le=MAX_COUNT)
     """Per slot and run; a slot that needs more is retired."""
-    restart_backoff_s: float = Field(default=1.0, gt=0)
+    restart_backoff_s: float = Field(default=1.0, gt=0, le=MAX_DURATION_S)
     """Before the first restart of a slot; doubles with every further one."""
-    max_restart_backoff_s: float = Field(default=60.0, gt=0)
+    max_restart_backoff_s: float = Field(default=60.0, gt=0, le=MAX_DURATION_S)
     """Longest wait before a restart."""
-    infra_attempts: int = Field(default=5, ge=1)
+    infra_attempts: int = Field(default=5, ge=1, le=MAX_COUNT)
     """Of one request, over all replicas, while replicas die or do not answer."""
-    data_attempts: int = Field(default=2, ge=1)
+    data_attempts: int = Field(default=2, ge=1, le=MAX_COUNT)
     """Of one request that replicas refuse or answer wrongly; then its prompt is dropped and counted."""
-    max_dropped: int = Field(default=100, ge=0)
+    max_dropped: int = Field(default=100, ge=0, le=MAX_COUNT)
     """Prompts dropped in a whole run; one more ends it."""
-    hedge_after_s: float | None = Field(default=None, gt=0)
+    hedge_after_s: float | None = Field(default=None, gt=0, le=MAX_DURATION_S)
     """A request without an answer for so long is sent to a second replica too; the first answer counts. None: never."""
-    role_loss_grace_s: float = Field(default=120.0, gt=0)
+    role_loss_grace_s: float = Field(default=120.0, gt=0, le=MAX_DURATION_S)
     """How long a run waits while no replica of a role serves."""
-    max_learner_restarts: int = Field(default=1, ge=0)
+    max_learner_restarts: int = Field(default=1, ge=0, le=MAX_COUNT)
     """Starts of a new learner from the last checkpoint, within one run."""
-    stall_timeout_s: float = Field(default=900.0, gt=0)
+    stall_timeout_s: float = Field(default=900.0, gt=0, le=MAX_DURATION_S)
     """Without any progress for so long, the run writes a diagnosis, tries a checkpoint and ends with exit code 70."""
-    catch_up_timeout_s: float = Field(default=60.0, gt=0)
+    catch_up_timeout_s: float = Field(default=60.0, gt=0, le=MAX_DURATION_S)
     """What a replica has to load new weights while another has them; it serves no more after that until it has, too.
     """
-    drain_timeout_s: float = Field(default=60.0, gt=0)
+    drain_timeout_s: float = Field(default=60.0, gt=0, le=MAX_DURATION_S)
     """What a replica that is scaled away has to finish its requests; they go elsewhere after that."""
 
 
@@ -59,17 +59,17 @@ OF_REPLICAS = frozenset(SupervisionConfig.model_fields) - {
 class CheckpointConfig(Strict):
     """Checkpoints that a run continues from; names follow transformers' TrainingArguments."""
 
-    save_steps: int = Field(default=20, ge=0)
+    save_steps: int = Field(default=20, ge=0, le=MAX_COUNT)
     """Train steps between two checkpoints; 0 saves one only when the run is asked to stop. One that falls due while the
     former is still being written is skipped: where writing takes longer, they are further apart."""
-    save_total_limit: int = Field(default=2, ge=1)
+    save_total_limit: int = Field(default=2, ge=1, le=MAX_COUNT)
     """So many of the newest are kept."""
     resume: bool = True
     """Go on with the newest unfinished run of this name below output_dir, where it has a checkpoint; false starts anew.
     """
-    timeout_s: float = Field(default=600.0, gt=0)
+    timeout_s: float = Field(default=600.0, gt=0, le=MAX_DURATION_S)
     """Until a checkpoint that takes longer counts as failed; the former ones stay."""
-    max_failures: int = Field(default=3, ge=1)
+    max_failures: int = Field(default=3, ge=1, le=MAX_COUNT)
     """Failed checkpoints in a row after which the run ends."""
     journal: bool = True
     """Keep scored sequences on disk until a checkpoint holds the step that trained on them."""

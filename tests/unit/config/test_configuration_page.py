@@ -43,7 +43,7 @@ def test_every_key_of_a_resolved_recipe_is_on_the_page() -> None:
     [
         ("learner.max_steps", "| a whole number of at least 0 | `20` |"),
         ("objective.beta", "| a number above 0 and below 1 | `0.5` |"),
-        ("supervision.stall_timeout_s", "| a number above 0 | `900.0` | seconds |"),
+        ("supervision.stall_timeout_s", "| a number above 0 and at most 2592000 | `900.0` | seconds |"),
         ("student.model", "| text | - |"),
         ("objective.student_fraction", "(also `lmbda`, `lambda`) | a number between 0 and 1 | `0.5` |"),
         ("sampler.max_model_len", "| a whole number of at least 2 | `1024` | tokens |"),

@@ -37,3 +37,29 @@ def test_numbers_of_replicas_that_contradict_each_other_are_named(
 
 def test_a_lower_bound_alone_is_enough_where_the_number_keeps_to_it() -> None:
     assert problems("sampler.num_replicas=2", "sampler.min_replicas=2", "sampler.max_replicas=null") == ()
+
+
+WHOLE = (
+    "replay.capacity", "replay.max_staleness", "replay.max_uses", "supervision.failures_to_condemn",
+    "supervision.successes_to_clear", "supervision.max_restarts", "supervision.infra_attempts",
+    "supervision.data_attempts", "supervision.max_dropped", "supervision.max_learner_restarts", "checkpoint.save_steps",
+    "checkpoint.save_total_limit", "checkpoint.max_failures",
+)  # fmt: skip
+DURATIONS = (
+    "supervision.probe_interval_s", "supervision.stall_timeout_s", "supervision.hedge_after_s", "checkpoint.timeout_s",
+    "cluster.request_timeout_s", "cluster.startup_timeout_s",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("key", WHOLE)
+def test_a_count_that_nobody_can_mean_is_refused(key: str) -> None:
+    for number in (10**30, 1_000_001):
+        (found,) = [each for each in problems(f"{key}={number}") if each.startswith(f"{key}: must be ")]
+        assert "and 1000000" in found
+
+
+@pytest.mark.parametrize("key", DURATIONS)
+def test_a_duration_ends_within_a_month(key: str) -> None:
+    for number in ("1e30", "2592001"):
+        (found,) = [each for each in problems(f"{key}={number}") if each.startswith(f"{key}: must be ")]
+        assert "above 0 and at most 2592000" in found

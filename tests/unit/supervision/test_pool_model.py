@@ -29,7 +29,7 @@ class RandomPool(RuleBasedStateMachine):
     @initialize(num_slots=st.integers(1, 4), hedge_after_s=st.sampled_from([None, 2.0]))
     def begin(self, num_slots: int, hedge_after_s: float | None) -> None:
         rules = SupervisionConfig(
-            max_restarts=1000, infra_attempts=1000, data_attempts=2, role_loss_grace_s=1e9, drain_timeout_s=20.0,
+            max_restarts=1000, infra_attempts=1000, data_attempts=2, role_loss_grace_s=2e6, drain_timeout_s=20.0,
             max_restart_backoff_s=8.0, hedge_after_s=hedge_after_s, catch_up_timeout_s=10.0,
         )  # fmt: skip
         self.is_hedging = hedge_after_s is not None
