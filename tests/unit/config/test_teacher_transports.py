@@ -42,7 +42,10 @@ def test_an_engine_takes_its_own_transports_alone(engine: str, transport: str) -
         (("teacher.engine=server", "teacher.transport=topk"), "teacher: the server engine needs base_url; give it, as in base_url=http://host:8000/v1"),  # noqa: E501
         ((*SERVER, "teacher.base_url=host:8000"), 'teacher.base_url: must be an address such as http://host:8000/v1, or null, got "host:8000"'),  # noqa: E501
         ((*SERVER, "teacher.request_timeout_s=60", "cluster.request_timeout_s=60"), "teacher.request_timeout_s (60) must be below cluster.request_timeout_s (60), which all attempts have together; lower it to a fraction, or raise the other"),  # noqa: E501
-        ((*SERVER, "teacher.request_timeout_s=0"), "teacher.request_timeout_s: must be above 0 and at most 2592000, got 0"),
+        (
+            (*SERVER, "teacher.request_timeout_s=0"),
+            "teacher.request_timeout_s: must be above 0 and at most 2592000, got 0",
+        ),
     ],
 )  # fmt: skip
 def test_a_key_without_effect_is_refused_with_the_way_out(overrides: tuple[str, ...], problem: str) -> None:
