@@ -20,7 +20,9 @@ STAND_INS = {
     "scontrol": 'echo "scontrol $*" >>"$CALLS"; [[ $1 != show ]] || printf "n1\\nn2\\n"',
     "srun": 'case "$*" in *hostname*) exec "${@: -3}" ;; *) echo "srun $*" >>"$CALLS"; exec sleep 100 ;; esac',
     "hostname": 'case "$1" in --ip-address) echo "$OWN_IP" ;; *) echo "fe80::1 10.0.0.1 192.168.0.1" ;; esac',
-    "python": 'echo "$NUM_NODES"',
+    # A node has joined once its step has written itself down: the end of a job also ends steps that are just starting.
+    "python": "port=${@: -1} port=${port##*:}\n"
+    'until (($(grep -c "^srun.*[=:]$port " "$CALLS") >= NUM_NODES)); do sleep 0.02; done\necho "$NUM_NODES"',
     "gkd": 'echo "gkd $* $(stat -c %a "$RAY_AUTH_TOKEN_PATH") $RAY_AUTH_MODE" >>"$CALLS"\n'
     '[[ -z $HANGS ]] || { trap "exit 75" TERM; while :; do sleep 0.05; done; }\nexit "$CODE"',
 }
