@@ -45,7 +45,7 @@ class Checkpoint:
 
 class CheckpointStore:
     """The checkpoints of one run. One process at a time writes, and its calls must not overlap: asyncio code makes them
-    on `disk`. Only `give_up` may be called at any time.
+    on `disk`. Only `give_up` and `trust` may be called at any time.
 
     store = CheckpointStore(run / "checkpoints", keep=2)
     folder = store.draft(40)      # write files into it
@@ -54,7 +54,7 @@ class CheckpointStore:
 
     Args:
         folder: made when the first draft is.
-        keep: so many of the newest good checkpoints stay, at least 1.
+        keep: so many of the newest good checkpoints stay, at least 1; see also `trust`.
     """
 
     def __init__(self, folder: Path, keep: int) -> None:
@@ -66,6 +66,7 @@ class CheckpointStore:
         self.disk = SerialThread("disk")
         """For calls that block, all of one store in turn; where the disk hangs, the process still can end."""
         self._given_up: set[int] = set()
+        self._trusted = -1
         self._good: set[int] = set()
         """Steps whose every byte this object has written or read."""
 
@@ -135,6 +136,13 @@ class CheckpointStore:
         """
         self._given_up.add(step)
 
+    def trust(self, step: int) -> None:
+        """Checkpoints after `step` may have to be set aside: the newest good one up to it stays beside the others.
+
+        Touches no file.
+        """
+        self._trusted = step
+
     def abandon(self, step: int) -> None:
         """Remove the draft of `step`, if there is one."""
         draft = self._draft_of(step)
@@ -194,14 +202,17 @@ class CheckpointStore:
         """Keep the newest `keep` good checkpoints; returns what was removed.
 
         Goes: older checkpoints, folders that were never finished, what was set aside and has a newer one, and drafts of
-        processes that are gone. Stays: every finished checkpoint while no good one is newer, also a damaged one.
+        processes that are gone. Stays: the newest good one that is trusted, and every finished checkpoint while no good
+        one is newer, also a damaged one.
         """
         removed = list(self._forsaken_drafts())
-        num_kept, newest = 0, -1
+        num_kept, newest, trusted, has_trusted = 0, -1, self._trusted, False
         for step, path in self._steps():
-            if num_kept < self._keep and self._fault(step, path) is None:
+            is_wanted = num_kept < self._keep or (step <= trusted and not has_trusted)
+            if is_wanted and self._fault(step, path) is None:
                 num_kept += 1
                 newest = max(newest, step)
+                has_trusted |= step <= trusted
             elif num_kept or not is_marked(path):
                 removed.append(path)
                 self._good.discard(step)

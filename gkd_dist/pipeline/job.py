@@ -25,6 +25,7 @@ from gkd_dist.pipeline.sentinel import check_at_start, guard_newcomers
 from gkd_dist.pipeline.stage import Stage
 from gkd_dist.pipeline.teacher_answers import TeacherAnswers, teacher_answers
 from gkd_dist.pipeline.watchdog import Watchdog
+from gkd_dist.pipeline.withdrawal import withdraw
 from gkd_dist.supervision.together import beside, unless_stopped
 
 Narrate = Callable[[str], None]
@@ -201,11 +202,15 @@ async def _turn(job: Job, recovered: Recovered) -> Checkpointer:
         stop=job.stop,
         checkpointer=checkpointer,
         journal=durability.journal,
+        sentinel=None if job.stage.ring is None else job.stage.ring.sentinel,
+        trust=durability.store.trust,
     )
     job.stage.ring = ring
     job.stage.enter("training")
 
     async def last_words() -> dict[str, Any]:
+        if (refusal := ring.sentinel.refusal) is not None:  # nothing is kept of what came since
+            return {"last_good_check": refusal.last_good_step}
         await checkpointer.now(ring.progress)
         return {"last_checkpoint": checkpointer.last_step}
 
@@ -215,7 +220,10 @@ async def _turn(job: Job, recovered: Recovered) -> Checkpointer:
             await run_ring(ring, recovered.waiting)
         await checkpointer.settle()  # a save has its own deadline
     finally:
-        await checkpointer.end()
+        refusal = ring.sentinel.refusal
+        await checkpointer.end(last_wanted=None if refusal is None else refusal.last_good_step)
+        if refusal is not None:
+            await withdraw(refusal, durability, job.narrate)
     return checkpointer
 
 
