@@ -222,7 +222,7 @@ class Replicas(Protocol[Replica]):
 
     @property
     def events(self) -> Sequence[Any]:
-        """Every change of state so far, oldest first: `supervision.health.Event`."""
+        """The newest changes of state, oldest first: `supervision.health.Event`."""
         ...
 
     @property
@@ -287,7 +287,9 @@ class Journal(Protocol):
         """Returns once they are in the file, which outlives every process; `sync` makes it outlive the machine.
 
         Raises:
-            EngineError: not written (the disk is full, say).
+            OSError, EngineError: not written (the disk is full, say; its process died), or not all of them.
+            WireError: one cannot be written; those before it are.
+            DeadlineError: it does not answer.
             LostTargetsError: targets behind a handle are gone.
         """
         ...
@@ -307,7 +309,7 @@ class Journal(Protocol):
         that the first ones wrote may be read again.
 
         Raises:
-            EngineError: what was to go may still be there.
+            OSError, EngineError, DeadlineError: what was to go may still be there.
         """
         ...
 
