@@ -84,7 +84,7 @@ def _seen(directory: RunDirectory) -> tuple[Status | None, str | None]:
 
 def _newest_step(directory: RunDirectory, seen: Status | None) -> int | None:
     """Train steps done, by whichever of the files was written last: a process that was killed had no time for all."""
-    steps = [] if seen is None else [seen.step]
+    steps: list[object] = [] if seen is None else [seen.step]
     for last in last_records(directory.metrics)[-1:]:
         if seen is None or last.get("attempt") == seen.attempt:
             steps.append(last.get("policy_version"))
