@@ -1,6 +1,8 @@
 """What has to be closed, whatever else happens (floor F0)."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Generic, Protocol, TypeVar
 
@@ -40,3 +42,26 @@ class Closing(Generic[Part]):
             if error is None:
                 raise
             logger.warning("closing after a failure failed too: %s", plain(closing))
+
+
+class ClosableAtOnce(Protocol):
+    """As `Closable`, where nothing has to be awaited: a file, a server of this process."""
+
+    def close(self) -> None: ...
+
+
+Held = TypeVar("Held", bound=ClosableAtOnce)
+
+
+@contextmanager
+def closing(held: Held) -> Iterator[Held]:
+    """As `contextlib.closing`, with the rule of `Closing`."""
+    try:
+        yield held
+    except BaseException:
+        try:
+            held.close()
+        except Exception as error:
+            logger.warning("closing after a failure failed too: %s", plain(error))
+        raise
+    held.close()

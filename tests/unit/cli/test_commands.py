@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from gkd_dist.closing import closing
 from gkd_dist.config.load import load_run_config
-from gkd_dist.distillation import _closing
 from gkd_dist.pipeline.job import Outcome
 from gkd_dist.reporting import _fall, _known, report, text_of, transport_name
 from gkd_dist.runs.run_directory import RunDirectory
@@ -42,11 +42,11 @@ class Stuck:
 
 
 def test_closing_never_hides_what_went_wrong(caplog: pytest.LogCaptureFixture) -> None:
-    with pytest.raises(ValueError, match="the cause"), _closing(Stuck()):
+    with pytest.raises(ValueError, match="the cause"), closing(Stuck()):
         raise ValueError("the cause")
     assert "the disk is full" in caplog.text
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
-    with pytest.raises(OSError, match="the disk is full"), _closing(Stuck()):
+    with pytest.raises(OSError, match="the disk is full"), closing(Stuck()):
         pass
 
 

@@ -8,7 +8,7 @@ from gkd_dist.config.engine_args import ALLOWED
 from gkd_dist.config.evaluation import EvalConfig
 from gkd_dist.config.load import load_run_config
 from gkd_dist.config.models import RESERVED_ENGINE_ARGS
-from gkd_dist.errors import ConfigError
+from tests import run_configs
 
 VLLM = ("student.model=s", "teacher.model=t", "sampler.engine=vllm", "teacher.engine=vllm")
 REFUSED = (
@@ -21,9 +21,7 @@ REFUSED = (
 
 
 def problems_of(*overrides: str) -> list[str]:
-    with pytest.raises(ConfigError) as caught:
-        load_run_config("tiny", (*VLLM, *overrides))
-    return caught.value.problems
+    return run_configs.problems_of("tiny", (*VLLM, *overrides))
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -6,14 +6,13 @@ import pytest
 
 from gkd_dist.config.load import dump_run_config, load_run_config
 from gkd_dist.errors import ConfigError
+from tests import run_configs
 
 SFT = ("student.model=s", "teacher=null", "objective.divergence=nll", "objective.student_fraction=0")
 
 
 def problems_of(*overrides: str) -> list[str]:
-    with pytest.raises(ConfigError) as caught:
-        load_run_config("tiny", overrides)
-    return list(caught.value.problems)
+    return run_configs.problems_of("tiny", overrides)
 
 
 def test_no_teacher_is_needed_or_asked_for(tmp_path: Path) -> None:

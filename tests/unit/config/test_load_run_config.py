@@ -11,14 +11,13 @@ from gkd_dist.config.load import dump_run_config, load_run_config
 from gkd_dist.config.recipes import recipe_names
 from gkd_dist.config.run import RunConfig
 from gkd_dist.errors import ConfigError
+from tests import run_configs
 
 MODELS = ("student.model=s", "teacher.model=t")
 
 
 def problems_of(recipe: str, *overrides: str) -> list[str]:
-    with pytest.raises(ConfigError) as caught:
-        load_run_config(recipe, overrides)
-    return list(caught.value.problems)
+    return run_configs.problems_of(recipe, overrides)
 
 
 @pytest.fixture

@@ -2,18 +2,13 @@
 
 import pytest
 
-from gkd_dist.config.load import load_run_config
-from gkd_dist.errors import ConfigError
+from tests import run_configs
 
 MODELS = ("student.model=s", "teacher.model=t", "cluster.mode=ray")
 
 
-def problems(*settings: str) -> tuple[str, ...]:
-    try:
-        load_run_config("tiny", [*MODELS, *settings])
-    except ConfigError as error:
-        return error.problems
-    return ()
+def problems(*settings: str) -> list[str]:
+    return run_configs.problems_of("tiny", (*MODELS, *settings))
 
 
 @pytest.mark.parametrize(
@@ -36,7 +31,7 @@ def test_numbers_of_replicas_that_contradict_each_other_are_named(
 
 
 def test_a_lower_bound_alone_is_enough_where_the_number_keeps_to_it() -> None:
-    assert problems("sampler.num_replicas=2", "sampler.min_replicas=2", "sampler.max_replicas=null") == ()
+    assert problems("sampler.num_replicas=2", "sampler.min_replicas=2", "sampler.max_replicas=null") == []
 
 
 WHOLE = (

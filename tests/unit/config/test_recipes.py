@@ -7,7 +7,7 @@ import pytest
 
 from gkd_dist.config.load import dump_run_config, load_run_config
 from gkd_dist.config.recipes import recipe_names, recipe_summary, recipe_text
-from gkd_dist.errors import ConfigError
+from tests import run_configs
 
 MODELS = ("student.model=s", "teacher.model=t")
 METHODS = [name for name in recipe_names() if name.startswith("methods/")]
@@ -27,9 +27,7 @@ REWARDED = ("methods/rl-gkd", "methods/rlef")
 
 
 def problems_of(recipe: str, *overrides: str) -> list[str]:
-    with pytest.raises(ConfigError) as caught:
-        load_run_config(recipe, overrides)
-    return list(caught.value.problems)
+    return run_configs.problems_of(recipe, overrides)
 
 
 @pytest.fixture

@@ -2,18 +2,13 @@
 
 import pytest
 
-from gkd_dist.config.load import load_run_config
-from gkd_dist.errors import ConfigError
+from tests import run_configs
 
 MODELS = ("student.model=s", "teacher.model=t")
 
 
-def problems(*settings: str) -> tuple[str, ...]:
-    try:
-        load_run_config("tiny", [*MODELS, *settings])
-    except ConfigError as error:
-        return error.problems
-    return ()
+def problems(*settings: str) -> list[str]:
+    return run_configs.problems_of("tiny", (*MODELS, *settings))
 
 
 @pytest.mark.parametrize(
@@ -44,4 +39,4 @@ def test_a_number_of_uses_that_cannot_be_is_an_error(settings: tuple[str, ...], 
     ],
 )  # fmt: skip
 def test_others_are_taken(settings: tuple[str, ...]) -> None:
-    assert problems(*settings) == ()
+    assert problems(*settings) == []

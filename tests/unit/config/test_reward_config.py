@@ -5,16 +5,14 @@ from pathlib import Path
 import pytest
 
 from gkd_dist.config.load import dump_run_config, load_run_config
-from gkd_dist.errors import ConfigError
+from tests import run_configs
 
 MODELS = ("student.model=s", "teacher.model=t")
 ANSWER = ("objective.alpha=0.5", "reward.type=answer")
 
 
 def problems_of(*overrides: str) -> list[str]:
-    with pytest.raises(ConfigError) as caught:
-        load_run_config("tiny", (*MODELS, *overrides))
-    return list(caught.value.problems)
+    return run_configs.problems_of("tiny", (*MODELS, *overrides))
 
 
 def test_distillation_alone_is_the_default() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from gkd_dist.config.load import dump_run_config, load_run_config
-from gkd_dist.errors import ConfigError
+from tests import run_configs
 
 ROUTE = """
 student: {model: s}
@@ -35,9 +35,7 @@ def write(tmp_path: Path) -> Any:
 
 
 def problems_of(path: str, *overrides: str) -> list[str]:
-    with pytest.raises(ConfigError) as caught:
-        load_run_config(path, overrides)
-    return list(caught.value.problems)
+    return run_configs.problems_of(path, overrides)
 
 
 def test_teachers_keep_their_order_and_their_own_settings(write: Any) -> None:

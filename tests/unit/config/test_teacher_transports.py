@@ -4,16 +4,14 @@ import pytest
 
 from gkd_dist.config.load import dump_run_config, load_run_config
 from gkd_dist.config.models import RESERVED_ENGINE_ARGS, TEACHER_KEYS_OF, TRANSPORTS_OF, TeacherConfig
-from gkd_dist.errors import ConfigError
+from tests import run_configs
 
 MODELS = ("student.model=a", "teacher.model=b")
 SERVER = ("teacher.engine=server", "teacher.base_url=http://host:8000/v1", "teacher.transport=topk")
 
 
 def problems_of(*overrides: str) -> list[str]:
-    with pytest.raises(ConfigError) as caught:
-        load_run_config("tiny", (*MODELS, *overrides))
-    return list(caught.value.problems)
+    return run_configs.problems_of("tiny", (*MODELS, *overrides))
 
 
 def teacher(**settings: object) -> TeacherConfig:

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from gkd_dist.config.ring import MetricsConfig
-from gkd_dist.distillation import _LAST_SCRAPE_S
+from gkd_dist.distillation.telemetry import LAST_SCRAPE_S
 from gkd_dist.metrics.discovery import controller_target
 
 FOLDER = Path(__file__).parents[3] / "deploy" / "monitoring"
@@ -50,4 +50,4 @@ def test_a_run_that_ends_waits_longer_than_any_interval_here(config: Any) -> Non
     monitor = yaml.safe_load((FOLDER.parent / "kuberay" / "base" / "pod-monitor.yaml").read_text(encoding="utf-8"))
     (ours,) = [each for each in monitor["spec"]["podMetricsEndpoints"] if each["port"] == "gkd-metrics"]
     for interval in (config["global"]["scrape_interval"], ours["interval"]):
-        assert seconds(interval) < _LAST_SCRAPE_S
+        assert seconds(interval) < LAST_SCRAPE_S

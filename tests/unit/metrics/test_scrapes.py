@@ -7,7 +7,7 @@ import urllib.request
 
 import pytest
 
-from gkd_dist.distillation import _end_scraped
+from gkd_dist.distillation.telemetry import end_scraped
 from gkd_dist.errors import StoppedEarlyError, StoppedError
 from gkd_dist.metrics.exporter import Exporter
 from gkd_dist.metrics.scrapes import HEADER, Scrapes
@@ -93,7 +93,7 @@ def ended(exporter: Exporter, error: Exception | None, meanwhile: object = None)
     async def block() -> None:
         if callable(meanwhile):
             asyncio.get_running_loop().call_later(0.2, meanwhile)
-        async with _end_scraped(accounts, exporter.scrapes):
+        async with end_scraped(accounts, exporter.scrapes):
             if error is not None:
                 raise error
 

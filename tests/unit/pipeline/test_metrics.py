@@ -9,7 +9,7 @@ import numpy as np
 from gkd_dist.config.load import load_run_config
 from gkd_dist.data.pairs import fixed_trajectory
 from gkd_dist.data.prompts import PromptStream, RenderedRow
-from gkd_dist.distillation import _name_run
+from gkd_dist.distillation.telemetry import name_run
 from gkd_dist.metrics.catalogue import DEFINITIONS, STAGES
 from gkd_dist.metrics.exporter import Exporter
 from gkd_dist.pipeline.accounting import StepAccounts
@@ -79,7 +79,7 @@ def test_a_run_and_the_door_set_everything_there_is(tmp_path: Path) -> None:
     a_run(metrics, tmp_path / "pairs")
     a_run(metrics, tmp_path / "teacher", Source.TEACHER)
     config = load_run_config("quickstart")
-    _name_run(metrics, config, SimpleNamespace(name="quickstart-1"))  # type: ignore[arg-type]
+    name_run(metrics, config, SimpleNamespace(name="quickstart-1"))  # type: ignore[arg-type]
     seen = {(name, label, value) for _, name, _, labels in metrics.calls for label, value in labels.items()}
     names = {name for _, name, _, _ in metrics.calls}
     assert names | OF_THE_EXPORTER | OF_FAULTS | OF_STEERING == {definition.name for definition in DEFINITIONS}

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from gkd_dist.distillation import _started
+from gkd_dist.distillation.lifetime import started
 from gkd_dist.errors import EngineError, StalledError
 from tests.run_directories import make_run
 
@@ -40,7 +40,7 @@ async def go(tmp_path: Path, start: Callable[[Any], Any], end: Callable[[], Any]
     signals: Any = SimpleNamespace(event=asyncio.Event(), install=None, begin=lambda: None)
     narrate: Any = said.append
     directory, metrics = make_run(tmp_path), Any
-    async with _started(prepared, directory, metrics, narrate, signals, lambda _: None) as (running, _):  # type: ignore[arg-type]
+    async with started(prepared, directory, metrics, narrate, signals, lambda _: None) as (running, _):  # type: ignore[arg-type]
         assert running == "fleet"
         await asyncio.sleep(2 * STALL_S)  # closing has not begun
         if fails:
