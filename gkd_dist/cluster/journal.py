@@ -243,7 +243,11 @@ async def start_journal(folder: Path, timeout_s: float) -> JournalProxy:
         EngineError, DeadlineError: it does not start.
     """
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    options: dict[str, Any] = {"num_cpus": 0, "max_restarts": 0, "scheduling_strategy": here}  # Ray's types lack the last
+    options: dict[str, Any] = {
+        "num_cpus": 0,
+        "max_restarts": 0,
+        "scheduling_strategy": here,
+    }  # Ray's types lack the last
     actor: Any = ray.remote(**options)(JournalActor).remote(folder)
     proxy = JournalProxy(actor, "journal", timeout_s)
     try:
