@@ -245,7 +245,7 @@ async def _schedule(
         replace_file(folder / "experiment.json", text + "\n", survives_power_cut=False)
 
     with StopSignals(_said_by(narrate)) as signals:
-        schedule = Schedule(standings, launcher, changed=changed, max_cpus=request.num_cpus)
+        schedule = Schedule(standings, launcher, changed=changed, tell=narrate, max_cpus=request.num_cpus)
         changed()
         sink = terminal_sink(sys.stdout)
         ticking = asyncio.create_task(_tick(sink, schedule))

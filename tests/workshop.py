@@ -60,6 +60,8 @@ class Workshop:
     """Exit codes other than 0, by a word of the command."""
     breaks: str | None = None
     """A seat for a command with this word is lost."""
+    num_breaks: int = 99
+    """So often, and then no more."""
     holds: bool = False
     """Commands end only when they are asked to stop."""
     calls: list[list[str]] = field(default_factory=list)
@@ -90,7 +92,8 @@ class WorkshopSeat:
         if shop.holds:
             await self._asked.wait()
             return Ending(75)
-        if shop.breaks and any(shop.breaks in word for word in arguments):
+        if shop.breaks and shop.num_breaks and any(shop.breaks in word for word in arguments):
+            shop.num_breaks -= 1
             raise EngineError("the node is gone")
         code = next((code for word, code in shop.codes.items() if any(word in each for each in arguments)), 0)
         if code == 0:

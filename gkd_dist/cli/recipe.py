@@ -48,7 +48,7 @@ def rows(
     ] = None,
 ) -> None:
     """Write the rows of a recipe's data: prompts as models see them (but for chat templates), and completions."""
-    config = load(recipe, overrides)
+    config = load(recipe, overrides, config_only=True)  # no model is needed
     from gkd_dist.cli.rows import rows as write_rows
 
     raise typer.Exit(write_rows(config, output, held_out))

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator
 
-from gkd_dist.config.base import Strict
+from gkd_dist.config.base import MAX_REPLICAS, Strict
 from gkd_dist.config.overrides import canonical_keys
 from gkd_dist.config.ring import CustomResources
 from gkd_dist.config.run import RunConfig
@@ -31,7 +31,7 @@ _SECRET = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY|ACCESS_KEY|PRIVATE
 class ReplicaShare(Strict):
     """One role whose replicas are counted; null leaves what the recipe says."""
 
-    num_replicas: int | None = Field(default=None, ge=1)
+    num_replicas: int | None = Field(default=None, ge=1, le=MAX_REPLICAS)
     """At the start."""
     num_cpus: float | None = Field(default=None, ge=0)
     """Of each replica, as is `num_gpus`."""

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import AliasChoices, Field, model_validator
 
-from gkd_dist.config.base import Strict
+from gkd_dist.config.base import MAX_REPLICAS, Strict
 
 
 class LearnerConfig(Strict):
@@ -12,7 +12,7 @@ class LearnerConfig(Strict):
     """Train steps of the whole run; 0 trains none."""
     batch_size: int = Field(default=8, ge=1, validation_alias=AliasChoices("batch_size", "per_device_train_batch_size"))
     """Sequences per train step."""
-    num_ranks: int = Field(default=1, ge=1)
+    num_ranks: int = Field(default=1, ge=1, le=MAX_REPLICAS)
     """Processes that hold parameters, gradients and optimizer together, each a part (FSDP2), and share the tokens of
     each batch. Changes memory per process, never the gradient. Each takes cluster.num_cpus_learner and
     num_gpus_learner."""

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from gkd_dist.config.base import MAX_DURATION_S, Strict
+from gkd_dist.config.base import MAX_DURATION_S, MAX_REPLICAS, Strict
 from gkd_dist.config.engine_args import engine_args_problems
 from gkd_dist.config.lora import LoraConfig
 from gkd_dist.config.owners import idle_keys, without_effect
@@ -77,12 +77,12 @@ SAMPLER_KEYS_OF = {("engine", "hf"): ("max_batch_size",)}
 class SamplerConfig(Strict):
     engine: Literal["vllm", "hf"] = "vllm"
     """`vllm`, or `hf`: transformers in the actor, which encoder-decoders need."""
-    num_replicas: int = Field(default=1, ge=1)
+    num_replicas: int = Field(default=1, ge=1, le=MAX_REPLICAS)
     """At the start; `gkd scale` changes the number of a running job."""
-    min_replicas: int | None = Field(default=None, ge=1)
+    min_replicas: int | None = Field(default=None, ge=1, le=MAX_REPLICAS)
     """Fewest that scaling goes down to; None means 1."""
-    max_replicas: int | None = Field(default=None, ge=1)
-    """Most that scaling goes up to; set it (or min_replicas) to let queue pressure choose the number. None: no limit
+    max_replicas: int | None = Field(default=None, ge=1, le=MAX_REPLICAS)
+    """Most that scaling goes up to; set it (or min_replicas) to let queue pressure choose the number. None: 10,000
     for `gkd scale`, and no policy, or with min_replicas one that goes no higher than num_replicas or what was asked."""
     dtype: Dtype = "bfloat16"
     """Of the weights that the engine computes with."""
@@ -173,12 +173,12 @@ class TeacherConfig(Strict):
     """Of the folder where answers about fixed completions are kept, for later epochs and runs; all teachers share it,
     and the answers used least recently go first. 0 keeps and looks up none. A server's answers are never kept: nothing
     here tells which weights it runs."""
-    num_replicas: int = Field(default=1, ge=1)
+    num_replicas: int = Field(default=1, ge=1, le=MAX_REPLICAS)
     """At the start; `gkd scale` changes the number of a running job."""
-    min_replicas: int | None = Field(default=None, ge=1)
+    min_replicas: int | None = Field(default=None, ge=1, le=MAX_REPLICAS)
     """Fewest that scaling goes down to; None means 1."""
-    max_replicas: int | None = Field(default=None, ge=1)
-    """Most that scaling goes up to; set it (or min_replicas) to let queue pressure choose the number. None: no limit
+    max_replicas: int | None = Field(default=None, ge=1, le=MAX_REPLICAS)
+    """Most that scaling goes up to; set it (or min_replicas) to let queue pressure choose the number. None: 10,000
     for `gkd scale`, and no policy, or with min_replicas one that goes no higher than num_replicas or what was asked."""
     dtype: Dtype = "bfloat16"
     """Of the model that vllm or hf loads; a server has its own."""

@@ -18,6 +18,8 @@ State = Literal["waiting", "running", "done", "failed", "blocked", "stopped"]
 """`blocked`: one of those it waits for failed."""
 _STOPPED = frozenset({75, 130, 143, -2, -15})
 """Exit codes of a command that did as it was asked to."""
+_MAX_LOSSES = 3
+"""Of one run: machines or processes that are gone say nothing about the run, until it is always the same one."""
 
 
 class Schedule:
@@ -26,6 +28,7 @@ class Schedule:
     Args:
         standings: in an order in which each run comes after those it waits for.
         changed: called whenever the state of a run changes.
+        tell: gets a line for each run that fails or begins again.
         max_cpus: no more than these at once; None: all that the launcher has.
 
     Raises:
@@ -38,6 +41,7 @@ class Schedule:
         launcher: Launcher,
         *,
         changed: Callable[[], object] = lambda: None,
+        tell: Callable[[str], object] = lambda _: None,
         max_cpus: float | None = None,
     ) -> None:
         self.standings = {each.run.name: each for each in standings}
@@ -48,6 +52,7 @@ class Schedule:
         """Of failed runs: what failed, in one line."""
         self._launcher = launcher
         self._changed = changed
+        self._tell = tell
         self._max_cpus = math.inf if max_cpus is None else max_cpus
         self._trained = {name for name, each in self.standings.items() if each.is_trained}
         self._seats: dict[str, Seat] = {}
@@ -126,20 +131,35 @@ class Schedule:
         return names
 
     async def _carry_out(self, standing: Standing) -> None:
-        name = standing.run.name
-        try:
-            async with self._launcher.seat(standing.run.num_cpus, standing.run.num_gpus) as seat:
-                self._seats[name] = seat
-                if self._is_stopping:
-                    await seat.stop()
-                state, failure = await self._parts(standing, seat)
-        except (EngineError, OSError) as error:
-            state, failure = "failed", str(error)
-        finally:
-            self._seats.pop(name, None)
+        """On one seat; on another one as often as the process or its machine is lost."""
+        name, losses = standing.run.name, 0
+        while True:
+            try:
+                state, failure = await self._seated(standing)
+                break
+            except (_LostError, EngineError) as lost:
+                losses += 1
+                if losses == _MAX_LOSSES or self._is_stopping:
+                    state, failure = "failed", str(lost)
+                    break
+                self._tell(f"{name}: {lost}; begun again ({losses} of {_MAX_LOSSES - 1})")
+            except OSError as error:
+                state, failure = "failed", str(error)
+                break
         if failure is not None:
             self.failures[name] = failure
+            self._tell(f"{name} failed: {failure}")
         self._set(name, state)
+
+    async def _seated(self, standing: Standing) -> tuple[State, str | None]:
+        async with self._launcher.seat(standing.run.num_cpus, standing.run.num_gpus) as seat:
+            self._seats[standing.run.name] = seat
+            try:
+                if self._is_stopping:
+                    await seat.stop()
+                return await self._parts(standing, seat)
+            finally:
+                del self._seats[standing.run.name]
 
     async def _parts(self, standing: Standing, seat: Seat) -> tuple[State, str | None]:
         """The command of a run, then its evaluations, as far as they are not done; one that fails is the last."""
@@ -153,7 +173,7 @@ class Schedule:
         if not standing.is_trained:
             code = await self._part(standing, seat, TRAIN, standing.identity, run.arguments)
             if code != 0:
-                return self._state_of(code), self._failure(standing, TRAIN, code)
+                return self._ended(standing, TRAIN, code)
             if not run.output.exists():
                 return "failed", f"{TRAIN} left no {run.output} (log: {log_path(run)})"
             standing.is_trained = True
@@ -165,7 +185,7 @@ class Schedule:
             await asyncio.to_thread(put_aside, evaluation, run)
             code = await self._part(standing, seat, evaluation.name, identity, evaluation.arguments)
             if code != 0:
-                return self._state_of(code), self._failure(standing, evaluation.name, code)
+                return self._ended(standing, evaluation.name, code)
             if not evaluation.output.is_file():
                 return "failed", f"{evaluation.name} wrote no {evaluation.output} (log: {log_path(run)})"
             standing.evaluations.remove((evaluation, identity))
@@ -197,14 +217,19 @@ class Schedule:
         await asyncio.to_thread(write_record, run, standing.record)
         return ending.exit_code
 
-    def _state_of(self, code: int) -> State:
-        return "stopped" if self._is_stopping and code in _STOPPED else "failed"
+    def _ended(self, standing: Standing, part: str, code: int) -> tuple[State, str | None]:
+        """What a command comes to that did not end with 0.
 
-    def _failure(self, standing: Standing, part: str, code: int) -> str | None:
-        if self._state_of(code) == "stopped":
-            return None
+        Raises:
+            _LostError: it was killed, and not by us: for want of memory, say.
+        """
+        if self._is_stopping and code in _STOPPED:
+            return "stopped", None
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
-        return f"{part} ended with {how} (log: {log_path(standing.run)})"
+        failure = f"{part} ended with {how} (log: {log_path(standing.run)})"
+        if code < 0:
+            raise _LostError(failure)
+        return "failed", failure
 
     async def _stop(self) -> None:
         self._is_stopping = True
@@ -215,6 +240,10 @@ class Schedule:
     def _set(self, name: str, state: State) -> None:
         self.states[name] = state
         self._changed()
+
+
+class _LostError(Exception):
+    """A command was killed."""
 
 
 def _new_record(standing: Standing) -> RunRecord:

@@ -88,7 +88,7 @@ async def distil(job: Job) -> Outcome:
     async with beside(fleet.samplers.supervise(), *(pool.supervise() for pool in fleet.teachers.values())):
         await _check_teachers(job)
         before = job.before
-        if before is None and not await _has_begun(job):
+        if before is None:  # engines start with the untrained student, also where training goes on from a checkpoint
             before = await _evaluate(job, 0, Phase.BEFORE)
             if before is not None:
                 job.keep_before(before)
@@ -130,13 +130,6 @@ def _patience_s(job: Job) -> float:
         return job.rules.stall_timeout_s
     asked = len(held_out.prompts) * held_out.sampling.max_new_tokens
     return job.rules.stall_timeout_s * max(1.0, asked / (plan.batch_size * plan.sampling.max_new_tokens))
-
-
-async def _has_begun(job: Job) -> bool:
-    """Whether the student was trained in a former start."""
-    store = job.durability.store
-    checkpoint = await store.disk.run(store.newest)
-    return checkpoint is not None and checkpoint.step > 0
 
 
 async def _train(job: Job) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from pydantic import Field
 
+from gkd_dist.config.base import MAX_REPLICAS
 from gkd_dist.config.load import load_run_config
 from gkd_dist.config.models import SamplerConfig, TeacherConfig
 from gkd_dist.config.run import RunConfig
@@ -221,11 +222,11 @@ def _unanswered(directory: RunDirectory) -> Target | None:
 
 
 def _out_of_bounds(key: str, role: SamplerConfig | TeacherConfig, number: int) -> list[str]:
-    low, high = role.min_replicas or 1, role.max_replicas
-    if number >= low and (high is None or number <= high):
+    low, high = role.min_replicas or 1, role.max_replicas or MAX_REPLICAS
+    if low <= number <= high:
         return []
-    allowed = f"at least {low}" if high is None else f"between {low} and {high}"
-    return [f"{key}: {number} replicas; this run allows {allowed} ({key}.min_replicas, {key}.max_replicas)"]
+    keys = f"{key}.min_replicas, {key}.max_replicas"
+    return [f"{key}: {number} replicas; this run allows between {low} and {high} ({keys})"]
 
 
 def _has_converged(status: Status, request: Target) -> bool:

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from gkd_dist.config.supervision import SLOTS_SHOWN
 from gkd_dist.errors import RejectedError, WireError
@@ -41,12 +41,14 @@ class Census:
         self.metrics.gauge("gkd_replicas_target", sum(target for _, target in pools), role=label)
         if label == _SAMPLER:
             for slot in self._versions.keys() | states.keys():
-                self._hold(slot, self._held(slot, states.get(slot, State.DEAD)))
+                self._versions[slot] = self._held(slot, states.get(slot, State.DEAD))
+            self._show_versions(self._versions)
 
     def fulfilled(self, role: str, slot: int, answer: object) -> None:
         """A replica has done the newest obligation; samplers answer with the policy version that they hold now."""
         if label_of(role) == _SAMPLER and isinstance(answer, int):
-            self._hold(slot, answer)
+            self._versions[slot] = answer
+            self._show_versions([slot])
 
     def failed(self, role: str, error: Exception) -> None:
         """A replica did not do the newest obligation."""
@@ -72,15 +74,16 @@ class Census:
         # A replica that serves and was never given weights has those that it was built with.
         return 0.0 if math.isnan(known) and state is not State.STALE else known
 
-    def _hold(self, slot: int, version: float) -> None:
-        self._versions[slot] = version
+    def _show_versions(self, slots: Collection[int]) -> None:
+        """Of these slots; those that are not shown one by one share the oldest of them all."""
         if self.metrics is None:
             return
-        label = str(slot)
-        if slot >= SLOTS_SHOWN:
-            held = [each for index, each in self._versions.items() if index >= SLOTS_SHOWN and not math.isnan(each)]
-            label, version = "rest", min(held, default=math.nan)
-        self.metrics.gauge("gkd_replica_weight_version", version, role=_SAMPLER, slot=label)
+        shown = {str(slot): self._versions[slot] for slot in slots if slot < SLOTS_SHOWN}
+        if any(slot >= SLOTS_SHOWN for slot in slots):
+            held = [each for slot, each in self._versions.items() if slot >= SLOTS_SHOWN and not math.isnan(each)]
+            shown["rest"] = min(held, default=math.nan)
+        for label, version in shown.items():
+            self.metrics.gauge("gkd_replica_weight_version", version, role=_SAMPLER, slot=label)
 
 
 def label_of(role: str) -> str:

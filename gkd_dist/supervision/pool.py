@@ -82,6 +82,7 @@ class Pool(Generic[Replica]):
             slot.health.begin_start(pool._roster.clock())
             pool._roster.join(slot, replica)
             slot.health.caught_up(pool._roster.clock())
+        pool._roster.report()
         return pool
 
     @property
@@ -140,6 +141,7 @@ class Pool(Generic[Replica]):
         except BaseException:
             await self._end_all(graceful=False)
             raise
+        self._roster.report()
 
     async def supervise(self) -> None:
         """Endless: probes, restarts, catch-ups, scaling, drains. Cancel it before `close`."""

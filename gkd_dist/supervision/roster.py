@@ -295,9 +295,7 @@ class Roster(Generic[Replica]):
         )
         if event.to_state is State.RESTARTING and event.reason is not Reason.NEW:
             self.census.count("gkd_replica_restarts_total", self.role, reason=event.reason.value)
-        if event.slot in self.slots:
-            self.report()
-        self.notify()
+        self.notify()  # the pass that it brings about reports: thousands of changes at once are one report
 
     def _is_healthy(self, incarnation: Incarnation[Replica]) -> bool:
         return incarnation.slot.health.state is State.HEALTHY

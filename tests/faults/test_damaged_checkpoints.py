@@ -1,5 +1,6 @@
 """A run that was killed, and what it left is damaged, or is asked to go on with something else."""
 
+import json
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -110,3 +111,15 @@ def test_a_full_disk_costs_checkpoints_and_then_the_run(half: Runs, small_disk: 
     subprocess.run(["mount", "-o", "remount,size=200m", str(small_disk)], check=True)
     assert "newest checkpoint: step 1;" in half.ends(0).said
     assert equal(half, clean)
+
+
+def test_a_lost_evaluation_of_the_untrained_student_is_done_again(local: Runs) -> None:
+    """The second start has the same untrained student in its engines before it goes on from the checkpoint."""
+    evaluated = ("evaluation.enabled=true", "learner.max_steps=3")
+    local.dies("checkpoint.before_files:kill@2", *evaluated)
+    first = local.directory.before.read_text()
+    local.directory.before.write_text("{")
+    said = local.ends(0, *evaluated).said
+    assert "going on after step 1" in said and "held out" in said
+    assert local.directory.before.read_text() == first
+    assert json.loads(local.directory.summary.read_text()).keys() >= {"before", "after"}

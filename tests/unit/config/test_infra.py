@@ -31,7 +31,7 @@ def test_all_problems_come_at_once(tmp_path: Path) -> None:
         "samplers.num_gpu: unknown key; did you mean num_gpus?",
         "output_dir: must be absolute (a job has no folder of its own to stay in), got runs",
         "package: must be one of installed, upload",
-        "samplers.num_replicas: must be a whole number of at least 1, or null",
+        "samplers.num_replicas: must be a whole number between 1 and 10000, or null",
     ]
 
 

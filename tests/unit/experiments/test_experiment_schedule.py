@@ -77,10 +77,27 @@ def test_what_is_said_to_be_missing_is_what_was_not_trained(tmp_path: Path) -> N
     assert schedule.failures["distil_seed0"] == "needs init"
 
 
-def test_a_lost_seat_is_a_failed_run(tmp_path: Path) -> None:
-    schedule = carry_out(tmp_path, Workshop(breaks="distil_seed1"))
+def test_a_lost_seat_is_sought_anew(tmp_path: Path) -> None:
+    told: list[str] = []
+    schedule = carry_out(tmp_path, Workshop(breaks="distil_seed1", num_breaks=2), tell=told.append)
+    assert schedule.states["distil_seed1"] == "done" and not schedule.failures
+    assert told == [f"distil_seed1: the node is gone; begun again ({number} of 2)" for number in (1, 2)]
+
+
+def test_seats_that_are_always_lost_are_a_failed_run(tmp_path: Path) -> None:
+    told: list[str] = []
+    schedule = carry_out(tmp_path, Workshop(breaks="distil_seed1"), tell=told.append)
     assert schedule.states["distil_seed1"] == "failed"
     assert schedule.failures["distil_seed1"] == "the node is gone"
+    assert told[-1] == "distil_seed1 failed: the node is gone" and len(told) == 3
+
+
+def test_a_command_that_was_killed_is_begun_again_and_one_that_failed_is_not(tmp_path: Path) -> None:
+    killed, failing = Workshop(codes={"distil_seed1": -9}), Workshop(codes={"distil_seed1": 70})
+    schedule = carry_out(tmp_path / "killed", killed)
+    assert "train ended with signal 9" in schedule.failures["distil_seed1"]
+    assert "exit code 70" in carry_out(tmp_path / "failing", failing).failures["distil_seed1"]
+    assert [sum("distil_seed1" in " ".join(call) for call in shop.calls) for shop in (killed, failing)] == [3, 1]
 
 
 def test_a_failed_evaluation_does_not_train_again(tmp_path: Path) -> None:

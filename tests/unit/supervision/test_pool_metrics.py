@@ -5,10 +5,13 @@ from collections.abc import Callable
 
 import pytest
 
+from gkd_dist.config.supervision import SupervisionConfig
 from gkd_dist.errors import EngineError, RejectedError, WeightsError, WireError
 from gkd_dist.metrics.exporter import Exporter
 from gkd_dist.supervision.census import Census
+from gkd_dist.supervision.health import State
 from gkd_dist.supervision.pool import Pool
+from gkd_dist.testing.fakes import FakeMetrics
 
 
 class Part:
@@ -72,3 +75,51 @@ def test_weights_that_are_not_taken_are_counted() -> None:
         asyncio.run(pool.bring_up(Part.work))
     assert value("gkd_weight_sync_failures_total") == 1
     assert value('gkd_replica_weight_version{role="sampler",slot="1"}') == 0
+
+
+def test_thousands_of_slots_are_told_in_one_report() -> None:
+    """A report looks at every slot: one for each change would make a large target a standstill."""
+
+    class Full:
+        """Has room for one."""
+
+        async def start(self, slot: int) -> Part:
+            if slot > 0:
+                await asyncio.Event().wait()
+            return Part()
+
+        def waits_for(self, slot: int) -> str:
+            return f"{slot} has no room"
+
+        async def probe(self, replica: Part) -> None:
+            """Well."""
+
+        async def kill(self, replica: Part) -> None:
+            """Nothing is left."""
+
+        def describe(self, replica: Part) -> dict[str, str | int]:
+            return {"type": type(replica).__name__}
+
+    class Counting(FakeMetrics):
+        num_calls = 0
+
+        def gauge(self, name: str, value: float, **labels: str) -> None:
+            self.num_calls += 1
+            super().gauge(name, value, **labels)
+
+    async def grow() -> tuple[int, int]:
+        metrics = Counting()
+        pool = Pool("sampler", Full(), SupervisionConfig(), target=1, metrics=metrics)
+        await pool.start()
+        supervision = asyncio.create_task(pool.supervise())
+        pool.set_target(2000)
+        for _ in range(50):
+            await asyncio.sleep(0)
+        supervision.cancel()
+        states = list(pool.states.values())
+        await pool.close()
+        return metrics.num_calls, states.count(State.RESTARTING)
+
+    num_calls, num_starting = asyncio.run(grow())
+    assert num_starting == 1999
+    assert num_calls < 2000
