@@ -23,7 +23,7 @@ async def task_group() -> AsyncIterator[asyncio.TaskGroup]:
         return
     except BaseExceptionGroup as failures:
         raised = failures.exceptions
-    first = next((each for each in raised if each is own), raised[0])
+    first = own if own is not None and any(each is own for each in raised) else raised[0]
     for other in (each for each in raised if each is not first):
         first.add_note(f"another failed too: {other!r}")
     raise first  # outside the handler: its own cause and context stay as they are
