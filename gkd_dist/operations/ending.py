@@ -1,4 +1,4 @@
-"""How a run ended that was asked to stop."""
+"""How a run ended that was to stop."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -19,11 +19,16 @@ class Ending:
     how: str
     directory: RunDirectory | None
     """None: it cannot be seen from here."""
+    was_before: bool = False
+    """There was nothing to stop."""
 
     @property
     def verdict(self) -> int:
-        """Of the command that stopped it: 0 where it is finished or left a good checkpoint, else its exit code."""
-        return 0 if self.exit_code in _GOOD else GkdError.exit_code if self.exit_code is None else self.exit_code
+        """Of the command that was to stop it: 0 where it had ended before, is finished or left a good checkpoint, else
+        its exit code."""
+        if self.was_before or self.exit_code in _GOOD:
+            return 0
+        return GkdError.exit_code if self.exit_code is None else self.exit_code
 
     @property
     def record(self) -> dict[str, Any]:
@@ -32,7 +37,8 @@ class Ending:
         return {"run": self.name, "exit_code": self.exit_code, "last_checkpoint": self._step, "path": path}
 
     def __str__(self) -> str:
-        return f"{self.name}: {self.how}" + ("" if self._step is None else f", last checkpoint: step {self._step}")
+        how = f"already ended ({self.how})" if self.was_before else self.how
+        return f"{self.name}: {how}" + ("" if self._step is None else f", last checkpoint: step {self._step}")
 
     @property
     def _step(self) -> int | None:

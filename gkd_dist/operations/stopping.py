@@ -1,17 +1,18 @@
-"""What `gkd stop` does: one signal, and the wait for what comes of it; to a run that is stopping, only the wait."""
+"""What `gkd stop` does: one signal, and the wait for what comes of it; to a run that is stopping, only the wait; to
+one that has ended, neither."""
 
 import json
 import os
 import signal
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from gkd_dist.errors import DeadlineError, RunError
 from gkd_dist.operations.ending import Ending
-from gkd_dist.operations.logs import exit_code, outcome
+from gkd_dist.operations.logs import outcome
 from gkd_dist.operations.subject import RunSubject, SubmittedJob, subject_of
-from gkd_dist.runs.attempts import read_attempts
-from gkd_dist.runs.control import require_running
+from gkd_dist.runs.attempts import AttemptRecord, read_attempts
 from gkd_dist.runs.documents import on_disk
 from gkd_dist.runs.lease import BEAT_S
 from gkd_dist.runs.lock import Holder, holder_of
@@ -27,14 +28,15 @@ _MENDED_AFTER_S = 3 * BEAT_S
 
 @on_disk()
 def stop(subject: RunSubject, *, timeout_s: float, as_json: bool) -> int:
-    """Prints how the run ended; returns 0 where it is finished or left a good checkpoint, else its exit code.
+    """Prints how the run ended; returns 0 where it had before, is finished or left a good checkpoint, else its exit
+    code.
 
     Raises:
-        RunError: it does not run, or on another host.
+        RunError: it was never started, or runs on another host.
         DeadlineError: it has not ended in time.
     """
     if subject.job is not None:
-        ending = _stop_job(subject.job, timeout_s)
+        ending = _stop_job(subject.job, subject.directory, timeout_s)
     elif subject.directory is not None:
         ending = _stop_process(subject.directory, timeout_s)
     else:
@@ -43,9 +45,9 @@ def stop(subject: RunSubject, *, timeout_s: float, as_json: bool) -> int:
     return ending.verdict
 
 
-def _stop_job(job: SubmittedJob, timeout_s: float) -> Ending:
+def _stop_job(job: SubmittedJob, directory: RunDirectory | None, timeout_s: float) -> Ending:
     if job.state.has_ended:
-        raise RunError(f"{job.name}: this job has ended ({outcome(job.state)}); `gkd submit` goes on with its run")
+        return Ending(job.name, job.state.exit_code, outcome(job.state), directory, was_before=True)
     job.jobs.stop(job.name)
     return await_job(job.jobs, job.name, timeout_s)
 
@@ -59,14 +61,13 @@ def await_job(jobs: "Jobs", name: str, timeout_s: float) -> Ending:
     ended = jobs.wait(name, timeout_s)
     if not ended.has_ended:
         raise DeadlineError(f"{name}: asked to stop, and not ended after {timeout_s:g} s; it still may")
-    code = exit_code(ended) if ended.exit_code is not None else None
-    return Ending(name, code, outcome(ended), subject_of(jobs, ended).directory)
+    return Ending(name, ended.exit_code, outcome(ended), subject_of(jobs, ended).directory)
 
 
 def _stop_process(directory: RunDirectory, timeout_s: float) -> Ending:
-    if directory.is_finished and holder_of(directory.lock) is None:
-        return Ending(directory.name, 0, "is finished already", directory)
-    holder = require_running(directory)
+    holder = holder_of(directory.lock)
+    if holder is None:
+        return _ending_before(directory)
     if not holder.is_known:
         raise RunError(unknown(directory))
     if not holder.is_local:
@@ -75,6 +76,16 @@ def _stop_process(directory: RunDirectory, timeout_s: float) -> Ending:
         )
     ask(directory, holder)
     return await_process(directory, holder, timeout_s)
+
+
+def _ending_before(directory: RunDirectory) -> Ending:
+    """Of a run that nobody works on."""
+    if directory.is_finished:
+        return Ending(directory.name, 0, "finished", directory, was_before=True)
+    last = next(iter(read_attempts(directory.attempts)[-1:]), None)
+    if last is None:
+        raise RunError(f"{directory.path}: this run was never started, so there is nothing to stop")
+    return replace(_ending_of(directory, last), was_before=True)
 
 
 def ask(directory: RunDirectory, holder: Holder) -> None:
@@ -104,6 +115,10 @@ def await_process(directory: RunDirectory, holder: Holder, timeout_s: float) -> 
         time.sleep(_POLL_S)
     number = int(holder.run_epoch.partition("-")[0])
     attempt = next((each for each in read_attempts(directory.attempts) if each.number == number), None)
+    return _ending_of(directory, attempt)
+
+
+def _ending_of(directory: RunDirectory, attempt: AttemptRecord | None) -> Ending:
     if attempt is None or attempt.how is None:
         return Ending(directory.name, None, "killed, no exit code", directory)
     how = f"{attempt.how}, exit code {attempt.exit_code}"

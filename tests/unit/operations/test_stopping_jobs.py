@@ -1,38 +1,68 @@
-"""`gkd stop --all --address`: jobs are stopped by their cluster, on whichever node their controller is."""
+"""`gkd stop` of a cluster's job that has ended: nothing is asked of it, and nothing went wrong."""
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from gkd_dist.cli import main
-from tests.ray_dashboards import FakeDashboard, serving
+from gkd_dist.cluster.jobs import ClusterJob
+from gkd_dist.operations.stopping import stop
+from gkd_dist.operations.subject import RunSubject, SubmittedJob
+from gkd_dist.runs.run_directory import RunDirectory
 
-STOP = "/api/jobs/words-attempt-1/stop"
+
+class Jobs:
+    """A cluster that knows one job, which ends as it is told when it is asked to stop."""
+
+    def __init__(self, state: str, exit_code: int | None) -> None:
+        self.ended = ClusterJob("words-attempt-1", "words", state, exit_code, None, None, "")
+        self.num_asked = 0
+
+    def stop(self, submission_id: str) -> None:
+        self.num_asked += 1
+
+    def wait(self, submission_id: str, timeout_s: float) -> ClusterJob:
+        return self.ended
+
+    def logs(self, submission_id: str) -> str:
+        return ""
 
 
-@pytest.mark.parametrize(("last", "code", "number"), [("75", 0, 75), ("70", 70, 70), ("", 70, None)])
-def test_every_job_is_asked_and_waited_for(
-    last: str, code: int, number: int | None, capsys: pytest.CaptureFixture[str]
+def subject(jobs: Any, state: ClusterJob, directory: RunDirectory | None = None) -> RunSubject:
+    return RunSubject(directory, SubmittedJob(jobs, state, None))
+
+
+@pytest.mark.parametrize(
+    ("state", "exit_code", "how"),
+    [
+        ("SUCCEEDED", 0, "succeeded, exit code 0"),
+        ("FAILED", 70, "failed, exit code 70"),
+        ("STOPPED", 75, "stopped, exit code 75"),
+        ("STOPPED", None, "stopped, killed, no exit code"),
+    ],
+)
+def test_a_job_that_has_ended_is_left_alone(
+    state: str, exit_code: int | None, how: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    log = f"gkd: exit code {last}\n" if last else "step 3/9\n"
-    with serving(FakeDashboard(["RUNNING", "RUNNING", "STOPPED"], log)) as head:
-        assert main(["stop", "--all", "--json", "--address", head.url, "--timeout", "60"]) == code
-        assert head.asked.count(STOP) == 1
-    (run,) = json.loads(capsys.readouterr().out)["runs"]
-    assert (run["run"], run["exit_code"], run["path"]) == ("words-attempt-1", number, None)
+    jobs = Jobs(state, exit_code)
+    assert stop(subject(jobs, jobs.ended), timeout_s=1, as_json=False) == 0
+    assert capsys.readouterr().out == f"words-attempt-1: already ended ({how})\n"
+    directory = RunDirectory(tmp_path)
+    assert stop(subject(jobs, jobs.ended, directory), timeout_s=1, as_json=True) == 0
+    record = {"run": "words-attempt-1", "exit_code": exit_code, "last_checkpoint": None, "path": str(tmp_path)}
+    assert json.loads(capsys.readouterr().out) == record
+    assert jobs.num_asked == 0
 
 
-@pytest.mark.parametrize("dashboard", [FakeDashboard(["SUCCEEDED"]), FakeDashboard(["RUNNING"], metadata={})])
-def test_jobs_that_have_ended_and_those_of_others_are_left_alone(
-    dashboard: FakeDashboard, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("state", "exit_code", "verdict"), [("STOPPED", 75, 0), ("FAILED", 70, 70), ("STOPPED", None, 70)]
+)
+def test_a_job_that_ends_when_it_is_asked_to_says_how_in_its_exit_code(
+    state: str, exit_code: int | None, verdict: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with serving(dashboard) as head:
-        assert main(["stop", "--all", "--address", head.url]) == 0
-        assert STOP not in head.asked
-    assert capsys.readouterr().out == f"no job of gkd is running at {head.url}\n"
-
-
-def test_a_job_that_does_not_end_in_time_is_told(capsys: pytest.CaptureFixture[str]) -> None:
-    with serving(FakeDashboard(["RUNNING"])) as head:
-        assert main(["stop", "--all", "--address", head.url, "--timeout", "0"]) == 70
-    assert "words-attempt-1: asked to stop, and not ended after" in capsys.readouterr().err
+    jobs = Jobs(state, exit_code)
+    running = ClusterJob("words-attempt-1", "words", "RUNNING", None, None, None, "")
+    assert stop(subject(jobs, running), timeout_s=1, as_json=False) == verdict
+    assert capsys.readouterr().out.startswith(f"words-attempt-1: {state.lower()}, ")
+    assert jobs.num_asked == 1
