@@ -1,6 +1,7 @@
 """The stall watchdog: above all deadlines, it ends a phase of a run in which nothing comes to an end any more.
 
-It watches from a thread of its own, so that it also sees an event loop that stands still. A run that fails otherwise
+It watches from a thread of its own, so that it also sees an event loop that stands still, and writes on another one, so
+that it does not wait for a disk that hangs. A run that fails otherwise
 leaves the same behind as one that stalls: a diagnosis, and a checkpoint where one can still be had.
 """
 
@@ -9,7 +10,6 @@ import faulthandler
 import json
 import logging
 import os
-import sys
 import threading
 import traceback
 from collections.abc import Awaitable, Callable, Mapping
@@ -20,11 +20,14 @@ from typing import Any
 
 from gkd_dist.errors import StalledError, plain
 from gkd_dist.fault_points import fault_point
+from gkd_dist.pipeline.stacks import stacks
 
 logger = logging.getLogger(__name__)
 
 _LAST_WORDS_S = 30.0
 """What a run that was told to stop may take, a last checkpoint included."""
+_WRITE_S = 5.0
+"""What a diagnosis may take; a disk that hangs must not keep the run from its end."""
 
 
 class Watchdog:
@@ -85,13 +88,19 @@ class Watchdog:
                 await self._say_last_words()
                 raise StalledError(
                     f"{self._phase}: nothing has come to an end for {self._timeout_s:g} s "
-                    f"(supervision.stall_timeout_s); what every part was doing is in {self._file}"
+                    f"(supervision.stall_timeout_s); {self._where}"
                 ) from None
             if isinstance(error, Exception) and not isinstance(error, self._spare):
-                self._try_to_write(error)
+                _briefly(self._try_to_write, error)
                 await self._say_last_words()
         finally:
             self._done.set()
+
+    @property
+    def _where(self) -> str:
+        if self._written is None:
+            return f"no diagnosis could be written to {self._file}"
+        return f"what every part was doing is in {self._file}"
 
     async def _say_last_words(self) -> None:
         if self._last_words is None:
@@ -103,21 +112,17 @@ class Watchdog:
             logger.error("no checkpoint at the end: %s", plain(error))
             return
         if self._written is not None:
-            try:
-                self._put(self._written | news)
-            except OSError as error:
-                logger.error("%s could not be brought up to date: %s", self._file, plain(error))
+            _briefly(self._bring_up_to_date, self._written | news)
 
     def _watch(self) -> None:
         while not self._done.wait(min(1.0, self._timeout_s / 10)):
             if self._idle_s() < self._timeout_s:
                 continue
             self._stalled = True
-            self._try_to_write()
+            _briefly(self._try_to_write)
             self._loop.call_soon_threadsafe(self._cancel)
             if not self._done.wait(_LAST_WORDS_S):
-                logger.critical("the event loop does not react; ending the process")
-                faulthandler.dump_traceback(all_threads=True)
+                _briefly(_say_the_end)
                 self._exit(StalledError.exit_code)
             return
 
@@ -156,32 +161,23 @@ class Watchdog:
         how = "stalled" if failure is None else "failed"
         logger.critical("%s while %s; diagnosis in %s", how, self._phase, self._file)
 
+    def _bring_up_to_date(self, diagnosis: Mapping[str, Any]) -> None:
+        try:
+            self._put(diagnosis)
+        except OSError as error:
+            logger.error("%s could not be brought up to date: %s", self._file, plain(error))
+
     def _put(self, diagnosis: Mapping[str, Any]) -> None:
         self._file.write_text(json.dumps(diagnosis, indent=2, default=str) + "\n")
 
 
-def stacks(loop: asyncio.AbstractEventLoop) -> dict[str, list[str]]:
-    """The Python stack of every thread of this process and of every task of `loop`, innermost call last."""
-    names = {thread.ident: thread.name for thread in threading.enumerate()}
-    found = {
-        f"thread {names.get(ident, ident)}": traceback.format_stack(frame)
-        for ident, frame in sys._current_frames().items()
-    }
-    for task in asyncio.all_tasks(loop):
-        found[f"task {task.get_name()}"] = _awaits(task)
-    return found
+def _say_the_end() -> None:
+    logger.critical("the event loop does not react; ending the process")
+    faulthandler.dump_traceback(all_threads=True)
 
 
-def _awaits(task: "asyncio.Task[Any]") -> list[str]:
-    """Where a task waits. `Task.get_stack` knows the outermost coroutine alone; this follows what each one awaits."""
-    lines = []
-    awaited: Any = task.get_coro()
-    while awaited is not None:
-        kind = next((kind for kind in ("cr", "gi", "ag") if hasattr(awaited, f"{kind}_frame")), None)
-        if kind is None:  # a future, or an iterator of C
-            break
-        frame = getattr(awaited, f"{kind}_frame")
-        if frame is not None:
-            lines.append(f"{frame.f_code.co_filename}:{frame.f_lineno} {frame.f_code.co_name}")
-        awaited = getattr(awaited, {"cr": "cr_await", "gi": "gi_yieldfrom", "ag": "ag_await"}[kind])
-    return lines
+def _briefly(work: Callable[..., None], *args: object) -> None:
+    """On a thread of its own, for which nobody waits for long."""
+    thread = threading.Thread(target=work, args=args, name="diagnosis", daemon=True)
+    thread.start()
+    thread.join(_WRITE_S)
