@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import math
+import time
 from collections.abc import Awaitable
 
 from gkd_dist.checkpoints.store import CheckpointStore
@@ -50,6 +52,8 @@ class Checkpointer:
         self._journal = journal
         self._under_way: asyncio.Task[None] | None = None
         self._failures = 0
+        self._awaited_since: float | None = None
+        """While somebody waits for the save under way."""
         self.last_step = last_step
         """Of the newest good checkpoint."""
 
@@ -79,7 +83,17 @@ class Checkpointer:
     async def settle(self) -> None:
         """Wait for the save under way, if there is one."""
         if self._under_way is not None:
-            await asyncio.wait([self._under_way])
+            self._awaited_since = time.monotonic()
+            try:
+                await asyncio.wait([self._under_way])
+            finally:
+                self._awaited_since = None
+
+    def overdue_s(self) -> float:
+        """By how many seconds the save is late that somebody waits for, beyond its own deadline; infinite where nobody
+        waits. May be asked from any thread."""
+        since = self._awaited_since
+        return math.inf if since is None else max(0.0, time.monotonic() - since - self._config.timeout_s)
 
     async def end(self) -> None:
         """Let the save under way finish, but not for ever: then it is given up, and former checkpoints stay."""
@@ -117,6 +131,8 @@ class Checkpointer:
             await self._bounded(self._abandon(progress.step), "its draft stays until the next start")
             return
         self._failures = 0
+        self._awaited_since: float | None = None
+        """While somebody waits for the save under way."""
         self.last_step = progress.step
         self._accounts.checkpointed(progress.step)
         await self._bounded(self._store.disk.run(self._store.prune), "former checkpoints were not removed")

@@ -102,16 +102,22 @@ async def distil(job: Job) -> Outcome:
 
 
 def _watchdog(
-    job: Job, phase: Phase, timeout_s: float, *, last_words: Callable[[], Awaitable[Mapping[str, Any]]] | None = None
+    job: Job,
+    phase: Phase,
+    timeout_s: float,
+    *,
+    last_words: Callable[[], Awaitable[Mapping[str, Any]]] | None = None,
+    overdue_s: Callable[[], float] = lambda: math.inf,
 ) -> Watchdog:
     """
     Args:
         timeout_s: without progress; one answered request is progress.
+        overdue_s: of what has a longer deadline of its own, while it is waited for.
         last_words: as `Watchdog`.
     """
     return Watchdog(
         phase,
-        Pulse(job.fleet, job.accounts.idle_s).idle_s,
+        Pulse(job.fleet, lambda: min(job.accounts.idle_s(), overdue_s())).idle_s,
         timeout_s,
         job.diagnosis,
         lambda: diagnose(job.fleet, job.stage.ring),
@@ -209,7 +215,9 @@ async def _turn(job: Job, recovered: Recovered) -> Checkpointer:
         await checkpointer.now(ring.progress)
         return {"last_checkpoint": checkpointer.last_step}
 
-    watchdog = _watchdog(job, Phase.TRAINING, job.rules.stall_timeout_s, last_words=last_words)
+    watchdog = _watchdog(
+        job, Phase.TRAINING, job.rules.stall_timeout_s, last_words=last_words, overdue_s=checkpointer.overdue_s
+    )
     try:
         async with watchdog:
             await run_ring(ring, recovered.waiting)
