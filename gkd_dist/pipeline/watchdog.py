@@ -69,7 +69,10 @@ class Watchdog:
         self._spare = spare
         self._exit = exit
         self._done = threading.Event()
-        self._stalled = False
+        self._cancelled = False
+        self._ending = False
+        """The block has come to its end, be it by itself or because it was told to."""
+        self._writing = threading.Lock()
         self._written: dict[str, Any] | None = None
 
     async def __aenter__(self) -> "Watchdog":
@@ -81,10 +84,11 @@ class Watchdog:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._ending = True  # both this and `_cancel` run in the loop: from here on nobody is cancelled
         try:
-            if self._stalled and isinstance(error, asyncio.CancelledError):
-                if self._task is not None:
-                    self._task.uncancel()
+            if self._cancelled and self._task is not None:
+                self._task.uncancel()
+            if self._cancelled and isinstance(error, asyncio.CancelledError):
                 await self._say_last_words()
                 raise StalledError(
                     f"{self._phase}: nothing has come to an end for {self._timeout_s:g} s "
@@ -118,16 +122,17 @@ class Watchdog:
         while not self._done.wait(min(1.0, self._timeout_s / 10)):
             if self._idle_s() < self._timeout_s:
                 continue
-            self._stalled = True
-            _briefly(self._try_to_write)
-            self._loop.call_soon_threadsafe(self._cancel)
+            if not self._ending:  # else its last words do not end
+                _briefly(self._try_to_write)
+                self._loop.call_soon_threadsafe(self._cancel)
             if not self._done.wait(_LAST_WORDS_S):
                 _briefly(_say_the_end)
                 self._exit(StalledError.exit_code)
             return
 
     def _cancel(self) -> None:
-        if self._task is not None and not self._done.is_set():  # else the block ended while the diagnosis was written
+        if self._task is not None and not self._ending:  # else the block ended while the diagnosis was written
+            self._cancelled = True
             self._task.cancel()
 
     def _try_to_write(self, failure: Exception | None = None) -> None:
@@ -156,8 +161,11 @@ class Watchdog:
         except Exception as error:  # a part that is broken must not hide the rest
             diagnosis["diagnosis_failed"] = plain(error)
         diagnosis["stacks"] = stacks(self._loop)
-        self._put(diagnosis)
-        self._written = diagnosis
+        with self._writing:
+            if failure is None and self._ending and not self._cancelled:  # how it ended by itself says more
+                return
+            self._put(diagnosis)
+            self._written = diagnosis
         how = "stalled" if failure is None else "failed"
         logger.critical("%s while %s; diagnosis in %s", how, self._phase, self._file)
 

@@ -1,6 +1,7 @@
 """The watchdog alone."""
 
 import asyncio
+import json
 import os
 import threading
 import time
@@ -46,6 +47,47 @@ def test_a_disk_that_hangs_keeps_no_failed_run(hanging: Path) -> None:
 
     with pytest.raises(ValueError, match="the real failure"):
         asyncio.run(turn())
+
+
+@pytest.mark.parametrize("block_fails_first", [True, False])
+def test_a_block_that_fails_while_the_diagnosis_of_its_stall_is_written_keeps_its_own_error(
+    tmp_path: Path, block_fails_first: bool
+) -> None:
+    """And its last words are not cut off, and its diagnosis stays, whoever writes last."""
+    file = tmp_path / "diagnosis.json"
+
+    async def turn() -> None:
+        loop, goes_on, begun = asyncio.get_running_loop(), threading.Event(), asyncio.Event()
+        watching = False
+
+        def diagnose() -> dict[str, Any]:
+            nonlocal watching
+            if not watching:  # of the stall
+                watching = True
+                loop.call_soon_threadsafe(begun.set)
+                goes_on.wait(5)
+            return {}
+
+        async def words() -> dict[str, Any]:
+            goes_on.set()
+            async with asyncio.timeout(10):
+                while any(thread.name == "diagnosis" for thread in threading.enumerate()):
+                    await asyncio.sleep(0.01)
+            for _ in range(50):  # whatever the watchdog's thread asks of the loop now
+                await asyncio.sleep(0.001)
+            return {"last_checkpoint": 7}
+
+        async with Watchdog("training", lambda: 99.0, 0.1, file, diagnose, last_words=words):
+            await begun.wait()
+            if not block_fails_first:
+                goes_on.set()
+            raise ValueError("the real failure")
+
+    with pytest.raises(ValueError, match="the real failure"):
+        asyncio.run(turn())
+    found = json.loads(file.read_text())
+    assert "the real failure" in found["error"][-1]
+    assert found["last_checkpoint"] == 7
 
 
 @pytest.mark.fault(23)
