@@ -118,7 +118,8 @@ class ActorLauncher(Generic[AnyProxy]):
         proxy = self._proxy(actor_class.remote(*self._arguments), self._name_of(slot))
         try:
             async with beside(self._watch(proxy, slot)):
-                await asyncio.wait_for(proxy.start(), self._startup_timeout_s)
+                async with asyncio.timeout(self._startup_timeout_s):
+                    await proxy.start()
         except TimeoutError:
             proxy.kill()
             raise await self._late(proxy, slot) from None

@@ -79,7 +79,8 @@ class Proxy:
     async def close(self) -> None:
         """Close the part, then end its process."""
         try:
-            await asyncio.wait_for(_as_coroutine(self._actor.close.remote()), _CLOSE_TIMEOUT_S)
+            async with asyncio.timeout(_CLOSE_TIMEOUT_S):
+                await self._actor.close.remote()
         except (TimeoutError, RayError) as error:
             logger.warning("%s did not close (%s); its process is ended", self._name, type(error).__name__)
         finally:
@@ -102,7 +103,8 @@ class Proxy:
         late: type[GkdError] = DeadlineError,
     ) -> T:
         try:
-            return await asyncio.wait_for(_as_coroutine(call), self._timeout_s)
+            async with asyncio.timeout(self._timeout_s):
+                return await call
         except asyncio.CancelledError:
             give_up(call)
             raise
@@ -111,10 +113,6 @@ class Proxy:
         except TimeoutError:
             give_up(call)
             raise late(f"{self._name} did not {what} within {self._timeout_s:.0f} s") from None
-
-
-async def _as_coroutine(call: Awaitable[T]) -> T:
-    return await call
 
 
 def give_up(call: object) -> None:
