@@ -3,7 +3,7 @@
 import asyncio
 import math
 import os
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from gkd_dist.pipeline.ring import Plan
 from gkd_dist.pipeline.sentinel import check_at_start, guard_newcomers
 from gkd_dist.pipeline.stage import Stage
 from gkd_dist.pipeline.teacher_answers import TeacherAnswers, teacher_answers
-from gkd_dist.pipeline.watchdog import Watchdog
+from gkd_dist.pipeline.watchdog import LastWords, Watchdog
 from gkd_dist.supervision.together import beside, unless_stopped
 
 Narrate = Callable[[str], None]
@@ -106,7 +106,7 @@ def _watchdog(
     phase: Phase,
     timeout_s: float,
     *,
-    last_words: Callable[[], Awaitable[Mapping[str, Any]]] | None = None,
+    last_words: LastWords | None = None,
     overdue_s: Callable[[], float] = lambda: math.inf,
 ) -> Watchdog:
     """
@@ -211,9 +211,10 @@ async def _turn(job: Job, recovered: Recovered) -> Checkpointer:
     job.stage.ring = ring
     job.stage.enter("training")
 
-    async def last_words() -> dict[str, Any]:
+    async def last_words(timeout_s: float) -> dict[str, Any]:
+        await ring.step_under_way.end(timeout_s / 2)
         await checkpointer.now(ring.progress)
-        return {"last_checkpoint": checkpointer.last_step}
+        return {"step": ring.progress.step, "last_checkpoint": checkpointer.last_step}
 
     watchdog = _watchdog(
         job, Phase.TRAINING, job.rules.stall_timeout_s, last_words=last_words, overdue_s=checkpointer.overdue_s
@@ -223,6 +224,7 @@ async def _turn(job: Job, recovered: Recovered) -> Checkpointer:
             await run_ring(ring, recovered.waiting)
         await checkpointer.settle()  # a save has its own deadline
     finally:
+        await ring.step_under_way.end()
         await checkpointer.end()
     return checkpointer
 

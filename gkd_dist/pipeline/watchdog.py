@@ -24,8 +24,13 @@ from gkd_dist.pipeline.stacks import stacks
 
 logger = logging.getLogger(__name__)
 
+LastWords = Callable[[float], Awaitable[Mapping[str, Any]]]
+"""Told how many seconds they have."""
+
 _LAST_WORDS_S = 30.0
 """What a run that was told to stop may take, a last checkpoint included."""
+_WORDS_OF_FAILURE_S = 60.0
+"""What the last words of a run that failed may take: in it, work still comes to an end."""
 _WRITE_S = 5.0
 """What a diagnosis may take; a disk that hangs must not keep the run from its end."""
 
@@ -56,7 +61,7 @@ class Watchdog:
         file: Path,
         diagnose: Callable[[], dict[str, Any]],
         *,
-        last_words: Callable[[], Awaitable[Mapping[str, Any]]] | None = None,
+        last_words: LastWords | None = None,
         spare: tuple[type[Exception], ...] = (),
         exit: Callable[[int], object] = os._exit,
     ) -> None:
@@ -89,14 +94,14 @@ class Watchdog:
             if self._cancelled and self._task is not None:
                 self._task.uncancel()
             if self._cancelled and isinstance(error, asyncio.CancelledError):
-                await self._say_last_words()
+                await self._say_last_words(_LAST_WORDS_S / 2)
                 raise StalledError(
                     f"{self._phase}: nothing has come to an end for {self._timeout_s:g} s "
                     f"(supervision.stall_timeout_s); {self._where}"
                 ) from None
             if isinstance(error, Exception) and not isinstance(error, self._spare):
                 _briefly(self._try_to_write, error)
-                await self._say_last_words()
+                await self._say_last_words(_WORDS_OF_FAILURE_S)
         finally:
             self._done.set()
 
@@ -106,12 +111,12 @@ class Watchdog:
             return f"no diagnosis could be written to {self._file}"
         return f"what every part was doing is in {self._file}"
 
-    async def _say_last_words(self) -> None:
+    async def _say_last_words(self, timeout_s: float) -> None:
         if self._last_words is None:
             return
         try:
-            async with asyncio.timeout(_LAST_WORDS_S / 2):
-                news = await self._last_words()
+            async with asyncio.timeout(timeout_s):
+                news = await self._last_words(timeout_s)
         except Exception as error:
             logger.error("no checkpoint at the end: %s", plain(error))
             return
@@ -125,10 +130,17 @@ class Watchdog:
             if not self._ending:  # else its last words do not end
                 _briefly(self._try_to_write)
                 self._loop.call_soon_threadsafe(self._cancel)
-            if not self._done.wait(_LAST_WORDS_S):
+            if not self._comes_to_its_end():
                 _briefly(_say_the_end)
                 self._exit(StalledError.exit_code)
             return
+
+    def _comes_to_its_end(self) -> bool:
+        """Within the time that its last words have."""
+        if self._done.wait(_LAST_WORDS_S):
+            return True
+        failed = self._ending and not self._cancelled
+        return failed and self._done.wait(_WORDS_OF_FAILURE_S)
 
     def _cancel(self) -> None:
         if self._task is not None and not self._ending:  # else the block ended while the diagnosis was written

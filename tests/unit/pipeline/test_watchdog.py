@@ -68,9 +68,9 @@ def test_a_block_that_fails_while_the_diagnosis_of_its_stall_is_written_keeps_it
                 goes_on.wait(5)
             return {}
 
-        async def words() -> dict[str, Any]:
+        async def words(timeout_s: float) -> dict[str, Any]:
             goes_on.set()
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(timeout_s):
                 while any(thread.name == "diagnosis" for thread in threading.enumerate()):
                     await asyncio.sleep(0.01)
             for _ in range(50):  # whatever the watchdog's thread asks of the loop now
