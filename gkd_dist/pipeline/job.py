@@ -148,7 +148,14 @@ async def _train(job: Job) -> None:
             async with _watchdog(job, Phase.RECOVERING, rules.stall_timeout_s + job.startup_timeout_s):
                 if not first:
                     await _renew_learner(job)
-                recovered = await recover(job.plan, job.fleet, job.durability, job.narrate, weights_are_live=first)
+                recovered = await recover(
+                    job.plan,
+                    job.fleet,
+                    job.durability,
+                    job.narrate,
+                    weights_are_live=first,
+                    progressed=job.accounts.progressed,
+                )
             checkpointer = await _turn(job, recovered)
             async with _watchdog(job, Phase.SAVING, rules.stall_timeout_s + job.durability.config.timeout_s):
                 await _save(job, checkpointer)
