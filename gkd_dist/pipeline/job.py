@@ -35,7 +35,7 @@ class Outcome:
     before: Evaluation | None
     after: Evaluation | None
     teachers: TeacherAnswers = field(default_factory=dict)
-    """To the prompts that are shown."""
+    """To the prompts that are shown; empty where the run was asked to stop meanwhile: all else was done."""
 
 
 @dataclass(frozen=True)
@@ -92,10 +92,10 @@ async def distil(job: Job) -> Outcome:
                 job.keep_before(before)
         await _train(job)
         after = await evaluate_held_out(job, job.plan.max_steps, Phase.AFTER)
-        teachers = await ask_teachers(job, after)
-        if job.stop.is_set():
+        if after is None and job.held_out is not None:
             await _checkpoint_the_end(job)
             raise StoppedError("stopped before the last evaluation; run the same command again for it")
+        teachers = await ask_teachers(job, after)
     return Outcome(before, after, teachers)
 
 
@@ -134,7 +134,8 @@ async def _checkpoint_the_end(job: Job) -> None:
     """Of the last step, where no checkpoint holds it (`checkpoint.save_steps` 0): else the same command begins anew."""
     ring = job.stage.ring
     if ring is not None and ring.checkpointer is not None:
-        await ring.checkpointer.now(ring.progress)
+        async with job_watchdog(job, Phase.SAVING, job.rules.stall_timeout_s + job.durability.config.timeout_s):
+            await ring.checkpointer.now(ring.progress)
 
 
 async def _renew_learner(job: Job) -> None:
