@@ -61,15 +61,25 @@ class Proxy:
         """Implements `interfaces.Placed`."""
         return [] if self.place is None else [self.place.facts]
 
-    async def start(self) -> None:
-        """Wait for a process, then for the part to be built in it; no deadline.
+    async def locate(self) -> None:
+        """Wait for a process; no deadline.
 
         Raises:
-            GkdError: what the part raised while it was built; EngineError where the actor died.
+            EngineError: the actor died.
         """
+        self.place = await self._started(self._actor.locate.remote())
+
+    async def build(self) -> None:
+        """Wait for the part that is built in the process; no deadline.
+
+        Raises:
+            GkdError: what the part raised; EngineError where the actor died.
+        """
+        self.place = await self._started(self._actor.ready.remote())
+
+    async def _started(self, place: Awaitable[Whereabouts]) -> Whereabouts:
         try:
-            self.place = await self._actor.locate.remote()
-            self.place = await self._actor.ready.remote()
+            return await place
         except RayError as error:
             raise failure_of(error, self._name, "start") from error
 

@@ -1,7 +1,7 @@
 """Work side by side, of which the first failure stops the rest."""
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Iterable
+from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -22,8 +22,8 @@ async def task_group() -> AsyncIterator[asyncio.TaskGroup]:
                 raise
         return
     except BaseExceptionGroup as failures:
-        raised = failures.exceptions
-    first = next((each for each in raised if each is own), raised[0])
+        raised: Sequence[BaseException] = failures.exceptions
+    first: BaseException = own if own is not None and own in raised else raised[0]
     for other in (each for each in raised if each is not first):
         first.add_note(f"another failed too: {other!r}")
     raise first  # outside the handler: its own cause and context stay as they are
