@@ -152,7 +152,8 @@ class Learner(Protocol):
     async def write_snapshot(self, folder: Path) -> None:
         """Write the snapshot into `folder`, which exists and is empty; files are flushed to disk when this returns.
 
-        May overlap with every other call, also with `train`, and does not see its effects.
+        May overlap with every other call, also with `train`, and does not see its effects. It has no deadline but that
+        of its caller, who cancels it.
         """
         ...
 
