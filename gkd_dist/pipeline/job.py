@@ -89,7 +89,8 @@ async def distil(job: Job) -> Outcome:
         if before is None:  # engines start with the untrained student, also where training goes on from a checkpoint
             before = await evaluate_held_out(job, 0, Phase.BEFORE)
             if before is not None:
-                job.keep_before(before)
+                async with job_watchdog(job, Phase.BEFORE, job.rules.stall_timeout_s):
+                    job.keep_before(before)
         await _train(job)
         after = await evaluate_held_out(job, job.plan.max_steps, Phase.AFTER)
         if after is None and job.held_out is not None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,28 +10,20 @@ from typing import Any
 
 import pytest
 
-from gkd_dist.checkpoints import manifest
-from gkd_dist.checkpoints.store import CheckpointStore
 from gkd_dist.checks import TeacherCheck
 from gkd_dist.config.supervision import SupervisionConfig
 from gkd_dist.data.pairs import fixed_trajectory
 from gkd_dist.errors import ModelError, StalledError, StoppedError
-from gkd_dist.local import LocalJournal
 from gkd_dist.pipeline import checkpointing, watchdog
 from gkd_dist.pipeline.checkpointing import Checkpointer
 from gkd_dist.pipeline.evaluation import HeldOut
 from gkd_dist.pipeline.job import distil
 from gkd_dist.pipeline.phases import Phase, Pulse
-from gkd_dist.pipeline.progress import Progress
-from gkd_dist.pipeline.recovery_point import find_recovery_point
-from gkd_dist.replay.ledger import Ledger
 from gkd_dist.testing.fakes import FakeLearner, FakeSampler, FakeTeacher
 from gkd_dist.types import (
     DivergenceReport,
     Prompt,
     SamplingParams,
-    ScoredTrajectory,
-    TeacherScore,
     TrainBatch,
     Trajectory,
     WeightPublication,
@@ -200,66 +193,6 @@ def test_a_stop_whose_checkpoint_is_overdue_is_a_stall(tmp_path: Path, monkeypat
         asyncio.run(distil(job))
 
 
-@pytest.mark.fault(23)
-def test_going_back_may_take_longer_while_something_moves(tmp_path: Path) -> None:
-    """Every part of it by itself: reading a checkpoint and a journal, and rewriting the journal, with a record at a
-    time."""
-
-    class Journal(LocalJournal):
-        """Slow files."""
-
-        async def read(self, finished: Any = frozenset(), progressed: Callable[[], object] = lambda: None) -> Any:
-            await creeps(progressed)
-            return await super().read(finished, progressed)
-
-        async def keep_only(self, wanted: Any, progressed: Callable[[], object] = lambda: None) -> None:
-            await creeps(progressed)
-            await super().keep_only(wanted, progressed)
-
-    async def creeps(progressed: Callable[[], object]) -> None:
-        for _ in range(8):
-            await asyncio.sleep(STALL_S / 4)
-            progressed()
-
-    job = job_of(lambda _: asyncio.sleep(0), tmp_path, held_out=None)
-    job = replace(job, durability=replace(job.durability, journal=Journal(tmp_path / "journal")))
-    asyncio.run(distil(job))
-    assert not (tmp_path / "diagnosis.json").exists()
-
-
-def test_each_record_of_a_journal_that_is_read_or_written_anew_is_progress(tmp_path: Path) -> None:
-    """Two, twice read; then one of them is written anew."""
-    told: list[str] = []
-
-    async def turn() -> None:
-        files = LocalJournal(tmp_path / "journal")
-        trajectories = await FakeSampler().sample(PROMPTS[:2], HELD_OUT.sampling)
-        targets = await FakeTeacher().score(trajectories)
-        pairs = zip(trajectories, targets, strict=True)
-        scored = [ScoredTrajectory(each, (TeacherScore("teacher", said),)) for each, said in pairs]
-        await files.append(scored)
-        assert len((await files.read(frozenset(), lambda: told.append("read"))).scored) == 2
-        await files.keep_only({scored[0].trajectory.sample_id}, lambda: told.append("keep"))
-
-    asyncio.run(turn())
-    assert told == ["read"] * 4 + ["keep"] * 3
-
-
-def test_each_part_of_a_file_that_is_read_of_a_checkpoint_is_progress(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store, told = CheckpointStore(tmp_path / "checkpoints", 2), []
-    draft = store.draft(0)
-    (draft / "weights").write_bytes(bytes(12))
-    Progress("test").write(draft)
-    num_bytes = (draft / "ring.json").stat().st_size
-    store.commit(0)
-    monkeypatch.setattr(manifest, "_CHUNK_BYTES", 4)
-    again = CheckpointStore(tmp_path / "checkpoints", 2)
-    find_recovery_point("test", again, Ledger(tmp_path / "ledger.jsonl"), lambda: told.append(4))
-    assert len(told) == 12 // 4 + -(-num_bytes // 4)
-
-
 def test_a_slow_evaluation_in_which_requests_are_answered_goes_on(tmp_path: Path) -> None:
     """Every phase takes longer than the limit, no single request does: one of each role is answered after the other."""
     turn = asyncio.Lock()
@@ -278,6 +211,22 @@ def test_a_slow_evaluation_in_which_requests_are_answered_goes_on(tmp_path: Path
     assert outcome.after is not None
     assert min(spent["verify"], spent["sample"], spent["score"]) > stall_s
     assert not (tmp_path / "diagnosis.json").exists()
+
+
+def test_an_evaluation_that_cannot_be_kept_in_time_ends_the_run(tmp_path: Path) -> None:
+    """Its file is written in the event loop, which a disk that hangs stops."""
+    goes_on, left = threading.Event(), []
+
+    def leave(code: int) -> None:
+        left.append(code)
+        goes_on.set()
+
+    job = job_of(lambda _: asyncio.sleep(0), tmp_path, keep_before=lambda _: goes_on.wait(20), leave=leave)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(watchdog, "_LAST_WORDS_S", 0.1)
+        asyncio.run(distil(job))
+    assert left == [StalledError.exit_code]
+    assert json.loads((tmp_path / "diagnosis.json").read_text())["phase"] == Phase.BEFORE
 
 
 def test_where_requests_have_no_deadline_one_that_asks_for_more_may_take_longer(tmp_path: Path) -> None:
