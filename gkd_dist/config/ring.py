@@ -1,6 +1,7 @@
 """Sampling, replay, weights, cluster, evaluation and metrics: how the ring turns."""
 
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
@@ -93,6 +94,18 @@ class ClusterConfig(Strict):
     """Of one request to an actor: a batch to sample, score or judge."""
     object_store_bytes: int | None = Field(default=None, ge=80_000_000)
     """Size of Ray's object store where this run starts the cluster; None leaves it to Ray."""
+
+    @field_validator("address")
+    @classmethod
+    def _is_address(cls, value: str) -> str:
+        try:
+            parts = urlsplit(value if "://" in value else f"ray://{value}")
+            is_possible = bool(parts.hostname) and parts.port != 0
+        except ValueError:  # a port that there cannot be
+            is_possible = False
+        if not is_possible:
+            raise ValueError(f"must be local, auto, or the address of a cluster such as 10.0.0.1:6379, got {value!r}")
+        return value
 
     @field_validator("resources_per_sampler", "resources_per_teacher", "resources_learner", "resources_reward")
     @classmethod

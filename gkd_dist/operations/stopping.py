@@ -1,22 +1,26 @@
-"""What `gkd stop` does: one signal, and the wait for what comes of it; to a run that is stopping, only the wait."""
+"""What `gkd stop` does: one signal, and the wait for what comes of it; to a run that is stopping, only the wait; to
+one that has ended, neither."""
 
 import json
 import os
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gkd_dist.errors import DeadlineError, GkdError, RunError
-from gkd_dist.operations.logs import exit_code, outcome
+from gkd_dist.operations.logs import outcome
 from gkd_dist.operations.subject import RunSubject, SubmittedJob, subject_of
-from gkd_dist.runs.attempts import read_attempts
-from gkd_dist.runs.control import require_running
+from gkd_dist.runs.attempts import AttemptRecord, read_attempts
 from gkd_dist.runs.documents import on_disk
 from gkd_dist.runs.lease import BEAT_S
 from gkd_dist.runs.lock import Holder, holder_of
 from gkd_dist.runs.run_directory import RunDirectory
+
+if TYPE_CHECKING:
+    from gkd_dist.cluster.jobs import ClusterJob
 
 _POLL_S = 0.2
 _MENDED_AFTER_S = 3 * BEAT_S
@@ -25,29 +29,49 @@ _GOOD = frozenset({0, 75})
 """Exit codes of runs that are finished, or can be gone on with."""
 
 
+@dataclass(frozen=True)
+class _Ending:
+    """How a run ended."""
+
+    code: int | None
+    """Its exit code; None where it was killed."""
+    how: str
+    was_before: bool = False
+    """There was nothing to stop."""
+
+    @property
+    def words(self) -> str:
+        return f"already ended ({self.how})" if self.was_before else self.how
+
+    @property
+    def verdict(self) -> int:
+        """What a command that was to stop it exits with."""
+        if self.was_before or self.code in _GOOD:
+            return 0
+        return GkdError.exit_code if self.code is None else self.code
+
+
 @on_disk()
 def stop(subject: RunSubject, *, timeout_s: float, as_json: bool) -> int:
-    """Prints how the run ended; returns 0 where it is finished or left a good checkpoint, else its exit code.
+    """Prints how the run ended; returns 0 where it had before, is finished or left a good checkpoint, else its exit
+    code.
 
     Raises:
-        RunError: it does not run, or on another host.
+        RunError: it was never started, or runs on another host.
         DeadlineError: it has not ended in time.
     """
+    directory = subject.directory
     if subject.job is not None:
-        code, how, directory = _stop_job(subject.job, timeout_s)
-    elif subject.directory is not None:
-        directory = subject.directory
-        if directory.is_finished and holder_of(directory.lock) is None:
-            code, how = 0, "is finished already"
-        else:
-            code, how = _stop_process(directory, timeout_s)
+        ending, directory = _stop_job(subject.job, directory, timeout_s)
+    elif directory is not None:
+        ending = _stop_process(directory, timeout_s)
     else:
         raise RunError("nothing to stop")
     if as_json:
-        print(json.dumps(_record(subject.name, code, directory)))
+        print(json.dumps(_record(subject.name, ending, directory)))
     else:
-        print(_line(subject.name, how, directory))
-    return _verdict(code)
+        print(_line(subject.name, ending, directory))
+    return ending.verdict
 
 
 @on_disk()
@@ -72,11 +96,11 @@ def stop_all(output_dir: Path, *, timeout_s: float, as_json: bool) -> int:
     for directory, holder in asked:
         if not _tried(problems, _await_end, directory, holder, max(0.0, end - time.monotonic())):
             continue
-        code, how = _ending(directory, holder)
-        codes.append(_verdict(code))
-        records.append(_record(directory.name, code, directory))
+        ending = _ending_of(directory, holder)
+        codes.append(ending.verdict)
+        records.append(_record(directory.name, ending, directory))
         if not as_json:
-            print(_line(directory.name, how, directory))
+            print(_line(directory.name, ending, directory))
     if as_json:
         print(json.dumps({"runs": records}))
     elif not running:
@@ -115,33 +139,36 @@ def _tried(problems: list[GkdError], act: Callable[..., None], *arguments: objec
     return True
 
 
-def _record(name: str, code: int | None, directory: RunDirectory | None) -> dict[str, Any]:
+def _record(name: str, ending: _Ending, directory: RunDirectory | None) -> dict[str, Any]:
     step, path = (None, None) if directory is None else (directory.last_checkpoint, str(directory.path))
-    return {"run": name, "exit_code": code, "last_checkpoint": step, "path": path}
+    return {"run": name, "exit_code": ending.code, "last_checkpoint": step, "path": path}
 
 
-def _line(name: str, how: str, directory: RunDirectory | None) -> str:
+def _line(name: str, ending: _Ending, directory: RunDirectory | None) -> str:
     step = None if directory is None else directory.last_checkpoint
-    return f"{name}: {how}" + ("" if step is None else f", last checkpoint: step {step}")
+    return f"{name}: {ending.words}" + ("" if step is None else f", last checkpoint: step {step}")
 
 
-def _verdict(code: int | None) -> int:
-    return 0 if code in _GOOD else GkdError.exit_code if code is None else code
-
-
-def _stop_job(job: SubmittedJob, timeout_s: float) -> tuple[int | None, str, RunDirectory | None]:
+def _stop_job(
+    job: SubmittedJob, directory: RunDirectory | None, timeout_s: float
+) -> tuple[_Ending, RunDirectory | None]:
     if job.state.has_ended:
-        raise RunError(f"{job.name}: this job has ended ({outcome(job.state)}); `gkd submit` goes on with its run")
+        return _ending_of_job(job.state, was_before=True), directory
     job.jobs.stop(job.name)
     ended = job.jobs.wait(job.name, timeout_s)
     if not ended.has_ended:
         raise DeadlineError(f"{job.name}: asked to stop, and not ended after {timeout_s:g} s; it still may")
-    code = exit_code(ended) if ended.exit_code is not None else None
-    return code, outcome(ended), subject_of(job.jobs, ended).directory
+    return _ending_of_job(ended), subject_of(job.jobs, ended).directory
 
 
-def _stop_process(directory: RunDirectory, timeout_s: float) -> tuple[int | None, str]:
-    holder = require_running(directory)
+def _ending_of_job(job: "ClusterJob", *, was_before: bool = False) -> _Ending:
+    return _Ending(job.exit_code, outcome(job), was_before)
+
+
+def _stop_process(directory: RunDirectory, timeout_s: float) -> _Ending:
+    holder = holder_of(directory.lock)
+    if holder is None:
+        return _ending_before(directory)
     if not holder.is_known:
         raise RunError(_unknown(directory))
     if not holder.is_local:
@@ -150,7 +177,17 @@ def _stop_process(directory: RunDirectory, timeout_s: float) -> tuple[int | None
         )
     _ask(directory, holder)
     _await_end(directory, holder, timeout_s)
-    return _ending(directory, holder)
+    return _ending_of(directory, holder)
+
+
+def _ending_before(directory: RunDirectory) -> _Ending:
+    """Of a run that nobody works on."""
+    if directory.is_finished:
+        return _Ending(0, "finished", was_before=True)
+    last = next(iter(read_attempts(directory.attempts)[-1:]), None)
+    if last is None:
+        raise RunError(f"{directory.path}: this run was never started, so there is nothing to stop")
+    return replace(_ending_of_attempt(last), was_before=True)
 
 
 def _ask(directory: RunDirectory, holder: Holder) -> None:
@@ -170,9 +207,13 @@ def _await_end(directory: RunDirectory, holder: Holder, timeout_s: float) -> Non
         time.sleep(_POLL_S)
 
 
-def _ending(directory: RunDirectory, holder: Holder) -> tuple[int | None, str]:
+def _ending_of(directory: RunDirectory, holder: Holder) -> _Ending:
     number = int(holder.run_epoch.partition("-")[0])
     attempt = next((each for each in read_attempts(directory.attempts) if each.number == number), None)
+    return _ending_of_attempt(attempt)
+
+
+def _ending_of_attempt(attempt: AttemptRecord | None) -> _Ending:
     if attempt is None or attempt.how is None:
-        return None, "killed, no exit code"
-    return attempt.exit_code, f"{attempt.how}, exit code {attempt.exit_code}"
+        return _Ending(None, "killed, no exit code")
+    return _Ending(attempt.exit_code, f"{attempt.how}, exit code {attempt.exit_code}")

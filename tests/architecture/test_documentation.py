@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,7 @@ def test_a_broken_link_is_seen(tmp_path: Path) -> None:
     assert [name for name in ("gone.md", "three", "b.txt") if not any(name in line for line in told)] == []
 
 
+@cache
 def texts_of_the_package() -> set[str]:
     """Every string constant, and every constant part of a string with values in it."""
     sources = [ast.parse(path.read_text(encoding="utf-8")) for path in (REPOSITORY / "gkd_dist").rglob("*.py")]

@@ -117,14 +117,23 @@ def test_stop_waits_and_says_how_it_ended(
     ending = "no exit code" if number is None else f"exit code {number}"
     assert said == f"tiny-1: {how}, {ending}, last checkpoint: step 4\n"
     assert holder_of(directory.lock) is None
+    assert main(["stop", "latest"]) == 0
+    assert capsys.readouterr().out == f"tiny-1: already ended ({how}, {ending}), last checkpoint: step 4\n"
+    assert main(["stop", "latest", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["exit_code"] == number
+
+
+def test_stop_of_a_run_that_was_never_started_is_refused(
+    directory: RunDirectory, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["stop", "latest"]) == 2
-    assert "not running" in capsys.readouterr().err
+    assert "this run was never started" in capsys.readouterr().err
 
 
 def test_stop_of_a_finished_run_is_done(directory: RunDirectory, capsys: pytest.CaptureFixture[str]) -> None:
     directory.write_summary({})
     assert main(["stop", "tiny-1"]) == 0
-    assert capsys.readouterr().out == "tiny-1: is finished already, last checkpoint: step 4\n"
+    assert capsys.readouterr().out == "tiny-1: already ended (finished), last checkpoint: step 4\n"
     assert main(["stop", "tiny-1", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["exit_code"] == 0
 
