@@ -257,8 +257,13 @@ async def start_journal(folder: Path, timeout_s: float) -> JournalProxy:
         EngineError, DeadlineError: it does not start.
     """
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    actor_class = ray.remote(num_cpus=0, max_restarts=0, scheduling_strategy=here)(JournalActor)
-    proxy = JournalProxy(actor_class.remote(folder), "journal", timeout_s)
+    options: dict[str, Any] = {
+        "num_cpus": 0,
+        "max_restarts": 0,
+        "scheduling_strategy": here,
+    }  # Ray's types lack the last
+    actor: Any = ray.remote(**options)(JournalActor).remote(folder)
+    proxy = JournalProxy(actor, "journal", timeout_s)
     try:
         proxy.place = await proxy._await(proxy._actor.locate.remote(), "start")
     except BaseException:

@@ -110,14 +110,15 @@ class ActorLauncher(Generic[AnyProxy]):
             DeadlineError: it was not built in time.
             GkdError: what the part raised while it was built; EngineError where the actor died.
         """
-        actor_class = ray.remote(
-            num_cpus=self._needs.num_cpus,
-            num_gpus=self._needs.num_gpus,
-            resources=dict(self._needs.custom),
-            max_restarts=0,
-            concurrency_groups=CONCURRENCY_GROUPS,
-            runtime_env={"env_vars": self._environment},
-        )(self._shell)
+        options: dict[str, Any] = {  # Ray's types know of no concurrency groups
+            "num_cpus": self._needs.num_cpus,
+            "num_gpus": self._needs.num_gpus,
+            "resources": dict(self._needs.custom),
+            "max_restarts": 0,
+            "concurrency_groups": CONCURRENCY_GROUPS,
+            "runtime_env": {"env_vars": self._environment},
+        }
+        actor_class = ray.remote(**options)(self._shell)
         async with AsyncExitStack() as turn:
             await turn.enter_async_context(self._turn(slot))
             began = time.monotonic()

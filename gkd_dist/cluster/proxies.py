@@ -50,7 +50,8 @@ class Proxy:
     died: type[EngineError] = EngineError
 
     def __init__(self, actor: "ActorHandle[Any]", name: str, timeout_s: float) -> None:
-        self._actor = actor
+        self._actor: Any = actor
+        """Its class as Ray gives it says `Never` of every method."""
         self._name = name
         self._timeout_s = timeout_s
         self.place: Whereabouts | None = None

@@ -131,8 +131,6 @@ class Checkpointer:
             await self._bounded(self._abandon(progress.step), "its draft stays until the next start")
             return
         self._failures = 0
-        self._awaited_since: float | None = None
-        """While somebody waits for the save under way."""
         self.last_step = progress.step
         self._accounts.checkpointed(progress.step)
         await self._bounded(self._store.disk.run(self._store.prune), "former checkpoints were not removed")

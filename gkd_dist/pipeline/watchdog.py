@@ -121,7 +121,7 @@ class Watchdog:
             logger.error("no checkpoint at the end: %s", plain(error))
             return
         if self._written is not None:
-            _briefly(self._bring_up_to_date, self._written | news)
+            _briefly(self._bring_up_to_date, {**self._written, **news})
 
     def _watch(self) -> None:
         while not self._done.wait(min(1.0, self._timeout_s / 10)):

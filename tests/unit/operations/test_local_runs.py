@@ -169,8 +169,10 @@ def test_stop_all_stops_every_run_of_this_host_and_no_other(
     with subprocess.Popen(command, stdout=-1, text=True) as second:
         assert second.stdout is not None and second.stdout.readline() == "ready\n"
         assert main(["stop", "--all", "--timeout", "30"]) == 0
-    said = capsys.readouterr().out.splitlines()
+    told = capsys.readouterr()
+    said = told.out.splitlines()
     assert said == ["other-1: stopped, exit code 75", "tiny-1: stopped, exit code 75, last checkpoint: step 4"]
+    assert told.err.startswith("away-1: runs on elsewhere, which a signal from here does not reach")
     assert holder_of(directory.lock) is None and holder_of(other.lock) is None and holder_of(away.lock) is not None
     assert main(["stop", "--all"]) == 0
     assert capsys.readouterr().out == "no run below runs is running on this host\n"
@@ -185,7 +187,7 @@ def test_stop_all_says_which_run_did_not_end_well(
     assert (run["run"], run["exit_code"], run["last_checkpoint"]) == ("tiny-1", 70, 4)
 
 
-@pytest.mark.parametrize("words", [["stop"], ["stop", "a", "--all"], ["stop", "--all", "--address", "http://h:1"]])
+@pytest.mark.parametrize("words", [["stop"], ["stop", "a", "--all"], ["stop", "a", "--all", "--address", "http://h:1"]])
 def test_stop_is_told_what_to_stop_once(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words) == 2
     assert "give" in capsys.readouterr().err
