@@ -149,18 +149,23 @@ class CheckpointStore:
         shutil.rmtree(draft, ignore_errors=True)
         self._drafts.discard(draft)
 
-    def newest(self, objection: Callable[[int, Path], str | None] = lambda *_: None) -> Checkpoint | None:
+    def newest(
+        self,
+        objection: Callable[[int, Path], str | None] = lambda *_: None,
+        progressed: Callable[[], object] = lambda: None,
+    ) -> Checkpoint | None:
         """The newest good checkpoint; None where none was ever finished. Changes nothing on disk.
 
         Args:
             objection: why the checkpoint of a step, in a folder, cannot be used, although it is whole; None: it can.
+            progressed: called again and again while bytes are read.
 
         Raises:
             UserError: there are finished checkpoints, and none can be used.
         """
         discarded: list[Discarded] = []
         for step, path in self._steps():
-            reason = self._fault(step, path) or objection(step, path)
+            reason = self._fault(step, path, progressed) or objection(step, path)
             if reason is None:
                 return Checkpoint(step, path, tuple(discarded))
             discarded.append(Discarded(path, reason))
@@ -240,9 +245,9 @@ class CheckpointStore:
         found = [(match, path) for path in folders if (match := pattern.match(path.name))]
         return sorted(((int(match[1]), path) for match, path in found), reverse=True)
 
-    def _fault(self, step: int, path: Path) -> str | None:
+    def _fault(self, step: int, path: Path, progressed: Callable[[], object] = lambda: None) -> str | None:
         """Reads what this object does not know yet."""
-        fault = fault_of(path, step, checksums=step not in self._good)
+        fault = fault_of(path, step, checksums=step not in self._good, progressed=progressed)
         if fault is None:
             self._good.add(step)
         else:

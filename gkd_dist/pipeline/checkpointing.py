@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import math
+import time
 from collections.abc import Awaitable
 
 from gkd_dist.checkpoints.store import CheckpointStore
@@ -52,6 +54,8 @@ class Checkpointer:
         self._saving = 0
         """Step of the save under way, or of the last one."""
         self._failures = 0
+        self._awaited_since: float | None = None
+        """While somebody waits for the save under way."""
         self.last_step = last_step
         """Of the newest good checkpoint."""
 
@@ -81,7 +85,17 @@ class Checkpointer:
     async def settle(self) -> None:
         """Wait for the save under way, if there is one."""
         if self._under_way is not None:
-            await asyncio.wait([self._under_way])
+            self._awaited_since = time.monotonic()
+            try:
+                await asyncio.wait([self._under_way])
+            finally:
+                self._awaited_since = None
+
+    def overdue_s(self) -> float:
+        """By how many seconds the save is late that somebody waits for, beyond its own deadline; infinite where nobody
+        waits. May be asked from any thread."""
+        since = self._awaited_since
+        return math.inf if since is None else max(0.0, time.monotonic() - since - self._config.timeout_s)
 
     async def end(self, *, last_wanted: int | None = None) -> None:
         """Let the save under way finish, but not for ever: then it is given up, and former checkpoints stay.
