@@ -28,7 +28,7 @@ LastWords = Callable[[float], Awaitable[Mapping[str, Any]]]
 """Told how many seconds they have."""
 
 _LAST_WORDS_S = 30.0
-"""What a run that was told to stop may take, a last checkpoint included."""
+"""What a run that was told to stop may take; half of it is for its last words, a checkpoint say."""
 _WORDS_OF_FAILURE_S = 60.0
 """What the last words of a run that failed may take: in it, work still comes to an end."""
 _WRITE_S = 5.0
