@@ -146,7 +146,10 @@ def _is_section(kind: Any) -> bool:
 
 def _kind(kind: Any) -> str:
     if get_origin(kind) in (tuple, list):
-        return f"a list of {_PLURALS.get(get_args(kind)[0], 'values')}"
+        value = get_args(kind)[0]
+        if get_origin(value) is Literal:
+            return f"a list of {', '.join(show(each, quote=False) for each in get_args(value))}"
+        return f"a list of {_PLURALS.get(value, 'values')}"
     if get_origin(kind) is dict or _is_section(kind):
         return f"a mapping (key: {_value(get_args(kind))})"
     return _KINDS.get(kind, str(kind))

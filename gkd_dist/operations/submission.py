@@ -19,6 +19,7 @@ from gkd_dist.config.run import RunConfig
 from gkd_dist.errors import ConfigError
 from gkd_dist.operations.logs import follow
 from gkd_dist.operations.subject import require_address
+from gkd_dist.preparation.problems import collect
 
 _RECIPE = "recipe.yaml"
 
@@ -47,9 +48,13 @@ def submit(
     with ExitStack() as stack:
         if working_dir is not None:
             stack.enter_context(chdir(working_dir))
-        config, settings = _resolved(recipe, overrides, infra, is_alone=working_dir is None)
-    variables = job_environment(infra)
-    where = require_address(address or infra.address)
+        problems: list[str] = []
+        resolved = collect(problems, lambda: _resolved(recipe, overrides, infra, is_alone=working_dir is None))
+        variables = collect(problems, lambda: job_environment(infra))
+        where = collect(problems, lambda: require_address(address or infra.address))
+    if resolved is None or variables is None or where is None:
+        raise ConfigError(problems)
+    config, settings = resolved
     from gkd_dist.cluster.jobs import Jobs
 
     jobs = Jobs(where)

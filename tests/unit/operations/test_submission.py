@@ -110,6 +110,12 @@ def test_what_is_wrong_is_said_before_anything_is_sent(
     assert message in capsys.readouterr().err and not sent
 
 
+def test_what_is_wrong_with_the_run_and_with_the_cluster_comes_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["submit", "tiny", *RECIPE, "output_dir=runs"]) == 2
+    said = capsys.readouterr().err
+    assert "output_dir: runs is relative" in said and "no cluster is named; give --address" in said
+
+
 def test_no_cluster_is_an_error_that_names_the_ways_to_one(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["submit", "tiny", *RECIPE]) == 2
     assert "no cluster is named; give --address" in capsys.readouterr().err and not sent
