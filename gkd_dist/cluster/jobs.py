@@ -128,14 +128,16 @@ class Jobs:
         return replace(job, run=self._runs.get(job.id, job.run))
 
     def find(self, name: str) -> ClusterJob:
-        """The job of that submission id, or the newest one of the run of that name; `latest` is the newest of all.
+        """The job of that submission id, or of the run of that name: the newest one that has not ended, else the newest
+        one, since a second job of a run that is at work is refused by the run. `latest` is the newest of all.
 
         Raises:
             RunError: there is none.
         """
         ours = [job for job in self.all() if job.run or job.id == name]
         exact = [job for job in ours if job.id == name]
-        matching = exact or [job for job in ours if name in (job.run, "latest")]
+        named = [job for job in ours if name == job.run]
+        matching = exact or [job for job in named if not job.has_ended] or named or (ours if name == "latest" else [])
         if not matching:
             known = f"; there are {', '.join(job.id for job in ours)}" if ours else "; it has none of gkd's"
             raise RunError(f"{name}: no job of {self.address}{known}")

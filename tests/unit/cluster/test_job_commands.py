@@ -129,3 +129,43 @@ def test_a_job_that_an_operator_submitted_is_found_by_the_run_that_its_log_names
     assert jobs._client.read.count("gkd-x7k2p") == 1
     with pytest.raises(RunError, match=r"train: no job of .*; there are tiny-attempt-1, gkd-x7k2p, gkd-early"):
         jobs.find("train")
+
+
+class Attempts:
+    """Ray's client of a cluster with four jobs of one run, in these states."""
+
+    def __init__(self, *states: str) -> None:
+        self._states = states
+
+    def list_jobs(self) -> list[JobDetails]:
+        return [
+            JobDetails(
+                type="SUBMISSION",
+                submission_id=f"words-attempt-{number}",
+                status=state,
+                entrypoint="gkd run r.yaml",
+                metadata={"gkd_run": "words"},
+                start_time=number,
+                driver_exit_code=0,
+            )
+            for number, state in enumerate(self._states, 1)
+        ]
+
+    def get_job_info(self, submission_id: str) -> JobDetails:
+        return next(job for job in self.list_jobs() if job.submission_id == submission_id)
+
+
+@pytest.mark.parametrize(
+    ("states", "found"),
+    [
+        (("SUCCEEDED", "RUNNING", "FAILED"), 2),  # the third was refused: the run was at work
+        (("FAILED", "RUNNING", "PENDING"), 3),
+        (("SUCCEEDED", "FAILED"), 2),
+    ],
+)
+def test_a_run_is_its_newest_job_that_has_not_ended(states: tuple[str, ...], found: int) -> None:
+    jobs = Jobs.__new__(Jobs)
+    jobs._client, jobs.address, jobs._runs = Attempts(*states), "", {}  # type: ignore[assignment]
+    assert jobs.find("words").id == f"words-attempt-{found}"
+    assert jobs.find("latest").id == f"words-attempt-{len(states)}"
+    assert jobs.find("words-attempt-1").id == "words-attempt-1"
