@@ -7,8 +7,8 @@
     HEALTHY, SUSPECT -> STALE                              late with new weights, which others have
 
 Nothing leads from DEAD or STALE to HEALTHY but a catch-up: no replica serves with weights of the past. Failures of
-probes and of real requests are counted apart, because an engine may answer `ping` and never finish a request: good
-probes never excuse failed requests. Only a finished request or a completed catch-up does.
+probes and of real requests are counted apart, because an engine may answer `ping`, load weights, and never finish a
+request: only a finished request excuses failed ones, only a good probe failed probes. A new replica begins anew.
 """
 
 from collections.abc import Callable
@@ -170,13 +170,9 @@ class SlotHealth:
         self._num_no_room = 0
 
     def caught_up(self, now: float) -> None:
-        """It did what every replica must: a stale one serves from now on, and one that serves has shown that it can."""
-        self._require(SERVING | {State.STALE}, "catch up")
-        self._requests = Streak()
-        if self.state is State.STALE:
-            self._move(State.HEALTHY, now, Reason.CAUGHT_UP)
-        else:
-            self._clear(now)
+        """It did what every replica must, and serves from now on."""
+        self._require(frozenset({State.STALE}), "catch up")
+        self._move(State.HEALTHY, now, Reason.CAUGHT_UP)
 
     def request_succeeded(self, now: float) -> None:
         self._require(RUNNING, "finish a request")

@@ -239,9 +239,6 @@ class Pool(Generic[Replica]):
                 raise
             if not incarnation.ended:
                 roster.condemn(incarnation, Reason.OBLIGATION, error)
-            return
-        if not incarnation.ended and incarnation.slot.health.serves:
-            incarnation.slot.health.caught_up(roster.clock())
 
     def set_target(self, target: int) -> None:
         """Converge to so many slots, while `supervise` runs. New ones catch up before they serve; the highest ones are
