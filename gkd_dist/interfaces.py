@@ -222,7 +222,7 @@ class Replicas(Protocol[Replica]):
 
     @property
     def events(self) -> Sequence[Any]:
-        """Every change of state so far, oldest first: `supervision.health.Event`."""
+        """The newest changes of state, oldest first, of which some hundreds are kept: `supervision.health.Event`."""
         ...
 
     @property
