@@ -264,8 +264,8 @@ class Replicas(Protocol[Replica]):
         """Run `obligation` on all that serve; one that joins later does the newest before it serves."""
         ...
 
-    def require(self, obligation: Callable[[Replica], Awaitable[object]]) -> None:
-        """As `bring_up`, for those alone that join later."""
+    def require(self, obligation: Callable[[Replica], Awaitable[object]], done_by: Collection[Any]) -> None:
+        """As `bring_up`, for all but those that have done it: one that joined meanwhile does it before it serves on."""
         ...
 
     def set_target(self, num_replicas: int) -> None:

@@ -21,7 +21,7 @@ from gkd_dist.pipeline.evaluation import Evaluation, HeldOut, evaluate
 from gkd_dist.pipeline.phases import Phase, Pulse
 from gkd_dist.pipeline.recovery import Recovered, recover
 from gkd_dist.pipeline.ring import Plan
-from gkd_dist.pipeline.sentinel import check_at_start, guard_newcomers
+from gkd_dist.pipeline.sentinel import check_at_start
 from gkd_dist.pipeline.stage import Stage
 from gkd_dist.pipeline.teacher_answers import TeacherAnswers, teacher_answers
 from gkd_dist.pipeline.watchdog import Watchdog
@@ -238,7 +238,6 @@ async def _check_teachers(job: Job) -> None:
         checks = await check_at_start(
             job.fleet, lambda found: job.accounts.checked(None, found), job.accounts.progressed
         )
-    guard_newcomers(job.fleet, checks)
     for check in {str(check): check for check in checks.values()}.values():
         job.narrate(f"teacher checked: {check}")
 

@@ -4,7 +4,7 @@
     DEAD -> RETIRED                                        more than max_restarts
     RESTARTING, STALE, HEALTHY, SUSPECT, DRAINING -> DEAD
     STALE, HEALTHY, SUSPECT -> DRAINING -> STALE           scaled away, and taken back
-    HEALTHY, SUSPECT -> STALE                              late with new weights, which others have
+    HEALTHY, SUSPECT -> STALE                              late with what others have done, such as load new weights
 
 Nothing leads from DEAD or STALE to HEALTHY but a catch-up: no replica serves with weights of the past. Failures of
 probes and of real requests are counted apart, because an engine may answer `ping`, load weights, and never finish a
@@ -28,7 +28,7 @@ class State(StrEnum):
     """Nothing runs; it is started when its back-off is over. Every slot begins here."""
     RESTARTING = "restarting"
     STALE = "stale"
-    """Runs, and has not yet the newest weights."""
+    """Runs, and has not yet done what every replica must, such as load the newest weights."""
     DRAINING = "draining"
     """Scaled away: finishes its requests and takes no more."""
     RETIRED = "retired"
@@ -73,7 +73,7 @@ class Reason(StrEnum):
     CAUGHT_UP = "caught_up"
     CLEARED = "cleared"
     LATE = "late"
-    """Others had the newest weights, and it did not."""
+    """Others had done what every replica must, such as load new weights, and it had not."""
     TAKEN_BACK = "taken_back"
     EXHAUSTED = "exhausted"
     """Of restarts."""
@@ -213,7 +213,7 @@ class SlotHealth:
         self._move(State.DRAINING, now, Reason.SCALED)
 
     def fall_behind(self, now: float) -> None:
-        """It takes too long to catch up, and serves no more until it has."""
+        """It has not done what others have, and serves no more until it has."""
         self._require(SERVING, "fall behind")
         self._move(State.STALE, now, Reason.LATE)
 
