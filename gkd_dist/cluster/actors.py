@@ -124,6 +124,10 @@ class TeacherActor(Shell[Teacher]):
 class RewardActor(Shell[Reward]):
     """A reward in its own process. Answers are short texts and travel by value."""
 
+    @ray.method(concurrency_group="probes")
+    async def ping(self) -> None:
+        """The reward is in this process, which answers."""
+
     async def judge(self, answers: list[Answer]) -> list[float]:
         return await self._part.judge(answers)
 
