@@ -53,7 +53,7 @@ lint: $(STAMP) ## check style and formatting
 audit: $(STAMP) ## ask for known vulnerabilities of every pinned version; needs the network
 	@$(BIN)/python .ci/audit.py $(ARGS)
 
-types: $(STAMP) ## check types, strictly, on floors F0 to F2
+types: $(STAMP) ## check types, strictly, but for engines and what builds them
 	@$(BIN)/mypy
 
 format: $(STAMP) ## mend what lint can mend

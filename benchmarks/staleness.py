@@ -68,7 +68,7 @@ PROMPT_WORDS, NUM_HELD_OUT, NUM_TRAIN = 4, 64, 512
 NOISE = 0.5
 """Standard deviation of the student's noise, over that of each tensor of the teacher."""
 SETTINGS = {
-    "learner.max_steps": 40,
+    "learner.max_steps": 120,
     "learner.batch_size": 32,
     "sampling.num_generations": 8,
     "sampling.max_new_tokens": 16,

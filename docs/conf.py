@@ -18,3 +18,6 @@ html_theme = "furo"
 html_title = f"gkd_dist {release}"
 html_show_copyright = False
 html_copy_source = False
+html_static_path = ["site"]
+html_css_files = ["site.css"]
+html_extra_path = ["root"]  # index.html leads to docs/index.html

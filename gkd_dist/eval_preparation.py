@@ -3,6 +3,7 @@
 import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -50,7 +51,7 @@ def prepare_eval(config: EvalConfig, narrate: Narrate, *, output_dir: Path) -> E
     folders: dict[str, Path] = {}
     for key, reference in references.items():
         narrate(f"{key} {reference}")
-        folder = _collect(problems, lambda reference=reference: materialise(reference, default_cache_dir()), f"{key}: ")
+        folder = _collect(problems, partial(materialise, reference, default_cache_dir()), f"{key}: ")
         if folder is not None:
             folders[key] = folder
     if problems:
@@ -76,10 +77,10 @@ def _find(config: EvalConfig, output_dir: Path, problems: list[str]) -> tuple[li
     for key, name in (("model", config.model), ("teacher", config.teacher)):
         if name is None:
             continue
-        reference = _collect(problems, lambda name=name: model_reference(name, output_dir), f"{key}: ")
+        reference = _collect(problems, partial(model_reference, name, output_dir), f"{key}: ")
         if reference is not None:
             references[key] = reference
-            _collect(problems, lambda reference=reference: already_here(reference, default_cache_dir()), f"{key}: ")
+            _collect(problems, partial(already_here, reference, default_cache_dir()), f"{key}: ")
     return questions or [], references
 
 
@@ -139,7 +140,7 @@ def _fit(config: EvalConfig, questions: Sequence[Question], folders: dict[str, P
         shared = _collect(problems, lambda: check_same_tokenizer(str(model), str(teacher)), "teacher: ")
         num_ids = shared or num_ids
     for key, folder in folders.items():
-        _collect(problems, lambda key=key, folder=folder: _check_model(folder, key, config, num_ids), "")
+        _collect(problems, partial(_check_model, folder, key, config, num_ids), "")
     if problems or renderer is None:
         raise ConfigError(problems)
     room_behind = _room_behind(config, questions, renderer)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gkd_dist.errors import RunError
-from gkd_dist.metrics.console import moment, print_table
+from gkd_dist.metrics.console import print_table
 from gkd_dist.operations.logs import outcome
 from gkd_dist.operations.pace import last_records
 from gkd_dist.operations.silence import silence, silent_s
@@ -18,6 +18,7 @@ from gkd_dist.replay.ledger import DroppedPrompt, Ledger, StepEntry, TrainedSequ
 from gkd_dist.runs.attempts import AttemptRecord, read_attempts
 from gkd_dist.runs.documents import on_disk, read_document
 from gkd_dist.runs.lock import Holder, holder_of, is_damaged
+from gkd_dist.runs.moment import moment
 from gkd_dist.runs.run_directory import RunDirectory
 from gkd_dist.runs.status import Alike, ProcessStatus, RoleStatus, SlotStatus, Status, alike
 
@@ -83,7 +84,7 @@ def _seen(directory: RunDirectory) -> tuple[Status | None, str | None]:
 
 def _newest_step(directory: RunDirectory, seen: Status | None) -> int | None:
     """Train steps done, by whichever of the files was written last: a process that was killed had no time for all."""
-    steps = [] if seen is None else [seen.step]
+    steps: list[object] = [] if seen is None else [seen.step]
     for last in last_records(directory.metrics)[-1:]:
         if seen is None or last.get("attempt") == seen.attempt:
             steps.append(last.get("policy_version"))

@@ -53,6 +53,8 @@ class FakeDashboard:
                 return web.json_response([self.job])
             case "/api/jobs/words-attempt-1":
                 return web.json_response(self.job)
+            case "/api/jobs/words-attempt-1/stop":
+                return web.json_response({"stopped": True})
             case "/api/jobs/words-attempt-1/logs":
                 return web.json_response({"logs": self.log})
             case "/api/jobs/words-attempt-1/logs/tail":

@@ -13,11 +13,12 @@ if TYPE_CHECKING:
 def load(recipe: str, overrides: list[str] | None, *, config_only: bool = False) -> "RunConfig":
     """The checked configuration; where it is not valid, what it names and is not there is told with it."""
     from gkd_dist.config.load import InvalidError, load_run_config
+    from gkd_dist.config.run import RunConfig
 
     try:
         return load_run_config(recipe, overrides or [])
     except InvalidError as error:
-        if config_only or error.config is None:
+        if config_only or not isinstance(error.config, RunConfig):
             raise
         from gkd_dist.preparation import not_there
 
@@ -28,12 +29,13 @@ def load_task(
     file: Path | None, given: dict[str, str], overrides: list[str] | None, output_dir: Path | None
 ) -> "EvalConfig":
     """As `load`; without an `output_dir` nothing that is named is looked for."""
+    from gkd_dist.config.evaluation import EvalConfig
     from gkd_dist.config.load import InvalidError, load_eval_config
 
     try:
         return load_eval_config(file, given, overrides or [])
     except InvalidError as error:
-        if error.config is None or output_dir is None:
+        if not isinstance(error.config, EvalConfig) or output_dir is None:
             raise
         from gkd_dist.eval_preparation import not_there
 

@@ -70,8 +70,13 @@ def logs(run: Subject, follow: Follow = False, address: Address = None, output_d
 
 def stop(
     run: Annotated[str, typer.Argument(metavar="RUN", help=SUBJECT_HELP, show_default=False)] = "",
-    all_here: Annotated[
-        bool, typer.Option("--all", help="Every run below --output-dir that a process of this host works on.")
+    every: Annotated[
+        bool,
+        typer.Option(
+            "--all",
+            help="Every run below --output-dir that a process of this host works on; with --address every job of gkd "
+            "of that cluster instead, on whichever node.",
+        ),
     ] = False,
     timeout: Annotated[float, typer.Option("--timeout", min=0, metavar="SECONDS", help="Of the waiting.")] = 600,
     as_json: AsJson = False,
@@ -79,15 +84,15 @@ def stop(
     output_dir: OutputDir = RUNS,
 ) -> None:
     """Stop a run after its step, with a checkpoint; the same command goes on with it."""
-    if all_here == bool(run):
+    if every == bool(run):
         raise typer.BadParameter("name a run, or give --all; one of the two", param_hint="RUN")
-    if all_here and address is not None:
-        raise typer.BadParameter("is about this host, --address about a cluster; give one", param_hint="--all")
-    from gkd_dist.operations.stopping import stop as stop_run
-    from gkd_dist.operations.stopping import stop_all
+    if every:
+        from gkd_dist.operations.shutdown import stop_here, stop_jobs
 
-    if all_here:
-        raise typer.Exit(stop_all(output_dir, timeout_s=timeout, as_json=as_json))
+        if address is not None:
+            raise typer.Exit(stop_jobs(address, timeout_s=timeout, as_json=as_json))
+        raise typer.Exit(stop_here(output_dir, timeout_s=timeout, as_json=as_json))
+    from gkd_dist.operations.stopping import stop as stop_run
     from gkd_dist.operations.subject import find_subject
 
     raise typer.Exit(stop_run(find_subject(run, output_dir, address), timeout_s=timeout, as_json=as_json))

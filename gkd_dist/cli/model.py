@@ -54,7 +54,7 @@ def evaluate(
     output_dir: OutputDir = Path("runs"),
 ) -> None:
     """Evaluate a model on a task, or a student on the held-out rows of a recipe."""
-    if task is data is file is predictions is None:
+    if all(each is None for each in (task, data, file, predictions)):
         if subject is None:
             raise typer.BadParameter("give a model and --task, or a recipe", param_hint="MODEL|RECIPE")
         config = load(subject, overrides)

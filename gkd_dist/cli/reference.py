@@ -42,8 +42,8 @@ Generated from the first lines of the files in `gkd_dist/recipes` by `make refer
 
 def reference() -> str:
     """docs/command-line.md as it should be."""
-    group = typer.main.get_command(app)
-    commands = group.commands.items()
+    found = typer.main.get_group(app).commands.items()
+    commands = [(name, command) for name, command in found if isinstance(command, typer.core.TyperCommand)]
     listed = "".join(f"| [`gkd {name}`](#gkd-{name}) | {_first_line(command.help)} |\n" for name, command in commands)
     described = "\n".join(line for name, command in commands for line in _described(name, command))
     codes = "".join(f"| {code} | {means} | {again} |\n" for code, (means, again) in EXIT_CODES.items())
@@ -57,7 +57,10 @@ def _described(name: str, command: typer.core.TyperCommand) -> Iterator[str]:
     yield from (f"    {' '.join(usage.split())}", "")
     yield from ("| argument or option | means |", "| --- | --- |")
     for parameter in command.params:
-        names, text = parameter.get_help_record(context)
+        record = parameter.get_help_record(context)
+        if record is None:  # hidden
+            continue
+        names, text = record
         if not parameter.opts[0].startswith("-"):
             names = parameter.metavar or names
         yield f"| `{names.replace('|', ' or ')}` | {text.replace('|', ' or ')} |"

@@ -51,5 +51,5 @@ def _write(found: Sequence[Row], output: Path | None, told: str) -> int:
 
 
 def _columns(row: Row) -> dict[str, object]:
-    prompt = row.prompt if isinstance(row.prompt, str) else [asdict(message) for message in row.prompt]
-    return {"prompt": prompt} | ({} if row.completion is None else {"completion": row.completion})
+    prompt: object = row.prompt if isinstance(row.prompt, str) else [asdict(message) for message in row.prompt]
+    return {"prompt": prompt, **({} if row.completion is None else {"completion": row.completion})}

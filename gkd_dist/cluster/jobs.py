@@ -30,7 +30,11 @@ _TAIL_S = 10
 _NUM_LINES = 20
 _RUNS_GKD = re.compile(r"(?:^|[\s/;])gkd(?:_dist)? run\b")
 """In a command line that starts a run."""
-_TALKATIVE = ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk")
+_TALKATIVE = (
+    "ray.dashboard.modules.dashboard_sdk",
+    "ray.dashboard.modules.job.sdk",
+    "ray._private.runtime_env.packaging",
+)
 _ENDED = frozenset({"STOPPED", "SUCCEEDED", "FAILED"})
 
 

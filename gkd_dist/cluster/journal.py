@@ -15,7 +15,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from gkd_dist.cluster.headers import ScoredHeader, framed, payload_of
 from gkd_dist.cluster.proxies import Proxy, give_up
 from gkd_dist.cluster.whereabouts import Whereabouts
-from gkd_dist.errors import DeadlineError, EngineError, LostTargetsError
+from gkd_dist.errors import DeadlineError, EngineError, GkdError, LostTargetsError
 from gkd_dist.process import end_with_parent
 from gkd_dist.replay.journal import Journal
 from gkd_dist.serial import SerialThread
@@ -159,9 +159,11 @@ async def _part(stream: Any) -> tuple[Any, Any] | None:
 
 
 class LastingJournal:
-    """Implements `interfaces.Journal` with one process after the other: where one dies, another goes on in its folder.
+    """Implements `interfaces.Journal` with one process after the other: where one dies, or is silent for as long as a
+    call may take, it is ended and another goes on in its folder.
 
-    What the dead one was asked to append is not asked again, so it may be missing: a later start scores it again.
+    The call that failed is made again, once. All of them may be done twice: what the lost process has written of an
+    append and the next one writes again is the same attempt at the same sample, of which a reading gives one.
 
     Args:
         start: another process on the same folder.
@@ -172,6 +174,8 @@ class LastingJournal:
         self._start = start
         self._num_restarts = 0
         self._turn = asyncio.Lock()
+        self._time_line = 0
+        """Calls of `keep_only` so far."""
 
     @property
     def places(self) -> list[dict[str, str | int]]:
@@ -182,12 +186,13 @@ class LastingJournal:
         return await self._ask(lambda proxy: proxy.read(finished))
 
     async def append(self, scored: Sequence[ScoredTrajectory]) -> None:
-        proxy = self._proxy
-        try:
-            await proxy.append(scored)
-        except JournalDiedError:
-            await self._renew(proxy)
-            raise
+        time_line = self._time_line
+
+        async def work(proxy: JournalProxy) -> None:
+            if time_line == self._time_line:  # else it was to go, before it could be asked again
+                await proxy.append(scored)
+
+        await self._ask(work)
 
     async def sync(self) -> None:
         await self._ask(lambda proxy: proxy.sync())
@@ -196,39 +201,43 @@ class LastingJournal:
         await self._ask(lambda proxy: proxy.forget(finished))
 
     async def keep_only(self, wanted: Collection[SampleId]) -> None:
+        self._time_line += 1
         await self._ask(lambda proxy: proxy.keep_only(wanted))
 
     async def close(self) -> None:
         await self._proxy.close()
 
     async def _ask(self, work: Callable[[JournalProxy], Awaitable[T]]) -> T:
-        """Once more where the process died meanwhile: all of this may be done twice."""
+        """Once more where the process was lost meanwhile."""
         proxy = self._proxy
         try:
             return await work(proxy)
-        except JournalDiedError:
-            await self._renew(proxy)
+        except (JournalDiedError, DeadlineError) as error:
+            await self._renew(proxy, error)
         return await work(self._proxy)
 
-    async def _renew(self, dead: JournalProxy) -> None:
-        """Another process in the place of `dead`, unless there is one already.
+    async def _renew(self, lost: JournalProxy, error: GkdError) -> None:
+        """Another process in the place of `lost`, unless there is one already.
 
         Raises:
-            JournalDiedError: too many died.
+            JournalDiedError: too many were lost.
         """
         async with self._turn:
-            if self._proxy is not dead:
+            if self._proxy is not lost:
                 return
             if self._num_restarts == _MAX_RESTARTS:
-                raise JournalDiedError(f"the journal died {_MAX_RESTARTS + 1} times; look at Ray's logs")
+                raise JournalDiedError(
+                    f"the journal died or was silent {_MAX_RESTARTS + 1} times; look at Ray's logs"
+                ) from error
             self._num_restarts += 1
-            dead.kill()
+            lost.kill()
             self._proxy = await self._start()
-            logger.warning("the journal died; another one goes on (%d of %d)", self._num_restarts, _MAX_RESTARTS)
+            why = "the journal died" if isinstance(error, JournalDiedError) else str(error)
+            logger.warning("%s; another one goes on (%d of %d)", why, self._num_restarts, _MAX_RESTARTS)
 
 
 async def lasting_journal(folder: Path, timeout_s: float) -> LastingJournal:
-    """As `start_journal`, of a journal that is started again where it dies."""
+    """As `start_journal`, of a journal that is started again where it dies or is silent."""
     start = partial(start_journal, folder, timeout_s)
     return LastingJournal(await start(), start)
 
@@ -243,8 +252,13 @@ async def start_journal(folder: Path, timeout_s: float) -> JournalProxy:
         EngineError, DeadlineError: it does not start.
     """
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    actor_class = ray.remote(num_cpus=0, max_restarts=0, scheduling_strategy=here)(JournalActor)
-    proxy = JournalProxy(actor_class.remote(folder), "journal", timeout_s)
+    options: dict[str, Any] = {
+        "num_cpus": 0,
+        "max_restarts": 0,
+        "scheduling_strategy": here,
+    }  # Ray's types lack the last
+    actor: Any = ray.remote(**options)(JournalActor).remote(folder)
+    proxy = JournalProxy(actor, "journal", timeout_s)
     try:
         proxy.place = await proxy._await(proxy._actor.locate.remote(), "start")
     except BaseException:

@@ -3,7 +3,8 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -19,6 +20,8 @@ logger = logging.getLogger(__name__)
 
 _LOOK_S = 3.0
 """A cluster with room has a process by then."""
+_MAX_UNPLACED = 32
+"""Actors of a role that wait for a process at once. Thousands keep Ray and this process busy with nothing else."""
 _RELEASE_S = 10.0
 """What an actor that was ended reserved is free again by then, and Ray says so."""
 _RELEASE_LOOK_S = 0.2
@@ -95,36 +98,43 @@ class ActorLauncher(Generic[AnyProxy]):
         self._startup_timeout_s = startup_timeout_s
         self._probe_timeout_s = probe_timeout_s
         self._say = say
+        self._turns = asyncio.Semaphore(_MAX_UNPLACED)
         self._waits: dict[int, str] = {}
         """By slot."""
 
     async def start(self, slot: int) -> AnyProxy:
-        """The proxy of a new actor whose part is built.
+        """The proxy of a new actor whose part is built. Deadlines count from its turn.
 
         Raises:
             ResourceError: no node had room for it in time.
             DeadlineError: it was not built in time.
             GkdError: what the part raised while it was built; EngineError where the actor died.
         """
-        actor_class = ray.remote(
-            num_cpus=self._needs.num_cpus,
-            num_gpus=self._needs.num_gpus,
-            resources=dict(self._needs.custom),
-            max_restarts=0,
-            concurrency_groups=CONCURRENCY_GROUPS,
-            runtime_env={"env_vars": self._environment},
-        )(self._shell)
-        began = time.monotonic()
-        proxy = self._proxy(actor_class.remote(*self._arguments), self._name_of(slot))
-        try:
-            async with beside(self._watch(proxy, slot)):
-                await asyncio.wait_for(proxy.start(), self._startup_timeout_s)
-        except TimeoutError:
-            proxy.kill()
-            raise await self._late(proxy, slot) from None
-        except BaseException:
-            proxy.kill()
-            raise
+        options: dict[str, Any] = {  # Ray's types know of no concurrency groups
+            "num_cpus": self._needs.num_cpus,
+            "num_gpus": self._needs.num_gpus,
+            "resources": dict(self._needs.custom),
+            "max_restarts": 0,
+            "concurrency_groups": CONCURRENCY_GROUPS,
+            "runtime_env": {"env_vars": self._environment},
+        }
+        actor_class = ray.remote(**options)(self._shell)
+        async with AsyncExitStack() as turn:
+            await turn.enter_async_context(self._turn(slot))
+            began = time.monotonic()
+            proxy = self._proxy(actor_class.remote(*self._arguments), self._name_of(slot))
+            try:
+                async with asyncio.timeout(self._startup_timeout_s):
+                    async with beside(self._watch(proxy, slot)):
+                        await proxy.locate()
+                    await turn.aclose()  # what is built in processes of their own is built side by side
+                    await proxy.build()
+            except TimeoutError:
+                proxy.kill()
+                raise await self._late(proxy, slot) from None
+            except BaseException:
+                proxy.kill()
+                raise
         self._say(f"{self._name_of(slot)} up after {time.monotonic() - began:.0f} s")
         return proxy
 
@@ -148,6 +158,20 @@ class ActorLauncher(Generic[AnyProxy]):
     def describe(self, replica: AnyProxy) -> dict[str, str | int]:
         place = replica.place
         return {} if place is None else place.facts
+
+    @asynccontextmanager
+    async def _turn(self, slot: int) -> AsyncIterator[None]:
+        """Of waiting for a process."""
+        if self._turns.locked():
+            self._waits[slot] = "others wait for a process before it"
+        try:
+            await self._turns.acquire()
+        finally:
+            self._waits.pop(slot, None)
+        try:
+            yield
+        finally:
+            self._turns.release()
 
     async def _watch(self, proxy: AnyProxy, slot: int) -> None:
         """Note what the start of a slot waits for, as long as there is no process."""

@@ -123,7 +123,7 @@ class LearnerGroup:
                 answer.cancel()
         if silent:
             await asyncio.gather(*waiting, return_exceptions=True)
-        failures = [answer.exception() for answer in waiting if not answer.cancelled() and answer.exception()]
+        failures = [fault for each in waiting if not each.cancelled() and (fault := each.exception()) is not None]
         if not failures and not silent:
             return [answer.result() for answer in waiting]
         texts = {f"{type(failure).__name__}: {failure}" for failure in failures}

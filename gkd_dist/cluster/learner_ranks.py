@@ -154,7 +154,8 @@ class LearnerGroupLauncher:
         EngineError, DeadlineError: a rank is dead, or says nothing.
         """
         try:
-            await asyncio.wait_for(replica.ping(), self._probe_timeout_s)
+            async with asyncio.timeout(self._probe_timeout_s):
+                await replica.ping()
         except TimeoutError:
             raise DeadlineError(f"no answer to a ping within {self._probe_timeout_s:g} s") from None
 

@@ -50,7 +50,8 @@ class Proxy:
     died: type[EngineError] = EngineError
 
     def __init__(self, actor: "ActorHandle[Any]", name: str, timeout_s: float) -> None:
-        self._actor = actor
+        self._actor: Any = actor
+        """Its class as Ray gives it says `Never` of every method."""
         self._name = name
         self._timeout_s = timeout_s
         self.place: Whereabouts | None = None
@@ -61,15 +62,25 @@ class Proxy:
         """Implements `interfaces.Placed`."""
         return [] if self.place is None else [self.place.facts]
 
-    async def start(self) -> None:
-        """Wait for a process, then for the part to be built in it; no deadline.
+    async def locate(self) -> None:
+        """Wait for a process; no deadline.
 
         Raises:
-            GkdError: what the part raised while it was built; EngineError where the actor died.
+            EngineError: the actor died.
         """
+        self.place = await self._started(self._actor.locate.remote())
+
+    async def build(self) -> None:
+        """Wait for the part that is built in the process; no deadline.
+
+        Raises:
+            GkdError: what the part raised; EngineError where the actor died.
+        """
+        self.place = await self._started(self._actor.ready.remote())
+
+    async def _started(self, place: Awaitable[Whereabouts]) -> Whereabouts:
         try:
-            self.place = await self._actor.locate.remote()
-            self.place = await self._actor.ready.remote()
+            return await place
         except RayError as error:
             raise failure_of(error, self._name, "start") from error
 
@@ -79,7 +90,8 @@ class Proxy:
     async def close(self) -> None:
         """Close the part, then end its process."""
         try:
-            await asyncio.wait_for(_as_coroutine(self._actor.close.remote()), _CLOSE_TIMEOUT_S)
+            async with asyncio.timeout(_CLOSE_TIMEOUT_S):
+                await self._actor.close.remote()
         except (TimeoutError, RayError) as error:
             logger.warning("%s did not close (%s); its process is ended", self._name, type(error).__name__)
         finally:
@@ -102,7 +114,8 @@ class Proxy:
         late: type[GkdError] = DeadlineError,
     ) -> T:
         try:
-            return await asyncio.wait_for(_as_coroutine(call), self._timeout_s)
+            async with asyncio.timeout(self._timeout_s):
+                return await call
         except asyncio.CancelledError:
             give_up(call)
             raise
@@ -111,10 +124,6 @@ class Proxy:
         except TimeoutError:
             give_up(call)
             raise late(f"{self._name} did not {what} within {self._timeout_s:.0f} s") from None
-
-
-async def _as_coroutine(call: Awaitable[T]) -> T:
-    return await call
 
 
 def give_up(call: object) -> None:

@@ -9,6 +9,7 @@ import socket
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from typing import Any
 from urllib.parse import urlsplit
 
 import ray
@@ -39,7 +40,7 @@ def ray_session(config: ClusterConfig, when_connected: Callable[[], None] = lamb
 
 
 def _connected(config: ClusterConfig, when_connected: Callable[[], None]) -> Iterator[None]:
-    arguments: dict[str, object] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    arguments: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if config.address == "local":
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         # Ray lowers its workers' priority by 15; ours are the work itself.

@@ -1,5 +1,7 @@
 """The strict base of every configuration model."""
 
+from collections.abc import Collection
+
 from pydantic import BaseModel, ConfigDict
 
 WITHOUT_RULES = "without rules"
@@ -19,3 +21,23 @@ class Strict(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, populate_by_name=True, protected_namespaces=(), allow_inf_nan=False
     )
+
+    @property
+    def idle_keys(self) -> Collection[str]:
+        """Keys that the others of this section leave without effect."""
+        return ()
+
+    def idle_paths(self) -> set[tuple[str, ...]]:
+        """Paths of all keys, here and in the sections below, that the others leave without effect."""
+        paths: set[tuple[str, ...]] = {(key,) for key in self.idle_keys}
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            for where, section in [((name,), value), *_entries(name, value)]:
+                if isinstance(section, Strict):
+                    paths |= {(*where, *path) for path in section.idle_paths()}
+        return paths
+
+
+def _entries(name: str, value: object) -> list[tuple[tuple[str, ...], object]]:
+    """(path, what is there) of a mapping's entries."""
+    return [((name, str(key)), entry) for key, entry in value.items()] if isinstance(value, dict) else []

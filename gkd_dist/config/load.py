@@ -14,7 +14,7 @@ from gkd_dist.config.base import Strict
 from gkd_dist.config.combination import MIXTURES
 from gkd_dist.config.evaluation import EvalConfig
 from gkd_dist.config.models import TeacherConfig
-from gkd_dist.config.overrides import Tree, apply_overrides, without_nulls
+from gkd_dist.config.overrides import Tree, apply_overrides
 from gkd_dist.config.recipes import read_recipe
 from gkd_dist.config.run import RunConfig
 from gkd_dist.config.validation import validate
@@ -22,6 +22,8 @@ from gkd_dist.config.yaml_text import format_yaml
 from gkd_dist.errors import ConfigError
 
 Root = TypeVar("Root", bound=Strict)
+
+_TEACHERS = ("teacher", "teachers")
 
 
 class InvalidError(ConfigError):
@@ -70,7 +72,7 @@ def load_eval_config(file: Path | None, given: Mapping[str, str], overrides: Seq
 def _load(root: type[Root], tree: Tree, overrides: Sequence[str], problems: list[str]) -> Root:
     """`tree` under `overrides`, checked; `problems` are those that are known already."""
     apply_overrides(tree, root, overrides, problems)
-    config, invalid = validate(without_nulls(tree, root), root)
+    config, invalid = validate(tree, root)
     problems += invalid
     if problems or config is None:
         raise InvalidError([_one_line(problem) for problem in dict.fromkeys(problems)], config)
@@ -79,26 +81,18 @@ def _load(root: type[Root], tree: Tree, overrides: Sequence[str], problems: list
 
 def dump_run_config(config: RunConfig) -> str:
     """YAML of the resolved configuration, every value that has an effect; it loads back to an equal one."""
-    objective = config.objective
-    idle = objective.idle_keys | config.idle_keys["objective"].keys()
+    combine = config.objective.combine_teachers
+    exclude: dict[str, set[str]] = {"objective": {"combine_teachers"} if combine is None else set()}
+    for section, *keys in config.idle_paths():
+        if section not in _TEACHERS:
+            exclude.setdefault(section, set()).update(keys)
     idle_of_teacher = set()
-    if objective.combine_teachers is None:
-        idle.add("combine_teachers")
-    if objective.combine_teachers != "route":
+    if combine != "route":
         idle_of_teacher.add("sources")
-    if objective.combine_teachers not in MIXTURES:
+    if combine not in MIXTURES:
         idle_of_teacher.add("weight")
-    exclude = {
-        "sampler": config.sampler.idle_keys,
-        "objective": idle,
-        "cluster": set(config.idle_keys["cluster"]),
-        "weights": set(config.idle_keys["weights"]),
-        "metrics": set(config.idle_keys["metrics"]),
-        "supervision": set(config.idle_keys["supervision"]),
-        **({"reward": config.reward.idle_keys} if config.reward else {}),
-    }
     tree = config.model_dump(mode="json", exclude=exclude)
-    unused = [key for key in ("teacher", "teachers") if tree[key] is None]
+    unused = [key for key in _TEACHERS if tree[key] is None]
     for key in unused:
         del tree[key]
     for name, teacher in config.named_teachers.items():

@@ -11,7 +11,6 @@ from pydantic.fields import FieldInfo
 
 from gkd_dist.config.base import Strict
 from gkd_dist.config.schema import (
-    allows_null,
     entry_of,
     expected,
     field_at,
@@ -55,18 +54,6 @@ def apply_overrides(tree: Tree, root: type[Strict], overrides: Sequence[str], pr
     spelled: dict[Path, str] = {}
     for override in overrides:
         _apply(tree, root, override, spelled, problems)
-
-
-def without_nulls(tree: Tree, model: type[Strict]) -> Tree:
-    """`tree`, whose keys are canonical, less those that are null and know no null: that takes a value away again."""
-    result: Tree = {}
-    for name, value in tree.items():
-        field = model.model_fields[name]
-        section = section_of(field)
-        if value is None and not (allows_null(field) or field.is_required()):
-            continue
-        result[name] = without_nulls(value, section) if section is not None and isinstance(value, dict) else value
-    return result
 
 
 def _apply(tree: Tree, root: type[Strict], override: str, spelled: dict[Path, str], problems: list[str]) -> None:

@@ -3,7 +3,7 @@
     extends: small/multi30k            # or a list; later ones win over earlier ones, this file over all of them
     learner: {max_steps: 100}
 
-Mappings are merged key by key; everything else replaces what was there, null too.
+Mappings are merged key by key; everything else replaces what was there, null too (`validation` says where it is right).
 On the command line `A+B` is B over A.
 """
 

@@ -1,6 +1,7 @@
 """Sampling, replay, weights, cluster, evaluation and metrics: how the ring turns."""
 
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
@@ -99,6 +100,18 @@ class ClusterConfig(Strict):
     batch_size x (max_staleness + 1) of them: with hidden targets 2 bytes per token and hidden unit of the teacher. In a
     joined cluster the first is on the learner's node (others hold what their samplers load), the second on those of the
     teachers. What has no room goes to disk, and everything gets slower."""
+
+    @field_validator("address")
+    @classmethod
+    def _is_address(cls, value: str) -> str:
+        try:
+            parts = urlsplit(value if "://" in value else f"ray://{value}")
+            is_possible = bool(parts.hostname) and parts.port != 0
+        except ValueError:  # a port that there cannot be
+            is_possible = False
+        if not is_possible:
+            raise ValueError(f"must be local, auto, or the address of a cluster such as 10.0.0.1:6379, got {value!r}")
+        return value
 
     @field_validator("resources_per_sampler", "resources_per_teacher", "resources_learner", "resources_reward")
     @classmethod

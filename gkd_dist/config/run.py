@@ -144,8 +144,12 @@ class RunConfig(Strict):
         keys = ("temperature", "top_p", "top_k", "min_p", "teacher_mix")
         return [f"sampling.{key}" for key in keys if getattr(sampling, key) != getattr(defaults, key)]
 
+    def idle_paths(self) -> set[tuple[str, ...]]:
+        between = {(section, key) for section, reasons in self.idle_reasons.items() for key in reasons}
+        return super().idle_paths() | between
+
     @property
-    def idle_keys(self) -> dict[str, dict[str, str]]:
+    def idle_reasons(self) -> dict[str, dict[str, str]]:
         """Keys that the other sections leave without effect, by section, with the reason."""
         teachers = self.named_teachers.values()
         objective: dict[str, str] = {}
@@ -185,7 +189,7 @@ class RunConfig(Strict):
     def _without_effect(self) -> list[str]:
         return [
             f"{section}.{key}: {why}"
-            for section, keys in self.idle_keys.items()
+            for section, keys in self.idle_reasons.items()
             for key, why in keys.items()
             if key in getattr(self, section).model_fields_set
         ]

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import AliasChoices
 from pydantic.fields import FieldInfo
@@ -148,8 +148,16 @@ def _kind(kind: Any) -> str:
     if get_origin(kind) in (tuple, list):
         return f"a list of {_PLURALS.get(get_args(kind)[0], 'values')}"
     if get_origin(kind) is dict or _is_section(kind):
-        return "a mapping (key: value)"
+        return f"a mapping (key: {_value(get_args(kind))})"
     return _KINDS.get(kind, str(kind))
+
+
+def _value(of_dict: tuple[Any, ...]) -> str:
+    """Of the mapping with these kinds of keys and values, where the second is a bounded number."""
+    if of_dict and get_origin(of_dict[1]) is Annotated:
+        kind, field = get_args(of_dict[1])
+        return f"{_KINDS[kind]} {expected_range(field)}"
+    return "value"
 
 
 def _number(limit: float) -> str:

@@ -2,6 +2,10 @@
 
 Pydantic stops at the rules between components as soon as one value is wrong. To report both kinds at once, wrong
 values are taken out and the rest is validated again.
+
+Null says that there is no value, and is right where the type knows it, or where the other values leave the key without
+effect: `beta: null` takes away the beta of an extended recipe when the divergence is no longer `jsd`. Of a section it
+takes away all that it holds. Elsewhere it is as wrong as any other value; it never means the default.
 """
 
 import copy
@@ -10,6 +14,7 @@ import re
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from gkd_dist.config.base import WITHOUT_RULES, Strict
@@ -35,27 +40,53 @@ def validate(tree: Tree, root: type[Root]) -> tuple[Root | None, list[str]]:
         tree: keys are field names; unknown ones have been taken out already.
     """
     tree = copy.deepcopy(tree)
+    nulls = _take_nulls(tree, root)
     problems: list[str] = []
     removed: set[Path] = set()
     for _ in range(_MAX_ROUNDS):
         _open_sections(tree, root, removed)
+        faults: dict[Path, ErrorDetails] = {}
         try:
             config = root.model_validate_json(json.dumps(tree), strict=True)
         except ValidationError as error:
-            faults: dict[Path, ErrorDetails] = {}
             for details in error.errors():
                 faults.setdefault(_field_path(root, details["loc"]), details)
-        else:
+        if not faults or () in faults:  # every section is right by itself
+            whole = _without_rules(tree, root) if faults else config
+            missing = nulls.keys() - whole.idle_paths()
+            problems += [_wrong_value(path, nulls[path], None) for path in sorted(missing)]
+            removed |= missing
+        if not faults:
             return (None, problems) if problems else (config, [])
         for path, details in faults.items():
             lines = _lines(root, path, details, _value_at(tree, path))
             problems += [line for line in lines if not _follows_from(line, removed)]
         if () in faults:
-            return (None if removed else _without_rules(tree, root)), problems
+            return (None if removed else whole), problems
         removed |= faults.keys()
         for path, details in faults.items():
             _mend(root, tree, path, details)
     return None, problems
+
+
+def _take_nulls(tree: Tree, model: type[Strict], above: Path = ()) -> dict[Path, FieldInfo]:
+    """Take every null out of `tree` whose key is not required and knows none; returns the fields by path, but for those
+    of whole sections, which are empty then."""
+    nulls: dict[Path, FieldInfo] = {}
+    for name, value in list(tree.items()):
+        field, path = model.model_fields[name], (*above, name)
+        section, entry = section_of(field), entry_of(field)
+        if value is None and not (allows_null(field) or field.is_required()):
+            del tree[name]
+            if section is None:
+                nulls[path] = field
+        elif section is not None and isinstance(value, dict):
+            nulls |= _take_nulls(value, section, path)
+        elif entry is not None and isinstance(value, dict):
+            for key, below in value.items():
+                if isinstance(below, dict):
+                    nulls |= _take_nulls(below, entry, (*path, key))
+    return nulls
 
 
 def _open_sections(tree: Tree, root: type[Strict], removed: set[Path]) -> None:
@@ -104,7 +135,11 @@ def _lines(root: type[Strict], path: Path, details: ErrorDetails, value: Any) ->
     if details["type"] in _RANGE_ERRORS:
         null = " (or null)" if allows_null(field) else ""
         return [f"{key}: must be {expected_range(field)}{null}, got {show(value)}"]
-    return [f"{key}: must be {expected(field)}, got {show(value)}"]
+    return [_wrong_value(path, field, value)]
+
+
+def _wrong_value(path: Path, field: FieldInfo, value: Any) -> str:
+    return f"{'.'.join(path)}: must be {expected(field)}, got {show(value)}"
 
 
 def _follows_from(line: str, removed: set[Path]) -> bool:

@@ -5,7 +5,9 @@ has bitten somebody: `1e-4` is a number; dates, base-60 and octal integers are t
 keys are always text. `yes`, `no`, `on` and `off` stay booleans.
 """
 
+import copy
 import re
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import yaml
@@ -30,11 +32,17 @@ class YamlTextError(Exception):
 
 
 def parse_yaml(text: str) -> Any:
-    """The value of one YAML document; None when it is empty.
+    """The value of one YAML document; None when it is empty. What was read lately is copied: an experiment reads the
+    same recipes for hundreds of runs.
 
     Raises:
         YamlTextError: with the first problem and where it is.
     """
+    return copy.deepcopy(_read(text))
+
+
+@lru_cache(maxsize=1024)
+def _read(text: str) -> Any:
     try:
         return _Loader(text).get_single_data()
     except yaml.MarkedYAMLError as error:

@@ -104,8 +104,8 @@ def difference(above: Cell, below: Cell) -> Difference | None:
     )
     pairs = list(zip(first, second, strict=True))
     found = mean_interval([a.value - b.value for a, b in pairs], [a.resampled - b.resampled for a, b in pairs])
-    means = (float(np.mean([each.value for each in side])) for side in (first, second))
-    return Difference(found, *means, seeds)
+    mean, other = (float(np.mean([each.value for each in side])) for side in (first, second))
+    return Difference(found, mean, other, seeds)
 
 
 def cells(measurements: Iterable[Measurement]) -> list[Cell]:

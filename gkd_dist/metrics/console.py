@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Sequence
-from datetime import datetime
 from typing import TextIO
 
 from rich.console import Console
@@ -29,18 +28,6 @@ class Narrator:
 
     def __call__(self, text: str) -> None:
         print(f"[{self.elapsed_s:6.1f} s] {text}", flush=True)
-
-
-def moment(at: str) -> str:
-    """A moment to read, in this machine's time zone: `2026-03-01 14:05:09 CET`.
-
-    Args:
-        at: UTC, ISO 8601; what is none is returned as it is.
-    """
-    try:
-        return datetime.fromisoformat(at).astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
-    except ValueError:
-        return at
 
 
 def print_table(stream: TextIO, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -37,6 +37,8 @@ _HUB_WEIGHTS = "*.safetensors"
 HUB_FILES = ("*.json", _HUB_WEIGHTS, "*.model", "*.txt", "*.jinja")
 _HUB_NAME = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?")
 WEIGHTS_FILE = "model.safetensors"
+_READERS = ("gguf", "accelerate")
+_GET_READER = "`pip install 'gkd-dist[quickstart]'`"
 
 
 def materialise(reference: str, cache_dir: Path, *, weights: bool = True) -> Path:
@@ -74,7 +76,10 @@ def already_here(reference: str, cache_dir: Path, *, weights: bool = True) -> Pa
     """
     if reference.startswith(PACKAGE_PREFIX):
         target = _target(_packaged_file(reference.removeprefix(PACKAGE_PREFIX)), cache_dir)
-        return target if is_whole(target) else None
+        if is_whole(target):
+            return target
+        _check_reader()
+        return None
     if is_adapter(folder := Path(reference).expanduser()):
         base = already_here(base_of(folder), cache_dir)
         target = None if base is None else _merged(folder, base, cache_dir)
@@ -184,7 +189,8 @@ def _packaged_file(name: str) -> _PackagedFile:
     try:
         distribution = importlib.metadata.distribution(name)
     except (importlib.metadata.PackageNotFoundError, ValueError):
-        raise ModelError(f"the package {name} is not installed; run `pip install --no-deps {name}`") from None
+        also = f", and {_GET_READER}" if _lacks_reader() else ""
+        raise ModelError(f"the package {name} is not installed; run `pip install --no-deps {name}`{also}") from None
     found = [entry for entry in distribution.files or () if entry.suffix == ".gguf"]
     if len(found) != 1:
         names = ", ".join(entry.name for entry in found) or "none"
@@ -205,8 +211,7 @@ def _convert(source: Path, folder: Path) -> None:
 
     bfloat16 halves disk and load time; its rounding (2**-9 relative) is far below that of a 4-bit source.
     """
-    if importlib.util.find_spec("gguf") is None:
-        raise ModelError("reading a GGUF model needs the package gguf; run `pip install gguf`")
+    _check_reader()
     try:
         model = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
@@ -215,6 +220,16 @@ def _convert(source: Path, folder: Path) -> None:
     _plain(model).save_pretrained(folder)
     tokenizer.model_max_length = model.config.max_position_embeddings
     tokenizer.save_pretrained(folder)
+
+
+def _lacks_reader() -> bool:
+    """Whether packages are missing that transformers reads GGUF with."""
+    return any(importlib.util.find_spec(name) is None for name in _READERS)
+
+
+def _check_reader() -> None:
+    if _lacks_reader():
+        raise ModelError(f"reading a GGUF model needs the packages {' and '.join(_READERS)}; run {_GET_READER}")
 
 
 def _plain(model: PreTrainedModel) -> PreTrainedModel:

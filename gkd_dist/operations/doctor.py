@@ -161,7 +161,7 @@ def ports() -> Iterator[Finding]:
         return
     hosts: dict[int, set[str]] = {}
     for each in connections:
-        if each.status == psutil.CONN_LISTEN and each.laddr.port in _PORTS:
+        if each.status == psutil.CONN_LISTEN and each.laddr and each.laddr.port in _PORTS:
             hosts.setdefault(each.laddr.port, set()).add(each.laddr.ip)
     if not hosts:
         yield Finding("ports", "ok", f"nobody listens on {', '.join(map(str, _PORTS))}")

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from gkd_dist.errors import RunError
-from gkd_dist.metrics.console import moment, print_table
+from gkd_dist.metrics.console import print_table
 from gkd_dist.operations.logs import outcome
 from gkd_dist.runs.attempts import read_attempts
 from gkd_dist.runs.documents import on_disk
 from gkd_dist.runs.lock import holder_of, is_damaged
+from gkd_dist.runs.moment import moment
 from gkd_dist.runs.run_directory import RunDirectory
 
 

@@ -1,159 +1,99 @@
-"""What `gkd stop` does: one signal, and the wait for what comes of it; to a run that is stopping, only the wait."""
+"""What `gkd stop` does: one signal, and the wait for what comes of it; to a run that is stopping, only the wait; to
+one that has ended, neither."""
 
 import json
 import os
 import signal
 import time
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from gkd_dist.errors import DeadlineError, GkdError, RunError
-from gkd_dist.operations.logs import exit_code, outcome
+from gkd_dist.errors import DeadlineError, RunError
+from gkd_dist.operations.ending import Ending
+from gkd_dist.operations.logs import outcome
 from gkd_dist.operations.subject import RunSubject, SubmittedJob, subject_of
-from gkd_dist.runs.attempts import read_attempts
-from gkd_dist.runs.control import require_running
+from gkd_dist.runs.attempts import AttemptRecord, read_attempts
 from gkd_dist.runs.documents import on_disk
 from gkd_dist.runs.lease import BEAT_S
 from gkd_dist.runs.lock import Holder, holder_of
 from gkd_dist.runs.run_directory import RunDirectory
 
+if TYPE_CHECKING:
+    from gkd_dist.cluster.jobs import Jobs
+
 _POLL_S = 0.2
 _MENDED_AFTER_S = 3 * BEAT_S
 """Two beats and the time of one."""
-_GOOD = frozenset({0, 75})
-"""Exit codes of runs that are finished, or can be gone on with."""
 
 
 @on_disk()
 def stop(subject: RunSubject, *, timeout_s: float, as_json: bool) -> int:
-    """Prints how the run ended; returns 0 where it is finished or left a good checkpoint, else its exit code.
+    """Prints how the run ended; returns 0 where it had before, is finished or left a good checkpoint, else its exit
+    code.
 
     Raises:
-        RunError: it does not run, or on another host.
+        RunError: it was never started, or runs on another host.
         DeadlineError: it has not ended in time.
     """
     if subject.job is not None:
-        code, how, directory = _stop_job(subject.job, timeout_s)
+        ending = _stop_job(subject.job, subject.directory, timeout_s)
     elif subject.directory is not None:
-        directory = subject.directory
-        if directory.is_finished and holder_of(directory.lock) is None:
-            code, how = 0, "is finished already"
-        else:
-            code, how = _stop_process(directory, timeout_s)
+        ending = _stop_process(subject.directory, timeout_s)
     else:
         raise RunError("nothing to stop")
-    if as_json:
-        print(json.dumps(_record(subject.name, code, directory)))
-    else:
-        print(_line(subject.name, how, directory))
-    return _verdict(code)
+    print(json.dumps(ending.record) if as_json else ending)
+    return ending.verdict
 
 
-@on_disk()
-def stop_all(output_dir: Path, *, timeout_s: float, as_json: bool) -> int:
-    """As `stop`, for every run below `output_dir` that a process of this host works on, all at once.
+def _stop_job(job: SubmittedJob, directory: RunDirectory | None, timeout_s: float) -> Ending:
+    if job.state.has_ended:
+        return Ending(job.name, job.state.exit_code, outcome(job.state), directory, was_before=True)
+    job.jobs.stop(job.name)
+    return await_job(job.jobs, job.name, timeout_s)
 
-    Returns 0 where there is none, else the first code that is not 0.
+
+def await_job(jobs: "Jobs", name: str, timeout_s: float) -> Ending:
+    """Of a job that was asked to stop.
 
     Raises:
-        RunError: one of them is not ours to stop; the others were asked.
-        DeadlineError: some have not ended in time.
+        DeadlineError: it has not ended in time.
     """
-    paths = [path for path in sorted(output_dir.glob("*")) if path.is_dir() and not path.is_symlink()]
-    found = [RunDirectory(path.resolve()) for path in paths if (path / "lock").is_file()]
-    problems: list[GkdError] = []
-    running: list[tuple[RunDirectory, Holder]] = []
-    for directory in found:
-        _tried(problems, _add_if_here, running, directory)
-    asked = [(directory, holder) for directory, holder in running if _tried(problems, _ask, directory, holder)]
-    end = time.monotonic() + timeout_s
-    codes, records = [], []
-    for directory, holder in asked:
-        if not _tried(problems, _await_end, directory, holder, max(0.0, end - time.monotonic())):
-            continue
-        code, how = _ending(directory, holder)
-        codes.append(_verdict(code))
-        records.append(_record(directory.name, code, directory))
-        if not as_json:
-            print(_line(directory.name, how, directory))
-    if as_json:
-        print(json.dumps({"runs": records}))
-    elif not running:
-        print(f"no run below {output_dir} is running on this host")
-    if problems:
-        raise type(problems[0])("\n".join(str(problem) for problem in problems))
-    return next((code for code in codes if code), 0)
-
-
-def _add_if_here(running: list[tuple[RunDirectory, Holder]], directory: RunDirectory) -> None:
-    with on_disk():
-        holder = holder_of(directory.lock)
-    if holder is not None and not holder.is_known:
-        raise RunError(_unknown(directory))
-    if holder is not None and holder.is_local:
-        running.append((directory, holder))
-
-
-def _unknown(directory: RunDirectory) -> str:
-    """What to do about a run that works, or did so a moment ago, and whose lock is damaged."""
-    last = next(iter(read_attempts(directory.attempts)[-1:]), None)
-    who = "" if last is None else f"; the last attempt was process {last.pid} on {last.host}"
-    return (
-        f"{directory.path}: its lock is damaged, so what to stop is not known; a run that lives writes it anew within "
-        f"{_MENDED_AFTER_S:.0f} s: ask again then{who}. Leave the file where it is: without it two processes may work "
-        "on the run"
-    )
-
-
-def _tried(problems: list[GkdError], act: Callable[..., None], *arguments: object) -> bool:
-    try:
-        act(*arguments)
-    except (RunError, DeadlineError) as error:
-        problems.append(error)
-        return False
-    return True
-
-
-def _record(name: str, code: int | None, directory: RunDirectory | None) -> dict[str, Any]:
-    step, path = (None, None) if directory is None else (directory.last_checkpoint, str(directory.path))
-    return {"run": name, "exit_code": code, "last_checkpoint": step, "path": path}
-
-
-def _line(name: str, how: str, directory: RunDirectory | None) -> str:
-    step = None if directory is None else directory.last_checkpoint
-    return f"{name}: {how}" + ("" if step is None else f", last checkpoint: step {step}")
-
-
-def _verdict(code: int | None) -> int:
-    return 0 if code in _GOOD else GkdError.exit_code if code is None else code
-
-
-def _stop_job(job: SubmittedJob, timeout_s: float) -> tuple[int | None, str, RunDirectory | None]:
-    if job.state.has_ended:
-        raise RunError(f"{job.name}: this job has ended ({outcome(job.state)}); `gkd submit` goes on with its run")
-    job.jobs.stop(job.name)
-    ended = job.jobs.wait(job.name, timeout_s)
+    ended = jobs.wait(name, timeout_s)
     if not ended.has_ended:
-        raise DeadlineError(f"{job.name}: asked to stop, and not ended after {timeout_s:g} s; it still may")
-    code = exit_code(ended) if ended.exit_code is not None else None
-    return code, outcome(ended), subject_of(job.jobs, ended).directory
+        raise DeadlineError(f"{name}: asked to stop, and not ended after {timeout_s:g} s; it still may")
+    return Ending(name, ended.exit_code, outcome(ended), subject_of(jobs, ended).directory)
 
 
-def _stop_process(directory: RunDirectory, timeout_s: float) -> tuple[int | None, str]:
-    holder = require_running(directory)
+def _stop_process(directory: RunDirectory, timeout_s: float) -> Ending:
+    holder = holder_of(directory.lock)
+    if holder is None:
+        return _ending_before(directory)
     if not holder.is_known:
-        raise RunError(_unknown(directory))
+        raise RunError(unknown(directory))
     if not holder.is_local:
         raise RunError(
             f"{directory.path}: runs as {holder}; stop it there with `kill {holder.pid}`, or as a job with --address"
         )
-    _ask(directory, holder)
-    _await_end(directory, holder, timeout_s)
-    return _ending(directory, holder)
+    ask(directory, holder)
+    return await_process(directory, holder, timeout_s)
 
 
-def _ask(directory: RunDirectory, holder: Holder) -> None:
+def _ending_before(directory: RunDirectory) -> Ending:
+    """Of a run that nobody works on."""
+    if directory.is_finished:
+        return Ending(directory.name, 0, "finished", directory, was_before=True)
+    last = next(iter(read_attempts(directory.attempts)[-1:]), None)
+    if last is None:
+        raise RunError(f"{directory.path}: this run was never started, so there is nothing to stop")
+    return replace(_ending_of(directory, last), was_before=True)
+
+
+def ask(directory: RunDirectory, holder: Holder) -> None:
+    """Ask a process of this host for a checkpoint and its end.
+
+    Raises:
+        RunError: it belongs to another user.
+    """
     try:
         os.kill(holder.pid, signal.SIGTERM)
     except ProcessLookupError:
@@ -162,17 +102,35 @@ def _ask(directory: RunDirectory, holder: Holder) -> None:
         raise RunError(f"{directory.path}: {holder} belongs to another user, who has to stop it") from error
 
 
-def _await_end(directory: RunDirectory, holder: Holder, timeout_s: float) -> None:
+def await_process(directory: RunDirectory, holder: Holder, timeout_s: float) -> Ending:
+    """Of a process that was asked to stop.
+
+    Raises:
+        DeadlineError: it has not ended in time.
+    """
     end = time.monotonic() + timeout_s
     while (now := holder_of(directory.lock)) is not None and now.run_epoch in (holder.run_epoch, ""):
         if time.monotonic() > end:
             raise DeadlineError(f"{directory.path}: asked to stop, and not ended after {timeout_s:g} s; it still may")
         time.sleep(_POLL_S)
-
-
-def _ending(directory: RunDirectory, holder: Holder) -> tuple[int | None, str]:
     number = int(holder.run_epoch.partition("-")[0])
     attempt = next((each for each in read_attempts(directory.attempts) if each.number == number), None)
+    return _ending_of(directory, attempt)
+
+
+def _ending_of(directory: RunDirectory, attempt: AttemptRecord | None) -> Ending:
     if attempt is None or attempt.how is None:
-        return None, "killed, no exit code"
-    return attempt.exit_code, f"{attempt.how}, exit code {attempt.exit_code}"
+        return Ending(directory.name, None, "killed, no exit code", directory)
+    how = f"{attempt.how}, exit code {attempt.exit_code}"
+    return Ending(directory.name, attempt.exit_code, how, directory)
+
+
+def unknown(directory: RunDirectory) -> str:
+    """What to do about a run that works, or did so a moment ago, and whose lock is damaged."""
+    last = next(iter(read_attempts(directory.attempts)[-1:]), None)
+    who = "" if last is None else f"; the last attempt was process {last.pid} on {last.host}"
+    return (
+        f"{directory.path}: its lock is damaged, so what to stop is not known; a run that lives writes it anew within "
+        f"{_MENDED_AFTER_S:.0f} s: ask again then{who}. Leave the file where it is: without it two processes may work "
+        "on the run"
+    )

@@ -142,6 +142,7 @@ class Checkpointer:
     async def _bounded(self, work: Awaitable[object], otherwise: str) -> None:
         """What a checkpoint can do without: a failure, or silence, is logged."""
         try:
-            await asyncio.wait_for(work, _EXTRA_S)
+            async with asyncio.timeout(_EXTRA_S):
+                await work
         except Exception as error:
             logger.warning("beside a checkpoint: %s (%s)", otherwise, plain(error))

@@ -28,6 +28,7 @@ class Durability:
     async def close(self) -> None:
         """Flush the ledger and let go of it; a disk that hangs does not keep the run from its end."""
         try:
-            await asyncio.wait_for(self.store.disk.run(self.ledger.close), _CLOSE_S)
+            async with asyncio.timeout(_CLOSE_S):
+                await self.store.disk.run(self.ledger.close)
         except TimeoutError:
             logger.warning("%s could not be flushed within %g s", self.ledger.path, _CLOSE_S)

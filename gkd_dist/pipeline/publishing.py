@@ -17,5 +17,5 @@ async def publishing_loop(ring: Ring) -> None:
                 await ring.fleet.samplers.bring_up(methodcaller("load_weights", publication))
         fault_point("publishing.live")
         version = report.policy_version
-        ring.accounts.published(report.step, publication and publication.manifest)
+        ring.accounts.published(report.step, None if publication is None else publication.manifest)
         ring.intake.live(version)

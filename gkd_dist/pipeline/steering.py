@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from gkd_dist.config.models import SamplerConfig, TeacherConfig
 from gkd_dist.config.run import RunConfig
 from gkd_dist.errors import ConfigError
 from gkd_dist.fleet import Fleet, role_of
@@ -93,7 +94,8 @@ class Steering:
 
     async def _follow_pressure(self) -> None:
         """Move the roles that have bounds towards what the queue asks for (`supervision/scaling.py`)."""
-        limits = {"samplers": self._config.sampler, **self._config.named_teachers}
+        limits: dict[str, SamplerConfig | TeacherConfig] = {"samplers": self._config.sampler}
+        limits |= self._config.named_teachers
         pools = {"samplers": self._fleet.samplers, **self._fleet.teachers}
         decisions: dict[str, Decision] = {}
         waited, blocked = self._spent()

@@ -104,7 +104,7 @@ class Watchdog:
             return
         if self._written is not None:
             try:
-                self._put(self._written | news)
+                self._put({**self._written, **news})
             except OSError as error:
                 logger.error("%s could not be brought up to date: %s", self._file, plain(error))
 

@@ -10,6 +10,7 @@ from gkd_dist.data.readers import read_rows
 from gkd_dist.data.routes import route_problems
 from gkd_dist.data.rows import Rows
 from gkd_dist.errors import ConfigError, DataError
+from gkd_dist.preparation.engines import check_engines
 from gkd_dist.preparation.models import needs_weights, references
 from gkd_dist.preparation.prepared import Data
 from gkd_dist.preparation.problems import collect
@@ -26,6 +27,7 @@ def check_data(config: RunConfig, student: str | None, writes: bool) -> Data:
         problems += route_problems(config.named_teachers, rows)
     limit = collect(problems, lambda: _prompt_limit(config))
     collect(problems, lambda: check_reward(config, rows))
+    collect(problems, lambda: check_engines(config))
     if writes:
         collect(problems, lambda: check_trackers(config))
     if problems or rows is None or mixture is None or limit is None:

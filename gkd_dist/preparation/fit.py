@@ -33,7 +33,9 @@ def fit(config: RunConfig, data: Data, folders: Mapping[str, Path], prune: Prune
     problems: list[str] = []
     student = folders["student"]
     teachers = {name: folders[config.key_of(name)] for name in config.named_teachers}
-    lengths = {"student": ("sampler", config.sampler.engine, config.sampler.max_model_len)}
+    lengths: dict[str, tuple[str, str, int]] = {
+        "student": ("sampler", config.sampler.engine, config.sampler.max_model_len)
+    }
     for name, teacher in config.named_teachers.items():
         lengths[config.key_of(name)] = (config.key_of(name), teacher.engine, teacher.num_positions)
     for part, (section, engine, max_model_len) in lengths.items():

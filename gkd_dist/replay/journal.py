@@ -246,7 +246,8 @@ class Journal:
                 length = _frame_bytes(file.read(_HEAD_BYTES))
                 if length is None or length > size - offset - _HEAD_BYTES:
                     following = _next_head(file, offset + 1)
-                    lost["torn" if following is None else "head"] += 1
+                    is_cut = length is not None or size - offset < _HEAD_BYTES  # a record began here
+                    lost["torn" if following is None and is_cut else "head"] += 1
                     offset = size if following is None else following
                     continue
                 try:

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, BinaryIO, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
@@ -65,6 +65,36 @@ class DroppedPrompt:
 
 LedgerEntry = StepEntry | DroppedPrompt
 
+_NOBODY = SampleIdSet()
+
+
+_State = tuple[int, int, int] | None
+"""Of a file: what changes with its content. None where there is no file."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """What a run that is to go on asks of one line."""
+
+    place: range
+    """Its bytes in the file."""
+    step: int | None
+    """None where it is damaged; as in its entry elsewhere."""
+    run: str
+    trained: SampleIdSet
+    dropped: SampleId | None
+    """None but for a `DroppedPrompt`."""
+
+    @classmethod
+    def of(cls, entry: LedgerEntry | None, place: range) -> "_Line":
+        match entry:
+            case StepEntry():
+                run = entry.sequences[0].sample_id.run if entry.sequences else ""
+                return cls(place, entry.step, run, _trained([entry]), None)
+            case DroppedPrompt():
+                return cls(place, entry.step, entry.sample_id.run, _NOBODY, entry.sample_id)
+        return cls(place, None, "", _NOBODY, None)
+
 
 class Ledger:
     """The file; many may read it while one process appends.
@@ -75,6 +105,7 @@ class Ledger:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file: AppendFile | None = None
+        self._survey: tuple[_State, list[_Line]] | None = None
         self._adapter: TypeAdapter[LedgerEntry] = TypeAdapter(
             Annotated[StepEntry | DroppedPrompt, Field(discriminator="kind")]
         )
@@ -87,6 +118,7 @@ class Ledger:
         """
         if self._file is None:
             self._file = AppendFile(self.path, from_byte=_whole_bytes(self.path))
+        self._survey = None
         self._file.append(self._line(entry))
 
     def sync(self) -> None:
@@ -103,18 +135,17 @@ class Ledger:
             trained: what these steps were trained on.
         """
         ids, num_steps, damaged = SampleIdSet(), 0, None
-        for number, line in self._lines():
-            entry = self._parse(line)
-            if entry is None:
+        for number, line in enumerate(self._surveyed(), start=1):
+            if line.step is None:
                 damaged = damaged or number
-            elif isinstance(entry, StepEntry) and entry.step < step:
+            elif line.dropped is None and line.step < step:
                 if damaged is not None:
                     return f"line {damaged} of the ledger is damaged"
-                if entry.step != num_steps:
-                    return f"the ledger has step {entry.step} where step {num_steps} belongs"
-                if num_steps == 0 and entry.sequences[0].sample_id.run != run:
-                    return f"the ledger is that of run {entry.sequences[0].sample_id.run!r}, not of {run!r}"
-                ids.update(sequence.sample_id for sequence in entry.sequences)
+                if line.step != num_steps:
+                    return f"the ledger has step {line.step} where step {num_steps} belongs"
+                if num_steps == 0 and line.run != run:
+                    return f"the ledger is that of run {line.run!r}, not of {run!r}"
+                ids.update(line.trained.ids(run))
                 num_steps += 1
         if num_steps < step:
             return f"the ledger ends after {num_steps} steps"
@@ -140,27 +171,28 @@ class Ledger:
         dropped, named = dropped or SampleIdSet(), SampleIdSet()
         if not self.path.exists() and not len(dropped):
             return 0
+        num_dropped, damaged, stay = 0, None, []
+        for number, line in enumerate(self._surveyed(), start=1):
+            if line.step is None or not (line.step < step or (line.dropped is not None and line.dropped in dropped)):
+                num_dropped += 1
+                damaged = number if line.step is None else damaged
+                continue
+            if line.dropped is not None:
+                named.add(line.dropped)
+            elif damaged is not None:
+                raise self._damage(damaged)
+            stay.append(line.place)
         draft = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
-        num_dropped, damaged = 0, None
         try:
             with draft.open("wb") as file:
-                for number, line in self._lines():
-                    entry = self._parse(line)
-                    if entry is None or not _stays(entry, step, dropped):
-                        num_dropped += 1
-                        damaged = number if entry is None else damaged
-                        continue
-                    if isinstance(entry, DroppedPrompt):
-                        named.add(entry.sample_id)
-                    elif damaged is not None:
-                        raise self._damage(damaged)
-                    file.write(line)
+                self._copy(stay, file)
                 for sample_id in dropped.ids(run):
                     if sample_id not in named:
                         file.write(self._line(DroppedPrompt(step, sample_id, "rejected")))
                 file.flush()
                 os.fsync(file.fileno())
             draft.rename(self.path)
+            self._survey = None
         finally:
             draft.unlink(missing_ok=True)
         flush(self.path.parent)
@@ -208,6 +240,27 @@ class Ledger:
             self._file.close()
             self._file = None
 
+    def _surveyed(self) -> list[_Line]:
+        """What all lines say, in short. The file is parsed once for each state that it has: what is asked of a run that
+        is about to go on, for each of its checkpoints and then to cut it, is asked of the same state."""
+        state = _state(self.path)
+        if self._survey is None or self._survey[0] != state:
+            lines, place = [], 0
+            for _, line in self._lines():
+                lines.append(_Line.of(self._parse(line), range(place, place + len(line))))
+                place += len(line)
+            self._survey = state, lines
+        return self._survey[1]
+
+    def _copy(self, places: Iterable[range], file: BinaryIO) -> None:
+        """The bytes at `places`, as they are."""
+        if not self.path.exists():
+            return
+        with self.path.open("rb") as source:
+            for place in places:
+                source.seek(place.start)
+                file.write(source.read(len(place)))
+
     def _lines(self) -> Iterator[tuple[int, bytes]]:
         """(number from 1 on, line with its end)."""
         if not self.path.exists():
@@ -234,8 +287,12 @@ class Ledger:
         )
 
 
-def _stays(entry: LedgerEntry, step: int, dropped: SampleIdSet) -> bool:
-    return entry.step < step or (isinstance(entry, DroppedPrompt) and entry.sample_id in dropped)
+def _state(path: Path) -> _State:
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _trained(steps: Iterable[StepEntry]) -> SampleIdSet:

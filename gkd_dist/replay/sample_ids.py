@@ -34,7 +34,9 @@ class SampleIdSet:
             self._starts[repeat_index] = [start for start, _ in pairs]
             self._ends[repeat_index] = [end for _, end in pairs]
 
-    def __contains__(self, sample_id: SampleId) -> bool:
+    def __contains__(self, sample_id: object) -> bool:
+        if not isinstance(sample_id, SampleId):
+            return False
         starts, ends = self._starts.get(sample_id.repeat_index, []), self._ends.get(sample_id.repeat_index, [])
         place = bisect_right(starts, sample_id.prompt_index) - 1
         return place >= 0 and sample_id.prompt_index < ends[place]

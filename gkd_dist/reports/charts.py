@@ -106,7 +106,7 @@ def _divergences(runs: Sequence[RunView]) -> Chart:
         "reference/nll_nats": "NLL, references",
     }
     texts = {"before": "before training", "after": "after training"}
-    bars = []
+    bars: list[Line] = []
     for index, run in enumerate(runs):
         for when, label in texts.items():
             figures = run.summary.get(when)

@@ -20,6 +20,7 @@ from gkd_dist.reports.numbers import table
 from gkd_dist.reports.run_view import RunView
 from gkd_dist.reports.settings import differences
 from gkd_dist.reports.timeline import timeline
+from gkd_dist.runs.moment import moment
 
 MAX_SAMPLES = 12
 """Held-out prompts shown of each run."""
@@ -42,6 +43,7 @@ def page(runs: Sequence[RunView], now: datetime) -> str:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
+    environment.filters["moment"] = moment
     return environment.from_string(_asset("report.html.j2")).render(
         title=", ".join(run.name for run in runs),
         runs=[_run(run, times.get(f"timeline-{index}")) for index, run in enumerate(runs)],
@@ -53,7 +55,7 @@ def page(runs: Sequence[RunView], now: datetime) -> str:
         style=_asset("report.css"),
         script=script,
         script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        made_at=now.strftime("%Y-%m-%d %H:%M UTC"),
+        made_at=moment(now.isoformat()),
         version=__version__,
     )
 

@@ -14,6 +14,10 @@ MAX_ROWS = 400
 """Events listed as text; the newest, should there be more."""
 _PIXELS = 1000
 """About the width of a lane: what is closer than one of them cannot be told apart."""
+_MARK_PIXELS = 5
+"""Width of a mark and of a gap beside it: closer ones would be one block."""
+_DECIMALS = 3
+"""Of seconds: what events say."""
 _OF_THE_PAGE = frozenset({"rows", "num_left_out", "num_merged"})
 
 
@@ -55,11 +59,11 @@ class Timeline:
     """(when, what, why) as text."""
     num_left_out: int = 0
     num_merged: int = 0
-    """Spans and marks that are drawn as one with a neighbour: they would share a pixel."""
+    """Spans and marks that are drawn as one with a neighbour: they would lie on it."""
 
     def plain(self) -> dict[str, Any]:
         """For JSON: the lanes and marks alone."""
-        return {key: value for key, value in asdict(self).items() if key not in _OF_THE_PAGE}
+        return {key: _rounded(value) for key, value in asdict(self).items() if key not in _OF_THE_PAGE}
 
 
 def timeline(run: RunView, index: int, now: datetime) -> Timeline | None:
@@ -85,7 +89,7 @@ def timeline(run: RunView, index: int, now: datetime) -> Timeline | None:
     pixel = max(end - begin, 1e-3) / _PIXELS
     lanes = _lanes(run.events, begin, ends, end)
     drawn = [Lane(lane.name, _merged_spans(lane.spans, pixel)) for lane in lanes]
-    drawn_marks = _merged_marks(sorted(marks, key=lambda mark: mark.at), pixel)
+    drawn_marks = _merged_marks(sorted(marks, key=lambda mark: mark.at), _MARK_PIXELS * pixel)
     num_spans, num_drawn = (sum(len(lane.spans) for lane in each) for each in (lanes, drawn))
     return Timeline(
         id=f"timeline-{index}",
@@ -96,6 +100,18 @@ def timeline(run: RunView, index: int, now: datetime) -> Timeline | None:
         rows=[(duration(at), what, why) for at, what, why in told[-MAX_ROWS:]],
         num_left_out=max(0, len(told) - MAX_ROWS),
     )
+
+
+def _rounded(value: Any) -> Any:
+    """With every float as short as events are exact; a page of many events is half as large then."""
+    match value:
+        case float():
+            return round(value, _DECIMALS)
+        case dict():
+            return {key: _rounded(each) for key, each in value.items()}
+        case list():
+            return [_rounded(each) for each in value]
+    return value
 
 
 def _merged_spans(spans: list[Span], pixel: float) -> list[Span]:
@@ -114,11 +130,11 @@ def _merged_spans(spans: list[Span], pixel: float) -> list[Span]:
     return merged
 
 
-def _merged_marks(marks: list[Mark], pixel: float) -> list[Mark]:
-    """One of a kind in each pixel, which says how many there are."""
+def _merged_marks(marks: list[Mark], width: float) -> list[Mark]:
+    """One of a kind in each `width` seconds, which says how many there are."""
     groups: dict[tuple[float, str], list[Mark]] = defaultdict(list)
     for mark in marks:
-        groups[mark.at // pixel, mark.kind].append(mark)
+        groups[mark.at // width, mark.kind].append(mark)
     return [
         first if not others else Mark(first.at, first.kind, f"{first.label}, and {len(others)} more")
         for first, *others in groups.values()

@@ -59,9 +59,8 @@ class FunctionReward:
         call = _Call()
         self._open.add(call)
         try:
-            return await asyncio.wait_for(
-                self._thread.run(lambda: self._call(call, chosen, len(answers))), self._timeout_s
-            )
+            async with asyncio.timeout(self._timeout_s):
+                return await self._thread.run(lambda: self._call(call, chosen, len(answers)))
         except TimeoutError:
             raise DeadlineError(
                 f"{self._name} did not return within {self._timeout_s:.0f} s (cluster.request_timeout_s)"
@@ -75,7 +74,8 @@ class FunctionReward:
             call.give_up()
         if self._runner is not None:
             with suppress(TimeoutError):  # a call that never ends keeps the thread
-                await asyncio.wait_for(self._thread.run(self._runner.close), CLOSE_S)
+                async with asyncio.timeout(CLOSE_S):
+                    await self._thread.run(self._runner.close)
         self._thread.close()
 
     def _call(self, call: "_Call", columns: Mapping[str, list[Any]], num_answers: int) -> list[float]:

@@ -19,6 +19,7 @@ from typing import IO
 from gkd_dist.errors import RunError
 from gkd_dist.runs.documents import DamagedError, Document, read_document
 from gkd_dist.runs.lease import Heartbeat, await_silence, end_process, is_silent
+from gkd_dist.runs.moment import moment
 
 _TRIES = 20
 _PAUSE_S = 0.05
@@ -46,7 +47,7 @@ class Holder(Document):
     def __str__(self) -> str:
         if not self.is_known:
             return "a process that its damaged `lock` does not name; the last line of attempts.jsonl may"
-        return f"process {self.pid} on {self.host}, started {self.started_at}"
+        return f"process {self.pid} on {self.host}, started {moment(self.started_at)}"
 
 
 _UNKNOWN = Holder(run_epoch="", host="", pid=0, started_at="")

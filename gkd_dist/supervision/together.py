@@ -1,7 +1,7 @@
 """Work side by side, of which the first failure stops the rest."""
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Iterable
+from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -10,14 +10,21 @@ T = TypeVar("T")
 
 @asynccontextmanager
 async def task_group() -> AsyncIterator[asyncio.TaskGroup]:
-    """As asyncio.TaskGroup, but raises the first failure itself; what the others raised on top is noted on it."""
+    """As asyncio.TaskGroup, but raises the first failure itself: that of the block, where it failed, since what its
+    tasks raise while they are cancelled comes after that. What else was raised is noted on it."""
+    own: BaseException | None = None
     try:
         async with asyncio.TaskGroup() as group:
-            yield group
+            try:
+                yield group
+            except BaseException as error:
+                own = error
+                raise
         return
     except BaseExceptionGroup as failures:
-        first, *others = failures.exceptions
-    for other in others:
+        raised: Sequence[BaseException] = failures.exceptions
+    first: BaseException = own if own is not None and own in raised else raised[0]
+    for other in (each for each in raised if each is not first):
         first.add_note(f"another failed too: {other!r}")
     raise first  # outside the handler: its own cause and context stay as they are
 

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,8 @@ def test_every_link_leads_somewhere(tmp_path: Path) -> None:
     assert warnings_of(REPOSITORY, tmp_path) == []
     for page in ("docs/index", "docs/configuration", "docs/decisions/README", "README", "CONTRIBUTING"):
         assert (tmp_path / "pages" / f"{page}.html").exists()
+    (target,) = re.findall(r'href="(.+?)"', (tmp_path / "pages" / "index.html").read_text())
+    assert (tmp_path / "pages" / target).exists(), "whoever opens the folder comes to the first page"
 
 
 @pytest.mark.usefixtures("sphinx")
@@ -46,6 +49,8 @@ def test_a_broken_link_is_seen(tmp_path: Path) -> None:
     sources = tmp_path / "sources"
     (sources / "docs").mkdir(parents=True)
     shutil.copy(REPOSITORY / "docs" / "conf.py", sources / "docs")
+    for asset in ("site", "root"):
+        shutil.copytree(REPOSITORY / "docs" / asset, sources / "docs" / asset)
     (sources / "a.txt").touch()
     (sources / "docs" / "index.md").write_text(
         "# Index\n\n```{toctree}\nother\n../README\n```\n\n[file](../a.txt), [anchor](other.md#one-two)\n"
@@ -61,6 +66,7 @@ def test_a_broken_link_is_seen(tmp_path: Path) -> None:
     assert [name for name in ("gone.md", "three", "b.txt") if not any(name in line for line in told)] == []
 
 
+@cache
 def texts_of_the_package() -> set[str]:
     """Every string constant, and every constant part of a string with values in it."""
     sources = [ast.parse(path.read_text(encoding="utf-8")) for path in (REPOSITORY / "gkd_dist").rglob("*.py")]

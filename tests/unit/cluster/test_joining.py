@@ -45,7 +45,7 @@ def test_auto_means_the_address_of_the_environment(
     assert asked == []
 
 
-@pytest.mark.parametrize("address", ["auto", "cluster-of-ours", "head:port", "[::1"])
+@pytest.mark.parametrize("address", ["auto", "cluster-of-ours"])
 def test_what_names_no_host_and_port_is_left_to_ray(asked: list[str], address: str) -> None:
     with ray_session(ClusterConfig(address=address)):
         pass

@@ -24,9 +24,12 @@ class Waiting:
         self.placed = asyncio.Event()
         self.killed = False
 
-    async def start(self) -> None:
+    async def locate(self) -> None:
         await self.placed.wait()
         self.place = object()
+
+    async def build(self) -> None:
+        """At once."""
 
     def kill(self) -> None:
         self.killed = True
@@ -147,8 +150,8 @@ def test_of_many_that_wait_for_the_same_one_says_so(free: dict[str, float]) -> N
     async def check() -> None:
         proxy = Waiting()
         starter = launcher(proxy, said)
-        starts = [asyncio.create_task(starter.start(slot)) for slot in range(40)]
-        await until(lambda: all(starter.waits_for(slot) for slot in range(40)))
+        starts = [asyncio.create_task(starter.start(slot)) for slot in range(30)]
+        await until(lambda: all(starter.waits_for(slot) for slot in range(30)))
         proxy.placed.set()
         await asyncio.gather(*starts)
 
@@ -156,6 +159,36 @@ def test_of_many_that_wait_for_the_same_one_says_so(free: dict[str, float]) -> N
     said: list[str] = []
     asyncio.run(check())
     assert len([line for line in said if "waits" in line]) == 1
+
+
+def test_of_thousands_a_few_wait_for_a_process_at_a_time(free: dict[str, float]) -> None:
+    """The others do not even have an actor; those that are called off give their turn to the next."""
+
+    async def check() -> None:
+        def made(*_: object) -> Waiting:
+            proxies.append(Waiting())
+            return proxies[-1]
+
+        starter = launcher(Waiting(), [])
+        starter._proxy = made  # type: ignore[assignment]
+        starts = [asyncio.create_task(starter.start(slot)) for slot in range(1000)]
+        await until(lambda: starter.waits_for(0) and starter.waits_for(999) == "others wait for a process before it")
+        assert len(proxies) == launchers._MAX_UNPLACED
+        for start in starts[: launchers._MAX_UNPLACED]:
+            start.cancel()
+        await until(lambda: len(proxies) == 2 * launchers._MAX_UNPLACED)
+        for _ in range(1000):
+            for proxy in proxies:
+                proxy.placed.set()
+            await asyncio.sleep(0)
+        await asyncio.wait(starts)
+        assert all(start.cancelled() for start in starts[: launchers._MAX_UNPLACED])
+        assert all(start.result() for start in starts[launchers._MAX_UNPLACED :])
+        assert not any(starter.waits_for(slot) for slot in range(1000))
+
+    assert free["CPU"] == 0.5
+    proxies: list[Waiting] = []
+    asyncio.run(check())
 
 
 def test_an_actor_reserves_what_its_role_needs(monkeypatch: pytest.MonkeyPatch) -> None:

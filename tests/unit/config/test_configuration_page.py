@@ -1,5 +1,6 @@
 """docs/configuration.md says what the models say, about every key."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ from gkd_dist.config.base import Strict
 from gkd_dist.config.load import load_run_config
 from gkd_dist.config.reference import PARTS, keys, reference, unit
 
-PAGE = Path(__file__).parents[3] / "docs" / "configuration.md"
+REPOSITORY = Path(__file__).parents[3]
+PAGE = REPOSITORY / "docs" / "configuration.md"
 
 
 def paths(tree: dict[str, Any], prefix: str = "") -> Iterator[str]:
@@ -53,6 +55,16 @@ def test_every_key_of_a_resolved_recipe_is_on_the_page() -> None:
 def test_a_row_has_type_limits_default_and_unit(row: str, told: str) -> None:
     (line,) = [line for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith(f"| `{row}`")]
     assert told in line
+
+
+def test_the_keys_of_the_readme_are_on_the_page_with_the_same_defaults() -> None:
+    head = "| key | default | means |\n| --- | --- | --- |\n"
+    _, _, rest = (REPOSITORY / "README.md").read_text(encoding="utf-8").partition(head)
+    told = re.findall(r"^\| `(\S+)` \| (\S+) \|", rest.partition("\n\n")[0], re.MULTILINE)
+    rows = [line.split(" | ") for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("| `")]
+    known = {re.findall(r"`(\S+)`", row[0])[0]: row[2] for row in rows if len(row) > 2}
+    assert len(told) == 10
+    assert [(key, default) for key, default in told if known.get(key) != default] == []
 
 
 @pytest.mark.parametrize(("name", "told"), [("hedge_after_s", "seconds"), ("s", ""), ("seed", ""), ("bytes", "")])

@@ -58,3 +58,19 @@ def test_a_duration_ends_within_a_month(key: str) -> None:
     for number in ("1e30", "2592001"):
         (found,) = [each for each in problems(f"{key}={number}") if each.startswith(f"{key}: must be ")]
         assert "above 0 and at most 2592000" in found
+
+
+@pytest.mark.parametrize("address", ["local", "auto", "127.0.0.1:6379", "[::1]:6379", "head.ours:6379", "ray://head:1"])
+def test_addresses_that_a_cluster_can_have(address: str) -> None:
+    assert problems(f"cluster.address={address!r}") == []
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:99999", "head:port", "[::1", "head:0", ":6379", ""])
+def test_an_address_that_no_cluster_can_have_is_refused_before_an_engine_starts(address: str) -> None:
+    (found,) = problems(f"cluster.address={address!r}")
+    assert found.startswith("cluster.address: must be local, auto, or the address of a cluster such as 10.0.0.1:6379")
+
+
+def test_what_a_mapping_of_numbers_may_hold_is_said() -> None:
+    (found,) = problems("cluster.resources_per_sampler={sampler: x}")
+    assert found.startswith("cluster.resources_per_sampler: must be a mapping (key: a number above 0), got")

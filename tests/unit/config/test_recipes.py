@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from gkd_dist.config.data import DataConfig
 from gkd_dist.config.load import dump_run_config, load_run_config
 from gkd_dist.config.recipes import recipe_names, recipe_summary, recipe_text
 from tests import run_configs
@@ -173,6 +174,42 @@ def test_null_takes_away_what_knows_no_null(write: Any) -> None:
     assert problems_of("tiny", "student.model=null", "teacher.model=t") == [
         "student.model: must be text, got null",
     ]
+
+
+def test_null_takes_away_what_another_section_leaves_without_effect(write: Any) -> None:
+    base = write("base.yaml", "mode: async\nsampler: {engine: vllm}\nweights: {kv_cache: keep}\n")
+    overrides = ["sampler.engine=hf", *MODELS]
+    assert "weights.kv_cache" in problems_of(base, *overrides)[0]
+    assert load_run_config(base, [*overrides, "weights.kv_cache=null"]).sampler.engine == "hf"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "problems"),
+    [
+        (["learner.max_steps=null"], ["learner.max_steps: must be a whole number of at least 0, got null"]),
+        (["objective.divergence=jsd", "objective.beta=null"], ["objective.beta: must be a number above 0 and below 1, got null"]),  # noqa: E501
+        (["student=null"], ["student: must be a mapping (key: value), got null"]),
+        (["sampler.engine_args=null"], ["sampler.engine_args: must be a mapping (key: value), got null"]),
+        (["teachers={math: {model: t, temperature: null}}", "teacher=null"], ["teachers.math.temperature: must be a number above 0, got null"]),  # noqa: E501
+        # What is told about the default that stood in for it is not told twice.
+        (["sampler.max_model_len=null", "sampling.max_new_tokens=2000"], ["sampler.max_model_len: must be a whole number of at least 2, got null"]),  # noqa: E501
+        # With other faults: those that are without effect stay right.
+        (["objective.divergence=tvd", "objective.beta=null", "data.shuffle=null", "learner.batch_size=0"], ["learner.batch_size: must be at least 1, got 0", "data.shuffle: must be true or false, got null"]),  # noqa: E501
+    ],
+)  # fmt: skip
+def test_null_of_a_key_in_use_is_an_error_and_never_the_default(overrides: list[str], problems: list[str]) -> None:
+    assert problems_of("tiny", *MODELS, *overrides) == problems
+
+
+def test_null_takes_away_a_whole_section(write: Any) -> None:
+    base = write("base.yaml", "extends: tiny\ndata: {fields: {prompt: q, completion: a}}\n")
+    assert load_run_config(base, MODELS).data.fields.prompt == "q"
+    assert load_run_config(base, [*MODELS, "data.fields=null"]).data.fields == DataConfig().fields
+
+
+def test_null_in_a_file_is_as_wrong_as_on_the_command_line(write: Any) -> None:
+    child = write("c.yaml", "extends: tiny\nlearner:\n  max_steps:\n")
+    assert problems_of(child, *MODELS) == ["learner.max_steps: must be a whole number of at least 0, got null"]
 
 
 def test_paths_start_at_the_file_that_names_them(write: Any) -> None:

@@ -101,3 +101,9 @@ _values = st.recursive(
 @given(_values)
 def test_formatted_values_parse_back_unchanged(value: Any) -> None:
     assert parse_yaml(format_yaml(value)) == value
+
+
+def test_a_value_that_was_changed_is_not_what_the_same_text_says_next() -> None:
+    text = "a: {b: [1, 2]}"
+    parse_yaml(text)["a"]["b"].append(3)
+    assert parse_yaml(text) == {"a": {"b": [1, 2]}}

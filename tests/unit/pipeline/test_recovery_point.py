@@ -202,6 +202,43 @@ def test_a_ledger_cut_inside_of_its_last_record_costs_one_checkpoint(stores: tup
     assert names(store) == ["step-1", "step-2", "step-3"], "so far nothing has changed"
 
 
+def test_a_line_lost_from_the_middle_leads_back_to_the_newest_checkpoint_before_it(
+    stores: tuple[CheckpointStore, Ledger],
+) -> None:
+    store, ledger = stores
+    lines = ledger.path.read_bytes().splitlines(keepends=True)
+    ledger.path.write_bytes(lines[0] + lines[2])
+    point = find_recovery_point("r", store, ledger)
+    assert point.checkpoint is not None
+    assert [(each.path.name, each.reason) for each in point.checkpoint.discarded] == [
+        ("step-3", "the ledger has step 2 where step 1 belongs"),
+        ("step-2", "the ledger ends after 1 steps"),
+    ]
+    assert (point.progress.step, return_to(point, store, ledger)) == (1, 1)
+    assert ledger.path.read_bytes() == lines[0]
+
+
+def test_a_run_that_goes_on_parses_each_line_of_its_ledger_once(
+    stores: tuple[CheckpointStore, Ledger], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked for the newest of three checkpoints, which it covers as little as the next, before engines start and again
+    when they have; then it is cut."""
+    store, ledger = stores
+    for step in (2, 3):
+        Progress("r", step, SampleIdSet()).write(store.path_of(step))  # whole as far as this store remembers
+    parsed, parse = [], Ledger._parse
+
+    def count(self: Ledger, line: bytes) -> object:
+        parsed.append(line)
+        return parse(self, line)
+
+    monkeypatch.setattr(Ledger, "_parse", count)
+    points = [find_recovery_point("r", store, ledger) for _ in range(2)]
+    assert [point.progress.step for point in points] == [1, 1]
+    assert return_to(points[-1], store, ledger) == 2
+    assert len(parsed) == 3
+
+
 def test_where_there_is_no_checkpoint_a_run_begins(tmp_path: Path) -> None:
     point = find_recovery_point("r", CheckpointStore(tmp_path / "checkpoints", 2), Ledger(tmp_path / "ledger.jsonl"))
     assert (point.progress.run, point.progress.step, point.checkpoint) == ("r", 0, None)

@@ -204,6 +204,18 @@ def test_a_checkpoint_that_the_ledger_does_not_cover_is_told_why(ledger: Ledger,
     assert (ledger.path.read_bytes() if ledger.path.exists() else None) == before
 
 
+def test_what_changed_after_it_was_looked_at_is_looked_at_again(ledger: Ledger) -> None:
+    for step in range(3):
+        ledger.append(entry(step, step))
+    known = ledger.trained()
+    assert ledger.fault(3, run="run-1", trained=known) is None
+    lines = ledger.path.read_bytes().splitlines(keepends=True)
+    ledger.path.write_bytes(lines[0] + lines[2])
+    assert ledger.fault(3, run="run-1", trained=known) == "the ledger has step 2 where step 1 belongs"
+    ledger.path.unlink()
+    assert ledger.fault(3, run="run-1", trained=known) == "the ledger ends after 0 steps"
+
+
 def test_what_a_checkpoint_holds_as_given_up_comes_back_where_it_was_lost(ledger: Ledger) -> None:
     """Also where there is no ledger: the checkpoint is of step 0."""
     given_up = SampleIdSet()

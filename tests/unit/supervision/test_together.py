@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from gkd_dist.errors import EngineError
+from gkd_dist.errors import EngineError, StoppedError
 from gkd_dist.pipeline.scoring import score
-from gkd_dist.supervision.together import gather_all
+from gkd_dist.supervision.together import beside, gather_all
 from gkd_dist.targets import TargetsHandle, TeacherTargets
 from gkd_dist.testing.fakes import FakeLearner, FakeSampler, FakeTeacher
 from gkd_dist.types import Trajectory
@@ -73,3 +73,20 @@ def test_a_teacher_that_fails_stops_the_others() -> None:
         return slow.stopped
 
     assert asyncio.run(work())
+
+
+def test_the_error_of_the_block_comes_before_what_its_tasks_raise_when_they_are_cancelled() -> None:
+    async def fails_on_the_way_out() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise EngineError("cancelled in the middle of a call")
+
+    async def go() -> None:
+        async with beside(fails_on_the_way_out()):
+            await asyncio.sleep(0)
+            raise StoppedError("asked to stop")
+
+    with pytest.raises(StoppedError, match="asked to stop") as caught:
+        asyncio.run(go())
+    assert caught.value.__notes__ == ["another failed too: EngineError('cancelled in the middle of a call')"]
