@@ -126,7 +126,10 @@ class Reward(Protocol):
 
 
 class Learner(Protocol):
-    """Owns the student's parameters and the optimizer. Calls must not overlap."""
+    """Owns the student's parameters and the optimizer. Calls must not overlap.
+
+    It is never pinged: that it died or hangs shows at its next answer, which has a deadline.
+    """
 
     async def train(self, batch: TrainBatch) -> StepReport:
         """One optimizer step; the policy version grows by one."""
@@ -162,10 +165,6 @@ class Learner(Protocol):
         Raises:
             ModelError: the files are of another student, optimizer or kind of training; says which.
         """
-        ...
-
-    async def ping(self) -> None:
-        """As `Sampler.ping`; may overlap with every other call."""
         ...
 
     async def close(self) -> None: ...

@@ -59,6 +59,10 @@ class Shell(Generic[Part]):
         self._made = await asyncio.to_thread(self._make)
         return Whereabouts.here()
 
+    @ray.method(concurrency_group="probes")
+    async def ping(self) -> None:
+        """This process answers; parts whose engine may end without it are asked themselves."""
+
     async def close(self) -> None:
         await self._part.close()
 
@@ -124,10 +128,6 @@ class TeacherActor(Shell[Teacher]):
 class RewardActor(Shell[Reward]):
     """A reward in its own process. Answers are short texts and travel by value."""
 
-    @ray.method(concurrency_group="probes")
-    async def ping(self) -> None:
-        """The reward is in this process, which answers."""
-
     async def judge(self, answers: list[Answer]) -> list[float]:
         return await self._part.judge(answers)
 
@@ -153,10 +153,6 @@ async def _stream(learner: Learner) -> AsyncIterator[Any]:
 
 class LearnerActor(Shell[Learner]):
     """A learner in its own process."""
-
-    @ray.method(concurrency_group="probes")
-    async def ping(self) -> None:
-        await self._part.ping()
 
     async def fetch(self, *frames: ByteArray) -> None:
         """Ray has brought `frames` to this machine when this begins."""
