@@ -36,7 +36,7 @@ from gkd_dist.learners.learner import GkdLearner
 from gkd_dist.learners.load import load_student
 from gkd_dist.learners.model import StudentModel
 from gkd_dist.learners.objective import Distillation
-from gkd_dist.learners.seat import Seat
+from gkd_dist.learners.seat import RankSeat
 from gkd_dist.learners.sharded import shard
 from gkd_dist.learners.step import LossSettings
 from gkd_dist.learners.targets import TargetRules, TeacherView
@@ -101,12 +101,12 @@ def measure(folder: Path, size: int) -> list[dict[str, Any]]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    seats = [Seat(rank, size, "127.0.0.1", port, setup_timeout_s=120, timeout_s=120) for rank in range(size)]
+    seats = [RankSeat(rank, size, "127.0.0.1", port, setup_timeout_s=120, timeout_s=120) for rank in range(size)]
     with multiprocessing.get_context("spawn").Pool(size, maxtasksperchild=1) as pool:
         return pool.starmap(train, [(folder, seat) for seat in seats], chunksize=1)
 
 
-def train(folder: Path, seat: Seat) -> dict[str, Any]:
+def train(folder: Path, seat: RankSeat) -> dict[str, Any]:
     torch.set_num_threads(1)
     group = RankGroup(seat) if seat.size > 1 else None
     student = load_student(folder, gradient_checkpointing=False)

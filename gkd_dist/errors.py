@@ -14,6 +14,7 @@ GkdError                     exit 70 unless a subclass says otherwise
 |   +-- OutOfMemoryError     a part was killed because its machine ran out of memory
 |   +-- RoleLostError        no replica of a role is left, or came back in time
 |   +-- LearnerLostError     the learner died; its last checkpoint did not
+|   +-- TeacherChangedError  a teacher no longer answers as it did: what it scored since its last good check is void
 +-- StoppedError             exit 75: asked to stop, and did so with a good checkpoint
 |   +-- StoppedEarlyError    exit 128 + the signal: before the first step, with nothing to save
 +-- StalledError             no progress for supervision.stall_timeout_s
@@ -117,6 +118,22 @@ class RoleLostError(EngineError):
 
 class LearnerLostError(EngineError):
     """The learner died, or did not answer in time."""
+
+
+class TeacherChangedError(EngineError):
+    """A teacher no longer answers as it did.
+
+    Args:
+        message: for people.
+        last_good_step: train steps that were done at its last good check; what came after them is not to be trusted.
+    """
+
+    def __init__(self, message: str, last_good_step: int) -> None:
+        self.last_good_step = last_good_step
+        super().__init__(message)
+
+    def __reduce__(self) -> tuple[type["TeacherChangedError"], tuple[str, int]]:
+        return type(self), (str(self), self.last_good_step)
 
 
 class StoppedError(GkdError):

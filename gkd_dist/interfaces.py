@@ -155,7 +155,8 @@ class Learner(Protocol):
     async def write_snapshot(self, folder: Path) -> None:
         """Write the snapshot into `folder`, which exists and is empty; files are flushed to disk when this returns.
 
-        May overlap with every other call, also with `train`, and does not see its effects.
+        May overlap with every other call, also with `train`, and does not see its effects. It has no deadline but that
+        of its caller, who cancels it.
         """
         ...
 
@@ -221,7 +222,7 @@ class Replicas(Protocol[Replica]):
 
     @property
     def events(self) -> Sequence[Any]:
-        """The newest changes of state, oldest first, of which some hundreds are kept: `supervision.health.Event`."""
+        """The newest changes of state, oldest first: `supervision.health.Event`."""
         ...
 
     @property
@@ -277,16 +278,21 @@ class Replicas(Protocol[Replica]):
 class Journal(Protocol):
     """Keeps scored trajectories until a checkpoint holds the step that trained on them."""
 
-    async def read(self, finished: Container[SampleId] = frozenset()) -> Kept:
+    async def read(
+        self, finished: Container[SampleId] = frozenset(), progressed: Callable[[], object] = lambda: None
+    ) -> Kept:
         """All that are kept but the `finished` ones, the newest attempt of each, in the order of writing; call it
-        before the first append. It may take as long as the files are long, while it goes on."""
+        before the first append. It may take as long as the files are long, while it goes on: `progressed` is called
+        again and again, on any thread."""
         ...
 
     async def append(self, scored: Sequence[ScoredTrajectory]) -> None:
         """Returns once they are in the file, which outlives every process; `sync` makes it outlive the machine.
 
         Raises:
-            EngineError: not written (the disk is full, say).
+            OSError, EngineError: not written (the disk is full, say; its process died), or not all of them.
+            WireError: one cannot be written; those before it are.
+            DeadlineError: it does not answer.
             LostTargetsError: targets behind a handle are gone.
         """
         ...
@@ -299,14 +305,15 @@ class Journal(Protocol):
         """Let go of samples that a checkpoint holds as trained, or that were given up; others may stay with them."""
         ...
 
-    async def keep_only(self, wanted: Collection[SampleId]) -> None:
-        """Let go of everything but these samples, also of appends that are still on their way.
+    async def keep_only(self, wanted: Collection[SampleId], progressed: Callable[[], object] = lambda: None) -> None:
+        """Let go of everything but these samples, also of appends that are still on their way. It may take its time, as
+        `read`.
 
         For a run that goes back to a checkpoint: later versions will come a second time with other weights, so nothing
         that the first ones wrote may be read again.
 
         Raises:
-            EngineError: what was to go may still be there.
+            OSError, EngineError, DeadlineError: what was to go may still be there.
         """
         ...
 

@@ -82,8 +82,19 @@ class LocalJournal:
         self._journal = Journal(folder)
         self._thread = SerialThread("journal")
 
-    async def read(self, finished: Container[SampleId] = frozenset()) -> Kept:
-        scored = await self._thread.run(lambda: list(self._journal.read(finished)))
+    async def read(
+        self, finished: Container[SampleId] = frozenset(), progressed: Callable[[], object] = lambda: None
+    ) -> Kept:
+        def work() -> list[ScoredTrajectory]:
+            for _ in self._journal.survey(finished):
+                progressed()
+            scored = []
+            for item in self._journal.surveyed():
+                scored.append(item)
+                progressed()
+            return scored
+
+        scored = await self._thread.run(work)
         return Kept(scored, {file: dict(reasons) for file, reasons in self._journal.lost.items()})
 
     async def append(self, scored: Sequence[ScoredTrajectory]) -> None:
@@ -95,8 +106,12 @@ class LocalJournal:
     async def forget(self, finished: Container[SampleId]) -> None:
         await self._thread.run(lambda: self._journal.forget(finished))
 
-    async def keep_only(self, wanted: Collection[SampleId]) -> None:
-        await self._thread.run(lambda: self._journal.keep_only(wanted))
+    async def keep_only(self, wanted: Collection[SampleId], progressed: Callable[[], object] = lambda: None) -> None:
+        def work() -> None:
+            for _ in self._journal.rewrite(wanted):
+                progressed()
+
+        await self._thread.run(work)
 
     async def close(self) -> None:
         await self._thread.run(self._journal.close)

@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from gkd_dist.learners.seat import Seat
+from gkd_dist.learners.seat import RankSeat
 
 TIMEOUT_S = 120.0
 
@@ -31,7 +31,7 @@ def run_ranks(program: Callable[..., Any], *arguments: Any, size: int = 2, num_l
     context.set_forkserver_preload(["gkd_dist.learners.learner", "gkd_dist.learners.sharded", "transformers"])
     answers: Any = context.Queue()
     port = free_port()
-    seats = [Seat(rank, size, "127.0.0.1", port, setup_timeout_s=60, timeout_s=60) for rank in range(size)]
+    seats = [RankSeat(rank, size, "127.0.0.1", port, setup_timeout_s=60, timeout_s=60) for rank in range(size)]
     ranks = [context.Process(target=_rank, args=(answers, program, seat, arguments), daemon=True) for seat in seats]
     for process in ranks:
         process.start()
@@ -51,7 +51,7 @@ def run_ranks(program: Callable[..., Any], *arguments: Any, size: int = 2, num_l
             process.kill()
 
 
-def _rank(answers: Any, program: Callable[..., Any], seat: Seat, arguments: tuple[Any, ...]) -> None:
+def _rank(answers: Any, program: Callable[..., Any], seat: RankSeat, arguments: tuple[Any, ...]) -> None:
     try:
         answers.put((seat.rank, program(seat, *arguments), None))
     except BaseException:

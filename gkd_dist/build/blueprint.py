@@ -13,7 +13,7 @@ from gkd_dist.build.teacher import make_teacher
 from gkd_dist.config.run import RunConfig
 from gkd_dist.fleet import Fleet
 from gkd_dist.interfaces import Journal, Learner, Metrics, Reward, Sampler, Teacher
-from gkd_dist.learners.seat import Seat
+from gkd_dist.learners.seat import RankSeat
 from gkd_dist.types import Trajectory
 
 
@@ -41,7 +41,7 @@ class Blueprint:
         """The teacher of that name in the configuration."""
         return make_teacher(self, name)
 
-    def make_learner(self, restart: int = 0, seat: Seat | None = None) -> Learner:
+    def make_learner(self, restart: int = 0, seat: RankSeat | None = None) -> Learner:
         """
         Args:
             restart: how many learners of this start of the run were before it.

@@ -9,11 +9,11 @@ if TYPE_CHECKING:
     from gkd_dist.build.blueprint import Blueprint
     from gkd_dist.divergences import Readout
     from gkd_dist.learners.objective import Objective
-    from gkd_dist.learners.seat import Seat
+    from gkd_dist.learners.seat import RankSeat
     from gkd_dist.learners.targets import TargetRules, TeacherView
 
 
-def make_learner(blueprint: "Blueprint", restart: int, seat: "Seat | None" = None) -> Learner:
+def make_learner(blueprint: "Blueprint", restart: int, seat: "RankSeat | None" = None) -> Learner:
     """The whole student on one device, or the part of one rank."""
     from gkd_dist.learners.layouts import choose_layout
     from gkd_dist.learners.learner import GkdLearner

@@ -8,6 +8,7 @@ must not run anything found in it, whoever wrote it.
 import json
 import os
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -67,18 +68,21 @@ def is_marked(folder: Path) -> bool:
     return os.path.lexists(folder / MARKER)
 
 
-def fault_of(folder: Path, step: int, *, checksums: bool = True) -> str | None:
+def fault_of(
+    folder: Path, step: int, *, checksums: bool = True, progressed: Callable[[], object] = lambda: None
+) -> str | None:
     """Why `folder` is not the checkpoint of `step` that was sealed; None when it is.
 
     Args:
         checksums: also read every byte; without, sizes alone are compared.
+        progressed: called again and again while bytes are read.
     """
     if not is_marked(folder):
         return f"it was never finished ({MARKER} is missing)"
     try:
         files = _read(folder, step)
         for name, expected in files.items():
-            fault = _file_fault(folder, name, expected, checksums)
+            fault = _file_fault(folder, name, expected, checksums, progressed)
             if fault:
                 return f"{name} {fault}"
     except FileNotFoundError as error:
@@ -108,7 +112,9 @@ def _read(folder: Path, step: int) -> dict[str, _File]:
     return files
 
 
-def _file_fault(folder: Path, name: str, expected: _File, checksums: bool) -> str | None:
+def _file_fault(
+    folder: Path, name: str, expected: _File, checksums: bool, progressed: Callable[[], object]
+) -> str | None:
     parts = PurePosixPath(name).parts
     path = folder.joinpath(*parts)
     if ".." in parts or not path.resolve().is_relative_to(folder.resolve()):
@@ -121,7 +127,7 @@ def _file_fault(folder: Path, name: str, expected: _File, checksums: bool) -> st
         return "is no plain file"
     if status.st_size != expected.num_bytes:
         return f"has {status.st_size} bytes, not {expected.num_bytes}"
-    if checksums and _measure(path).digest != expected.digest:
+    if checksums and _measure(path, progressed).digest != expected.digest:
         return "does not match its checksum"
     return None
 
@@ -133,12 +139,13 @@ def _small_file(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def _measure(path: Path) -> _File:
+def _measure(path: Path, progressed: Callable[[], object] = lambda: None) -> _File:
     state, num_bytes = xxhash.xxh3_128(), 0
     with path.open("rb", buffering=0) as file:
         while chunk := file.read(_CHUNK_BYTES):
             state.update(chunk)
             num_bytes += len(chunk)
+            progressed()
     return _File(num_bytes, state.hexdigest())
 
 

@@ -45,7 +45,7 @@ class Checkpoint:
 
 class CheckpointStore:
     """The checkpoints of one run. One process at a time writes, and its calls must not overlap: asyncio code makes them
-    on `disk`. Only `give_up` may be called at any time.
+    on `disk`. Only `give_up` and `trust` may be called at any time.
 
     store = CheckpointStore(run / "checkpoints", keep=2)
     folder = store.draft(40)      # write files into it
@@ -54,7 +54,7 @@ class CheckpointStore:
 
     Args:
         folder: made when the first draft is.
-        keep: so many of the newest good checkpoints stay, at least 1.
+        keep: so many of the newest good checkpoints stay, at least 1; see also `trust`.
     """
 
     def __init__(self, folder: Path, keep: int) -> None:
@@ -66,6 +66,7 @@ class CheckpointStore:
         self.disk = SerialThread("disk")
         """For calls that block, all of one store in turn; where the disk hangs, the process still can end."""
         self._given_up: set[int] = set()
+        self._trusted = -1
         self._good: set[int] = set()
         """Steps whose every byte this object has written or read."""
 
@@ -135,24 +136,36 @@ class CheckpointStore:
         """
         self._given_up.add(step)
 
+    def trust(self, step: int) -> None:
+        """Checkpoints after `step` may have to be set aside: the newest good one up to it stays beside the others.
+
+        Touches no file.
+        """
+        self._trusted = step
+
     def abandon(self, step: int) -> None:
         """Remove the draft of `step`, if there is one."""
         draft = self._draft_of(step)
         shutil.rmtree(draft, ignore_errors=True)
         self._drafts.discard(draft)
 
-    def newest(self, objection: Callable[[int, Path], str | None] = lambda *_: None) -> Checkpoint | None:
+    def newest(
+        self,
+        objection: Callable[[int, Path], str | None] = lambda *_: None,
+        progressed: Callable[[], object] = lambda: None,
+    ) -> Checkpoint | None:
         """The newest good checkpoint; None where none was ever finished. Changes nothing on disk.
 
         Args:
             objection: why the checkpoint of a step, in a folder, cannot be used, although it is whole; None: it can.
+            progressed: called again and again while bytes are read.
 
         Raises:
             UserError: there are finished checkpoints, and none can be used.
         """
         discarded: list[Discarded] = []
         for step, path in self._steps():
-            reason = self._fault(step, path) or objection(step, path)
+            reason = self._fault(step, path, progressed) or objection(step, path)
             if reason is None:
                 return Checkpoint(step, path, tuple(discarded))
             discarded.append(Discarded(path, reason))
@@ -194,14 +207,17 @@ class CheckpointStore:
         """Keep the newest `keep` good checkpoints; returns what was removed.
 
         Goes: older checkpoints, folders that were never finished, what was set aside and has a newer one, and drafts of
-        processes that are gone. Stays: every finished checkpoint while no good one is newer, also a damaged one.
+        processes that are gone. Stays: the newest good one that is trusted, and every finished checkpoint while no good
+        one is newer, also a damaged one.
         """
         removed = list(self._forsaken_drafts())
-        num_kept, newest = 0, -1
+        num_kept, newest, trusted, has_trusted = 0, -1, self._trusted, False
         for step, path in self._steps():
-            if num_kept < self._keep and self._fault(step, path) is None:
+            is_wanted = num_kept < self._keep or (step <= trusted and not has_trusted)
+            if is_wanted and self._fault(step, path) is None:
                 num_kept += 1
                 newest = max(newest, step)
+                has_trusted |= step <= trusted
             elif num_kept or not is_marked(path):
                 removed.append(path)
                 self._good.discard(step)
@@ -229,9 +245,9 @@ class CheckpointStore:
         found = [(match, path) for path in folders if (match := pattern.match(path.name))]
         return sorted(((int(match[1]), path) for match, path in found), reverse=True)
 
-    def _fault(self, step: int, path: Path) -> str | None:
+    def _fault(self, step: int, path: Path, progressed: Callable[[], object] = lambda: None) -> str | None:
         """Reads what this object does not know yet."""
-        fault = fault_of(path, step, checksums=step not in self._good)
+        fault = fault_of(path, step, checksums=step not in self._good, progressed=progressed)
         if fault is None:
             self._good.add(step)
         else:

@@ -109,11 +109,14 @@ class JournalProxy(Proxy):
     _time_line = 0
     """Calls of `keep_only` so far."""
 
-    async def read(self, finished: Container[SampleId] = frozenset()) -> Kept:
+    async def read(
+        self, finished: Container[SampleId] = frozenset(), progressed: Callable[[], object] = lambda: None
+    ) -> Kept:
         stream = self._actor.read.remote(finished)
         found: list[ScoredTrajectory] = []
         while True:
             said, frame = await self._next(stream, "go on to read its files")
+            progressed()
             if isinstance(said, dict):
                 return Kept(found, said)
             if said is not None:
@@ -131,11 +134,11 @@ class JournalProxy(Proxy):
     async def forget(self, finished: Container[SampleId]) -> None:
         await self._await(self._actor.forget.remote(finished), "forget")
 
-    async def keep_only(self, wanted: Collection[SampleId]) -> None:
+    async def keep_only(self, wanted: Collection[SampleId], progressed: Callable[[], object] = lambda: None) -> None:
         self._time_line += 1
         stream = self._actor.keep_only.remote(self._time_line, wanted)
         while not (await self._next(stream, "go on to rewrite its files"))[0]:
-            pass
+            progressed()
 
     async def _next(self, stream: Any, what: str) -> tuple[Any, Any]:
         """What is said next, with a reference to the frame that belongs to it; within the deadline."""
@@ -182,8 +185,10 @@ class LastingJournal:
         """Implements `interfaces.Placed`."""
         return self._proxy.places
 
-    async def read(self, finished: Container[SampleId] = frozenset()) -> Kept:
-        return await self._ask(lambda proxy: proxy.read(finished))
+    async def read(
+        self, finished: Container[SampleId] = frozenset(), progressed: Callable[[], object] = lambda: None
+    ) -> Kept:
+        return await self._ask(lambda proxy: proxy.read(finished, progressed))
 
     async def append(self, scored: Sequence[ScoredTrajectory]) -> None:
         time_line = self._time_line
@@ -200,9 +205,9 @@ class LastingJournal:
     async def forget(self, finished: Container[SampleId]) -> None:
         await self._ask(lambda proxy: proxy.forget(finished))
 
-    async def keep_only(self, wanted: Collection[SampleId]) -> None:
+    async def keep_only(self, wanted: Collection[SampleId], progressed: Callable[[], object] = lambda: None) -> None:
         self._time_line += 1
-        await self._ask(lambda proxy: proxy.keep_only(wanted))
+        await self._ask(lambda proxy: proxy.keep_only(wanted, progressed))
 
     async def close(self) -> None:
         await self._proxy.close()

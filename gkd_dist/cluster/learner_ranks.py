@@ -16,7 +16,7 @@ from gkd_dist.cluster.learner_group import LearnerGroup
 from gkd_dist.cluster.proxies import LearnerProxy
 from gkd_dist.cluster.whereabouts import Whereabouts
 from gkd_dist.interfaces import Learner
-from gkd_dist.learners.seat import Seat
+from gkd_dist.learners.seat import RankSeat
 from gkd_dist.process import DEFAULTS
 from gkd_dist.supervision.together import gather_all
 
@@ -25,7 +25,7 @@ from gkd_dist.supervision.together import gather_all
 class RankPlan:
     """What one rank is built from."""
 
-    make: Callable[[Seat], Learner]
+    make: Callable[[RankSeat], Learner]
     rank: int
     size: int
     setup_timeout_s: float
@@ -65,7 +65,7 @@ class RankActor(LearnerActor):
         return self._address
 
     def _sit_down(self, plan: RankPlan) -> Learner:
-        seat = Seat(plan.rank, plan.size, *self._address, plan.setup_timeout_s, plan.timeout_s, self._listener)
+        seat = RankSeat(plan.rank, plan.size, *self._address, plan.setup_timeout_s, plan.timeout_s, self._listener)
         return plan.make(seat)
 
 
@@ -100,7 +100,7 @@ class LearnerGroupLauncher:
 
     def __init__(
         self,
-        make: Callable[[Seat], Learner],
+        make: Callable[[RankSeat], Learner],
         num_ranks: int,
         *,
         needs: Needs,

@@ -46,7 +46,7 @@ class FleetPlan:
     teachers: Mapping[str, RolePlan[Teacher]]
     """By name."""
     learner: Callable[..., Learner]
-    """Given the number of learners before it and, where there are several ranks, a `Seat`."""
+    """Given the number of learners before it and, where there are several ranks, a `RankSeat`."""
     num_ids: int
     """Ids that the tokenizer knows: answers with others are refused."""
     reward: Callable[[], Reward] | None = None

@@ -1,9 +1,9 @@
 """Sampler, Teacher, Reward and Learner over actor handles: the F1 interfaces as the controller sees them.
 
-Every call has a deadline. An actor's death is EngineError (LearnerLostError for the learner), silence is
-DeadlineError (for the learner, where a run needs its answer, it is as good as dead), and an error that the part raised
-itself arrives as it was raised. Answers are checked here: one that
-does not fit the question is RejectedError, one that is no message is WireError.
+Every call has a deadline, its own or its caller's. An actor's death is EngineError (LearnerLostError for the learner),
+silence is DeadlineError (for the learner, where a run needs its answer, it is as good as dead), and an error that the
+part raised itself arrives as it was raised. Answers are checked here: one that does not fit the question is
+RejectedError, one that is no message is WireError.
 """
 
 import asyncio
@@ -112,9 +112,14 @@ class Proxy:
         lost: type[EngineError] = EngineError,
         unknown: type[EngineError] = EngineError,
         late: type[GkdError] = DeadlineError,
+        is_bounded: bool = True,
     ) -> T:
+        """
+        Args:
+            is_bounded: False where the caller has a deadline of its own, and cancels.
+        """
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with asyncio.timeout(self._timeout_s if is_bounded else None):
                 return await call
         except asyncio.CancelledError:
             give_up(call)
@@ -228,14 +233,15 @@ class LearnerProxy(Proxy):
         return decode(await manifest, WeightManifest)[0], tuple(buckets)
 
     async def save(self, path: Path) -> None:
-        await self._await(self._actor.save.remote(path), f"save to {path}")
+        await self._await(self._actor.save.remote(path), f"save to {path}", late=LearnerLostError)
 
     async def snapshot(self) -> int:
         return await self._await(self._actor.snapshot.remote(), "take a snapshot", late=LearnerLostError)
 
     async def write_snapshot(self, folder: Path) -> None:
+        """Goes on beside the training, until its caller gives it up (`checkpoint.timeout_s`)."""
         call = self._actor.write_snapshot.remote(folder)
-        await self._await(call, f"write a snapshot to {folder}", late=LearnerLostError)
+        await self._await(call, f"write a snapshot to {folder}", is_bounded=False)
 
     async def restore(self, folder: Path) -> int:
         return await self._await(self._actor.restore.remote(folder), f"restore {folder}", late=LearnerLostError)

@@ -6,7 +6,6 @@ import os
 import secrets
 import signal
 import socket
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -118,8 +117,3 @@ def _own_token() -> Iterator[None]:
 def _token() -> str:
     """One per process, which Ray reads once."""
     return secrets.token_hex(32)
-
-
-def log_folder() -> str:
-    """Where the actors' own logs are."""
-    return os.path.join(tempfile.gettempdir(), "ray", "session_latest", "logs")

@@ -168,7 +168,8 @@ class TeacherConfig(Strict):
     engine that gives hidden states has no LM head, so another one answers first, once for each model (the answers are
     kept in the cache folder); false spares that start, and compares the teacher with its own first answers only."""
     sentinel_steps: int = Field(default=50, ge=0)
-    """Every so many steps the teacher's answers about golden sequences are compared again; 0 is never."""
+    """Every so many steps the teacher's answers about golden sequences are compared again; 0 is never. Where they have
+    changed, the run ends, and what it was trained on since the last good check is withdrawn."""
     score_cache_bytes: int = Field(default=2 << 30, ge=0)
     """Of the folder where answers about fixed completions are kept, for later epochs and runs; all teachers share it,
     and the answers used least recently go first. 0 keeps and looks up none. A server's answers are never kept: nothing

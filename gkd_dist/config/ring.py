@@ -31,8 +31,8 @@ class SamplingConfig(Strict):
 
 class ReplayConfig(Strict):
     capacity: int | None = Field(default=None, ge=1, le=MAX_COUNT)
-    """Most scored sequences of each kind (student, fixed) that wait; None means max_staleness + 1 times
-    the batch size, and at least twice that."""
+    """Most scored sequences of each kind (student, fixed) that wait. None means max_staleness + 1 batches of them, and
+    two at least."""
     max_staleness: int | None = Field(default=None, ge=0, le=MAX_COUNT)
     """Most train steps between the oldest version that wrote a sequence and the step that trains on it. None means 1
     where mode=async, and 0 where mode=sync, which knows no other."""

@@ -65,7 +65,8 @@ class CheckpointConfig(Strict):
     """Train steps between two checkpoints; 0 saves one only when the run is asked to stop. One that falls due while the
     former is still being written is skipped: where writing takes longer, they are further apart."""
     save_total_limit: int = Field(default=2, ge=1, le=MAX_COUNT)
-    """So many of the newest are kept."""
+    """So many of the newest are kept, and the newest from before the teachers' last good check (`sentinel_steps`): a
+    run whose teacher changed goes on from there."""
     resume: bool = True
     """Go on with the newest unfinished run of this name below output_dir, where it has a checkpoint; false starts anew.
     """

@@ -12,6 +12,7 @@ from gkd_dist.closing import closing
 from gkd_dist.config.load import dump_run_config
 from gkd_dist.config.run import RunConfig
 from gkd_dist.distillation.lifetime import started
+from gkd_dist.distillation.looking import look
 from gkd_dist.distillation.telemetry import end_scraped, metrics_of, name_run, serve
 from gkd_dist.errors import StoppedError
 from gkd_dist.interfaces import Metrics, RecordSink
@@ -24,7 +25,6 @@ from gkd_dist.pipeline.durability import Durability
 from gkd_dist.pipeline.evaluation import Evaluation
 from gkd_dist.pipeline.evaluation_file import read_evaluation, write_evaluation
 from gkd_dist.pipeline.job import Job, Outcome, distil
-from gkd_dist.pipeline.recovery_point import find_recovery_point
 from gkd_dist.pipeline.stage import Stage
 from gkd_dist.pipeline.steering import Steering
 from gkd_dist.preparation import PreparedJob, prepare
@@ -121,13 +121,19 @@ async def _distil(
         max_steps=config.learner.max_steps, metrics=metrics, sinks=sinks, attempt=attempt.number, tell=tell
     )
     store, ledger = CheckpointStore(directory.checkpoints, config.checkpoint.save_total_limit), Ledger(directory.ledger)
-    # What cannot be gone on with is refused before an engine starts.
-    await store.disk.run(lambda: find_recovery_point(directory.name, store, ledger))
-    narrate(f"starting {config.sampler.num_replicas} sampler(s), {teacher_counts(config)}, 1 learner")
 
     def leave_stalled(code: int) -> None:
         leave(code, lambda code: attempt.break_off(code, "StalledError: even the event loop stood still"))
 
+    await look(
+        directory.name,
+        store,
+        ledger,
+        stall_timeout_s=config.supervision.stall_timeout_s,
+        diagnosis=directory.diagnosis,
+        leave=leave_stalled,
+    )
+    narrate(f"starting {config.sampler.num_replicas} sampler(s), {teacher_counts(config)}, 1 learner")
     with StopSignals(narrate, attempt.break_off) as signals:
         async with (
             end_scraped(accounts, exporter.scrapes),

@@ -44,12 +44,6 @@ class RunRecord(Document):
     def cpu_s(self) -> float:
         return sum(part.cpu_s for part in self.parts)
 
-    def cpu_s_of(self, part: str) -> float:
-        return sum(each.cpu_s for each in self.parts if each.part == part)
-
-    def wall_s_of(self, part: str) -> float:
-        return sum(each.wall_s for each in self.parts if each.part == part)
-
     def succeeded(self, part: str, identity: str) -> bool:
         """Whether what is there of `part` is of this identity: an earlier success was put aside for a later one."""
         done = [each.identity for each in self.parts if each.part == part and each.exit_code == 0]

@@ -15,7 +15,7 @@ from gkd_dist.learners.checkpoint import save_student
 from gkd_dist.learners.model import StudentModel
 from gkd_dist.learners.optimizer import make_optimizer
 from gkd_dist.learners.schedule import make_schedule
-from gkd_dist.learners.snapshot import LearnerState, Progress, Snapshot
+from gkd_dist.learners.snapshot import LearnerProgress, LearnerState, Snapshot
 from gkd_dist.learners.step import LossSettings, accumulate_gradient, token_divergences
 from gkd_dist.learners.world import ALONE, World
 from gkd_dist.serial import SerialThread
@@ -156,7 +156,7 @@ class GkdLearner:
 
     def _take_snapshot(self) -> int:
         self._snapshot = None  # before there are two
-        self._snapshot = self._state.copy(Progress(self._step, self._nonfinite_in_a_row))
+        self._snapshot = self._state.copy(LearnerProgress(self._step, self._nonfinite_in_a_row))
         return self._step
 
     def _restore(self, folder: Path) -> int:

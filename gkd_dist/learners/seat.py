@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Seat:
+class RankSeat:
     """One of `size` ranks that meet at a TCP store on rank 0."""
 
     rank: int

@@ -43,7 +43,7 @@ Tensors = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Progress:
+class LearnerProgress:
     """How far the learner has come."""
 
     step: int
@@ -55,7 +55,7 @@ class Progress:
 class Snapshot:
     """A copy that nothing changes any more, in main memory."""
 
-    progress: Progress
+    progress: LearnerProgress
     numbers: Mapping[str, Any]
     """As in learner.json."""
     tensors: Mapping[str, Tensors]
@@ -108,7 +108,7 @@ class LearnerState:
         self._schedule = schedule
         self._rank = rank
 
-    def copy(self, progress: Progress) -> Snapshot:
+    def copy(self, progress: LearnerProgress) -> Snapshot:
         """A snapshot of now. Takes as much main memory as trained parameters and optimizer together.
 
         Raises:
@@ -138,7 +138,7 @@ class LearnerState:
         }
         return Snapshot(progress, plain(numbers), tensors, self._rank)
 
-    def load(self, folder: Path) -> Progress:
+    def load(self, folder: Path) -> LearnerProgress:
         """Put back what `Snapshot.write` has written.
 
         Raises:
@@ -157,7 +157,7 @@ class LearnerState:
             self._optimizer.state[parameter] = {key: _placed(value, parameter) for key, value in values.items()}
         go_on_from(self._schedule, self._optimizer, numbers["schedule_steps"])
         self._set_random_states(tensors["random"])
-        return Progress(numbers["step"], numbers["nonfinite_in_a_row"])
+        return LearnerProgress(numbers["step"], numbers["nonfinite_in_a_row"])
 
     def _whose(self) -> dict[str, Any]:
         """Computed once: frozen weights stay what they are."""

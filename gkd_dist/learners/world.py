@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from gkd_dist.errors import DeadlineError, EngineError
-from gkd_dist.learners.seat import Seat
+from gkd_dist.learners.seat import RankSeat
 
 _BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
 _CONTROL = torch.device("cpu")
@@ -69,7 +69,7 @@ class RankGroup:
         DeadlineError: not all ranks came.
     """
 
-    def __init__(self, seat: Seat, device: str = "cpu") -> None:
+    def __init__(self, seat: RankSeat, device: str = "cpu") -> None:
         setup = timedelta(seconds=seat.setup_timeout_s)
         if seat.host.startswith("127."):
             os.environ.setdefault("GLOO_SOCKET_IFNAME", _loopback())  # gloo would listen at what the host is called

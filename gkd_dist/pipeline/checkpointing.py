@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import math
+import time
 from collections.abc import Awaitable
 
 from gkd_dist.checkpoints.store import CheckpointStore
@@ -49,7 +51,11 @@ class Checkpointer:
         self._accounts = accounts
         self._journal = journal
         self._under_way: asyncio.Task[None] | None = None
+        self._saving = 0
+        """Step of the save under way, or of the last one."""
         self._failures = 0
+        self._awaited_since: float | None = None
+        """While somebody waits for the save under way."""
         self.last_step = last_step
         """Of the newest good checkpoint."""
 
@@ -79,12 +85,27 @@ class Checkpointer:
     async def settle(self) -> None:
         """Wait for the save under way, if there is one."""
         if self._under_way is not None:
-            await asyncio.wait([self._under_way])
+            self._awaited_since = time.monotonic()
+            try:
+                await asyncio.wait([self._under_way])
+            finally:
+                self._awaited_since = None
 
-    async def end(self) -> None:
-        """Let the save under way finish, but not for ever: then it is given up, and former checkpoints stay."""
+    def overdue_s(self) -> float:
+        """By how many seconds the save is late that somebody waits for, beyond its own deadline; infinite where nobody
+        waits. May be asked from any thread."""
+        since = self._awaited_since
+        return math.inf if since is None else max(0.0, time.monotonic() - since - self._config.timeout_s)
+
+    async def end(self, *, last_wanted: int | None = None) -> None:
+        """Let the save under way finish, but not for ever: then it is given up, and former checkpoints stay.
+
+        Args:
+            last_wanted: the save of a later step is given up at once.
+        """
+        is_wanted = last_wanted is None or self._saving <= last_wanted
         if self._under_way is not None:
-            _, hangs = await asyncio.wait([self._under_way], timeout=_LAST_SAVE_S)
+            _, hangs = await asyncio.wait([self._under_way], timeout=_LAST_SAVE_S if is_wanted else 0)
             for task in hangs:
                 task.cancel()
                 await asyncio.wait([task])
@@ -97,6 +118,7 @@ class Checkpointer:
         version = await self._fleet.learner.snapshot()
         if version != progress.step:
             raise EngineError(f"the learner is at version {version}, the controller at {progress.step}")
+        self._saving = progress.step
         self._under_way = asyncio.create_task(self._save(progress.copy()))
 
     async def _save(self, progress: Progress) -> None:

@@ -16,7 +16,7 @@ With max_staleness 0 and whole steps the loops take turns and the run is Algorit
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from gkd_dist.config.supervision import SupervisionConfig
 from gkd_dist.fleet import Fleet
@@ -51,8 +51,15 @@ def make_ring(
     stop: asyncio.Event | None = None,
     checkpointer: Checkpointer | None = None,
     journal: Journal | None = None,
+    sentinel: Sentinel | None = None,
+    trust: Callable[[int], object] = lambda _: None,
 ) -> Ring:
-    """A ring that goes on after `progress` (None: from the beginning), whose weights are live on every sampler."""
+    """A ring that goes on after `progress` (None: from the beginning), whose weights are live on every sampler.
+
+    Args:
+        sentinel: of the ring before it, over the same teachers.
+        trust: as `Sentinel`.
+    """
     progress = progress or Progress(plan.run)
 
     def is_taken(index: int) -> bool:
@@ -94,7 +101,7 @@ def make_ring(
         intake=intake,
         replay=replay,
         keeper=Keeper(journal, accounts),
-        sentinel=Sentinel(fleet, plan.sentinel_steps, accounts),
+        sentinel=Sentinel(fleet, plan.sentinel_steps, accounts, progress.step, former=sentinel, trust=trust),
         stop=stop or asyncio.Event(),
         published=asyncio.Queue(maxsize=1),
         checkpointer=checkpointer,
@@ -112,7 +119,7 @@ async def run_ring(ring: Ring, waiting: Sequence[Group] = ()) -> None:
     Raises:
         GkdError: what the first failing loop raised; the others are cancelled before.
         StoppedError: the run was asked to stop.
-        EngineError: a teacher no longer answers as it did.
+        TeacherChangedError: a teacher no longer answers as it did.
     """
     ring.accounts.begin(len(Kind) * ring.plan.replay_capacity, ring.progress.step)  # of both kinds, as the depth is
     for group in waiting:

@@ -22,7 +22,7 @@ class Durability:
     ledger: Ledger
     config: CheckpointConfig
     attempt: int
-    """How often the run was started before."""
+    """How often the run was started before: as in the ledger, one less than that of `runs.attempts`."""
     journal: Journal | None = None
 
     async def close(self) -> None:

@@ -1,31 +1,30 @@
 """One distillation job from end to end: check, evaluate, train, save, evaluate; and go on after a failure or a stop."""
 
 import asyncio
-import math
 import os
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from gkd_dist.config.supervision import SupervisionConfig
-from gkd_dist.errors import DeadlineError, EngineError, LearnerLostError, ResourceError, StoppedError, UserError
+from gkd_dist.errors import DeadlineError, EngineError, LearnerLostError, ResourceError, StoppedError
 from gkd_dist.fleet import Fleet
 from gkd_dist.interfaces import Metrics
 from gkd_dist.pipeline.accounting import StepAccounts
+from gkd_dist.pipeline.assessment import ask_teachers, check_teachers, evaluate_held_out
 from gkd_dist.pipeline.checkpointing import Checkpointer
 from gkd_dist.pipeline.controller import make_ring, run_ring
-from gkd_dist.pipeline.diagnosis import diagnose
 from gkd_dist.pipeline.durability import Durability
-from gkd_dist.pipeline.evaluation import Evaluation, HeldOut, evaluate
-from gkd_dist.pipeline.phases import Phase, Pulse
+from gkd_dist.pipeline.evaluation import Evaluation, HeldOut
+from gkd_dist.pipeline.job_watchdog import job_watchdog
+from gkd_dist.pipeline.phases import Phase
 from gkd_dist.pipeline.recovery import Recovered, recover
 from gkd_dist.pipeline.ring import Plan
-from gkd_dist.pipeline.sentinel import check_at_start
 from gkd_dist.pipeline.stage import Stage
-from gkd_dist.pipeline.teacher_answers import TeacherAnswers, teacher_answers
-from gkd_dist.pipeline.watchdog import Watchdog
-from gkd_dist.supervision.together import beside, unless_stopped
+from gkd_dist.pipeline.teacher_answers import TeacherAnswers
+from gkd_dist.pipeline.withdrawal import withdraw
+from gkd_dist.supervision.together import beside
 
 Narrate = Callable[[str], None]
 
@@ -37,7 +36,7 @@ class Outcome:
     before: Evaluation | None
     after: Evaluation | None
     teachers: TeacherAnswers = field(default_factory=dict)
-    """To the prompts that are shown."""
+    """To the prompts that are shown; empty where the run was asked to stop meanwhile: all else was done."""
 
 
 @dataclass(frozen=True)
@@ -86,50 +85,20 @@ async def distil(job: Job) -> Outcome:
     """
     fleet = job.fleet
     async with beside(*(pool.supervise() for pool in fleet.pools.values())):
-        await _check_teachers(job)
+        await check_teachers(job)
         before = job.before
         if before is None:  # engines start with the untrained student, also where training goes on from a checkpoint
-            before = await _evaluate(job, 0, Phase.BEFORE)
+            before = await evaluate_held_out(job, 0, Phase.BEFORE)
             if before is not None:
-                job.keep_before(before)
+                async with job_watchdog(job, Phase.BEFORE, job.rules.stall_timeout_s):
+                    job.keep_before(before)
         await _train(job)
-        after = await _evaluate(job, job.plan.max_steps, Phase.AFTER)
-        teachers = await _ask_teachers(job, after)
-        if job.stop.is_set():
+        after = await evaluate_held_out(job, job.plan.max_steps, Phase.AFTER)
+        if after is None and job.held_out is not None:
             await _checkpoint_the_end(job)
             raise StoppedError("stopped before the last evaluation; run the same command again for it")
+        teachers = await ask_teachers(job, after)
     return Outcome(before, after, teachers)
-
-
-def _watchdog(
-    job: Job, phase: Phase, timeout_s: float, *, last_words: Callable[[], Awaitable[Mapping[str, Any]]] | None = None
-) -> Watchdog:
-    """
-    Args:
-        timeout_s: without progress; one answered request is progress.
-        last_words: as `Watchdog`.
-    """
-    return Watchdog(
-        phase,
-        Pulse(job.fleet, job.accounts.idle_s).idle_s,
-        timeout_s,
-        job.diagnosis,
-        lambda: diagnose(job.fleet, job.stage.ring),
-        last_words=last_words,
-        # A failed step leaves a diagnosis whatever it is; before and after, what the user can mend says enough.
-        spare=(LearnerLostError, StoppedError, *([] if phase is Phase.TRAINING else [UserError])),
-        exit=job.leave,
-    )
-
-
-def _patience_s(job: Job) -> float:
-    """What an evaluation may take without progress. A request may hold all of it, and where that has no deadline of its
-    own it may take as much longer than a train step as it asks for more tokens."""
-    plan, held_out = job.plan, job.held_out
-    if job.has_deadlines or held_out is None:
-        return job.rules.stall_timeout_s
-    asked = len(held_out.prompts) * held_out.sampling.max_new_tokens
-    return job.rules.stall_timeout_s * max(1.0, asked / (plan.batch_size * plan.sampling.max_new_tokens))
 
 
 async def _train(job: Job) -> None:
@@ -139,12 +108,19 @@ async def _train(job: Job) -> None:
         first = num_restarts == 0
         try:
             rules = job.rules
-            async with _watchdog(job, Phase.RECOVERING, rules.stall_timeout_s + job.startup_timeout_s):
+            async with job_watchdog(job, Phase.RECOVERING, rules.stall_timeout_s + job.startup_timeout_s):
                 if not first:
                     await _renew_learner(job)
-                recovered = await recover(job.plan, job.fleet, job.durability, job.narrate, weights_are_live=first)
+                recovered = await recover(
+                    job.plan,
+                    job.fleet,
+                    job.durability,
+                    job.narrate,
+                    weights_are_live=first,
+                    progressed=job.accounts.progressed,
+                )
             checkpointer = await _turn(job, recovered)
-            async with _watchdog(job, Phase.SAVING, rules.stall_timeout_s + job.durability.config.timeout_s):
+            async with job_watchdog(job, Phase.SAVING, rules.stall_timeout_s + job.durability.config.timeout_s):
                 await _save(job, checkpointer)
             return
         except LearnerLostError as error:
@@ -160,7 +136,8 @@ async def _checkpoint_the_end(job: Job) -> None:
     """Of the last step, where no checkpoint holds it (`checkpoint.save_steps` 0): else the same command begins anew."""
     ring = job.stage.ring
     if ring is not None and ring.checkpointer is not None:
-        await ring.checkpointer.now(ring.progress)
+        async with job_watchdog(job, Phase.SAVING, job.rules.stall_timeout_s + job.durability.config.timeout_s):
+            await ring.checkpointer.now(ring.progress)
 
 
 async def _renew_learner(job: Job) -> None:
@@ -201,21 +178,32 @@ async def _turn(job: Job, recovered: Recovered) -> Checkpointer:
         stop=job.stop,
         checkpointer=checkpointer,
         journal=durability.journal,
+        sentinel=None if job.stage.ring is None else job.stage.ring.sentinel,
+        trust=durability.store.trust,
     )
     job.stage.ring = ring
     job.stage.enter("training")
 
-    async def last_words() -> dict[str, Any]:
+    async def last_words(timeout_s: float) -> dict[str, Any]:
+        if (refusal := ring.sentinel.refusal) is not None:  # nothing is kept of what came since
+            return {"step": ring.progress.step, "last_good_check": refusal.last_good_step}
+        await ring.step_under_way.end(timeout_s / 2)
         await checkpointer.now(ring.progress)
-        return {"last_checkpoint": checkpointer.last_step}
+        return {"step": ring.progress.step, "last_checkpoint": checkpointer.last_step}
 
-    watchdog = _watchdog(job, Phase.TRAINING, job.rules.stall_timeout_s, last_words=last_words)
+    watchdog = job_watchdog(
+        job, Phase.TRAINING, job.rules.stall_timeout_s, last_words=last_words, overdue_s=checkpointer.overdue_s
+    )
     try:
         async with watchdog:
             await run_ring(ring, recovered.waiting)
         await checkpointer.settle()  # a save has its own deadline
     finally:
-        await checkpointer.end()
+        await ring.step_under_way.end()
+        refusal = ring.sentinel.refusal
+        await checkpointer.end(last_wanted=None if refusal is None else refusal.last_good_step)
+        if refusal is not None:
+            await withdraw(refusal, durability, job.narrate)
     return checkpointer
 
 
@@ -229,46 +217,3 @@ async def _save(job: Job, checkpointer: Checkpointer) -> None:
     job.stage.enter("saving")
     job.narrate(f"saving the student to {job.final}")
     await job.fleet.learner.save(job.final)
-
-
-async def _check_teachers(job: Job) -> None:
-    if not job.fleet.teachers:
-        return
-    async with _watchdog(job, Phase.CHECKING, job.rules.stall_timeout_s):
-        checks = await check_at_start(
-            job.fleet, lambda found: job.accounts.checked(None, found), job.accounts.progressed
-        )
-    for check in {str(check): check for check in checks.values()}.values():
-        job.narrate(f"teacher checked: {check}")
-
-
-async def _ask_teachers(job: Job, after: Evaluation | None) -> TeacherAnswers:
-    if job.held_out is None or after is None or not (job.fleet.teachers and job.held_out.max_teacher_tokens):
-        return {}
-    job.narrate(f"asking the teachers for their own answers to {len(after.shown)} prompts")
-    async with _watchdog(job, Phase.ASKING, _patience_s(job)):
-        return await unless_stopped(job.stop, teacher_answers(job.fleet, job.held_out, after.shown)) or {}
-
-
-async def _evaluate(job: Job, version: int, phase: Phase) -> Evaluation | None:
-    if job.held_out is None:
-        return None
-    when = "before" if phase is Phase.BEFORE else "after"
-    job.stage.enter("evaluating")
-    job.narrate(f"evaluating on {len(job.held_out.prompts)} held-out prompts ({when} training)")
-    async with _watchdog(job, phase, _patience_s(job)):
-        evaluation = await unless_stopped(job.stop, evaluate(job.fleet, job.held_out, version, job.accounts.progressed))
-    if evaluation is None:
-        return None
-    if evaluation.left_out:
-        job.narrate(f"left out of the evaluation: {evaluation.left_out}; the log says why")
-    metrics = job.metrics
-    for text, report in (("on_policy", evaluation.on_policy), ("reference", evaluation.reference)):
-        if report is not None:
-            for kind in ("forward_kl", "reverse_kl", "objective"):
-                nats = getattr(report, kind)
-                if not math.isnan(nats):  # some targets cannot tell it
-                    metrics.gauge("gkd_held_out_divergence_nats", nats, text=text, kind=kind, when=when)
-    if evaluation.reward_mean is not None:
-        metrics.gauge("gkd_held_out_reward_mean", evaluation.reward_mean, when=when)
-    return evaluation

@@ -32,8 +32,7 @@ async def learning_loop(ring: Ring) -> None:
             await _stop(ring)
         ring.accounts.drawn([each.scored for each in drawn or []], ring.replay.depth)
         await ring.sentinel.before_step(step)
-        report = await _train(ring, drawn or [])
-        _commit(ring, report, drawn or [])
+        report = await ring.step_under_way.see_through(_train_and_commit(ring, drawn or []))
         fault_point("controller.after_step")
         publication = None
         if plan.asks_for(report.policy_version):
@@ -46,6 +45,12 @@ async def learning_loop(ring: Ring) -> None:
         await ring.published.put((report, publication))
         if ring.stop.is_set() and progress.step < plan.max_steps:
             await _stop(ring)
+
+
+async def _train_and_commit(ring: Ring, drawn: Sequence[Drawn]) -> StepReport:
+    report = await _train(ring, drawn)
+    _commit(ring, report, drawn)
+    return report
 
 
 async def _train(ring: Ring, drawn: Sequence[Drawn]) -> StepReport:

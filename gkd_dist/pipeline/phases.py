@@ -10,6 +10,7 @@ from gkd_dist.fleet import Fleet
 class Phase(StrEnum):
     """What a run does, in words."""
 
+    LOOKING = "looking for a checkpoint"
     STARTING = "starting the engines"
     CHECKING = "checking the teachers"
     BEFORE = "evaluating before training"

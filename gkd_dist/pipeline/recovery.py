@@ -34,49 +34,63 @@ class Recovered:
 
 
 async def recover(
-    plan: Plan, fleet: Fleet, durability: Durability, narrate: Callable[[str], None], *, weights_are_live: bool
+    plan: Plan,
+    fleet: Fleet,
+    durability: Durability,
+    narrate: Callable[[str], None],
+    *,
+    weights_are_live: bool,
+    progressed: Callable[[], object] = lambda: None,
 ) -> Recovered:
     """Bring learner, samplers and ledger to the newest checkpoint that can be used, or to the beginning where there is
     none.
 
     Args:
         weights_are_live: samplers and learner hold the same weights where there is no checkpoint.
+        progressed: called again and again while it goes on, on any thread.
 
     Raises:
         UserError: there are checkpoints, and none can be used.
         EngineError: the journal cannot be freed from what is void.
     """
     on_disk = durability.store.disk.run  # every byte of a checkpoint is read: that takes its time
-    point = await on_disk(lambda: find_recovery_point(plan.run, durability.store, durability.ledger))
+    point = await on_disk(lambda: find_recovery_point(plan.run, durability.store, durability.ledger, progressed))
     progress, checkpoint = point.progress, point.checkpoint
     if checkpoint is not None:
         for discarded in checkpoint.discarded:
             narrate(f"checkpoint {discarded.path.name} cannot be used ({discarded.reason})")
         await fleet.learner.restore((checkpoint.path / LEARNER).absolute())
+        progressed()
         instead = " instead" if checkpoint.discarded else ""
         narrate(f"going on after step {progress.step}{instead}, from {checkpoint.path}")
     num_dropped = await on_disk(lambda: return_to(point, durability.store, durability.ledger))
+    progressed()
     if num_dropped:
         narrate(f"{num_dropped} later entries of the ledger are void; their steps are trained again")
     if checkpoint is not None or not weights_are_live:
         publication = await fleet.learner.publish()
+        progressed()
         await fleet.samplers.bring_up(methodcaller("load_weights", publication))
-    waiting = await _waiting(plan, progress, durability.journal, narrate)
+    waiting = await _waiting(plan, progress, durability.journal, narrate, progressed)
     if durability.journal is not None:
-        await _leave_only(waiting, durability.journal)
+        await _leave_only(waiting, durability.journal, progressed)
     if waiting:
         narrate(f"{sum(map(len, waiting))} scored sequences come from the journal")
     return Recovered(progress, waiting, checkpoint.step if checkpoint is not None else None)
 
 
 async def _waiting(
-    plan: Plan, progress: Progress, journal: Journal | None, narrate: Callable[[str], None]
+    plan: Plan,
+    progress: Progress,
+    journal: Journal | None,
+    narrate: Callable[[str], None],
+    progressed: Callable[[], object],
 ) -> list[Group]:
     """Groups of the journal that the steps after `progress` can be trained on."""
     if journal is None:
         return []
     try:
-        kept = await journal.read(progress.trained.union(progress.dropped))
+        kept = await journal.read(progress.trained.union(progress.dropped), progressed)
     except Exception as error:
         narrate(f"the journal cannot be read, what it kept is sampled and scored again: {plain(error)}")
         return []
@@ -102,15 +116,16 @@ def _lost(kept: Kept) -> str:
     return f"{number} record(s) that are damaged or cut off ({'; '.join(files)})"
 
 
-async def _leave_only(waiting: Sequence[Group], journal: Journal) -> None:
+async def _leave_only(waiting: Sequence[Group], journal: Journal, progressed: Callable[[], object]) -> None:
     """Nothing else may stay: what weights that are gone wrote would pass for the work of later ones of their version,
     and hide a lower attempt at the same sample."""
     try:
-        await journal.keep_only(frozenset(item.trajectory.sample_id for group in waiting for item in group))
+        wanted = frozenset(item.trajectory.sample_id for group in waiting for item in group)
+        await journal.keep_only(wanted, progressed)
     except Exception as error:
         logger.warning("the journal is emptied, for it could not be rewritten: %s", plain(error))
         try:
-            await journal.keep_only(frozenset())
+            await journal.keep_only(frozenset(), progressed)
         except Exception as again:
             raise EngineError(
                 f"the journal holds sequences of steps that are void, and cannot be emptied ({plain(again)}); run the "

@@ -10,6 +10,7 @@ The order in which this is made so (`return_to`) lets every crash in between lea
 checkpoints go out of the way, then the ledger is cut, and last what is void leaves the journal.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,11 +29,14 @@ class RecoveryPoint:
     """None at the beginning."""
 
 
-def find_recovery_point(run: str, store: CheckpointStore, ledger: Ledger) -> RecoveryPoint:
+def find_recovery_point(
+    run: str, store: CheckpointStore, ledger: Ledger, progressed: Callable[[], object] = lambda: None
+) -> RecoveryPoint:
     """Changes nothing on disk; reads every byte of what it says is good, and blocks.
 
     Args:
         run: for a run that has no checkpoint yet.
+        progressed: called again and again while bytes are read.
 
     Raises:
         UserError: there are checkpoints, and none can be used.
@@ -42,7 +46,7 @@ def find_recovery_point(run: str, store: CheckpointStore, ledger: Ledger) -> Rec
         progress = Progress.read(path)
         return ledger.fault(step, run=progress.run, trained=progress.trained)
 
-    checkpoint = store.newest(objection)
+    checkpoint = store.newest(objection, progressed)
     progress = Progress(run) if checkpoint is None else Progress.read(checkpoint.path)
     return RecoveryPoint(progress, checkpoint)
 

@@ -18,6 +18,7 @@ from gkd_dist.pipeline.keeping import Keeper
 from gkd_dist.pipeline.progress import Progress
 from gkd_dist.pipeline.routing import TeachersOf
 from gkd_dist.pipeline.sentinel import Sentinel
+from gkd_dist.pipeline.step_under_way import StepUnderWay
 from gkd_dist.replay.buffer import ReplayBuffer
 from gkd_dist.replay.groups import Kind
 from gkd_dist.replay.ledger import Ledger
@@ -95,6 +96,7 @@ class Ring:
     checkpointer: Checkpointer | None = None
     """None where nothing is to be continued later."""
     baseline: Baseline | None = None
+    step_under_way: StepUnderWay = field(default_factory=StepUnderWay)
     losses: Counter[int] = field(default_factory=Counter)
     """Of rows that are on their way, by index."""
 

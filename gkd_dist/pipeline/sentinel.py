@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from operator import methodcaller
 
 from gkd_dist.checks import TeacherCheck
-from gkd_dist.errors import EngineError, ModelError, plain
+from gkd_dist.errors import ModelError, TeacherChangedError, plain
 from gkd_dist.fleet import Fleet
 from gkd_dist.interfaces import Replicas, Teacher
 from gkd_dist.pipeline.accounting import StepAccounts
@@ -108,19 +108,42 @@ class Sentinel:
 
     Args:
         steps_between: by teacher; 0 is never.
+        step: train steps that were done when all of them were checked.
+        former: of the same engines, before the run went back to `step`.
+        trust: told how many train steps were done when the last of them was checked with success.
     """
 
-    def __init__(self, fleet: Fleet, steps_between: Mapping[str, int], accounts: StepAccounts) -> None:
+    def __init__(
+        self,
+        fleet: Fleet,
+        steps_between: Mapping[str, int],
+        accounts: StepAccounts,
+        step: int = 0,
+        former: "Sentinel | None" = None,
+        trust: Callable[[int], object] = lambda _: None,
+    ) -> None:
         self._fleet = fleet
         self._steps_between = steps_between
         self._accounts = accounts
+        # What is trained again is new, but those who score it have not been asked since.
+        self._begin = {name: min(step, former.last_good(name) if former else step) for name in steps_between}
         self._last_good: dict[str, int] = {}
+        """Of the checks since then."""
+        self.refusal: TeacherChangedError | None = None
+        """Raised once: from then on nothing may be kept."""
+        self._trust = trust
+        self._tell()
+
+    def last_good(self, name: str) -> int:
+        """Train steps that were done at the last good check of a teacher."""
+        return self._last_good.get(name, self._begin[name])
 
     async def before_step(self, step: int) -> None:
         """Check who is due at `step`, before anything that was just scored is trained on.
 
         Raises:
-            EngineError: one does not answer as it did.
+            TeacherChangedError: one does not answer as it did.
+            EngineError: none of a teacher's replicas answers.
         """
         names = due(step, self._steps_between)
         if names:
@@ -128,12 +151,14 @@ class Sentinel:
                 checks = await self._ask(names)
             self._judge(step, checks)
             self._last_good.update(dict.fromkeys(names, step))
+            self._tell()
 
     async def at_end(self, num_steps: int) -> None:
         """Check who has scored since its last check.
 
         Raises:
-            EngineError: one does not answer as it did.
+            TeacherChangedError: one does not answer as it did.
+            EngineError: none of a teacher's replicas answers.
         """
         names = [name for name, steps in self._steps_between.items() if steps and not self._checked_at(name, num_steps)]
         if names and num_steps:
@@ -142,6 +167,11 @@ class Sentinel:
     async def _ask(self, names: Sequence[str]) -> dict[ReplicaName, TeacherCheck]:
         return await _verify_living({name: self._fleet.teachers[name] for name in names}, self._accounts.progressed)
 
+    def _tell(self) -> None:
+        watched = [self.last_good(name) for name, steps in self._steps_between.items() if steps]
+        if watched:
+            self._trust(min(watched))
+
     def _checked_at(self, name: str, num_steps: int) -> bool:
         return self._last_good.get(name) == num_steps - 1
 
@@ -149,12 +179,14 @@ class Sentinel:
         self._accounts.checked(step, list(checks.values()))
         for replica, check in checks.items():
             if not check.passed:
-                last = self._last_good.get(replica.name)
-                when = "before the first step" if last is None else f"at step {last}"
-                raise EngineError(
+                last = self.last_good(replica.name)
+                when = f"at step {last}" if last else "before the first step"
+                self.refusal = TeacherChangedError(
                     f"{replica} no longer answers as it should: {check}; its last good check was {when}: do not trust "
-                    "what was trained on its scores since then"
+                    "what was trained on its scores since then",
+                    last,
                 )
+                raise self.refusal
 
 
 def due(step: int, steps_between: Mapping[str, int]) -> list[str]:

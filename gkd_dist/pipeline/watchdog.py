@@ -1,6 +1,7 @@
 """The stall watchdog: above all deadlines, it ends a phase of a run in which nothing comes to an end any more.
 
-It watches from a thread of its own, so that it also sees an event loop that stands still. A run that fails otherwise
+It watches from a thread of its own, so that it also sees an event loop that stands still, and writes on another one, so
+that it does not wait for a disk that hangs. A run that fails otherwise
 leaves the same behind as one that stalls: a diagnosis, and a checkpoint where one can still be had.
 """
 
@@ -9,7 +10,6 @@ import faulthandler
 import json
 import logging
 import os
-import sys
 import threading
 import traceback
 from collections.abc import Awaitable, Callable, Mapping
@@ -20,11 +20,19 @@ from typing import Any
 
 from gkd_dist.errors import StalledError, plain
 from gkd_dist.fault_points import fault_point
+from gkd_dist.pipeline.stacks import stacks
 
 logger = logging.getLogger(__name__)
 
+LastWords = Callable[[float], Awaitable[Mapping[str, Any]]]
+"""Told how many seconds they have."""
+
 _LAST_WORDS_S = 30.0
 """What a run that was told to stop may take, a last checkpoint included."""
+_WORDS_OF_FAILURE_S = 60.0
+"""What the last words of a run that failed may take: in it, work still comes to an end."""
+_WRITE_S = 5.0
+"""What a diagnosis may take; a disk that hangs must not keep the run from its end."""
 
 
 class Watchdog:
@@ -53,7 +61,7 @@ class Watchdog:
         file: Path,
         diagnose: Callable[[], dict[str, Any]],
         *,
-        last_words: Callable[[], Awaitable[Mapping[str, Any]]] | None = None,
+        last_words: LastWords | None = None,
         spare: tuple[type[Exception], ...] = (),
         exit: Callable[[int], object] = os._exit,
     ) -> None:
@@ -66,7 +74,10 @@ class Watchdog:
         self._spare = spare
         self._exit = exit
         self._done = threading.Event()
-        self._stalled = False
+        self._cancelled = False
+        self._ending = False
+        """The block has come to its end, be it by itself or because it was told to."""
+        self._writing = threading.Lock()
         self._written: dict[str, Any] | None = None
 
     async def __aenter__(self) -> "Watchdog":
@@ -78,51 +89,62 @@ class Watchdog:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._ending = True  # both this and `_cancel` run in the loop: from here on nobody is cancelled
         try:
-            if self._stalled and isinstance(error, asyncio.CancelledError):
-                if self._task is not None:
-                    self._task.uncancel()
-                await self._say_last_words()
+            if self._cancelled and self._task is not None:
+                self._task.uncancel()
+            if self._cancelled and isinstance(error, asyncio.CancelledError):
+                await self._say_last_words(_LAST_WORDS_S / 2)
                 raise StalledError(
                     f"{self._phase}: nothing has come to an end for {self._timeout_s:g} s "
-                    f"(supervision.stall_timeout_s); what every part was doing is in {self._file}"
+                    f"(supervision.stall_timeout_s); {self._where}"
                 ) from None
             if isinstance(error, Exception) and not isinstance(error, self._spare):
-                self._try_to_write(error)
-                await self._say_last_words()
+                _briefly(self._try_to_write, error)
+                await self._say_last_words(_WORDS_OF_FAILURE_S)
         finally:
             self._done.set()
 
-    async def _say_last_words(self) -> None:
+    @property
+    def _where(self) -> str:
+        if self._written is None:
+            return f"no diagnosis could be written to {self._file}"
+        return f"what every part was doing is in {self._file}"
+
+    async def _say_last_words(self, timeout_s: float) -> None:
         if self._last_words is None:
             return
         try:
-            async with asyncio.timeout(_LAST_WORDS_S / 2):
-                news = await self._last_words()
+            async with asyncio.timeout(timeout_s):
+                news = await self._last_words(timeout_s)
         except Exception as error:
             logger.error("no checkpoint at the end: %s", plain(error))
             return
         if self._written is not None:
-            try:
-                self._put({**self._written, **news})
-            except OSError as error:
-                logger.error("%s could not be brought up to date: %s", self._file, plain(error))
+            _briefly(self._bring_up_to_date, {**self._written, **news})
 
     def _watch(self) -> None:
         while not self._done.wait(min(1.0, self._timeout_s / 10)):
             if self._idle_s() < self._timeout_s:
                 continue
-            self._stalled = True
-            self._try_to_write()
-            self._loop.call_soon_threadsafe(self._cancel)
-            if not self._done.wait(_LAST_WORDS_S):
-                logger.critical("the event loop does not react; ending the process")
-                faulthandler.dump_traceback(all_threads=True)
+            if not self._ending:  # else its last words do not end
+                _briefly(self._try_to_write)
+                self._loop.call_soon_threadsafe(self._cancel)
+            if not self._comes_to_its_end():
+                _briefly(_say_the_end)
                 self._exit(StalledError.exit_code)
             return
 
+    def _comes_to_its_end(self) -> bool:
+        """Within the time that its last words have."""
+        if self._done.wait(_LAST_WORDS_S):
+            return True
+        failed = self._ending and not self._cancelled
+        return failed and self._done.wait(_WORDS_OF_FAILURE_S)
+
     def _cancel(self) -> None:
-        if self._task is not None and not self._done.is_set():  # else the block ended while the diagnosis was written
+        if self._task is not None and not self._ending:  # else the block ended while the diagnosis was written
+            self._cancelled = True
             self._task.cancel()
 
     def _try_to_write(self, failure: Exception | None = None) -> None:
@@ -151,37 +173,31 @@ class Watchdog:
         except Exception as error:  # a part that is broken must not hide the rest
             diagnosis["diagnosis_failed"] = plain(error)
         diagnosis["stacks"] = stacks(self._loop)
-        self._put(diagnosis)
-        self._written = diagnosis
+        with self._writing:
+            if failure is None and self._ending and not self._cancelled:  # how it ended by itself says more
+                return
+            self._put(diagnosis)
+            self._written = diagnosis
         how = "stalled" if failure is None else "failed"
         logger.critical("%s while %s; diagnosis in %s", how, self._phase, self._file)
+
+    def _bring_up_to_date(self, diagnosis: Mapping[str, Any]) -> None:
+        try:
+            self._put(diagnosis)
+        except OSError as error:
+            logger.error("%s could not be brought up to date: %s", self._file, plain(error))
 
     def _put(self, diagnosis: Mapping[str, Any]) -> None:
         self._file.write_text(json.dumps(diagnosis, indent=2, default=str) + "\n")
 
 
-def stacks(loop: asyncio.AbstractEventLoop) -> dict[str, list[str]]:
-    """The Python stack of every thread of this process and of every task of `loop`, innermost call last."""
-    names = {thread.ident: thread.name for thread in threading.enumerate()}
-    found = {
-        f"thread {names.get(ident, ident)}": traceback.format_stack(frame)
-        for ident, frame in sys._current_frames().items()
-    }
-    for task in asyncio.all_tasks(loop):
-        found[f"task {task.get_name()}"] = _awaits(task)
-    return found
+def _say_the_end() -> None:
+    logger.critical("the event loop does not react; ending the process")
+    faulthandler.dump_traceback(all_threads=True)
 
 
-def _awaits(task: "asyncio.Task[Any]") -> list[str]:
-    """Where a task waits. `Task.get_stack` knows the outermost coroutine alone; this follows what each one awaits."""
-    lines = []
-    awaited: Any = task.get_coro()
-    while awaited is not None:
-        kind = next((kind for kind in ("cr", "gi", "ag") if hasattr(awaited, f"{kind}_frame")), None)
-        if kind is None:  # a future, or an iterator of C
-            break
-        frame = getattr(awaited, f"{kind}_frame")
-        if frame is not None:
-            lines.append(f"{frame.f_code.co_filename}:{frame.f_lineno} {frame.f_code.co_name}")
-        awaited = getattr(awaited, {"cr": "cr_await", "gi": "gi_yieldfrom", "ag": "ag_await"}[kind])
-    return lines
+def _briefly(work: Callable[..., None], *args: object) -> None:
+    """On a thread of its own, for which nobody waits for long."""
+    thread = threading.Thread(target=work, args=args, name="diagnosis", daemon=True)
+    thread.start()
+    thread.join(_WRITE_S)

@@ -43,7 +43,8 @@ class StepEntry:
     step: int
     """The policy version before it."""
     attempt: int
-    """Of the run: how often it had been resumed before."""
+    """Of the run, from 0 on: how often it had been resumed before. One less than `attempt` of metrics, events and
+    attempts, which count starts; it stays so for the ledgers that are there."""
     student_fraction: float
     """Lambda of this step."""
     num_student: int

@@ -52,6 +52,7 @@ class Holder(Document):
 
 _UNKNOWN = Holder(run_epoch="", host="", pid=0, started_at="")
 """Of a file that says nothing."""
+_ENDED = "a process that has ended since (its `lock` is empty or gone)"
 
 
 class RunLock:
@@ -65,6 +66,7 @@ class RunLock:
         self._path = path
         self._when_taken = when_taken
         self._heartbeat: Heartbeat | None = None
+        self._holder: Holder | None = None
         self._was_damaged = False
         self._file: IO[str] = path.open("a+", encoding="utf-8")
         try:
@@ -82,6 +84,7 @@ class RunLock:
 
     def write(self, holder: Holder) -> None:
         """Say who holds it, and from now on that it lives."""
+        self._holder = holder
         self._put(holder.model_dump_json() + "\n")
         if self._heartbeat is None:
             self._heartbeat = Heartbeat(
@@ -94,11 +97,22 @@ class RunLock:
             if self._heartbeat is not None:
                 self._heartbeat.stop()
             try:
-                self._put("")
+                if self._is_ours():
+                    self._put("")
             finally:
                 self._file.close()
 
-    def _other_than(self, holder: Holder) -> Holder | None:
+    def _is_ours(self) -> bool:
+        """Not so where another process took it: it would miss its own name, and end."""
+        try:
+            told = _told(self._path)
+        except RunError:
+            return False
+        return self._holder is None or told in (self._holder, _UNKNOWN)
+
+    def _other_than(self, holder: Holder) -> Holder | str | None:
+        """Who took it. One who ended in order leaves an empty file, in which nobody else would write while we hold it;
+        what comes after that end must not be written into, either."""
         try:
             now = read_document(self._path, Holder)
         except DamagedError:
@@ -107,6 +121,8 @@ class RunLock:
             self._was_damaged = not self._was_damaged
             return None
         self._was_damaged = False
+        if now is None:
+            return _ENDED
         return None if now == holder else now
 
     def _put(self, text: str) -> None:

@@ -13,6 +13,7 @@ import platform
 import re
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -191,12 +192,16 @@ class RunDirectory:
         return max(steps, default=None)
 
     def point_latest(self) -> None:
-        """Let `latest` point here; a file or folder of that name is left alone."""
+        """Let `latest` point here; a file or folder of that name is left alone. Other starts may do the same now."""
         link = self.path.parent / "latest"
-        if link.is_symlink():
-            link.unlink()
-        if not link.exists():
-            link.symlink_to(self.name)
+        if link.exists() and not link.is_symlink():
+            return
+        draft = link.with_name(f".latest.{uuid.uuid4().hex}")
+        draft.symlink_to(self.name)
+        try:
+            os.replace(draft, link)
+        finally:
+            draft.unlink(missing_ok=True)
 
     def discard_if_bare(self) -> None:
         """Remove the folder of a run that failed before it wrote anything about itself but its configuration."""
@@ -205,8 +210,9 @@ class RunDirectory:
         shutil.rmtree(self.path)
         latest = self.path.parent / "latest"
         if latest.is_symlink() and not latest.exists():
-            latest.unlink()
-            runs = [path for path in self.path.parent.iterdir() if (path / "config.yaml").is_file()]
+            latest.unlink(missing_ok=True)
+            folders = [path for path in self.path.parent.iterdir() if not path.is_symlink()]
+            runs = [path for path in folders if (path / "config.yaml").is_file()]
             if runs:
                 RunDirectory(max(runs, key=lambda path: path.stat().st_mtime)).point_latest()
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import threading
 from collections.abc import Callable, Sequence
 
 from gkd_dist.checks import TeacherCheck
@@ -27,7 +28,8 @@ class CachedTeacher:
     that repeat bit for bit ask for each alone, so that its rounding depends on nothing else. What the student wrote is
     always asked for, in a call of its own: its rounding does not depend on what was found.
 
-    `verify` goes to the teacher itself. Where it fails, what was kept since it last passed is dropped.
+    `verify` goes to the teacher itself. Where it fails, what was kept since it last passed is dropped, and nothing is
+    kept that was asked for before it passes again.
 
     Args:
         teacher: in this process, so that it answers with targets, not with handles.
@@ -45,7 +47,12 @@ class CachedTeacher:
         self._cache = cache
         self._make_fingerprint = fingerprint
         self._fingerprint: str | None = None
+        self._lock = threading.Lock()
+        """Around what follows, which answers that are just being kept share with a check that fails meanwhile."""
         self._unverified: set[str] = set()
+        self._is_refused = False
+        self._num_turns = 0
+        """Of checks from good to bad and back."""
         self.use = CacheUse()
         """Fixed pairs that the teacher was not asked about, and those that it was, from the beginning."""
         self._untold = CacheUse()
@@ -55,6 +62,7 @@ class CachedTeacher:
         fixed = {index: each for index, each in enumerate(trajectories) if each.source is not Source.STUDENT}
         if not fixed:
             return await self._teacher.score(trajectories)
+        turn = self._num_turns
         keys, answers = await asyncio.to_thread(self._look_up, fixed)
         found_bytes = sum(each.num_bytes for each in answers.values())
         num_found = len(answers)
@@ -72,7 +80,7 @@ class CachedTeacher:
         use = CacheUse(num_found, len(missing), found_bytes, missing_bytes, found_tokens)
         self.use += use
         self._untold += use
-        await asyncio.to_thread(self._keep, {keys[index]: answers[index] for index in missing})
+        await asyncio.to_thread(self._keep, {keys[index]: answers[index] for index in missing}, turn)
         return [answers[index] for index in range(len(trajectories))]
 
     def cache_use(self) -> CacheUse:
@@ -82,14 +90,19 @@ class CachedTeacher:
 
     async def verify(self) -> TeacherCheck:
         """See `interfaces.Teacher.verify`."""
-        before = set(self._unverified)
+        with self._lock:
+            before = set(self._unverified)
         check = await self._teacher.verify()
-        if check.passed:
-            self._unverified -= before
-        else:
-            for key in self._unverified:
-                self._cache.drop(key)
-            self._unverified.clear()
+        with self._lock:
+            if self._is_refused == check.passed:
+                self._is_refused = not check.passed
+                self._num_turns += 1
+            if check.passed:
+                self._unverified -= before
+            else:
+                for key in self._unverified:
+                    self._cache.drop(key)
+                self._unverified.clear()
         return check
 
     async def complete(
@@ -123,9 +136,17 @@ class CachedTeacher:
         found = {index: self._cache.find(keys[index], each.num_completion_tokens) for index, each in fixed.items()}
         return keys, {index: targets for index, targets in found.items() if targets is not None}
 
-    def _keep(self, answers: dict[str, TeacherTargets | TargetsHandle]) -> None:
+    def _keep(self, answers: dict[str, TeacherTargets | TargetsHandle], turn: int) -> None:
+        """
+        Args:
+            turn: when they were asked for.
+        """
         for key, targets in answers.items():
             # What no model can say is refused later, and by name; it must not come back.
-            if not isinstance(targets, TargetsHandle) and targets.fault is None:
+            if isinstance(targets, TargetsHandle) or targets.fault is not None:
+                continue
+            with self._lock:
+                if self._is_refused or turn != self._num_turns:
+                    return
                 self._unverified.add(key)
                 self._cache.keep(key, targets)

@@ -303,6 +303,20 @@ def test_the_newest_good_ones_stay(store: CheckpointStore) -> None:
     assert store.prune() == []
 
 
+def test_the_newest_good_one_that_is_trusted_stays_whatever_its_age(store: CheckpointStore) -> None:
+    save(store, 1, 2, 3)
+    (store.path_of(3) / "ring.json").unlink()
+    again = CheckpointStore(store.folder, keep=2)
+    again.trust(3)
+    save(again, 4, 5, 6)
+    assert again.prune() == [store.path_of(4), store.path_of(3), store.path_of(1)]
+    assert names(store.folder) == ["step-2", "step-5", "step-6"]
+    again.trust(5)
+    assert again.prune() == [store.path_of(2)]
+    assert again.set_aside(5) == [store.folder / "void-step-6"]
+    assert again.newest().step == 5
+
+
 def test_damaged_ones_do_not_count_and_go_once_a_newer_one_is_good(store: CheckpointStore) -> None:
     save(store, 1, 2, 3, 4)
     (store.path_of(4) / "ring.json").unlink()

@@ -116,8 +116,10 @@ def test_a_reading_may_take_longer_than_the_deadline_of_a_request_while_it_goes_
             return await bounded(call, what, **more)  # type: ignore[arg-type]
 
         proxy._await = noted  # type: ignore[assignment, method-assign]
-        assert await proxy.read() == Kept([], lost)
-        await proxy.keep_only(frozenset())
+        signs: list[int] = []
+        assert await proxy.read(frozenset(), lambda: signs.append(1)) == Kept([], lost)
+        await proxy.keep_only(frozenset(), lambda: signs.append(2))
+        assert signs == [1] * 51 + [2] * 50
         assert awaited == ["go on to read its files"] * 51 + ["go on to rewrite its files"] * 51
 
     asyncio.run(turn())

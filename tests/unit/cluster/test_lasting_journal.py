@@ -169,7 +169,7 @@ def test_what_was_to_go_meanwhile_is_not_appended_by_the_next_process() -> None:
                 await kept.wait()
                 raise SILENT
 
-            async def keep_only(self, wanted: Collection[SampleId]) -> None:
+            async def keep_only(self, wanted: Collection[SampleId], *_: object) -> None:
                 kept.set()
 
             async def read(self, finished: Container[SampleId] = frozenset()) -> Kept:

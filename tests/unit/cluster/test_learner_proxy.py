@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -43,7 +44,7 @@ VITAL: dict[str, Callable[[LearnerProxy], Awaitable[object]]] = {
     "train": lambda learner: learner.train(BATCH),
     "publish": lambda learner: learner.publish(),
     "take a snapshot": lambda learner: learner.snapshot(),
-    "write a snapshot to folder": lambda learner: learner.write_snapshot(FOLDER),
+    "save to folder": lambda learner: learner.save(FOLDER),
     "restore folder": lambda learner: learner.restore(FOLDER),
 }
 
@@ -63,3 +64,22 @@ def test_a_learner_that_is_silent_where_the_run_needs_it_counts_as_lost(what: st
 def test_a_ping_without_an_answer_is_silence() -> None:
     with pytest.raises(DeadlineError, match="learner did not answer a ping"):
         asyncio.run(ask(lambda learner: learner.ping()))
+
+
+def test_a_snapshot_may_take_longer_to_write_than_a_request_until_its_caller_gives_it_up() -> None:
+    """A checkpoint has a deadline of its own."""
+
+    async def turn() -> None:
+        written = asyncio.get_running_loop().create_future()
+        actor: Any = SimpleNamespace(write_snapshot=SimpleNamespace(remote=lambda _: written))
+        proxy = LearnerProxy(actor, "learner", 0.01)
+        writing = asyncio.create_task(proxy.write_snapshot(FOLDER))
+        await asyncio.wait([writing], timeout=0.1)
+        assert not writing.done()
+        written.set_result(None)
+        await writing
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await LearnerProxy(Stopped(), "learner", 60).write_snapshot(FOLDER)  # type: ignore[arg-type]
+
+    asyncio.run(turn())

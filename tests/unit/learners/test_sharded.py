@@ -23,7 +23,7 @@ from gkd_dist.learners.layouts import PackedLayout, PaddedLayout
 from gkd_dist.learners.learner import GkdLearner
 from gkd_dist.learners.load import load_student
 from gkd_dist.learners.objective import Distillation
-from gkd_dist.learners.seat import Seat
+from gkd_dist.learners.seat import RankSeat
 from gkd_dist.learners.sharded import shard
 from gkd_dist.learners.step import LossSettings, accumulate_gradient
 from gkd_dist.learners.targets import TargetRules, TeacherView
@@ -128,7 +128,7 @@ def train(case: Case, student: Path, teacher: Path, batches: list[TrainBatch], w
     return reports, evaluation, tensors, gradients
 
 
-def everything(seat: Seat, jobs: dict[str, tuple[Any, ...]], folder: Path) -> dict[str, Any]:
+def everything(seat: RankSeat, jobs: dict[str, tuple[Any, ...]], folder: Path) -> dict[str, Any]:
     """All cases at one rank, one after the other in one process group."""
     torch.set_num_threads(1)
     world = RankGroup(seat)
@@ -203,7 +203,7 @@ def resumption(case: Case, student: Path, teacher: Path, batches: list[TrainBatc
 
 
 def widowed(
-    seat: Seat, place: str, witness: Path, case: Case, student: Path, teacher: Path, batches: list[TrainBatch]
+    seat: RankSeat, place: str, witness: Path, case: Case, student: Path, teacher: Path, batches: list[TrainBatch]
 ) -> Any:
     """What a rank raises whose neighbour dies at `place` in the second step."""
     torch.set_num_threads(1)

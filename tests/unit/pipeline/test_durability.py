@@ -42,6 +42,7 @@ def test_a_disk_that_hangs_does_not_keep_the_run_from_its_end(
 
     async def end() -> None:
         hung = asyncio.ensure_future(durability.store.disk.run(goes_on.wait))
+        await asyncio.sleep(0)  # it has begun
         await durability.close()
         goes_on.set()
         await hung

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +13,21 @@ import pytest
 from gkd_dist.checks import TeacherCheck
 from gkd_dist.config.supervision import SupervisionConfig
 from gkd_dist.data.pairs import fixed_trajectory
-from gkd_dist.errors import ModelError, StalledError
+from gkd_dist.errors import ModelError, StalledError, StoppedError
+from gkd_dist.pipeline import checkpointing, watchdog
+from gkd_dist.pipeline.checkpointing import Checkpointer
 from gkd_dist.pipeline.evaluation import HeldOut
 from gkd_dist.pipeline.job import distil
 from gkd_dist.pipeline.phases import Phase, Pulse
 from gkd_dist.testing.fakes import FakeLearner, FakeSampler, FakeTeacher
-from gkd_dist.types import DivergenceReport, Prompt, SamplingParams, TrainBatch, Trajectory, WeightPublication
+from gkd_dist.types import (
+    DivergenceReport,
+    Prompt,
+    SamplingParams,
+    TrainBatch,
+    Trajectory,
+    WeightPublication,
+)
 from tests import tiny
 from tests.fleets import fleet_of
 from tests.rings import make_job, make_plan
@@ -76,6 +86,10 @@ class SlowLearner(FakeLearner):
     async def restore(self, folder: Path) -> int:
         await self.delay("restore")
         return await super().restore(folder)
+
+    async def write_snapshot(self, folder: Path) -> None:
+        await self.delay("write")
+        await super().write_snapshot(folder)
 
     async def save(self, path: Path) -> None:
         await self.delay("save")
@@ -144,6 +158,41 @@ def test_going_back_to_a_checkpoint_and_saving_have_their_own_time(tmp_path: Pat
         assert json.loads((tmp_path / "diagnosis.json").read_text())["phase"] == phase
 
 
+def stopped_job(folder: Path, delay: Delay, timeout_s: float) -> Any:
+    """Asked to stop before its first step, with a checkpoint that may take so long."""
+    job = job_of(delay, folder, held_out=None)
+    job.stop.set()
+    config = job.durability.config.model_copy(update={"timeout_s": timeout_s})
+    return replace(job, durability=replace(job.durability, config=config))
+
+
+@pytest.mark.fault(33)
+def test_a_stop_waits_for_a_checkpoint_that_is_slower_than_the_stall(tmp_path: Path) -> None:
+    async def delay(what: str) -> None:
+        if what == "write":
+            await asyncio.sleep(2.5 * STALL_S)
+
+    job = stopped_job(tmp_path, delay, timeout_s=30)
+    with pytest.raises(StoppedError, match="with a checkpoint of the last"):
+        asyncio.run(distil(job))
+    assert job.durability.store.newest().step == 0
+    assert not (tmp_path / "diagnosis.json").exists()
+
+
+def test_a_stop_whose_checkpoint_is_overdue_is_a_stall(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own deadline has passed, and what follows it does not end either."""
+    job = stopped_job(tmp_path, hangs_at("write"), timeout_s=0.2)
+
+    async def abandons_nothing(*_: object) -> None:
+        await asyncio.sleep(3600)
+
+    monkeypatch.setattr(Checkpointer, "_abandon", abandons_nothing)
+    monkeypatch.setattr(checkpointing, "_LAST_SAVE_S", 0.1)
+    monkeypatch.setattr(watchdog, "_LAST_WORDS_S", 0.2)
+    with pytest.raises(StalledError, match=f"^{Phase.TRAINING}"):
+        asyncio.run(distil(job))
+
+
 def test_a_slow_evaluation_in_which_requests_are_answered_goes_on(tmp_path: Path) -> None:
     """Every phase takes longer than the limit, no single request does: one of each role is answered after the other."""
     turn = asyncio.Lock()
@@ -162,6 +211,22 @@ def test_a_slow_evaluation_in_which_requests_are_answered_goes_on(tmp_path: Path
     assert outcome.after is not None
     assert min(spent["verify"], spent["sample"], spent["score"]) > stall_s
     assert not (tmp_path / "diagnosis.json").exists()
+
+
+def test_an_evaluation_that_cannot_be_kept_in_time_ends_the_run(tmp_path: Path) -> None:
+    """Its file is written in the event loop, which a disk that hangs stops."""
+    goes_on, left = threading.Event(), []
+
+    def leave(code: int) -> None:
+        left.append(code)
+        goes_on.set()
+
+    job = job_of(lambda _: asyncio.sleep(0), tmp_path, keep_before=lambda _: goes_on.wait(20), leave=leave)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(watchdog, "_LAST_WORDS_S", 0.1)
+        asyncio.run(distil(job))
+    assert left == [StalledError.exit_code]
+    assert json.loads((tmp_path / "diagnosis.json").read_text())["phase"] == Phase.BEFORE
 
 
 def test_where_requests_have_no_deadline_one_that_asks_for_more_may_take_longer(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,8 +12,12 @@ from typing import Any
 
 import pytest
 
+from gkd_dist.checkpoints.store import CheckpointStore
 from gkd_dist.distillation.lifetime import started
+from gkd_dist.distillation.looking import look
 from gkd_dist.errors import EngineError, StalledError
+from gkd_dist.pipeline.phases import Phase
+from gkd_dist.replay.ledger import Ledger
 from tests.run_directories import make_run
 
 STALL_S, STARTUP_S = 0.5, 0.3
@@ -58,6 +64,30 @@ def test_parts_that_come_up_one_by_one_may_take_longer_together(tmp_path: Path) 
             say(f"part {number} up")
 
     assert asyncio.run(go(tmp_path, start, nothing)) == [*(f"part {n} up" for n in range(4)), "all engines are up"]
+
+
+@pytest.mark.fault(23)
+def test_a_disk_that_does_not_answer_is_a_stall_before_an_engine_starts(tmp_path: Path) -> None:
+    goes_on = threading.Event()
+
+    class Hangs(CheckpointStore):
+        """A little progress, and then nothing."""
+
+        def newest(self, objection: Any = None, progressed: Callable[[], object] = lambda: None) -> None:
+            for _ in range(4):
+                time.sleep(STALL_S / 2)
+                progressed()
+            moved.append(True)
+            goes_on.wait(20)
+
+    moved: list[bool] = []
+    store, ledger = Hangs(tmp_path / "checkpoints", 2), Ledger(tmp_path / "ledger.jsonl")
+    file = tmp_path / "diagnosis.json"
+    with pytest.raises(StalledError, match=f"^{Phase.LOOKING}: nothing has come to an end for {STALL_S:g} s"):
+        asyncio.run(look("test", store, ledger, stall_timeout_s=STALL_S, diagnosis=file, leave=lambda _: None))
+    goes_on.set()
+    assert moved, "it was not ended while it moved"
+    assert json.loads(file.read_text())["phase"] == Phase.LOOKING
 
 
 @pytest.mark.fault(23)

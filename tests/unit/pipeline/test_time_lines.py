@@ -92,10 +92,10 @@ def test_the_journal_brings_back_nothing_that_weights_wrote_which_are_gone(tmp_p
 @pytest.mark.parametrize("empties", [True, False])
 def test_a_journal_that_cannot_be_rewritten_is_emptied_or_ends_the_run(tmp_path: Path, empties: bool) -> None:
     class Full(LocalJournal):
-        async def keep_only(self, wanted):
+        async def keep_only(self, wanted, progressed=lambda: None):
             if wanted or not empties:
                 raise OSError(28, "No space left on device")
-            await super().keep_only(wanted)
+            await super().keep_only(wanted, progressed)
 
     async def turn() -> None:
         plan, journal = plan_of(), Full(tmp_path / "journal")
@@ -141,7 +141,7 @@ def test_records_that_are_damaged_or_cut_off_are_counted_by_file_and_said_once(t
 
 def test_a_journal_that_cannot_be_read_is_said_and_the_run_goes_on(tmp_path: Path) -> None:
     class Broken(LocalJournal):
-        async def read(self, finished: object = frozenset()) -> Kept:
+        async def read(self, finished: object = frozenset(), progressed: object = None) -> Kept:
             raise DeadlineError("journal did not go on to read its files within 600 s")
 
     async def turn() -> None:

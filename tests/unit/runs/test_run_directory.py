@@ -39,6 +39,32 @@ def test_a_run_is_found_by_path_by_name_and_as_the_latest(tmp_path: Path) -> Non
         RunDirectory.find("r-1", tmp_path / "none")
 
 
+def test_of_two_starts_that_point_to_themselves_at_once_neither_fails_and_latest_is_there_all_the_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = make(tmp_path), make(tmp_path)
+    symlink, meanwhile = Path.symlink_to, [first]
+
+    def slow(link: Path, target: str) -> None:
+        assert (tmp_path / "latest").is_symlink()
+        for other in meanwhile[:]:
+            meanwhile.clear()
+            other.point_latest()
+        symlink(link, target)
+
+    monkeypatch.setattr(Path, "symlink_to", slow)
+    second.point_latest()
+    assert not meanwhile
+    assert RunDirectory.find("latest", tmp_path).path == second.path
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["latest", "r-1", "r-2"]
+
+
+def test_what_is_called_latest_and_is_no_link_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "latest").mkdir()
+    make(tmp_path)
+    assert not (tmp_path / "latest").is_symlink()
+
+
 def test_only_a_checkpoint_that_was_written_to_its_end_counts(tmp_path: Path) -> None:
     assert COMPLETE == MARKER
     run = make(tmp_path)

@@ -153,6 +153,36 @@ def test_a_holder_that_wakes_up_after_its_lease_ends(path: Path) -> None:
     assert "head-b" in path.read_text()
 
 
+@pytest.mark.fault(15)
+@pytest.mark.parametrize("end", [lambda path: path.write_text(""), Path.unlink], ids=["ended", "removed"])
+def test_a_holder_that_wakes_up_after_its_successor_has_ended_ends(path: Path, end: Callable[[Path], object]) -> None:
+    wakes = HOLD.replace("import socket\n", "import socket\nfrom gkd_dist.runs import lease\nlease.BEAT_S = 0.1\n")
+    frozen = subprocess.Popen([sys.executable, "-c", wakes, str(path)], stdin=-1, stdout=-1, stderr=-1, text=True)
+    try:
+        assert frozen.stdout is not None and frozen.stdout.readline() == "held\n"
+        frozen.send_signal(signal.SIGSTOP)
+        end(path)
+        frozen.send_signal(signal.SIGCONT)
+        assert frozen.wait(timeout=20) == 70
+        assert frozen.stderr is not None and "taken over by a process that has ended since" in frozen.stderr.read()
+    finally:
+        frozen.kill()
+        frozen.communicate(timeout=20)
+
+
+@pytest.mark.fault(15)
+def test_one_that_ends_after_it_was_replaced_leaves_the_name_of_the_other(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "BEAT_S", 3600.0)
+    lock = RunLock(path)
+    lock.write(holder())
+    other = holder(host="head-b", pid=7, run_epoch="000002-0001-b").model_dump_json()
+    path.write_text(other)
+    lock.close()
+    assert path.read_text() == other
+
+
 TORN = ["{", '{"pid": 1}', '{"run_epoch": 3}', "[]", "\0" * 90]
 
 
@@ -194,7 +224,9 @@ def test_a_damaged_file_is_not_free_while_its_holder_lives_who_mends_it(
     monkeypatch.setattr(lease, "BEAT_S", 0.05)
     lock = RunLock(path)
     lock.write(holder())
-    path.write_text(text)
+    with path.open("r+") as file:  # never empty: that would say that somebody took it
+        file.write(text)
+        file.truncate()
     end = time.monotonic() + 20
     while holder_of(path) != holder():
         assert time.monotonic() < end

@@ -2,6 +2,7 @@
 
 import asyncio
 import tempfile
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -207,6 +208,80 @@ def test_answers_since_the_last_passed_check_are_dropped_when_one_fails(tmp_path
     engine = Engine()
     score(cached(engine, tmp_path), FIXED)
     assert len(engine.asked) == 3
+
+
+class Gated(Engine):
+    """Answers about tokens when it is let to, and passes the checks that it is told to."""
+
+    def __init__(self, *checks: bool) -> None:
+        super().__init__(scale=1.5)
+        self._checks = list(checks)
+        self.asked_for, self.gate = asyncio.Event(), asyncio.Event()
+
+    async def score(self, trajectories: Sequence[Trajectory]) -> list[TeacherTargets]:
+        self.asked_for.set()
+        await self.gate.wait()
+        return await super().score(trajectories)
+
+    async def verify(self) -> TeacherCheck:
+        self._passes = self._checks.pop(0)
+        return await super().verify()
+
+
+@pytest.mark.parametrize(
+    ("before", "meanwhile", "is_kept"),
+    [
+        ([], [True], True),
+        ([], [False], False),
+        ([], [False, True], False),
+        ([False], [], False),
+        ([False], [True], False),
+        ([False, True], [], True),
+        ([False, False, True], [True], True),
+    ],
+)
+def test_what_is_asked_for_before_a_check_fails_or_until_one_passes_again_is_not_kept(
+    tmp_path: Path, before: list[bool], meanwhile: list[bool], is_kept: bool
+) -> None:
+    async def turn() -> None:
+        engine = Gated(*before, *meanwhile)
+        teacher = cached(engine, tmp_path)
+        for _ in before:
+            await teacher.verify()
+        scoring = asyncio.create_task(teacher.score(FIXED))
+        await engine.asked_for.wait()
+        for _ in meanwhile:
+            await teacher.verify()
+        engine.gate.set()
+        await scoring
+
+    asyncio.run(asyncio.wait_for(turn(), 20))
+    later = Engine()
+    asyncio.run(cached(later, tmp_path).score(FIXED))
+    assert len(later.asked) == (0 if is_kept else len(FIXED))
+
+
+def test_a_check_that_fails_while_answers_are_being_kept_drops_them_all(tmp_path: Path) -> None:
+    """The answers are kept on another thread: it is held where it has kept the first of them."""
+    kept, go_on = threading.Event(), threading.Event()
+
+    class Held(ScoreCache):
+        def keep(self, key: str, targets: TeacherTargets) -> None:
+            super().keep(key, targets)
+            if not kept.is_set():
+                kept.set()
+                go_on.wait(20)
+
+    async def turn() -> None:
+        teacher = CachedTeacher(Engine(passes=False), Held(tmp_path, 1 << 20), lambda: "teacher")
+        scoring = asyncio.create_task(teacher.score(FIXED))
+        assert await asyncio.to_thread(kept.wait, 20)
+        checking = asyncio.create_task(asyncio.to_thread(asyncio.run, teacher.verify()))
+        go_on.set()
+        await asyncio.gather(scoring, checking)
+
+    asyncio.run(asyncio.wait_for(turn(), 20))
+    assert list(tmp_path.rglob("*.frame")) == []
 
 
 def test_targets_that_no_model_can_give_are_not_kept(tmp_path: Path) -> None:
