@@ -14,6 +14,7 @@ from gkd_dist.cluster.session import ray_session
 from gkd_dist.config.ring import ClusterConfig
 from gkd_dist.fleet import Fleet
 from gkd_dist.interfaces import Journal, Metrics
+from gkd_dist.supervision.pool import Pool
 
 
 @asynccontextmanager
@@ -46,7 +47,7 @@ async def ray_fleet(
     with ray_session(config.cluster, when_connected):
         async with Closing(await start_fleet(plan, config.cluster, config.supervision, metrics, say)) as fleet:
             if config.reward is not None and not blueprint.reward_is_model:
-                fleet.reward = await asyncio.to_thread(blueprint.make_reward)
+                fleet.reward = Pool.of([await asyncio.to_thread(blueprint.make_reward)], role="reward")
             yield fleet
 
 

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from gkd_dist.errors import LearnerLostError, plain
 from gkd_dist.interfaces import Learner, Replicas, Reward, Sampler, Teacher
@@ -25,12 +26,19 @@ class Fleet:
     """By name in the configuration."""
     learner: Learner
     """Always read from here: `renew_learner` puts another one in its place."""
-    reward: Reward | None = None
-    """None where the objective asks for none."""
+    reward: Replicas[Reward] | None = None
+    """One; None where the objective asks for none."""
     replace_learner: Callable[[Learner], Awaitable[Learner]] | None = None
     """Ends a learner, whatever its state, and starts another; None where that cannot be done."""
     node: str | None = None
     """Of the cluster, that this process is on; None where there is no cluster."""
+
+    @property
+    def pools(self) -> dict[str, Replicas[Any]]:
+        """All that is supervised, by role, as messages call it."""
+        teachers = {role_of(name): replicas for name, replicas in self.teachers.items()}
+        reward = {} if self.reward is None else {"reward": self.reward}
+        return {"sampler": self.samplers, **teachers, **reward}
 
     async def renew_learner(self) -> None:
         """Put a new learner, which holds the initial student, in the place of one that died; restore it next.

@@ -126,7 +126,10 @@ class Reward(Protocol):
 
 
 class Learner(Protocol):
-    """Owns the student's parameters and the optimizer. Calls must not overlap."""
+    """Owns the student's parameters and the optimizer. Calls must not overlap.
+
+    It is never pinged: that it died or hangs shows at its next answer, which has a deadline.
+    """
 
     async def train(self, batch: TrainBatch) -> StepReport:
         """One optimizer step; the policy version grows by one."""
@@ -163,10 +166,6 @@ class Learner(Protocol):
         Raises:
             ModelError: the files are of another student, optimizer or kind of training; says which.
         """
-        ...
-
-    async def ping(self) -> None:
-        """As `Sampler.ping`; may overlap with every other call."""
         ...
 
     async def close(self) -> None: ...
@@ -265,8 +264,8 @@ class Replicas(Protocol[Replica]):
         """Run `obligation` on all that serve; one that joins later does the newest before it serves."""
         ...
 
-    def require(self, obligation: Callable[[Replica], Awaitable[object]]) -> None:
-        """As `bring_up`, for those alone that join later."""
+    def require(self, obligation: Callable[[Replica], Awaitable[object]], done_by: Collection[Any]) -> None:
+        """As `bring_up`, for all but those that have done it: one that joined meanwhile does it before it serves on."""
         ...
 
     def set_target(self, num_replicas: int) -> None:

@@ -59,7 +59,7 @@ async def local_fleet(
                 for name, teacher in config.named_teachers.items()
             },
             learner=await build("learner", blueprint.make_learner),
-            reward=await build("reward", blueprint.make_reward) if config.reward else None,
+            reward=Pool.of([await build("reward", blueprint.make_reward)], role="reward") if config.reward else None,
         )
 
 

@@ -14,4 +14,5 @@ def fleet_of(
     reward: Reward | None = None,
 ) -> Fleet:
     """A fleet of these parts."""
-    return Fleet(Pool.of(samplers), {name: Pool.of(replicas) for name, replicas in teachers.items()}, learner, reward)
+    pools = {name: Pool.of(replicas) for name, replicas in teachers.items()}
+    return Fleet(Pool.of(samplers), pools, learner, None if reward is None else Pool.of([reward]))

@@ -59,6 +59,10 @@ class Shell(Generic[Part]):
         self._made = await asyncio.to_thread(self._make)
         return Whereabouts.here()
 
+    @ray.method(concurrency_group="probes")
+    async def ping(self) -> None:
+        """This process answers; parts whose engine may end without it are asked themselves."""
+
     async def close(self) -> None:
         await self._part.close()
 
@@ -149,10 +153,6 @@ async def _stream(learner: Learner) -> AsyncIterator[Any]:
 
 class LearnerActor(Shell[Learner]):
     """A learner in its own process."""
-
-    @ray.method(concurrency_group="probes")
-    async def ping(self) -> None:
-        await self._part.ping()
 
     async def fetch(self, *frames: ByteArray) -> None:
         """Ray has brought `frames` to this machine when this begins."""

@@ -48,10 +48,6 @@ class LearnerGroup:
         self._lost: str | None = None
 
     @property
-    def num_ranks(self) -> int:
-        return len(self._ranks)
-
-    @property
     def places(self) -> list[Mapping[str, str | int]]:
         """Implements `interfaces.Placed`."""
         return [place for rank in self._ranks if isinstance(rank, Placed) for place in rank.places]
@@ -83,9 +79,6 @@ class LearnerGroup:
     async def restore(self, folder: Path) -> int:
         versions = await self._all(lambda rank: rank.restore(folder), "restore", changes=True)
         return self._same(versions, "restore")
-
-    async def ping(self) -> None:
-        await self._all(lambda rank: rank.ping(), "answer a ping")
 
     async def close(self) -> None:
         """Close every rank; the first error is raised, the others are logged."""

@@ -15,7 +15,6 @@ from gkd_dist.cluster.launchers import ActorLauncher, Needs
 from gkd_dist.cluster.learner_group import LearnerGroup
 from gkd_dist.cluster.proxies import LearnerProxy
 from gkd_dist.cluster.whereabouts import Whereabouts
-from gkd_dist.errors import DeadlineError
 from gkd_dist.interfaces import Learner
 from gkd_dist.learners.seat import RankSeat
 from gkd_dist.process import DEFAULTS
@@ -86,14 +85,14 @@ def rank_environment(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 class LearnerGroupLauncher:
-    """Implements `supervision.pool.Launcher` for all ranks of a learner together.
+    """Starts and ends all ranks of a learner together.
 
     Args:
         make: of each rank, by its seat.
         needs: of each.
         environment: variables of each process.
         startup_timeout_s: from the request for an actor to a rank that is built.
-        probe_timeout_s: of one ping.
+        probe_timeout_s: as `ActorLauncher`.
         timeout_s: of a request, and of an exchange between ranks.
         loopback: see `RankPlan`.
         say: as `ActorLauncher`.
@@ -114,7 +113,6 @@ class LearnerGroupLauncher:
     ) -> None:
         self._plan = RankPlan(make, 0, num_ranks, startup_timeout_s, timeout_s, loopback)
         self._timeout_s = timeout_s
-        self._probe_timeout_s = probe_timeout_s
         self._limits: dict[str, Any] = {
             "needs": needs,
             "environment": rank_environment(environment),
@@ -149,23 +147,6 @@ class LearnerGroupLauncher:
             end()
             raise
 
-    async def probe(self, replica: LearnerGroup) -> None:
-        """Raises:
-        EngineError, DeadlineError: a rank is dead, or says nothing.
-        """
-        try:
-            async with asyncio.timeout(self._probe_timeout_s):
-                await replica.ping()
-        except TimeoutError:
-            raise DeadlineError(f"no answer to a ping within {self._probe_timeout_s:g} s") from None
-
-    def waits_for(self, slot: int) -> str:  # noqa: ARG002 - of the Protocol
-        """Its ranks say it themselves."""
-        return ""
-
     async def kill(self, replica: LearnerGroup) -> None:
         """Never raises."""
         replica.end()
-
-    def describe(self, replica: LearnerGroup) -> dict[str, str | int]:
-        return {"ranks": replica.num_ranks}

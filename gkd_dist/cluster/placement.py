@@ -23,7 +23,6 @@ from gkd_dist.interfaces import Learner, Metrics, Reward, Sampler, Teacher
 from gkd_dist.process import actor_environment
 from gkd_dist.supervision.census import Census
 from gkd_dist.supervision.pool import Pool
-from gkd_dist.supervision.slots import Launcher
 from gkd_dist.supervision.together import gather_all
 
 Part = TypeVar("Part", covariant=True)
@@ -116,7 +115,7 @@ async def start_fleet(
     """Start all actors side by side and wait until every one is ready.
 
     Args:
-        rules: for the replicas of samplers and teachers; `supervise` of their pools is the caller's to run.
+        rules: for the replicas; `supervise` of their pools is the caller's to run.
         say: told in one line of every part that is up, now and later, and what one waits for.
 
     Raises:
@@ -132,12 +131,13 @@ async def start_fleet(
         for name, role in plan.teachers.items()
     }
     learners, rewards = launchers.learner(), launchers.reward()
-    singles: list[tuple[Launcher[Any], Any]] = []
+    reward = None if rewards is None else Pool("reward", rewards, rules, target=1)
+    pools: list[Pool[Any]] = [samplers, *teachers.values(), *([] if reward is None else [reward])]
+    learner: Any = None
 
-    async def start_one(launcher: Launcher[Any]) -> Any:
-        part = await launcher.start(0)
-        singles.append((launcher, part))
-        return part
+    async def start_learner() -> None:
+        nonlocal learner
+        learner = await learners.start(0)
 
     restarts = itertools.count(1)
 
@@ -146,16 +146,13 @@ async def start_fleet(
         return await launchers.learner(next(restarts)).start(0)
 
     try:
-        starts: list[Any] = [samplers.start(), *(pool.start() for pool in teachers.values()), start_one(learners)]
-        results = await gather_all([*starts, *([start_one(rewards)] if rewards else [])])
+        await gather_all([*(pool.start() for pool in pools), start_learner()])
     except BaseException:
-        for launcher, part in singles:
-            await launcher.kill(part)
-        await asyncio.gather(samplers.close(), *(pool.close() for pool in teachers.values()), return_exceptions=True)
+        if learner is not None:
+            await learners.kill(learner)
+        await asyncio.gather(*(pool.close() for pool in pools), return_exceptions=True)
         raise
-    learner, *reward = results[len(starts) - 1 :]
-    node = ray.get_runtime_context().get_node_id()
-    return Fleet(samplers, teachers, learner, reward[0] if reward else None, replace_learner, node)
+    return Fleet(samplers, teachers, learner, reward, replace_learner, ray.get_runtime_context().get_node_id())
 
 
 class Launchers:

@@ -94,7 +94,12 @@ class ClusterConfig(Strict):
     request_timeout_s: float = Field(default=600, gt=0, le=MAX_DURATION_S)
     """Of one request to an actor: a batch to sample, score or judge."""
     object_store_bytes: int | None = Field(default=None, ge=80_000_000)
-    """Size of Ray's object store where this run starts the cluster; None leaves it to Ray."""
+    """Size of Ray's object store where this run starts the cluster; None leaves it to Ray. It has to hold the learner's
+    newest weights, as published, twice, or three times with a replay.max_staleness above 1, and once more while a late
+    sampler loads former ones; and what teachers said about the sequences that wait to be trained on, about
+    batch_size x (max_staleness + 1) of them: with hidden targets 2 bytes per token and hidden unit of the teacher. In a
+    joined cluster the first is on the learner's node (others hold what their samplers load), the second on those of the
+    teachers. What has no room goes to disk, and everything gets slower."""
 
     @field_validator("address")
     @classmethod

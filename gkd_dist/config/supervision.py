@@ -26,7 +26,9 @@ class SupervisionConfig(Strict):
     max_restart_backoff_s: float = Field(default=60.0, gt=0, le=MAX_DURATION_S)
     """Longest wait before a restart."""
     infra_attempts: int = Field(default=5, ge=1, le=MAX_COUNT)
-    """Of one request, over all replicas, while replicas die or do not answer."""
+    """Of one request, over all replicas, while replicas die or do not answer. Asynchronous runs give up a request that
+    used them up, and go on: its row is issued again, and dropped when that has happened to it so many times; more
+    requests given up in a row than this, with none answered in between, end the run. Synchronous runs end at once."""
     data_attempts: int = Field(default=2, ge=1, le=MAX_COUNT)
     """Of one request that replicas refuse or answer wrongly; then its prompt is dropped and counted."""
     max_dropped: int = Field(default=100, ge=0, le=MAX_COUNT)

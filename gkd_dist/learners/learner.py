@@ -111,9 +111,6 @@ class GkdLearner:
     async def restore(self, folder: Path) -> int:
         return await self._thread.run(lambda: self._restore(folder))
 
-    async def ping(self) -> None:
-        """The learner lives in this process: where it answers, it is alive."""
-
     async def close(self) -> None:
         self._thread.close()
         self._writer.close()

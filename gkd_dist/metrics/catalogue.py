@@ -35,7 +35,7 @@ EVALUATION_TEXTS = ("on_policy", "reference")
 """Whose completions: the student's own, or those of the data."""
 CACHE_RESULTS = ("hit", "miss")
 """Whether a teacher had scored a fixed pair before."""
-DROP_REASONS = ("too_stale", "rejected")
+DROP_REASONS = ("too_stale", "rejected", "lost")
 EVALUATION_TIMES = ("before", "after")
 
 _WORK_SECONDS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0)
@@ -195,7 +195,8 @@ DEFINITIONS: tuple[Definition, ...] = (
         "versions", buckets=_STALENESS_VERSIONS,
     ),
     Definition(
-        "gkd_samples_dropped_total", _C, "Sequences thrown away: too stale (issued again), or rejected by all.",
+        "gkd_samples_dropped_total", _C,
+        "Sequences thrown away: too stale (issued again), rejected by all, or lost as often as it was asked for.",
         "sequences", labels={"reason": DROP_REASONS},
     ),
     # replicas

@@ -7,7 +7,7 @@ from gkd_dist.interfaces import Metrics
 from gkd_dist.pipeline.evaluation import Evaluation, evaluate
 from gkd_dist.pipeline.job_watchdog import job_watchdog
 from gkd_dist.pipeline.phases import Phase
-from gkd_dist.pipeline.sentinel import check_at_start, guard_newcomers
+from gkd_dist.pipeline.sentinel import check_at_start
 from gkd_dist.pipeline.teacher_answers import TeacherAnswers, teacher_answers
 from gkd_dist.supervision.together import unless_stopped
 
@@ -22,7 +22,6 @@ async def check_teachers(job: "Job") -> None:
         checks = await check_at_start(
             job.fleet, lambda found: job.accounts.checked(None, found), job.accounts.progressed
         )
-    guard_newcomers(job.fleet, checks)
     for check in {str(check): check for check in checks.values()}.values():
         job.narrate(f"teacher checked: {check}")
 

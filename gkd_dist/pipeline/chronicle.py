@@ -5,7 +5,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from gkd_dist.fleet import Fleet, role_of
+from gkd_dist.fleet import Fleet
 from gkd_dist.interfaces import Replicas
 from gkd_dist.runs.events import Tell
 
@@ -21,10 +21,7 @@ class Chronicle:
     """
 
     def __init__(self, fleet: Fleet, tell: Tell, clock: Callable[[], float] = time.monotonic) -> None:
-        self._pools: dict[str, Replicas[Any]] = {
-            "sampler": fleet.samplers,
-            **{role_of(name): pool for name, pool in fleet.teachers.items()},
-        }
+        self._pools = fleet.pools
         self._tell = tell
         self._clock = clock
         self._last: dict[str, object] = {}

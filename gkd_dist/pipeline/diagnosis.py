@@ -16,9 +16,7 @@ def diagnose(fleet: Fleet, ring: Ring | None) -> dict[str, Any]:
     Args:
         ring: the one that turns, or turned last; None before the first.
     """
-    pools: dict[str, Replicas[Any]] = {"sampler": fleet.samplers}
-    pools |= {f"teacher {name}": pool for name, pool in fleet.teachers.items()}
-    replicas = {role: _replicas(pool) for role, pool in pools.items()}
+    replicas = {role: _replicas(pool) for role, pool in fleet.pools.items()}
     return {**({} if ring is None else _ring(ring)), "replicas": replicas}
 
 

@@ -84,7 +84,7 @@ async def distil(job: Job) -> Outcome:
         StalledError: nothing moved for too long.
     """
     fleet = job.fleet
-    async with beside(fleet.samplers.supervise(), *(pool.supervise() for pool in fleet.teachers.values())):
+    async with beside(*(pool.supervise() for pool in fleet.pools.values())):
         await check_teachers(job)
         before = job.before
         if before is None:  # engines start with the untrained student, also where training goes on from a checkpoint

@@ -44,4 +44,4 @@ class Pulse:
         return min(self._idle_s(), now - self._moved_at)
 
     def _count(self) -> int:
-        return sum(pool.num_done for pool in (self._fleet.samplers, *self._fleet.teachers.values()))
+        return sum(pool.num_done for pool in self._fleet.pools.values())

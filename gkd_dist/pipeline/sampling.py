@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from gkd_dist.data.pairs import fixed_trajectory
-from gkd_dist.errors import DataError, DeadlineError, EngineError, RejectedError, WeightsError
+from gkd_dist.errors import DataError, DeadlineError, EngineError, RejectedError, RoleLostError, WeightsError
 from gkd_dist.fault_points import fault_point
 from gkd_dist.interfaces import Sampler
 from gkd_dist.pipeline.intake import Row, row_of
@@ -34,10 +34,13 @@ async def _go_round(ring: Ring, rows: Sequence[Row]) -> None:
     """Rows that were given out together are sampled, scored and admitted together.
 
     Raises:
+        RoleLostError: at once.
         Exception: what the last of too many lost requests raised, or of too many dropped rows.
     """
     try:
         groups = await _scored(ring, rows)
+    except RoleLostError:  # its pool has waited: asking for each row again would wait as long each time
+        raise
     except (EngineError, DeadlineError, WeightsError) as error:
         if ring.plan.whole_steps:
             raise
@@ -67,7 +70,7 @@ def _lost(ring: Ring, row: Row, error: Exception) -> None:
         return
     logger.warning("row %d of the data was lost %d times: %s", row.index, ring.losses.pop(row.index), error)
     ring.budgets.spend(RejectedError(f"row {row.index} of the data is lost whoever is asked: {error}"))
-    drop(ring, row)
+    drop(ring, row, "lost")
 
 
 async def _scored(ring: Ring, rows: Sequence[Row]) -> list[Group]:
@@ -79,7 +82,7 @@ async def _scored(ring: Ring, rows: Sequence[Row]) -> list[Group]:
     for row in rows:
         if row.index not in arrived:
             ring.budgets.spend(RejectedError(f"row {row.index} of the data was rejected by all; see the log"))
-            drop(ring, row)
+            drop(ring, row, "rejected")
     return groups
 
 
@@ -102,14 +105,18 @@ async def admit(ring: Ring, group: Group) -> None:
         raise EngineError(f"the replay refused {group[0].trajectory.sample_id}: {verdict.value}")
 
 
-def drop(ring: Ring, row: Row) -> None:
-    """Nobody could sample or score this row: another one takes its place."""
+def drop(ring: Ring, row: Row, reason: str) -> None:
+    """Nobody could sample or score this row: another one takes its place.
+
+    Args:
+        reason: for ledger and metrics: `rejected` by all, or `lost` as often as supervision.infra_attempts says.
+    """
     for repeat in ring.repeats(row.kind):
         sample_id = ring.plan.stream.prompt(row.index, repeat).sample_id
         # First of all: no checkpoint may hold what the ledger does not know.
-        ring.ledger.append(DroppedPrompt(ring.progress.step, sample_id, "rejected"))
+        ring.ledger.append(DroppedPrompt(ring.progress.step, sample_id, reason))
         ring.progress.dropped.add(sample_id)
-        ring.accounts.dropped(1, "rejected")
+        ring.accounts.dropped(1, reason)
     ring.intake.drop(row)
 
 

@@ -5,7 +5,7 @@ nothing else, so that the batches of the run are what they would be without it.
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from operator import methodcaller
 
@@ -41,7 +41,8 @@ async def check_at_start(
     record: Callable[[Sequence[TeacherCheck]], None] = lambda _: None,
     progressed: Callable[[], None] = lambda: None,
 ) -> dict[ReplicaName, TeacherCheck]:
-    """Verify every replica of every teacher, and hold the replicas of one teacher against each other.
+    """Verify every replica of every teacher, and hold the replicas of one teacher against each other; one that joins
+    later, or while this goes on, is held to them before it serves.
 
     Args:
         record: told what was found, also where it is refused.
@@ -50,22 +51,20 @@ async def check_at_start(
     Raises:
         ModelError: one does not answer as it should, or as its replicas do.
     """
-    checks = await _verify(fleet.teachers, progressed)
+    verified = await _verify(fleet.teachers, progressed)
+    checks = {replica: check for replica, (_, check) in verified.items()}
     record(list(checks.values()))
     for replica, check in checks.items():
         if not check.passed:
             remedy = _LOOK_AT_WEIGHTS if check.fault else _LOOK_AT_HEAD
             raise ModelError(f"{replica} is refused: {check}; {remedy}")
     _compare_replicas(checks)
+    _guard_newcomers(fleet, checks, [teacher for teacher, _ in verified.values()])
     return checks
 
 
-def guard_newcomers(fleet: Fleet, checks: Mapping[ReplicaName, TeacherCheck]) -> None:
-    """Hold every replica of a teacher that joins later to what its teacher's first replica answered at the start.
-
-    Args:
-        checks: as `check_at_start` returned them.
-    """
+def _guard_newcomers(fleet: Fleet, checks: Mapping[ReplicaName, TeacherCheck], verified: Collection[Teacher]) -> None:
+    """Hold every replica of a teacher that is not `verified` to what its teacher's first replica answered."""
     first: dict[str, tuple[ReplicaName, TeacherCheck]] = {}
     for replica, check in checks.items():
         first.setdefault(replica.name, (replica, check))
@@ -80,7 +79,7 @@ def guard_newcomers(fleet: Fleet, checks: Mapping[ReplicaName, TeacherCheck]) ->
             if difference := _difference(model, expected, check):
                 raise ModelError(f"a new replica of {model.name} is refused: {difference}")
 
-        fleet.teachers[name].require(answers_alike)
+        fleet.teachers[name].require(answers_alike, verified)
 
 
 def _compare_replicas(checks: Mapping[ReplicaName, TeacherCheck]) -> None:
@@ -197,7 +196,7 @@ def due(step: int, steps_between: Mapping[str, int]) -> list[str]:
 
 async def _verify(
     teachers: Mapping[str, Replicas[Teacher]], progressed: Callable[[], None]
-) -> dict[ReplicaName, TeacherCheck]:
+) -> dict[ReplicaName, tuple[Teacher, TeacherCheck]]:
     named = {
         ReplicaName(name, slot): teacher
         for name, replicas in teachers.items()
@@ -206,7 +205,7 @@ async def _verify(
     # In turn: replicas may be one server, where sequences asked together share a batch, and its rounding.
     checks = {}
     for replica, teacher in named.items():
-        checks[replica] = await teacher.verify()
+        checks[replica] = (teacher, await teacher.verify())
         progressed()
     return checks
 

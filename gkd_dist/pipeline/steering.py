@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import socket
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -75,7 +76,7 @@ class Steering:
             samplers=_role(self._fleet.samplers),
             teachers={name: _role(pool) for name, pool in self._fleet.teachers.items()},
             learners=tuple(_processes(self._fleet.learner)),
-            reward=next(iter(_processes(self._fleet.reward)), None),
+            reward=next(iter(_places(self._fleet.reward)), None),
             journal=next(iter(_processes(self._journal)), None),
             queue_depth=ring.replay.depth if ring else 0,
             staleness=self._accounts.staleness,
@@ -151,7 +152,16 @@ class Steering:
 def _processes(part: object) -> list[ProcessStatus]:
     """Of a part; none where it is in this process."""
     places = part.places if isinstance(part, Placed) else []
-    return [ProcessStatus(pid=int(place["pid"]), node=str(place["node"])) for place in places]
+    return [_process(place) for place in places]
+
+
+def _places(pool: Replicas[Any] | None) -> list[ProcessStatus]:
+    """Of replicas; none where they are in this process."""
+    return [] if pool is None else [_process(each.place) for each in pool.slots if "pid" in each.place]
+
+
+def _process(place: Mapping[str, str | int]) -> ProcessStatus:
+    return ProcessStatus(pid=int(place["pid"]), node=str(place["node"]))
 
 
 def _role(pool: Replicas[Any]) -> RoleStatus:

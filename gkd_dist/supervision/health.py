@@ -4,11 +4,11 @@
     DEAD -> RETIRED                                        more than max_restarts
     RESTARTING, STALE, HEALTHY, SUSPECT, DRAINING -> DEAD
     STALE, HEALTHY, SUSPECT -> DRAINING -> STALE           scaled away, and taken back
-    HEALTHY, SUSPECT -> STALE                              late with new weights, which others have
+    HEALTHY, SUSPECT -> STALE                              late with what others have done, such as load new weights
 
 Nothing leads from DEAD or STALE to HEALTHY but a catch-up: no replica serves with weights of the past. Failures of
-probes and of real requests are counted apart, because an engine may answer `ping` and never finish a request: good
-probes never excuse failed requests. Only a finished request or a completed catch-up does.
+probes and of real requests are counted apart, because an engine may answer `ping`, load weights, and never finish a
+request: only a finished request excuses failed ones, only a good probe failed probes. A new replica begins anew.
 """
 
 from collections.abc import Callable
@@ -28,7 +28,7 @@ class State(StrEnum):
     """Nothing runs; it is started when its back-off is over. Every slot begins here."""
     RESTARTING = "restarting"
     STALE = "stale"
-    """Runs, and has not yet the newest weights."""
+    """Runs, and has not yet done what every replica must, such as load the newest weights."""
     DRAINING = "draining"
     """Scaled away: finishes its requests and takes no more."""
     RETIRED = "retired"
@@ -73,7 +73,7 @@ class Reason(StrEnum):
     CAUGHT_UP = "caught_up"
     CLEARED = "cleared"
     LATE = "late"
-    """Others had the newest weights, and it did not."""
+    """Others had done what every replica must, such as load new weights, and it had not."""
     TAKEN_BACK = "taken_back"
     EXHAUSTED = "exhausted"
     """Of restarts."""
@@ -170,13 +170,9 @@ class SlotHealth:
         self._num_no_room = 0
 
     def caught_up(self, now: float) -> None:
-        """It did what every replica must: a stale one serves from now on, and one that serves has shown that it can."""
-        self._require(SERVING | {State.STALE}, "catch up")
-        self._requests = Streak()
-        if self.state is State.STALE:
-            self._move(State.HEALTHY, now, Reason.CAUGHT_UP)
-        else:
-            self._clear(now)
+        """It did what every replica must, and serves from now on."""
+        self._require(frozenset({State.STALE}), "catch up")
+        self._move(State.HEALTHY, now, Reason.CAUGHT_UP)
 
     def request_succeeded(self, now: float) -> None:
         self._require(RUNNING, "finish a request")
@@ -217,7 +213,7 @@ class SlotHealth:
         self._move(State.DRAINING, now, Reason.SCALED)
 
     def fall_behind(self, now: float) -> None:
-        """It takes too long to catch up, and serves no more until it has."""
+        """It has not done what others have, and serves no more until it has."""
         self._require(SERVING, "fall behind")
         self._move(State.STALE, now, Reason.LATE)
 

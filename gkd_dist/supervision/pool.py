@@ -12,7 +12,7 @@ import asyncio
 import itertools
 import math
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Generic, TypeVar
 
 from gkd_dist.config.supervision import SupervisionConfig
@@ -222,13 +222,17 @@ class Pool(Generic[Replica]):
                 task.cancel()
             raise
 
-    def require(self, obligation: Callable[[Replica], Awaitable[object]]) -> None:
-        """As `bring_up`, for replicas that start from now on: those that serve have done it, or need not."""
+    def require(self, obligation: Callable[[Replica], Awaitable[object]], done_by: Collection[Replica]) -> None:
+        """As `bring_up`, for all but `done_by`: another one that serves already serves no more until it has done it,
+        too."""
         roster = self._roster
         roster.obligation = obligation
         roster.newest += 1
         for incarnation in roster.serving:
-            incarnation.fulfilled = roster.newest
+            if any(incarnation.replica is each for each in done_by):
+                incarnation.fulfilled = roster.newest
+            else:
+                incarnation.slot.health.fall_behind(roster.clock())
 
     async def _oblige(self, incarnation: Incarnation[Replica], number: int) -> None:
         roster = self._roster
@@ -239,9 +243,6 @@ class Pool(Generic[Replica]):
                 raise
             if not incarnation.ended:
                 roster.condemn(incarnation, Reason.OBLIGATION, error)
-            return
-        if not incarnation.ended and incarnation.slot.health.serves:
-            incarnation.slot.health.caught_up(roster.clock())
 
     def set_target(self, target: int) -> None:
         """Converge to so many slots, while `supervise` runs. New ones catch up before they serve; the highest ones are

@@ -223,9 +223,6 @@ class FakeLearner:
         self.batches = []
         return self.policy_version
 
-    async def ping(self) -> None:
-        """Alive."""
-
     async def close(self) -> None:
         self.closed = True
 

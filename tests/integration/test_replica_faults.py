@@ -5,6 +5,7 @@ import os
 import signal
 from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
@@ -166,12 +167,18 @@ def test_a_frozen_sampler_is_replaced_and_its_processes_are_ended(tmp_path: Path
 
 
 @pytest.mark.fault(4)
-def test_a_sampler_that_answers_pings_and_never_finishes_is_replaced(tmp_path: Path) -> None:
+def test_a_sampler_that_answers_pings_loads_weights_and_never_finishes_is_replaced(tmp_path: Path) -> None:
+    learner = FakeLearner()
+
     async def work(pool: Pool[Any]) -> None:
         victim = pid_of(pool, 0)
         (tmp_path / f"hold-{victim}").touch()
         while not deaths(pool):
             assert complete(await sample(pool))
+            learner._first += 1
+            publication = await learner.publish()
+            await pool.bring_up(methodcaller("load_weights", publication))
+        assert asked(tmp_path, victim) == RULES.failures_to_condemn
         await healed(pool, victim)
         assert deaths(pool) == [Reason.REQUEST]
         assert complete(await sample(pool))

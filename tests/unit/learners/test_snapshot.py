@@ -245,7 +245,6 @@ def test_training_goes_on_while_a_snapshot_is_written_and_is_not_seen_by_it(
         await train(learner, 2, 4)
         assert await learner.snapshot() == 4
         second = asyncio.create_task(learner.write_snapshot(folders[1]))
-        await learner.ping()
         await train(learner, 4, 5)
         assert not first.done()
         assert len(writing) == 1, "one at a time"

@@ -28,7 +28,7 @@ def test_one_that_was_given_up_between_a_step_and_its_checkpoint_stays_in_the_le
             async def publish(self):
                 if self.policy_version == 2:  # the step is in the ledger, its checkpoint has not begun
                     ring.intake.in_flight.add(Row(77, Kind.STUDENT))
-                    drop(ring, Row(77, Kind.STUDENT))
+                    drop(ring, Row(77, Kind.STUDENT), "lost")
                 return await super().publish()
 
         def fleet(learner: FakeLearner):
@@ -64,5 +64,5 @@ def test_one_that_the_ledger_cannot_take_is_in_no_checkpoint(tmp_path: Path) -> 
     accounts = StepAccounts(max_steps=3, metrics=FakeMetrics(), sinks=[])
     ring = make_ring(make_plan(3, 1.0), fleet, accounts, ledger=Full(tmp_path / "ledger.jsonl"))
     with pytest.raises(OSError, match="No space left"):
-        drop(ring, Row(77, Kind.STUDENT))
+        drop(ring, Row(77, Kind.STUDENT), "lost")
     assert len(ring.progress.dropped) == 0

@@ -189,7 +189,7 @@ def test_a_run_in_which_nothing_ends_is_ended_with_a_diagnosis(tmp_path: Path) -
     with pytest.raises(StalledError, match=r"0\.5 s.*diagnosis.json"):
         go(job)
     diagnosis = json.loads((tmp_path / "diagnosis.json").read_text())
-    assert diagnosis["step"] == 3 and diagnosis["in_flight"] and diagnosis["replicas"]["teacher teacher"]["outstanding"]
+    assert diagnosis["step"] == 3 and diagnosis["in_flight"] and diagnosis["replicas"]["teacher"]["outstanding"]
     assert any("score" in line for stack in diagnosis["stacks"].values() for line in stack)
     assert job.durability.store.newest().step == 3, "a last checkpoint was made"
     assert diagnosis["last_checkpoint"] == 3

@@ -3,24 +3,28 @@
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from gkd_dist.config.objective import ScheduleConfig
+from gkd_dist.config.supervision import SupervisionConfig
 from gkd_dist.data.mixture import Mixture
 from gkd_dist.errors import EngineError
 from gkd_dist.fleet import Fleet
 from gkd_dist.metrics.sinks import StepSummary
 from gkd_dist.pipeline.baselines import Baseline, LeaveOneOut, MovingAverage
+from gkd_dist.pipeline.job import distil
 from gkd_dist.pipeline.judging import judge
 from gkd_dist.pipeline.progress import Progress
 from gkd_dist.pipeline.ring import Plan, Reinforcement
+from gkd_dist.supervision.pool import Pool
 from gkd_dist.testing.fakes import FakeLearner, FakeReward, FakeSampler, FakeTeacher
 from gkd_dist.types import Answer, Source, StepReport, TrainBatch, Trajectory
 from tests import tiny
 from tests.fleets import fleet_of
-from tests.rings import make_plan, run
+from tests.rings import make_job, make_plan, run
 
 BATCH = 6
 
@@ -56,12 +60,12 @@ def rewarded_plan(
     )
 
 
-def make_fleet() -> Fleet:
-    return fleet_of([FakeSampler()], {"teacher": [FakeTeacher()]}, FakeLearner(), FakeReward())
+def make_fleet(reward: FakeReward | None = None) -> Fleet:
+    return fleet_of([FakeSampler()], {"teacher": [FakeTeacher()]}, FakeLearner(), reward or FakeReward())
 
 
 def test_only_what_the_student_wrote_is_judged_and_the_learner_gets_advantages() -> None:
-    fleet = make_fleet()
+    fleet = make_fleet(reward := FakeReward())
     _, sink = run(rewarded_plan(5, 0.5), fleet)
     baseline = MovingAverage(0.5)
     for batch, record in zip(fleet.learner.batches, sink.records, strict=True):
@@ -73,13 +77,13 @@ def test_only_what_the_student_wrote_is_judged_and_the_learner_gets_advantages()
         assert record["reward_mean"] == pytest.approx(np.mean(judged))
         assert record["advantage_std"] == pytest.approx(np.std(judged), rel=1e-5)
         assert record["judge_s"] >= 0
-    assert [len(answers) for answers in fleet.reward.calls] == [3] * 5
+    assert [len(answers) for answers in reward.calls] == [3] * 5
 
 
 def test_steps_of_fixed_pairs_alone_ask_no_reward() -> None:
-    fleet = make_fleet()
+    fleet = make_fleet(reward := FakeReward())
     metrics, sink = run(rewarded_plan(3, 0.0), fleet)
-    assert fleet.reward.calls == []
+    assert reward.calls == []
     assert all(batch.advantages.tolist() == [0.0] * BATCH for batch in fleet.learner.batches)
     assert all("reward_mean" not in record for record in sink.records)
     assert "gkd_reward_mean" not in {name for _, name, _, _ in metrics.calls}
@@ -127,18 +131,72 @@ class Short(FakeReward):
 )
 def test_a_failing_reward_ends_the_run_with_its_own_error(reward: FakeReward, message: str) -> None:
     with pytest.raises(EngineError, match=message):
-        run(rewarded_plan(3, 1.0), replace(make_fleet(), reward=reward))
+        run(rewarded_plan(3, 1.0), make_fleet(reward))
+
+
+class Mortal(FakeReward):
+    """Its process ends at its third call."""
+
+    async def judge(self, answers: Sequence[Answer]) -> list[float]:
+        if len(self.calls) == 2:
+            raise EngineError("reward died while asked to judge")
+        return await super().judge(answers)
+
+
+class Rewards:
+    """Starts one that dies, then one that does not."""
+
+    def __init__(self) -> None:
+        self.started: list[FakeReward] = []
+
+    async def start(self, slot: int) -> FakeReward:
+        self.started.append(FakeReward() if self.started else Mortal())
+        return self.started[-1]
+
+    async def probe(self, replica: FakeReward) -> None:
+        if isinstance(replica, Mortal):
+            raise EngineError("it is dead")
+
+    async def kill(self, replica: FakeReward) -> None: ...
+
+    def waits_for(self, slot: int) -> str:
+        return ""
+
+    def describe(self, replica: FakeReward) -> dict[str, str | int]:
+        return {}
+
+
+@pytest.mark.parametrize("whole_steps", [True, False])
+def test_a_reward_that_dies_is_replaced_and_nothing_is_sampled_or_scored_again(
+    whole_steps: bool, tmp_path: Path
+) -> None:
+    rewards, sampler, teacher, learner = Rewards(), FakeSampler(), FakeTeacher(), FakeLearner()
+    pool: Pool[FakeReward] = Pool("reward", rewards, SupervisionConfig(restart_backoff_s=0.01), target=1)
+    fleet = replace(fleet_of([sampler], {"teacher": [teacher]}, learner), reward=pool)
+    plan = replace(rewarded_plan(4, 1.0), whole_steps=whole_steps)
+
+    async def turn() -> None:
+        await pool.start()
+        async with asyncio.timeout(20):
+            await distil(make_job(plan, fleet, tmp_path))
+        await pool.close()
+
+    asyncio.run(turn())
+    assert len(rewards.started) == 2 and rewards.started[1].closed
+    assert [batch.step for batch in learner.batches] == [0, 1, 2, 3]
+    asked = [prompt.sample_id for call in sampler.calls for prompt in call]
+    assert len(asked) == len(set(asked)) == 4 * BATCH
+    assert sum(len(call) for call in teacher.calls) == 4 * BATCH
 
 
 def test_a_fleet_closes_its_reward() -> None:
-    fleet = make_fleet()
-    asyncio.run(fleet.close())
-    assert fleet.reward.closed
+    asyncio.run(make_fleet(reward := FakeReward()).close())
+    assert reward.closed
 
 
 def test_rewards_keep_the_order_of_the_trajectories() -> None:
     trajectories = tiny.trajectories([(1, 1)] * 4)
-    found = asyncio.run(judge(FakeReward(), trajectories, as_text))
+    found = asyncio.run(judge(Pool.of([FakeReward()]), trajectories, as_text))
     assert found == [float(item.completion_ids[-1]) for item in trajectories]
 
 

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from gkd_dist.checkpoints.store import CheckpointStore
+from gkd_dist.config.objective import ScheduleConfig
 from gkd_dist.config.supervision import CheckpointConfig, SupervisionConfig
-from gkd_dist.errors import EngineError, LearnerLostError, StoppedError
+from gkd_dist.data.mixture import Mixture
+from gkd_dist.errors import EngineError, LearnerLostError, RoleLostError, StoppedError
 from gkd_dist.pipeline.accounting import StepAccounts
 from gkd_dist.pipeline.checkpointing import Checkpointer
 from gkd_dist.pipeline.controller import make_ring, run_ring
@@ -137,10 +139,43 @@ def test_one_row_that_always_fails_does_not_end_the_run_at_its_last_step(tmp_pat
             return await super().sample(prompts, params)
 
     learner = FakeLearner()
-    progress = Progress("test")
-    run(async_plan(12, 1), fleet_of([Poison()], {"teacher": [FakeTeacher()]}, learner), progress=progress)
+    progress, ledger = Progress("test"), Ledger(tmp_path / "ledger.jsonl")
+    fleet = fleet_of([Poison()], {"teacher": [FakeTeacher()]}, learner)
+    metrics, _ = run(async_plan(12, 1), fleet, progress=progress, ledger=ledger)
     assert learner.policy_version == 12
+    assert [(each.sample_id.prompt_index, each.reason) for each in ledger.dropped()] == [(5, "lost")]
+    assert metrics.calls.count(("count", "gkd_samples_dropped_total", 1, {"reason": "lost"})) == 1
     assert SampleId("test", 5) in progress.dropped and len(calls) == SupervisionConfig().infra_attempts
+
+
+@pytest.mark.fault(6)
+@pytest.mark.parametrize("lost", ["sampler", "teacher"])
+def test_a_role_that_is_lost_ends_the_run_at_once_and_costs_no_row(lost: str, tmp_path: Path) -> None:
+    """The pool has waited for supervision.role_loss_grace_s before it says so."""
+    num_asked = 0
+
+    class Gone(FakeSampler, FakeTeacher):
+        async def sample(self, prompts, params):
+            return await self._ask()
+
+        async def score(self, trajectories):
+            return await self._ask()
+
+        async def _ask(self):
+            nonlocal num_asked
+            num_asked += 1
+            await asyncio.sleep(0)
+            raise RoleLostError(f"no {lost} is left")
+
+    samplers = [Gone()] if lost == "sampler" else [FakeSampler()]
+    teachers = [Gone()] if lost == "teacher" else [FakeTeacher()]
+    ledger, progress = tmp_path / "ledger.jsonl", Progress("test")
+    mixture = Mixture(1.0, "per_sequence", ScheduleConfig(), batch_size=1, seed=0, max_steps=4)
+    plan = async_plan(4, 0, batch_size=1, replay_capacity=1, mixture=mixture)  # one row at a time
+    with pytest.raises(RoleLostError, match=f"no {lost} is left"):
+        run(plan, fleet_of(samplers, {"teacher": teachers}, FakeLearner()), ledger=Ledger(ledger), progress=progress)
+    assert num_asked == 1
+    assert not ledger.exists() and not progress.dropped
 
 
 def test_a_learner_that_dies_while_it_is_restored_is_replaced_as_often_as_allowed(tmp_path: Path) -> None:

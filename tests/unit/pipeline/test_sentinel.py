@@ -7,12 +7,16 @@ from pathlib import Path
 import pytest
 
 from gkd_dist.checks import TeacherCheck, Tolerance
+from gkd_dist.config.supervision import SupervisionConfig
 from gkd_dist.errors import EngineError, ModelError
 from gkd_dist.pipeline.accounting import StepAccounts
 from gkd_dist.pipeline.controller import make_ring, run_ring
 from gkd_dist.pipeline.job import distil
 from gkd_dist.pipeline.sentinel import check_at_start, due
 from gkd_dist.replay.ledger import Ledger
+from gkd_dist.supervision.health import State
+from gkd_dist.supervision.pool import Pool
+from gkd_dist.supervision.together import beside
 from gkd_dist.testing.fakes import FakeLearner, FakeMetrics, FakeSampler, FakeSink, FakeTeacher
 from tests.fleets import fleet_of
 from tests.rings import make_job, make_plan, run
@@ -171,3 +175,54 @@ def test_a_refusal_at_start_is_recorded() -> None:
     with pytest.raises(ModelError):
         asyncio.run(check_at_start(fleet, found.extend))
     assert [check.max_gap_nats for check in found] == [0.4]
+
+
+@pytest.mark.parametrize(("answers", "is_accepted"), [((-1.0, -2.0), True), ((-1.0, -2.6), False)])
+def test_a_replica_that_joins_while_the_others_are_checked_is_checked_too(
+    answers: tuple[float, ...], is_accepted: bool
+) -> None:
+    """By `gkd scale`, say: it serves when the check of the first one ends."""
+    under_check, go_on = asyncio.Event(), asyncio.Event()
+
+    class Held(Answering):
+        async def verify(self) -> TeacherCheck:
+            under_check.set()
+            await go_on.wait()
+            return await super().verify()
+
+    newcomer = Answering(*answers)
+
+    class Starts:
+        async def start(self, slot: int) -> Answering:
+            return newcomer if slot else Held(-1.0, -2.0)
+
+        async def probe(self, replica: Answering) -> None: ...
+
+        async def kill(self, replica: Answering) -> None: ...
+
+        def waits_for(self, slot: int) -> str:
+            return ""
+
+        def describe(self, replica: Answering) -> dict[str, str | int]:
+            return {}
+
+    async def turn() -> None:
+        pool: Pool[Answering] = Pool("teacher", Starts(), SupervisionConfig(), target=1)
+        fleet = replace(fleet_of([FakeSampler()], {}, FakeLearner()), teachers={"teacher": pool})
+        await pool.start()
+        async with beside(pool.supervise()):
+            check = asyncio.create_task(check_at_start(fleet))
+            await under_check.wait()
+            pool.set_target(2)
+            while len(pool.serving) < 2:
+                await asyncio.sleep(0)
+            go_on.set()
+            assert len(await check) == 1
+            assert list(pool.serving) == [0], "not before it is checked"
+            while pool.states[1] is State.STALE:
+                await asyncio.sleep(0)
+            assert newcomer.num_checks == 1
+            assert pool.states[1] is (State.HEALTHY if is_accepted else State.DEAD)
+        await pool.close()
+
+    asyncio.run(asyncio.wait_for(turn(), timeout=20))

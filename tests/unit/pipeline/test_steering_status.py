@@ -1,10 +1,12 @@
 """What a job shows of its processes."""
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from gkd_dist.config.load import load_run_config
+from gkd_dist.interfaces import SlotView
 from gkd_dist.pipeline.accounting import StepAccounts
 from gkd_dist.pipeline.stage import Stage
 from gkd_dist.pipeline.steering import Steering
@@ -25,8 +27,10 @@ class ElsewhereLearner(FakeLearner):
     places = ({"pid": 4, "node": "a"}, {"pid": 3, "node": "b"})
 
 
-class ElsewhereReward(FakeReward):
-    places = ({"pid": 9, "node": "b"},)
+class ElsewhereReward:
+    """Its pool."""
+
+    slots = (SlotView(0, "healthy", 0, {"pid": 9, "node": "b"}),)
 
 
 class ElsewhereJournal:
@@ -34,8 +38,8 @@ class ElsewhereJournal:
 
 
 def test_every_process_of_a_run_on_a_cluster_is_shown(tmp_path: Path) -> None:
-    fleet = fleet_of([FakeSampler()], {"teacher": [FakeTeacher()]}, ElsewhereLearner(), ElsewhereReward())
-    fleet.node = "a"
+    fleet = fleet_of([FakeSampler()], {"teacher": [FakeTeacher()]}, ElsewhereLearner())
+    fleet = replace(fleet, reward=ElsewhereReward(), node="a")
     seen = status_of(tmp_path, fleet, ElsewhereJournal())
     assert seen.learners == (ProcessStatus(pid=4, node="a"), ProcessStatus(pid=3, node="b"))
     assert (seen.reward, seen.journal) == (ProcessStatus(pid=9, node="b"), ProcessStatus(pid=7, node="a"))

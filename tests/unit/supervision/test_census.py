@@ -98,11 +98,3 @@ def test_many_replicas_make_no_more_series_than_the_catalogue_allows(exporter: E
     last = len(State) - 1
     assert version(exporter, "rest") == last + SLOTS_SHOWN  # the oldest of those that share it
     assert found['gkd_replicas{role="teacher",state="retired"}'] == 500
-
-
-def test_nobody_is_told_where_nobody_asks() -> None:
-    census = Census(None)
-    census.report("sampler", {0: State.HEALTHY}, 1)
-    census.fulfilled("sampler", 0, 1)
-    census.failed("sampler", EngineError("x"))
-    census.refused("sampler", RejectedError("x"))

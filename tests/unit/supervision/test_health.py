@@ -47,12 +47,12 @@ LEADS: dict[State, dict[str, State]] = {
         "probe_succeeded": State.STALE, "probe_failed": State.STALE, "die": State.DEAD, "drain": State.DRAINING,
     },
     State.HEALTHY: {
-        "caught_up": State.HEALTHY, "request_succeeded": State.HEALTHY, "request_failed": State.SUSPECT,
+        "request_succeeded": State.HEALTHY, "request_failed": State.SUSPECT,
         "probe_succeeded": State.HEALTHY, "probe_failed": State.SUSPECT, "die": State.DEAD, "drain": State.DRAINING,
         "fall_behind": State.STALE,
     },
     State.SUSPECT: {
-        "caught_up": State.HEALTHY, "request_succeeded": State.SUSPECT, "request_failed": State.SUSPECT,
+        "request_succeeded": State.SUSPECT, "request_failed": State.SUSPECT,
         "probe_succeeded": State.SUSPECT, "probe_failed": State.SUSPECT, "die": State.DEAD, "drain": State.DRAINING,
         "fall_behind": State.STALE,
     },
@@ -131,16 +131,17 @@ def test_a_finished_request_ends_the_row_of_failures() -> None:
     assert health.state is State.HEALTHY
 
 
-def test_a_completed_catch_up_clears_failed_requests_and_no_failed_probes() -> None:
-    health, _, now = brought_to(State.SUSPECT)
-    health.caught_up(now)
-    assert health.state is State.HEALTHY
-    health.probe_failed(now)
-    health.caught_up(now)
-    assert health.state is State.SUSPECT
-    health.probe_succeeded(now)
-    health.probe_succeeded(now)
-    assert health.state is State.HEALTHY
+@pytest.mark.fault(4)
+def test_no_catch_up_excuses_failed_requests() -> None:
+    """Weights load well in an engine that never finishes a request, whether or not it serves meanwhile."""
+    health, _, now = brought_to(State.HEALTHY)
+    for _ in range(RULES.failures_to_condemn - 1):
+        health.request_failed(now)
+        health.fall_behind(now)
+        health.caught_up(now)
+        assert health.state is State.HEALTHY
+    health.request_failed(now)
+    assert health.state is State.DEAD
 
 
 def test_failures_of_both_kinds_are_not_added_up() -> None:

@@ -1,6 +1,7 @@
 """A pool over replicas that do what the test says, in a time that moves when the test says so."""
 
 import asyncio
+from collections.abc import Sequence
 
 import pytest
 
@@ -141,6 +142,31 @@ async def test_a_replica_that_answers_probes_and_no_request_is_tried_again_until
             await it.time.advance(RULES.probe_interval_s)
         assert it.reasons(0)[3:] == [Reason.REQUEST, Reason.REQUEST, Reason.REQUEST, Reason.STARTED, Reason.CAUGHT_UP]
         assert it.launcher.running(0).pid == 3
+
+
+@pytest.mark.fault(4)
+@in_a_loop
+async def test_a_replica_that_loads_weights_and_answers_no_request_is_condemned_in_the_midst_of_publications() -> None:
+    """As in synchronous runs: equal shares for all, then weights for all, step after step."""
+    async with scene(2) as it:
+        first = it.launcher.running(0)
+        num_asked = 0
+
+        async def share(replica: FakeReplica, numbers: Sequence[int]) -> list[int]:
+            nonlocal num_asked
+            if replica is first:
+                num_asked += 1
+                raise DeadlineError("no answer")
+            return list(numbers)
+
+        for step in range(10):
+            assert await it.pool.spread([1, 2, 3, 4], share) == [1, 2, 3, 4]
+            await it.pool.bring_up(lambda replica, step=step: replica.load(step))
+            await it.time.advance(RULES.probe_interval_s)
+        assert (num_asked, len(first.loaded)) == (RULES.failures_to_condemn, RULES.failures_to_condemn - 1)
+        assert first.is_killed
+        assert it.count("gkd_replica_restarts_total", reason="request") == 1
+        assert it.pool.states == {0: State.HEALTHY, 1: State.HEALTHY}
 
 
 @pytest.mark.fault(4)

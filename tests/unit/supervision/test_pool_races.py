@@ -8,7 +8,7 @@ import pytest
 from gkd_dist.errors import DeadlineError, EngineError, RejectedError, RoleLostError
 from gkd_dist.supervision.health import State
 from gkd_dist.testing.replicas import FakeReplica
-from tests.pools import Scene, in_a_loop, scene
+from tests.pools import RULES, Scene, in_a_loop, scene
 
 
 def said(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -150,7 +150,7 @@ async def test_what_is_only_required_later_does_not_go_back_behind_an_obligation
             each.hold_obligations = True
         bringing = asyncio.create_task(it.pool.bring_up(lambda replica: replica.load(1)))
         await it.time.settle()
-        it.pool.require(lambda replica: replica.load(2))
+        it.pool.require(lambda replica: replica.load(2), it.launcher.left)
         for each in it.launcher.left:
             each.release()
         await bringing
@@ -164,6 +164,27 @@ async def test_what_is_only_required_later_does_not_go_back_behind_an_obligation
         for number in (1, 2):
             it.finish(number)
         await asyncio.gather(*tasks)
+
+
+@in_a_loop
+async def test_who_joined_before_something_was_required_and_has_not_done_it_serves_no_more_until_it_has() -> None:
+    """A scaled one, and one that came in the place of one that had done it."""
+    async with scene(2) as it:
+        done_by = list(it.pool.serving.values())
+        it.pool.set_target(3)
+        it.launcher.running(0).die()
+        await it.time.advance(RULES.probe_interval_s * RULES.failures_to_condemn + RULES.restart_backoff_s)
+        assert set(it.pool.states.values()) == {State.HEALTHY} and len(it.launcher.replicas) == 4
+        for each in it.launcher.left:
+            each.hold_obligations = True
+        it.pool.require(lambda replica: replica.load(1), done_by)
+        assert list(it.pool.serving) == [1]
+        await it.time.settle()
+        for each in it.launcher.left:
+            each.release()
+        await it.time.settle()
+        assert list(it.pool.serving) == [0, 1, 2]
+        assert [it.launcher.running(slot).loaded for slot in range(3)] == [[1], [], [1]]
 
 
 @in_a_loop
