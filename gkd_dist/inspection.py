@@ -131,7 +131,7 @@ def _job_lines(job: SubmittedJob) -> Iterator[str]:
         for word, when in (("started", job.state.started_at), ("ended", job.state.ended_at))
         if when is not None
     )
-    yield f"job {job.name} at {job.jobs.address}: {outcome(job.state)}{f'; {times}' if times else ''}"
+    yield f"job {job.name}: {outcome(job.state)}{f'; {times}' if times else ''}; at {job.jobs.address}"
     last = next((line for line in reversed(job.jobs.last_lines(job.name).splitlines()) if line.strip()), None)
     if last is not None:
         yield f"last said: {last}"

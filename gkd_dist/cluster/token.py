@@ -45,7 +45,7 @@ def find_token(environment: Mapping[str, str] = os.environ, *, is_asked: bool = 
     Raises:
         ConfigError: a source is named and holds none.
     """
-    if environment.get("RAY_AUTH_MODE", "").lower() == "disabled":
+    if _is_disabled(environment):
         return None
     if value := environment.get("RAY_AUTH_TOKEN", "").strip():
         return Token("$RAY_AUTH_TOKEN", None, value)
@@ -58,7 +58,13 @@ def find_token(environment: Mapping[str, str] = os.environ, *, is_asked: bool = 
 
 def sources(environment: Mapping[str, str] = os.environ) -> str:
     """What was tried, for a message."""
+    if _is_disabled(environment):
+        return "RAY_AUTH_MODE=disabled sends none"
     return f"tried $RAY_AUTH_TOKEN, $RAY_AUTH_TOKEN_PATH and {_default_path(environment)}"
+
+
+def _is_disabled(environment: Mapping[str, str]) -> bool:
+    return environment.get("RAY_AUTH_MODE", "").lower() == "disabled"
 
 
 def _default_path(environment: Mapping[str, str]) -> Path:

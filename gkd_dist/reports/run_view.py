@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -114,10 +114,10 @@ def read_run(directory: RunDirectory) -> RunView:
         name=directory.name,
         path=path,
         config=tried("config.yaml", lambda: _mapping(yaml.safe_load(directory.config.read_text())), {}),
-        records=tried("metrics.jsonl", lambda: _records(directory.metrics), []),
+        records=tried("metrics.jsonl", lambda: _records(directory.metrics, problems), []),
         attempts=tried("attempts.jsonl", lambda: read_attempts(directory.attempts), []),
         events=tried("events.jsonl", lambda: read_events(directory.events), []),
-        samples=tried("samples.jsonl", lambda: _samples(directory.samples), []),
+        samples=tried("samples.jsonl", lambda: _samples(directory.samples, problems), []),
         staleness=tried("ledger.jsonl", lambda: _staleness(directory.ledger), Counter()),
         summary=tried("summary.json", lambda: directory.read_summary() or {}, {}),
         versions=tried("versions.json", lambda: _versions(path / "versions.json"), {}),
@@ -128,24 +128,33 @@ def read_run(directory: RunDirectory) -> RunView:
     )
 
 
-def _objects(path: Path) -> Iterator[dict[str, Any]]:
-    """JSON objects of a file, one per line; lines that are none (cut off by a crash) are passed over."""
-    for line in path.read_bytes().splitlines() if path.is_file() else ():
+def _objects(path: Path, problems: list[str], *, key: str, kind: type) -> list[dict[str, Any]]:
+    """JSON objects of a file with a `key` of that kind, one per line; other lines are noted, but for a last one that a
+    crash has cut off."""
+    found, num_lost = [], 0
+    content = path.read_bytes() if path.is_file() else b""
+    for line in content.splitlines(keepends=True):
         try:
-            found = json.loads(line)
+            each = json.loads(line)
         except ValueError:
-            continue
-        if isinstance(found, dict):
-            yield found
+            each = None
+        if isinstance(each, dict) and type(each.get(key)) is kind:
+            found.append(each)
+        elif line.endswith(b"\n"):
+            num_lost += 1
+    if num_lost:
+        problems.append(f"{path.name}: {num_lost} of its lines cannot be read")
+    return found
 
 
-def _records(path: Path) -> list[Record]:
-    steps = {record["step"]: record for record in _objects(path) if isinstance(record.get("step"), int)}
+def _records(path: Path, problems: list[str]) -> list[Record]:
+    steps = {record["step"]: record for record in _objects(path, problems, key="step", kind=int)}
     return [steps[step] for step in sorted(steps)]
 
 
-def _samples(path: Path) -> list[dict[str, str]]:
-    return [{str(key): str(value) for key, value in row.items()} for row in _objects(path)]
+def _samples(path: Path, problems: list[str]) -> list[dict[str, str]]:
+    rows = _objects(path, problems, key="prompt", kind=str)
+    return [{str(key): str(value) for key, value in row.items()} for row in rows]
 
 
 def _staleness(path: Path) -> Counter[int]:

@@ -89,6 +89,16 @@ def test_damaged_files_are_left_out_and_named(tmp_path: Path, file: str) -> None
         assert [problem.partition(":")[0] for problem in run.problems] == [file]
 
 
+@pytest.mark.parametrize("file", ["metrics.jsonl", "samples.jsonl"])
+def test_lines_that_cannot_be_read_are_counted_and_the_others_shown(tmp_path: Path, file: str) -> None:
+    path = write_whole_run(tmp_path)
+    with (path / file).open("ab") as damaged:
+        damaged.write(b'\xff\x00\n{"a": 1}\n[]\n{"cut o')
+    run = view(path)
+    assert headline(run, NOW)["train steps"] == "4 of 4"
+    assert run.problems == [f"{file}: 3 of its lines cannot be read"]
+
+
 def test_of_a_step_that_was_trained_again_the_last_record_counts(tmp_path: Path) -> None:
     directory = make_run(tmp_path)
     again = [record_of(1, attempt=2, loss=7.0), record_of(2, attempt=2, loss=6.0)]
