@@ -1,8 +1,8 @@
 """The stall watchdog: above all deadlines, it ends a phase of a run in which nothing comes to an end any more.
 
 It watches from a thread of its own, so that it also sees an event loop that stands still, and writes on another one, so
-that it does not wait for a disk that hangs. A run that fails otherwise
-leaves the same behind as one that stalls: a diagnosis, and a checkpoint where one can still be had.
+that it does not wait for a disk that hangs. A run that fails otherwise leaves the same behind as one that stalls: a
+diagnosis, and a checkpoint where one can still be had.
 """
 
 import asyncio
