@@ -37,6 +37,8 @@ class Keeper:
         self._writing: asyncio.Task[None] | None = None
         self._is_slow = False
         """Whether something was left out, which is said once."""
+        self._num_failed = 0
+        """Calls of the journal. The 1st, 2nd, 4th, 8th of them is told: a full disk fails them all."""
 
     def keep(self, groups: Sequence[Group]) -> None:
         """Returns at once."""
@@ -87,7 +89,10 @@ class Keeper:
             self._not_kept(scored, error)
 
     def _not_kept(self, scored: Sequence[ScoredTrajectory], error: Exception) -> None:
-        logger.warning("%d scored sequences did not get into the journal: %s", len(scored), plain(error))
+        self._num_failed += 1
+        if self._num_failed.bit_count() == 1:
+            told = f" (failure no. {self._num_failed})" if self._num_failed > 1 else ""
+            logger.warning("%d scored sequence(s) did not get into the journal: %s%s", len(scored), plain(error), told)
         self._accounts.not_kept(len(scored))
 
 

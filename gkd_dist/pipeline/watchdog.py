@@ -18,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from gkd_dist.disk import write_whole
 from gkd_dist.errors import StalledError, plain
 from gkd_dist.fault_points import fault_point
 from gkd_dist.pipeline.stacks import stacks
@@ -188,7 +189,7 @@ class Watchdog:
             logger.error("%s could not be brought up to date: %s", self._file, plain(error))
 
     def _put(self, diagnosis: Mapping[str, Any]) -> None:
-        self._file.write_text(json.dumps(diagnosis, indent=2, default=str) + "\n")
+        write_whole(self._file, f"{json.dumps(diagnosis, indent=2, default=str)}\n".encode())
 
 
 def _say_the_end() -> None:

@@ -77,6 +77,31 @@ def test_a_slow_journal_is_left_out_with_one_line_and_not_waited_for(
         asyncio.run(turn())
 
 
+class Full(LocalJournal):
+    """On a disk without room."""
+
+    async def append(self, scored):
+        raise OSError("No space left on device")
+
+
+def test_a_journal_that_always_fails_is_told_ever_more_seldom_and_counted_each_time(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def turn() -> int:
+        plan = make_plan(12, 1.0, whole_steps=False, max_staleness=1, replay_capacity=2 * BATCH)
+        accounts = StepAccounts(max_steps=12, metrics=FakeMetrics(), sinks=[])
+        fleet = fleet_of([FakeSampler()], {"teacher": [FakeTeacher()]}, FakeLearner())
+        journal = Full(tmp_path / "journal")
+        await run_ring(make_ring(plan, fleet, accounts, ledger=Ledger(tmp_path / "ledger.jsonl"), journal=journal))
+        return accounts.num_not_kept
+
+    with caplog.at_level(logging.WARNING):
+        assert asyncio.run(turn()) >= 12 * BATCH
+    told = [each.getMessage() for each in caplog.records if "did not get into the journal" in each.getMessage()]
+    assert 2 <= len(told) <= 7
+    assert "(failure no. 2)" in told[1]
+
+
 def test_what_comes_while_a_call_is_under_way_goes_together_with_the_next(tmp_path: Path) -> None:
     async def check() -> None:
         calls, gates = [], [asyncio.Event() for _ in range(2)]

@@ -21,9 +21,10 @@ def hanging(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A file that blocks whoever opens it, as on a server that is gone: a pipe without a reader."""
     monkeypatch.setattr(watchdog, "_WRITE_S", 0.1)
     file = tmp_path / "diagnosis.json"
-    os.mkfifo(file)
+    draft = tmp_path / f".{file.name}.{os.getpid()}.tmp"
+    os.mkfifo(draft)
     yield file
-    reader = os.open(file, os.O_RDONLY | os.O_NONBLOCK)  # who waits goes on
+    reader = os.open(draft, os.O_RDWR | os.O_NONBLOCK)  # who waits goes on
     while any(thread.name == "diagnosis" for thread in threading.enumerate()):
         time.sleep(0.01)
     os.close(reader)
