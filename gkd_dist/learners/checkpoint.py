@@ -32,7 +32,8 @@ def save_student(
     """
     path = Path(path)
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    shutil.rmtree(draft, ignore_errors=True)
+    for left in path.parent.glob(f".{path.name}.*.tmp"):  # by a process that was killed while it saved
+        shutil.rmtree(left, ignore_errors=True)
     draft.mkdir(parents=True)
     try:
         _write(student, draft, source, state_dict)

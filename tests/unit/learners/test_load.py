@@ -68,6 +68,14 @@ def test_a_source_without_generation_config_gives_a_student_without(tmp_path: Pa
     assert AutoModelForCausalLM.from_pretrained(target).generation_config.eos_token_id == tiny.STOP
 
 
+def test_what_a_killed_save_has_left_goes_with_the_next(tmp_path: Path) -> None:
+    source, left = tiny.save_causal(tmp_path / "source", seed=5), tmp_path / "run" / ".saved.12345.tmp"
+    left.mkdir(parents=True)
+    (left / "model.safetensors").write_bytes(b"half a model")
+    save_student(load_student(source, gradient_checkpointing=False), tmp_path / "run" / "saved", source=source)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["saved"]
+
+
 def test_a_student_that_could_not_be_saved_is_refused_before_training(tmp_path: Path) -> None:
     path = tiny.save_causal(tmp_path / "untokenized", seed=5)
     for file in path.glob("*token*"):
