@@ -123,15 +123,19 @@ def _roles(seen: Status, pace: Pace) -> Table:
     table = Table(box=None, pad_edge=False)
     for column, is_number in (("role", False), ("serve", True), ("replicas", False), ("tok/s", True), ("busy", True)):
         table.add_column(column, justify="right" if is_number else "left")
-    rows = [("samplers", "sampler", seen.samplers)]
-    rows += [
-        (name if name == "teacher" else f"teacher {name}", "teacher", role) for name, role in seen.teachers.items()
+    teachers = {name if name == "teacher" else f"teacher {name}": role for name, role in seen.teachers.items()}
+    are_several = len(teachers) > 1  # they are measured together
+    rows: list[tuple[str, RoleStatus | None, str | None]] = [
+        ("samplers", seen.samplers, "sampler"),
+        *([("teachers", None, "teacher")] if are_several else []),
+        *((name, role, None if are_several else "teacher") for name, role in teachers.items()),
+        ("learner", None, "learner"),
     ]
-    for name, key, role in rows:
-        table.add_row(name, f"{role.num_serving}/{role.target}", _states(role), *_rates(key, seen, pace))
-    table.add_row("learner", "", "", *_rates("learner", seen, pace))
-    for name, _, role in rows:
-        for group in alike(role.slots):
+    for name, role, key in rows:
+        replicas = ("", "") if role is None else (f"{role.num_serving}/{role.target}", _states(role))
+        table.add_row(name, *replicas, *(("", "") if key is None else _rates(key, seen, pace)))
+    for name, role, _ in rows:
+        for group in () if role is None else alike(role.slots):
             if group.problem:
                 table.add_row(f"  {name} {group.name}", "", Text(group.problem, style="red"), "", "")
     return table

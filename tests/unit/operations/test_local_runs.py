@@ -288,6 +288,25 @@ def test_the_live_view_names_roles_states_and_the_bottleneck(
     assert "queue 3 | staleness 1/2" in text and "bottleneck: sampler (75% of a step)" in text
 
 
+def test_of_several_teachers_what_is_measured_of_all_stands_once(
+    directory: RunDirectory, process: subprocess.Popen[str]
+) -> None:
+    from rich.console import Console
+
+    one = status()
+    (teacher,) = one.teachers.values()
+    several = one.model_copy(
+        update={"teachers": {"math": teacher, "code": teacher}, "tokens_per_s": {"sampler": 110.0, "teacher": 815.0}}
+    )
+    write_document(directory.status, several)
+    console = Console(width=120, record=True, file=open(os.devnull, "w"))  # noqa: SIM115 - closed with the test
+    console.print(view(RunSubject(directory)))
+    lines = {line.split("  ")[0]: line for line in console.export_text().splitlines()}
+    assert "815" in lines["teachers"]
+    assert "1/1" in lines["teacher math"] and "1/1" in lines["teacher code"]
+    assert not any("815" in line for name, line in lines.items() if name != "teachers")
+
+
 def test_a_run_here_comes_before_a_cluster_that_the_environment_names(
     directory: RunDirectory, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
