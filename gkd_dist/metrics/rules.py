@@ -13,6 +13,7 @@ from gkd_dist.metrics.catalogue import definition_of
 _BY_RUN = "by (job, namespace, run)"
 _INFO_LABELS = ", ".join(definition_of("gkd_run_info").labels)
 _TRAINING = 'ignoring (stage) gkd_run_stage{stage="training"} == 1'
+_IS_ASYNC = "gkd_staleness_limit_versions > 0"
 _STARTING = 'ignoring (stage) (gkd_run_stage{stage="starting"} == 1)'
 RUNBOOK = "docs/alerts.md"
 
@@ -54,8 +55,8 @@ RECORDINGS: tuple[Recording, ...] = (
     Recording("gkd:learner_wait:ratio_rate5m", "clamp_max(rate(gkd_learner_wait_seconds_total[5m]), 1)"),
     Recording("gkd:sampler_blocked:ratio_rate5m", "clamp_max(rate(gkd_sampler_blocked_seconds_total[5m]), 1)"),
     Recording(  # whatever serves the run: what goes on with it may do so from another address
-        "gkd:run_training:max",
-        f'max {_BY_RUN} (gkd_run_stage{{stage="training"}}'
+        "gkd:run_at_work:max",
+        f'max {_BY_RUN} (gkd_run_stage{{stage=~"evaluating|training|saving|stopping"}}'
         f" * ignoring (stage, {_INFO_LABELS}) group_left (run) gkd_run_info)",
     ),
     Recording(
@@ -71,8 +72,8 @@ RECORDINGS: tuple[Recording, ...] = (
 ALERTS: tuple[Alert, ...] = (
     Alert(
         "GkdMetricsAbsent", "critical", "5m",
-        "last_over_time(gkd:run_training:max[1d]) == 1 unless gkd:run_training:max",
-        "{{ $labels.run }} was training when its metrics ended, and nothing goes on with it.",
+        "last_over_time(gkd:run_at_work:max[1d]) == 1 unless gkd:run_at_work:max",
+        "{{ $labels.run }} was at work when its metrics ended, and nothing goes on with it.",
     ),
     Alert(
         "GkdLearnerStalled", "critical", "1m",
@@ -110,7 +111,7 @@ ALERTS: tuple[Alert, ...] = (
         "The learner finds a full batch whenever it looks: it sets the pace.",
     ),
     Alert(
-        "GkdQueueEmpty", "info", "15m", f"(gkd:learner_wait:ratio_rate5m > 0.5) and {_TRAINING}",
+        "GkdQueueEmpty", "info", "15m", f"(gkd:learner_wait:ratio_rate5m > 0.5) and {_TRAINING} and {_IS_ASYNC}",
         "The learner waits {{ $value | humanizePercentage }} of the time: samplers or teachers set the pace.",
     ),
     Alert(
