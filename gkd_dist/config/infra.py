@@ -18,14 +18,17 @@ from gkd_dist.config.base import MAX_REPLICAS, Strict
 from gkd_dist.config.overrides import canonical_keys
 from gkd_dist.config.ring import CustomResources
 from gkd_dist.config.run import RunConfig
-from gkd_dist.config.schema import expected, field_at, show
+from gkd_dist.config.schema import expected, expected_entry, field_at, show
 from gkd_dist.config.yaml_text import YamlTextError, parse_yaml
 from gkd_dist.errors import ConfigError
 
 STOP_WAIT_VARIABLE = "RAY_JOB_STOP_WAIT_TIME_S"
 """Ray's name for `stop_wait_s`."""
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_SECRET = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY|ACCESS_KEY|PRIVATE_KEY", re.IGNORECASE)
+_SECRET = re.compile(r"TOKEN(?!IZER)|SECRET|PASSW|CREDENTIAL|(?:^|_|API)(?:KEY|PASS|PAT|PWD|DSN)(?:_|$)", re.IGNORECASE)
+"""Names of variables."""
+_SECRET_VALUE = re.compile(r"^(?:gh[opsu]_|github_pat_|glpat-|hf_|sk-|xox[abp]-|AKIA)|://[^/@\s]*:[^/@\s]+@")
+"""Tokens as those who issue them write them, and addresses with a password."""
 
 
 class ReplicaShare(Strict):
@@ -103,7 +106,8 @@ class InfraConfig(Strict):
     @classmethod
     def _without_secrets(cls, variables: dict[str, str]) -> dict[str, str]:
         _check_variables(variables)
-        if secrets := [name for name in variables if _SECRET.search(name)]:
+        secrets = [name for name, value in variables.items() if _SECRET.search(name) or _SECRET_VALUE.search(value)]
+        if secrets:
             raise ValueError(f"{', '.join(secrets)}: a secret must not stand in a file; name it under env_from")
         if STOP_WAIT_VARIABLE in variables:
             raise ValueError(f"{STOP_WAIT_VARIABLE}: say stop_wait_s instead")
@@ -163,8 +167,10 @@ def _problem(loc: tuple[int | str, ...], message: str, context: dict[str, Any]) 
     if "error" in context:
         return f"{key}: {context['error']}"
     names = tuple(str(part) for part in loc)
-    field = next((found for end in range(len(names), 0, -1) if (found := field_at(InfraConfig, names[:end]))), None)
-    return f"{key}: {message}" if field is None else f"{key}: must be {expected(field)}"
+    for end in range(len(names), 0, -1):
+        if (field := field_at(InfraConfig, names[:end])) is not None:
+            return f"{key}: must be {expected(field) if end == len(names) else expected_entry(field)}"
+    return f"{key}: {message}"
 
 
 def _check_variables(names: Sequence[str] | dict[str, str]) -> None:

@@ -98,6 +98,12 @@ def expected(field: FieldInfo) -> str:
     return kinds[0] if len(kinds) == 1 else f"{', '.join(kinds[:-1])}, or {kinds[-1]}"
 
 
+def expected_entry(field: FieldInfo) -> str:
+    """What an entry of a field may hold that is a mapping or a list; of another field, what it may."""
+    kind = next((kind for kind in _alternatives(field.annotation) if get_args(kind)), None)
+    return expected(field) if kind is None else _value(get_args(kind))
+
+
 def expected_range(field: FieldInfo) -> str:
     """The numbers a field allows: `between 0 and 1`; empty when all."""
     limits = {
@@ -155,12 +161,13 @@ def _kind(kind: Any) -> str:
     return _KINDS.get(kind, str(kind))
 
 
-def _value(of_dict: tuple[Any, ...]) -> str:
-    """Of the mapping with these kinds of keys and values, where the second is a bounded number."""
-    if of_dict and get_origin(of_dict[1]) is Annotated:
-        kind, field = get_args(of_dict[1])
-        return f"{_KINDS[kind]} {expected_range(field)}"
-    return "value"
+def _value(kinds: tuple[Any, ...]) -> str:
+    """Of a mapping with these kinds of keys and values, or of a list with this kind of values."""
+    kind = next((each for each in reversed(kinds) if each is not Ellipsis), Any)
+    if get_origin(kind) is Annotated:
+        number, field = get_args(kind)
+        return f"{_KINDS[number]} {expected_range(field)}"
+    return "value" if kind is Any else _KINDS.get(kind, "value")
 
 
 def _number(limit: float) -> str:

@@ -66,6 +66,7 @@ class Endpoint:
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
+    request_queue_size = 128  # of connections that wait; with the 5 of the base class others wait for a second or more
 
     def server_bind(self) -> None:
         # HTTPServer's own looks the host's name up in DNS, which can take seconds.

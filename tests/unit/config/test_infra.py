@@ -42,6 +42,26 @@ def test_a_secret_in_the_file_is_refused_and_not_repeated(tmp_path: Path) -> Non
     assert "hf_abc123" not in found
 
 
+@pytest.mark.parametrize(
+    "variable",
+    ["OPENAI_KEY: x", "DB_PASS: x", "GITHUB_PAT: x", "WANDB: sk-1", "GH: ghp_1", "PGURL: 'postgres://me:pw@host/db'"],
+)
+def test_secrets_are_known_by_name_or_by_value_and_not_shown(tmp_path: Path, variable: str) -> None:
+    name = variable.partition(":")[0]
+    (found,) = problems(tmp_path, f"env_vars: {{{variable}}}\n")
+    assert found == f"env_vars: {name}: a secret must not stand in a file; name it under env_from"
+
+
+def test_what_is_no_secret_goes(tmp_path: Path) -> None:
+    text = "env_vars: {TOKENIZERS_PARALLELISM: 'false', HF_HOME: /hf_home, PROXY: 'http://host:80/x', KEYBOARD: us}\n"
+    assert load_infra(written(tmp_path, text)).env_vars["KEYBOARD"] == "us"
+
+
+def test_what_a_variable_may_be_is_said(tmp_path: Path) -> None:
+    (found,) = problems(tmp_path, "env_vars: {HF_HUB_OFFLINE: 1}\n")
+    assert found == "env_vars.HF_HUB_OFFLINE: must be text"
+
+
 @pytest.mark.parametrize("key", ["env_from: [RAY_AUTH_TOKEN]", "env_vars: {RAY_AUTH_MODE: token}"])
 def test_the_cluster_s_token_does_not_travel(tmp_path: Path, key: str) -> None:
     (found,) = problems(tmp_path, key)
