@@ -47,9 +47,11 @@ def scale(
 
 
 def _changes(status: Status | None, request: Target) -> list[str]:
-    """`samplers 2 -> 3`, one line per role; `?` where the run has said nothing yet."""
+    """`samplers 2 -> 3`, one line per role, or `samplers 2 of 4 -> 3` where fewer serve than were asked for; `?` where
+    the run has said nothing yet."""
     lines = []
     for name, number in request.roles.items():
         role = None if status is None else status.role(name)
-        lines.append(f"{name} {'?' if role is None else role.num_serving} -> {number}")
+        asked = "" if role is None or role.num_serving == role.target else f" of {role.target}"
+        lines.append(f"{name} {'?' if role is None else role.num_serving}{asked} -> {number}")
     return lines

@@ -80,7 +80,10 @@ def scale(
     directory = run if isinstance(run, RunDirectory) else RunDirectory.find(str(run), Path())
     require_running(directory)
     config = load_run_config(str(directory.config))
-    wanted = dict.fromkeys(config.named_teachers, teachers) if isinstance(teachers, int) else dict(teachers or {})
+    if isinstance(teachers, Mapping):
+        wanted = dict(teachers)
+    else:
+        wanted = {} if teachers is None else dict.fromkeys(config.named_teachers, teachers)
     if problems := target_problems(config, samplers, wanted):
         raise ConfigError(problems)
     waiting = _unanswered(directory)
@@ -223,6 +226,8 @@ def _unanswered(directory: RunDirectory) -> Target | None:
 
 def _out_of_bounds(key: str, role: SamplerConfig | TeacherConfig, number: int) -> list[str]:
     low, high = role.min_replicas or 1, role.max_replicas or MAX_REPLICAS
+    if type(number) is not int:  # from Python
+        return [f"{key}: the number of replicas must be a whole number, got {number!r}"]
     if low <= number <= high:
         return []
     keys = f"{key}.min_replicas, {key}.max_replicas"

@@ -230,6 +230,7 @@ def test_a_run_that_ends_while_one_waits_is_no_endless_wait(directory: RunDirect
         (0, {"b": 3}, ["sampler: 0 replicas", "teachers.b: 3 replicas; this run allows between 1 and 2"]),
         (None, {"a": 0}, ["teachers.a: 0 replicas; this run allows between 1 and 10000"]),
         (None, {"a": 10**20}, [f"teachers.a: {10**20} replicas; this run allows between 1 and 10000"]),
+        (2.5, {"a": True}, ["sampler: the number of replicas must be a whole number", "teachers.a: the number"]),
         (None, {"c": 1}, ["no teacher is called c; this run has a, b"]),
     ],
 )  # fmt: skip
