@@ -161,7 +161,8 @@ DEFINITIONS: tuple[Definition, ...] = (
     ),
     Definition(
         "gkd_behaviour_gap_mean_nats", _G,
-        "Between sampler and learner, log-prob of a sampled token: mean over some tokens of the last step.", "nats",
+        "Between sampler and learner, log-prob of a sampled token: mean over some tokens of the newest step that had "
+        "sequences written by its own weights (in asynchronous runs few have).", "nats",
     ),
     Definition("gkd_behaviour_gap_max_nats", _G, "The same, at the token where they differ most.", "nats"),
     # flow
