@@ -28,6 +28,9 @@ class LearnerConfig(Strict):
     """Largest of the schedule."""
     optimizer: Literal["adamw", "adafactor"] = "adamw"
     """`adafactor` keeps less state beside each parameter."""
+    scale_parameter: bool = False
+    """Of `adafactor`: steps relative to the size of each parameter, as T5 is trained; `learning_rate` is then that
+    share, such as 1e-2 from random weights."""
     weight_decay: float = Field(default=0.0, ge=0)
     """Decoupled; of matrices, not of biases and norms."""
     adam_beta1: float = Field(default=0.9, ge=0, lt=1)
@@ -79,6 +82,10 @@ class LearnerConfig(Strict):
             problems.append(
                 f"warmup_steps ({self.warmup_steps}) and decay_steps ({self.decay_steps}) are more than max_steps "
                 f"({self.max_steps}); lower them, or raise max_steps"
+            )
+        if self.scale_parameter and self.optimizer != "adafactor":
+            problems.append(
+                f"optimizer={self.optimizer} has no scale_parameter; use optimizer=adafactor, or scale_parameter=false"
             )
         if problems:
             raise ValueError("\n".join(problems))

@@ -16,6 +16,7 @@ def make_optimizer(model: nn.Module, config: LearnerConfig) -> torch.optim.Optim
     ]
     if config.optimizer == "adafactor":
         # As the paper trains T5: a given learning rate, no relative steps (arXiv 2306.13649, appendix).
-        return Adafactor(groups, lr=config.learning_rate, scale_parameter=False, relative_step=False)
+        scaled = config.scale_parameter
+        return Adafactor(groups, lr=config.learning_rate, scale_parameter=scaled, relative_step=False)
     betas = (config.adam_beta1, config.adam_beta2)
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, fused=True)
