@@ -30,7 +30,7 @@ class LearnerConfig(Strict):
     """`adafactor` keeps less state beside each parameter."""
     scale_parameter: bool = False
     """Of `adafactor`: steps relative to the size of each parameter, as T5 is trained; `learning_rate` is then that
-    share, such as 1e-2 from random weights."""
+    share, such as 3e-2 for a small model from random weights."""
     weight_decay: float = Field(default=0.0, ge=0)
     """Decoupled; of matrices, not of biases and norms."""
     adam_beta1: float = Field(default=0.9, ge=0, lt=1)
