@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from unittest import mock
 
-from gkd_dist import distillation
+from gkd_dist.distillation import command
 from gkd_dist.config.load import load_run_config
 from gkd_dist.config.run import RunConfig
 from gkd_dist.fleet import Fleet
@@ -84,8 +84,8 @@ def run_with_faults(
 
 def _run(config: RunConfig, menu: Menu | None, seed: int, last_step: int, log: Callable[[str], None]) -> Course:
     witness = _Witness(menu, seed, last_step, log)
-    with mock.patch.object(distillation, "distil", witness.distil):  # all else is the product's
-        exit_code = distillation.run(config)
+    with mock.patch.object(command, "distil", witness.distil):  # all else is the product's
+        exit_code = command.run(config)
     directory = RunDirectory.find("latest", config.output_dir)
     course = Course(config, directory, exit_code, training_s=witness.ended - witness.began, pids=witness.pids)
     if witness.injector is not None:
