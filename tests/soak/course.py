@@ -9,9 +9,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from unittest import mock
 
-from gkd_dist.distillation import command
 from gkd_dist.config.load import load_run_config
 from gkd_dist.config.run import RunConfig
+from gkd_dist.distillation import command
 from gkd_dist.fleet import Fleet
 from gkd_dist.pipeline.job import Job, Outcome, distil
 from gkd_dist.replay.ledger import Ledger
