@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from gkd_dist.errors import StalledError, StoppedError
 from gkd_dist.fleet import Fleet
@@ -51,7 +52,7 @@ async def started(
 
     def watchdog(phase: Phase, idle_s: Callable[[], float], timeout_s: float, file: Path) -> Watchdog:
         """Failures have words of their own."""
-        tell = partial(dict, said=said)
+        tell: Callable[[], dict[str, Any]] = partial(dict, said=said)
         return Watchdog(phase, idle_s, timeout_s, file, tell, spare=(Exception,), exit=leave_stalled)
 
     # How the run ended comes before what closing it shows: another file.

@@ -138,33 +138,29 @@ def test_one_that_ends_in_order_while_it_is_watched_leaves_nothing(path: Path, m
 
 @pytest.mark.fault(15)
 def test_a_holder_that_wakes_up_after_its_lease_ends(path: Path) -> None:
-    wakes = HOLD.replace("import socket\n", "import socket\nfrom gkd_dist.runs import lease\nlease.BEAT_S = 0.1\n")
-    frozen = subprocess.Popen([sys.executable, "-c", wakes, str(path)], stdin=-1, stdout=-1, stderr=-1, text=True)
-    try:
-        assert frozen.stdout is not None and frozen.stdout.readline() == "held\n"
-        frozen.send_signal(signal.SIGSTOP)
-        path.write_text(holder(host="head-b", pid=7, run_epoch="000002-0001-b").model_dump_json())
-        frozen.send_signal(signal.SIGCONT)
-        assert frozen.wait(timeout=20) == 70
-        assert frozen.stderr is not None and "taken over by process 7 on head-b" in frozen.stderr.read()
-    finally:
-        frozen.kill()
-        frozen.communicate(timeout=20)
+    taken = holder(host="head-b", pid=7, run_epoch="000002-0001-b").model_dump_json()
+    assert "taken over by process 7 on head-b" in said_on_waking(path, lambda: path.write_text(taken))
     assert "head-b" in path.read_text()
 
 
 @pytest.mark.fault(15)
 @pytest.mark.parametrize("end", [lambda path: path.write_text(""), Path.unlink], ids=["ended", "removed"])
 def test_a_holder_that_wakes_up_after_its_successor_has_ended_ends(path: Path, end: Callable[[Path], object]) -> None:
+    assert "taken over by a process that has ended since" in said_on_waking(path, lambda: end(path))
+
+
+def said_on_waking(path: Path, meanwhile: Callable[[], object]) -> str:
+    """By a holder that is frozen while `meanwhile` happens, and ends with 70."""
     wakes = HOLD.replace("import socket\n", "import socket\nfrom gkd_dist.runs import lease\nlease.BEAT_S = 0.1\n")
     frozen = subprocess.Popen([sys.executable, "-c", wakes, str(path)], stdin=-1, stdout=-1, stderr=-1, text=True)
     try:
         assert frozen.stdout is not None and frozen.stdout.readline() == "held\n"
         frozen.send_signal(signal.SIGSTOP)
-        end(path)
+        meanwhile()
         frozen.send_signal(signal.SIGCONT)
         assert frozen.wait(timeout=20) == 70
-        assert frozen.stderr is not None and "taken over by a process that has ended since" in frozen.stderr.read()
+        assert frozen.stderr is not None
+        return frozen.stderr.read()
     finally:
         frozen.kill()
         frozen.communicate(timeout=20)
