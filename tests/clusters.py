@@ -16,6 +16,8 @@ from pathlib import Path
 
 import psutil
 
+from tests.processes import family_of, kill_all
+
 REPOSITORY = Path(__file__).parents[1]
 _START_S = 90.0
 
@@ -59,11 +61,10 @@ def ray_head(token: Path | None = None) -> Iterator[Head]:
         _await(url, head, log)
         yield Head(url, log)
     finally:
-        family = [psutil.Process(head.pid), *psutil.Process(head.pid).children(recursive=True)]
+        family = family_of(head.pid)
         head.terminate()
         _, left = psutil.wait_procs(family, timeout=3)
-        for each in left:
-            each.kill()
+        kill_all(left)
         head.wait(10)
         shutil.rmtree(folder, ignore_errors=True)
 

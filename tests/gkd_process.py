@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 
 from gkd_dist.runs.run_directory import RunDirectory
+from tests.processes import kill_all
 
 REPOSITORY = Path(__file__).parents[1]
 LIMIT_S = 120.0
@@ -108,8 +109,7 @@ class GkdProcess:
 
     def end(self) -> None:
         """Whatever is left of it."""
-        for process in self.family():
-            process.kill()
+        kill_all(self.family())
         self._process.kill()
         self._process.wait(LIMIT_S)
 

@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from gkd_dist.replay.ledger import Ledger, StepEntry
+from tests.processes import family_of, kill_all
 from tests.tiny_runs import arguments
 
 pytest.importorskip("vllm", reason="needs vLLM")
@@ -78,8 +79,7 @@ def test_engines_die_and_come_back_while_the_run_goes_on(models: dict[str, Path]
     try:
         await_that(lambda: status_of(run).get("step", 0) >= 5, log, 400)
         teacher, sampler = slot(run, "teachers", "teacher")["pid"], slot(run, "samplers")["pid"]
-        for engine in psutil.Process(teacher).children(recursive=True):
-            engine.kill()  # the actor itself lives
+        kill_all(psutil.Process(teacher).children(recursive=True))  # its engine: the actor itself lives
         await_that(lambda: healed(run, "teachers", "teacher"), log)
         assert not psutil.pid_exists(teacher), "its engine was dead: the actor was replaced"
         os.kill(sampler, signal.SIGKILL)
@@ -92,9 +92,7 @@ def test_engines_die_and_come_back_while_the_run_goes_on(models: dict[str, Path]
         _, alive = psutil.wait_procs(family, timeout=30)
         assert [each for each in alive if "Sampler" in each.name() or "VLLM" in each.name()] == []
     finally:
-        for left in [*family, *_children(process)]:
-            if left.is_running():
-                left.kill()
+        kill_all([*family, *family_of(process.pid)])
         process.kill()
     entries = [entry for entry in Ledger(run / "ledger.jsonl").entries() if isinstance(entry, StepEntry)]
     ids = [str(sequence.sample_id) for entry in entries for sequence in entry.sequences]
@@ -103,10 +101,3 @@ def test_engines_die_and_come_back_while_the_run_goes_on(models: dict[str, Path]
     assert max(sequence.staleness for entry in entries for sequence in entry.sequences) <= 2
     newest = max(int(path.name.removeprefix("step-")) for path in (run / "checkpoints").glob("step-*"))
     assert newest == len(entries), "the checkpoint holds the last step"
-
-
-def _children(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    try:
-        return psutil.Process(process.pid).children(recursive=True)
-    except psutil.NoSuchProcess:
-        return []

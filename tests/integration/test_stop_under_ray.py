@@ -11,6 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.processes import is_alive
+
 pytestmark = pytest.mark.ray
 
 PROGRAM = """
@@ -58,7 +60,7 @@ def ray_process(how: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
 def gone(processes: list[psutil.Process]) -> bool:
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
-        if not any(each.is_running() and each.status() != psutil.STATUS_ZOMBIE for each in processes):
+        if not any(map(is_alive, processes)):
             return True
         time.sleep(0.1)
     return False

@@ -13,6 +13,7 @@ from gkd_dist.config.engine_args import ALLOWED
 from gkd_dist.errors import EngineError, RejectedError
 from gkd_dist.types import SamplingParams
 from tests import tiny
+from tests.processes import kill_all
 
 pytestmark = pytest.mark.vllm
 
@@ -36,8 +37,7 @@ def test_a_dead_engine_process_fails_the_ping_of_its_living_parent(tmp_path: Pat
         with pytest.raises(RejectedError, match="refuses"):
             await sampler.sample(tiny.prompts([40]), params)
         await sampler.ping()
-        for engine in engines:
-            engine.kill()
+        kill_all(engines)
         end = time.monotonic() + 30
         with pytest.raises(EngineError, match="engine died"):
             while time.monotonic() < end:
