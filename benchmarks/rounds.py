@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 Work = Callable[[], object]
 
 
@@ -48,6 +50,18 @@ def summary(seconds: Iterable[float], num_bytes: int) -> dict[str, float]:
         "best_gb_per_s": round(num_bytes / fastest / 1e9, 2),
         "median_gb_per_s": round(num_bytes / median / 1e9, 2),
     }
+
+
+def cpu_seconds() -> float:
+    """Of this process and all below it."""
+    total = 0.0
+    for process in (psutil.Process(), *psutil.Process().children(recursive=True)):
+        try:
+            used = process.cpu_times()
+        except psutil.Error:
+            continue
+        total += used.user + used.system
+    return total
 
 
 def machine() -> dict[str, Any]:

@@ -6,8 +6,8 @@ Cases are 8 and 32 MiB of hidden states (eight sequences, bfloat16 bits, width 1
 that is timed is what a run does: ours checks every value and sums every byte on both sides, the others do neither.
 Encoding is timed into memory that was used before (`out=`) and into fresh memory, whose pages the kernel has to clear
 first; so is the copy. Decoding by ours, pickle 5 in band, msgpack, safetensors and Arrow gives arrays; which of them
-are copies the result says. Time is CPU time of this process, kernel included: all of it is one thread, and what others do
-on the machine is left out. Writes benchmarks/wire.json.
+are copies the result says. Time is CPU time of this process, kernel included: all of it is one thread, and what others
+do on the machine is left out. Writes benchmarks/wire.json.
 
 `decoding` says what decoding costs beyond the bytes that it must read: the same messages from 1 to 64 MiB, whole, and
 with the checksum, the checks of values, and both left out.

@@ -15,8 +15,9 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from gkd_dist.array_faults import stretches
 from gkd_dist.errors import WireError
-from gkd_dist.wire.frames import Section, stretches
+from gkd_dist.wire.frames import Section
 from gkd_dist.wire.message import MessageReader, MessageWriter
 
 MAX_TEXT_LENGTH = 1024

@@ -27,6 +27,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
+from gkd_dist.array_faults import STRETCH_BYTES, stretches
 from gkd_dist.errors import WireError
 from gkd_dist.types import ByteArray
 from gkd_dist.wire.header import MAX_HEADER_BYTES, pack_header, unpack_header
@@ -62,8 +63,6 @@ Buffer = bytes | bytearray | memoryview | npt.NDArray[Any]
 _PREAMBLE = struct.Struct("<8sIIQQ")
 _CHECKSUM = struct.Struct("<Q")
 _CHECKSUM_OFFSET = _PREAMBLE.size - _CHECKSUM.size
-_STRETCH_BYTES = 256 * 1024
-"""Source and target of a stretch stay in a core's second cache until it is checked and summed."""
 _MAX_AXES = 4
 _MAX_ELEMENTS = 1 << 48
 _DTYPES = {
@@ -122,7 +121,7 @@ def write_frame(header: dict[str, Any], sections: Sequence[Section], *, out: byt
         for stretch in _copied(section, frame[start : start + num_bytes].view(_DTYPES[dtype])):
             section.check(stretch)
             end += stretch.nbytes
-            if end - summed >= _STRETCH_BYTES:
+            if end - summed >= STRETCH_BYTES:
                 checksum.update(frame[summed:end].data)
                 summed = end
     checksum.update(frame[summed:].data)
@@ -168,13 +167,6 @@ def decode_frame(
     if end != data.size:
         raise WireError("section", f"{data.size - end} bytes belong to no section")
     return user_header, arrays
-
-
-def stretches(elements: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
-    """`elements` ([n]) end to end, in views short enough that what is read once is read again from the cache."""
-    longest = _STRETCH_BYTES // elements.itemsize
-    for start in range(0, elements.size, longest):
-        yield elements[start : start + longest]
 
 
 def _copied(section: Section, target: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import xxhash
 
+from gkd_dist.array_faults import stretches
 from gkd_dist.errors import WireError
 from gkd_dist.targets import HiddenTargets
 from gkd_dist.wire.codec import decode, encode
-from gkd_dist.wire.frames import Section, encode_frame, stretches, write_frame
+from gkd_dist.wire.frames import Section, encode_frame, write_frame
 
 LONG = 1_000_003
 
