@@ -40,6 +40,7 @@ from gkd_dist.cluster.actors import CONCURRENCY_GROUPS, LearnerActor, SamplerAct
 from gkd_dist.cluster.proxies import LearnerProxy, SamplerProxy
 from gkd_dist.cluster.session import ray_session
 from gkd_dist.config.ring import ClusterConfig, WeightsConfig
+from gkd_dist.process import actor_environment
 from gkd_dist.samplers.weight_updates import WeightUpdates
 from gkd_dist.testing.fakes import FakeSampler
 from gkd_dist.types import ByteArray, WeightManifest, WeightPublication
@@ -291,7 +292,8 @@ class EngineProcess:
 
 
 def actor(cls: type, make: Any) -> Any:
-    remote = ray.remote(num_cpus=0, concurrency_groups=CONCURRENCY_GROUPS)(cls)
+    environment = {"env_vars": actor_environment()}  # that of a run
+    remote = ray.remote(num_cpus=0, concurrency_groups=CONCURRENCY_GROUPS, runtime_env=environment)(cls)
     return remote.remote(make)
 
 

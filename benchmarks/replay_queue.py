@@ -114,7 +114,8 @@ def summary(seconds: list[float], num_records: int) -> dict[str, Any]:
 
 
 async def measure(num_records: int, num_rounds: int) -> tuple[Seconds, Seconds, dict[str, float]]:
-    """Seconds per round of every provider, CPU seconds of all processes, and microseconds of the draws of ours that had nothing to wait for."""
+    """Seconds per round of every provider, CPU seconds of all processes, and microseconds of the draws of ours that had
+    nothing to wait for."""
     cluster = ClusterConfig(
         num_cpus_per_sampler=0, num_cpus_per_teacher=0, num_cpus_learner=0, object_store_bytes=512 << 20
     )

@@ -1,13 +1,14 @@
 """Measure the codec: teacher targets to bytes and back, beside other formats and a plain copy, in turns in one process.
 
-    .venv/bin/python benchmarks/wire.py [--rounds 15]
+    MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=8589934592 .venv/bin/python benchmarks/wire.py [--rounds 15]
 
+The two variables are those of a run's actors (`gkd_dist/process.py`): memory that was freed is kept and used again.
 Cases are 8 and 32 MiB of hidden states (eight sequences, bfloat16 bits, width 1024) and the top 64 of 4,096 tokens. All
 that is timed is what a run does: ours checks every value and sums every byte on both sides, the others do neither.
-Encoding is timed into memory that was used before (`out=`) and into fresh memory, whose pages the kernel has to clear
-first; so is the copy. Decoding by ours, pickle 5 in band, msgpack, safetensors and Arrow gives arrays; which of them
-are copies the result says. Time is CPU time of this process, kernel included: all of it is one thread, and what others
-do on the machine is left out. Writes benchmarks/wire.json.
+Encoding is timed into a buffer that is used again (`out=`) and into one that is allocated each time; so is the copy.
+Decoding by ours, pickle 5 in band, msgpack, safetensors and Arrow gives arrays; which of them are copies the result
+says. Time is CPU time of this process, kernel included: all of it is one thread, and what others do on the machine is
+left out. Writes benchmarks/wire.json.
 
 `decoding` says what decoding costs beyond the bytes that it must read: the same messages from 1 to 64 MiB, whole, and
 with the checksum, the checks of values, and both left out.
@@ -15,6 +16,7 @@ with the checksum, the checks of values, and both left out.
 
 import argparse
 import json
+import os
 import pickle
 import time
 from collections.abc import Callable, Iterator
@@ -62,6 +64,7 @@ def main() -> None:
         "machine": machine(),
         "versions": {module.__name__: module.__version__ for module in (np, pyarrow, safetensors)},
         "rounds": rounds,
+        "allocator": {name: os.environ.get(name) for name in ("MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_")},
         "cases": {
             "hidden_8_mib": measure(hidden(8), rounds),
             "hidden_32_mib": measure(hidden(32), rounds),
