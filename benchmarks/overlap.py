@@ -2,10 +2,13 @@
 
     .venv/bin/python benchmarks/overlap.py [--steps 30] [--rounds 3]
 
-Engines compute nothing; sampler and teacher keep to a time table, row by row (`Lane` of benchmarks/elastic_parts.py),
-the learner waits once per step. Intake, replay, controller, metrics and ledger are those of a run: in whole steps
-(mode=sync) at staleness 0, row by row (mode=async) above. Weights are handed on at no cost. Every setting has its turn
-in every round. Writes benchmarks/overlap.json.
+Engines compute nothing; sampler and teacher keep to a time table, row by row, the learner waits once per step. Intake,
+replay, controller, metrics and ledger are those of a run: in whole steps (mode=sync) at staleness 0, row by row
+(mode=async) above. Weights are handed on at no cost. Writes benchmarks/overlap.json.
+
+Every setting is turned twice. `simulated`: the event loop's clock jumps to the next timer whenever nothing can run, so
+that computing costs no time; what is left is who waits for whom, the same on every machine. `real`: the clock of the
+machine, in turns, round after round; the fastest round counts, and a busy machine wakes late from every wait.
 
     slowest     the time of the slowest stage: what full overlap gives
     sum         of all stages: what no overlap gives
@@ -19,12 +22,12 @@ import json
 import statistics
 import tempfile
 import time
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from elastic_parts import CountingLearner, Pace, TimedSampler, TimedTeacher
 from rounds import machine
 
 from gkd_dist.config.objective import ScheduleConfig
@@ -36,8 +39,9 @@ from gkd_dist.pipeline.controller import make_ring, run_ring
 from gkd_dist.pipeline.ring import Plan
 from gkd_dist.replay.ledger import Ledger
 from gkd_dist.supervision.pool import Pool
-from gkd_dist.testing.fakes import FakeMetrics
-from gkd_dist.types import SamplingParams, StepReport, TrainBatch
+from gkd_dist.targets import TargetsHandle, TeacherTargets
+from gkd_dist.testing.fakes import FakeLearner, FakeMetrics, FakeSampler, FakeTeacher
+from gkd_dist.types import Prompt, SamplingParams, StepReport, TrainBatch, Trajectory
 
 RESULT = Path(__file__).with_suffix(".json")
 BATCH, PROMPT_TOKENS, NEW_TOKENS = 8, 16, 16
@@ -49,18 +53,72 @@ OVERLAPPED, SERIAL = 1.10, 1.05
 """The bars: step time over the slowest stage, and over the sum."""
 
 
-class TimedLearner(CountingLearner):
+class Lane:
+    """One thing at a time, by the loop's clock; a late wake-up does not add up."""
+
+    def __init__(self) -> None:
+        self._free_at = 0.0
+
+    async def work(self, seconds: float) -> None:
+        now = asyncio.get_running_loop().time()
+        self._free_at = max(now, self._free_at) + seconds
+        await asyncio.sleep(self._free_at - now)
+
+
+class TimedSampler(FakeSampler):
+    def __init__(self, row_s: float) -> None:
+        super().__init__()
+        self._row_s, self._lane = row_s, Lane()
+
+    async def sample(self, prompts: Sequence[Prompt], params: SamplingParams) -> list[Trajectory]:
+        await self._lane.work(len(prompts) * self._row_s)
+        return [self._answer(prompt, params) for prompt in prompts]
+
+
+class TimedTeacher(FakeTeacher):
+    def __init__(self, row_s: float) -> None:
+        super().__init__(hidden_size=8)
+        self._row_s, self._lane = row_s, Lane()
+
+    async def score(self, trajectories: Sequence[Trajectory]) -> list[TeacherTargets | TargetsHandle]:
+        await self._lane.work(len(trajectories) * self._row_s)
+        return [self._targets(each) for each in trajectories]
+
+
+class TimedLearner(FakeLearner):
+    """Notes when each step ended, by the loop's clock."""
+
     def __init__(self, step_s: float) -> None:
         super().__init__()
         self._step_s = step_s
+        self.ended: list[float] = []
 
     async def train(self, batch: TrainBatch) -> StepReport:
         await asyncio.sleep(self._step_s)
+        self.ended.append(asyncio.get_running_loop().time())
         return await super().train(batch)
 
 
+class SimulatedLoop(asyncio.SelectorEventLoop):
+    """Its clock stands still while something runs, and jumps to the next timer when nothing can."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._now, self._poll = 0.0, self._selector.select
+        self._selector.select = self._jump
+
+    def time(self) -> float:
+        return self._now
+
+    def _jump(self, timeout: float | None) -> Any:
+        events = self._poll(0)
+        if not events and timeout:
+            self._now += timeout
+        return events
+
+
 def clocked(part: Any, method: str, taken_s: list[float]) -> Any:
-    """`part`, whose calls of `method` leave in `taken_s` how long they really took: a busy machine wakes late."""
+    """`part`, whose calls of `method` leave in `taken_s` how long they really took."""
     inner = getattr(part, method)
 
     async def call(*arguments: Any) -> Any:
@@ -85,11 +143,16 @@ def main() -> None:
     for _ in range(arguments.rounds):
         for stages, staleness in cases:
             found[stages, staleness].append(asyncio.run(turn(stages, staleness, arguments.steps)))
+    simulated = []
+    for stages, staleness in cases:
+        with asyncio.Runner(loop_factory=SimulatedLoop) as runner:
+            simulated.append(judged(stages, staleness, [runner.run(turn(stages, staleness, arguments.steps))]))
     result = {
         "machine": about,
         "arguments": vars(arguments),
         "batch_size": BATCH,
-        "cases": [judged(stages, staleness, found[stages, staleness]) for stages, staleness in cases],
+        "simulated": simulated,
+        "real": [judged(stages, staleness, found[stages, staleness]) for stages, staleness in cases],
     }
     RESULT.write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result, indent=2), f"\nwritten to {RESULT}")
@@ -98,20 +161,23 @@ def main() -> None:
 async def turn(stages_ms: tuple[int, ...], max_staleness: int, num_steps: int) -> dict[str, Any]:
     """Milliseconds of every step after the first ones, and drawn trajectories by staleness."""
     sampler_s, teacher_s, learner_s = (each / 1e3 for each in stages_ms)
-    sampler = TimedSampler(sampler_s / (BATCH * NEW_TOKENS))
-    teacher = TimedTeacher(teacher_s / (BATCH * (PROMPT_TOKENS + NEW_TOKENS)), hidden_size=8)
+    sampler, teacher, learner = (
+        TimedSampler(sampler_s / BATCH),
+        TimedTeacher(teacher_s / BATCH),
+        TimedLearner(learner_s),
+    )
     taken_s: list[float] = []
     fleet = Fleet(
         Pool.of([clocked(sampler, "sample", taken_s)]),
         {"teacher": Pool.of([clocked(teacher, "score", taken_s)])},
-        clocked(TimedLearner(learner_s), "train", taken_s),
+        clocked(learner, "train", taken_s),
     )
-    pace, cpu_s = Pace(), time.process_time()
+    cpu_s = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
-        accounts = StepAccounts(max_steps=num_steps, metrics=FakeMetrics(), sinks=[pace])
+        accounts = StepAccounts(max_steps=num_steps, metrics=FakeMetrics(), sinks=[])
         ring = make_ring(make_plan(max_staleness, num_steps), fleet, accounts, ledger=Ledger(Path(folder) / "ledger"))
         await run_ring(ring)
-    times = [when for when, _ in pace.marks[WARM_UP_STEPS:]]
+    times = learner.ended[WARM_UP_STEPS:]
     return {
         "mean_ms": (times[-1] - times[0]) / (len(times) - 1) * 1e3,
         "steps_ms": [(after - before) * 1e3 for before, after in pairwise(times)],

@@ -12,6 +12,9 @@ and that the newest. Writes benchmarks/publication.json; sizes that are measured
     checkpoint  the learner writes safetensors to the disk (no flush), receivers read them
     put         the learner puts every tensor into the object store by itself, receivers get them
     copy        the floor: every receiver copies as many bytes within its own memory
+
+`publisher` is the publisher alone, without processes, in CPU time; `torch.isfinite` is what looking for NaN took it
+before it did so itself.
 """
 
 import argparse
@@ -33,7 +36,7 @@ import ray
 import torch
 from elastic_parts import CountingLearner
 from publication_engine import GB, Weights, make_weights, value_range
-from rounds import cpu_seconds, machine
+from rounds import cpu_seconds, machine, summary, take_turns
 from safetensors.torch import load_file, save_file
 
 from gkd_dist.cluster.actors import CONCURRENCY_GROUPS, LearnerActor, SamplerActor
@@ -44,7 +47,7 @@ from gkd_dist.process import actor_environment
 from gkd_dist.samplers.weight_updates import WeightUpdates
 from gkd_dist.testing.fakes import FakeSampler
 from gkd_dist.types import ByteArray, WeightManifest, WeightPublication
-from gkd_dist.weights.manifest import verify
+from gkd_dist.weights.manifest import digest, verify
 from gkd_dist.weights.publisher import WeightPublisher
 from gkd_dist.weights.shared_memory import SharedSegment
 from gkd_dist.weights.subscription import Subscription
@@ -63,6 +66,7 @@ def main() -> None:
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     arguments = parser.parse_args()
     result = json.loads(RESULT.read_text()) if RESULT.exists() else {"cases": {}}
+    result["publisher"] = publisher(arguments.rounds)
     result["machine"] = {**machine(), "ray": ray.__version__, "torch": torch.__version__}
     for size in arguments.gb:
         for receivers in arguments.receivers:
@@ -71,6 +75,23 @@ def main() -> None:
             RESULT.write_text(json.dumps(result, indent=2) + "\n")
             print(json.dumps(case, indent=2), flush=True)
     print(f"written to {RESULT}")
+
+
+def publisher(num_rounds: int) -> dict[str, Any]:
+    """CPU time of the publisher alone at 0.1 GB, beside one copy and parts of its work."""
+    torch.set_num_threads(1)
+    weights = list(make_weights(0.1).items())
+    buckets = WeightPublisher("epoch-1", WeightsConfig().bucket_bytes, "bfloat16").publish(weights, 0).buckets
+    num_bytes = sum(bucket.nbytes for bucket in buckets)
+    places = [np.zeros_like(bucket) for bucket in buckets]
+    works = {
+        "publisher": lambda: WeightPublisher("epoch-1", WeightsConfig().bucket_bytes, "bfloat16").publish(weights, 0),
+        "copy": lambda: [np.copyto(place, bucket) for place, bucket in zip(places, buckets, strict=True)],
+        "digests": lambda: [digest(bucket) for bucket in buckets],
+        "torch.isfinite": lambda: all(bool(tensor.isfinite().all()) for _, tensor in weights),
+    }
+    taken = take_turns(works, num_rounds, time.process_time)
+    return {name: summary(seconds, num_bytes) for name, seconds in taken.items()}
 
 
 async def measure(size_gb: float, num_receivers: int, num_rounds: int, ways: list[str]) -> dict[str, Any]:

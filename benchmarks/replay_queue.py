@@ -71,35 +71,41 @@ def main() -> None:
     parser.add_argument("--records", type=int, default=2000)
     parser.add_argument("--rounds", type=int, default=2)
     arguments = parser.parse_args()
-    about = machine()
-    draws = asyncio.run(draw_alone("per_sequence")), asyncio.run(draw_alone("per_batch"))
-    found, cpu, draw_us = asyncio.run(measure(arguments.records, arguments.rounds))
     result = {
-        "machine": {**about, "ray": ray.__version__},
+        "machine": {**machine(), "ray": ray.__version__},
         "arguments": vars(arguments),
         "record_bytes": RECORD_BYTES,
-        "providers": {
-            name: {
-                **summary(seconds, arguments.records),
-                "cpu_ms_per_record": round(min(cpu[name]) / arguments.records * 1e3, 3),
-            }
-            for name, seconds in found.items()
-        },
-        "ours_times_as_fast_as": {
-            f"{name}, {ours}": {
-                "fastest": round(min(found[name]) / min(found[ours]), 2),
-                "median": round(statistics.median(found[name]) / statistics.median(found[ours]), 2),
-            }
-            for ours in found
-            if ours.startswith("ours")
-            for name in found
-            if not name.startswith("ours")
-        },
-        "draw_under_load_us": draw_us,
-        "draws": {"per_sequence": draws[0], "per_batch": draws[1]},
+        "draws": {mix: asyncio.run(draw_alone(mix)) for mix in ("per_sequence", "per_batch")},
+    }
+    asyncio.run(measure(arguments.records, arguments.rounds, partial(write, result)))
+    print(json.dumps(result, indent=2), f"\nwritten to {RESULT}")
+
+
+def write(result: dict[str, Any], num_records: int, found: Seconds, cpu: Seconds, draws: list[float]) -> None:
+    """What was measured so far."""
+    result["draw_under_load_us"] = {
+        "median": round(statistics.median(draws) * 1e6, 1),
+        "max": round(max(draws) * 1e6, 1),
+    }
+    result["providers"] = {
+        name: {
+            **summary(seconds, num_records),
+            "cpu_ms_per_record": round(min(cpu[name]) / num_records * 1e3, 3),
+        }
+        for name, seconds in found.items()
+    }
+    result["ours_times_as_fast_as"] = {
+        f"{name}, {ours}": {
+            "fastest": round(min(found[name]) / min(found[ours]), 2),
+            "median": round(statistics.median(found[name]) / statistics.median(found[ours]), 2),
+            "cpu": round(min(cpu[name]) / min(cpu[ours]), 2),
+        }
+        for ours in found
+        if ours.startswith("ours")
+        for name in found
+        if not name.startswith("ours")
     }
     RESULT.write_text(json.dumps(result, indent=2) + "\n")
-    print(json.dumps(result, indent=2), f"\nwritten to {RESULT}")
 
 
 def summary(seconds: list[float], num_records: int) -> dict[str, Any]:
@@ -113,9 +119,11 @@ def summary(seconds: list[float], num_records: int) -> dict[str, Any]:
     }
 
 
-async def measure(num_records: int, num_rounds: int) -> tuple[Seconds, Seconds, dict[str, float]]:
-    """Seconds per round of every provider, CPU seconds of all processes, and microseconds of the draws of ours that had
-    nothing to wait for."""
+async def measure(
+    num_records: int, num_rounds: int, write: Callable[[int, Seconds, Seconds, list[float]], None]
+) -> None:
+    """Seconds per round of every provider, CPU seconds of all processes, and the draws of ours that had nothing to wait
+    for."""
     cluster = ClusterConfig(
         num_cpus_per_sampler=0, num_cpus_per_teacher=0, num_cpus_learner=0, object_store_bytes=512 << 20
     )
@@ -142,7 +150,8 @@ async def measure(num_records: int, num_rounds: int) -> tuple[Seconds, Seconds, 
                     if number:
                         seconds.setdefault(name, []).append(wall_s)
                         cpu.setdefault(name, []).append(cpu_s)
-    return seconds, cpu, {"median": round(statistics.median(draws) * 1e6, 1), "max": round(max(draws) * 1e6, 1)}
+                if number:
+                    write(num_records, seconds, cpu, draws)
 
 
 class StatesTeacher(FakeTeacher):
