@@ -6,8 +6,9 @@
     exchange  = 12 bytes per parameter and micro-batch over the link, where it is not hidden behind the body
     seconds   = max(body + head, exchange) + optimizer + overhead
 
-R ranks, T completion tokens, V vocabulary, d_s and d_t hidden sizes (d_t is 0 where no readout of a teacher is used).
-The head's units are those of docs/loss.md; 22 bytes per logit are its elementwise passes for the JSD. FSDP2 gathers
+R ranks (of which no more compute than there are sequences), T completion tokens, V vocabulary, d_s and d_t hidden
+sizes (d_t is 0 where no readout of a teacher is used). The head's units are those of docs/loss.md; 22 bytes
+per logit are its elementwise passes for the JSD. FSDP2 gathers
 float32 parameters forward and backward and reduces as many gradients: 3 x 4 bytes.
 """
 
@@ -46,7 +47,7 @@ class Learning:
 def learning_time(work: Workload, device: Device, ranks: int) -> Learning:
     """Of a step on `ranks` devices, which share its tokens."""
     achieved, shape = device.achieved.learner, work.student
-    flops = ranks * device.flops_of(work.learner_dtype) * achieved.compute
+    flops = min(ranks, work.batch_size) * device.flops_of(work.learner_dtype) * achieved.compute
     bandwidth = ranks * device.memory_bytes_per_s * achieved.memory
     passes = (2 if work.freezes_body else 3) + (1 if work.recomputes else 0)
     body = work.batch_size * passes * shape.forward_flops(work.lengths.prompt, work.completion)

@@ -4,8 +4,8 @@
     spread  = ceil(log2(nodes + 1)) weight bytes / (N n)   every node that has a copy serves others
     load    = 2 weight bytes / (H h)                   each sampler reads the shared copy into its model
 
-The learner gathers; samplers of its own node get no bytes over the network (N, of which the share n is reached). H is the
-rate between a device and the memory of its node, because weights travel through it; h is the share that is reached.
+The learner gathers; samplers of its own node get no bytes over the network (N, of which the share n is reached). H is
+the rate between a device and the memory of its node, because weights travel through it; h is the share reached.
 """
 
 import math

@@ -130,7 +130,7 @@ def best_split(work: Workload, device: Device, num_devices: int) -> Prediction:
             ]
         )
     times = _Times(work, device, groups)
-    most_ranks = max(least, min(work.batch_size, num_devices - groups.sampler - unit))
+    most_ranks = num_devices - groups.sampler - unit
     most_samplers = max(1, min(math.ceil(work.student_sequences), (num_devices - unit - least) // groups.sampler))
     best: tuple[float, int, Split] | None = None
     for ranks in counts(least, most_ranks):

@@ -50,6 +50,8 @@ class ModelShape:
     """Numbers that the KV cache keeps of one token."""
     tied: bool
     """Whether embedding and LM head are one matrix."""
+    reads_apart: bool = False
+    """Encoder-decoders: what a prompt passes is held beside what a completion passes."""
 
     @property
     def head_params(self) -> float:
@@ -58,8 +60,7 @@ class ModelShape:
     @property
     def dense_params(self) -> float:
         """Held, outside of routed experts and of what the vocabulary takes."""
-        reads_apart = self.prompt_params != self.completion_params  # the encoder's beside the decoder's
-        body = self.completion_params + (self.prompt_params if reads_apart else 0.0)
+        body = self.completion_params + (self.prompt_params if self.reads_apart else 0.0)
         return body - self.active_expert_params
 
     @property
@@ -84,7 +85,7 @@ class ModelShape:
         dense = self.completion_params - self.active_expert_params + self.head_params
         if not self.num_experts:
             return dense
-        met = 1 - (1 - self.experts_per_token / self.num_experts) ** num_tokens
+        met: float = 1 - (1 - self.experts_per_token / self.num_experts) ** num_tokens
         return dense + self.expert_params * met
 
     def forward_flops(self, prompt: float, completion: float) -> float:
@@ -233,6 +234,7 @@ def _encoder_decoder(tree: Mapping[str, Any], name: str) -> ModelShape:
         attention_width=float(decoders * inner),
         cached_numbers=2.0 * decoders * inner,
         tied=bool(tree.get("tie_word_embeddings", True)),
+        reads_apart=True,
     )
 
 
