@@ -49,19 +49,19 @@ CASES: dict[str, tuple[str, ...]] = {
         "learner.batch_size=8",
         "sampling.max_new_tokens=32",
         "objective.student_fraction=0",
-        "learner.max_steps=4",
+        "learner.max_steps=3",
     ),
     "long-2": (
         "learner.batch_size=2",
         "sampling.max_new_tokens=64",
         "objective.student_fraction=1",
-        "learner.max_steps=4",
+        "learner.max_steps=3",
     ),
     "batch-8": (
         "learner.batch_size=8",
         "sampling.max_new_tokens=32",
         "objective.student_fraction=1",
-        "learner.max_steps=4",
+        "learner.max_steps=3",
     ),
 }
 CHANGED = {
@@ -71,7 +71,7 @@ CHANGED = {
     "batch-8": "batch 8, student_fraction 1",
 }
 ROLES = {"samplers": "sample_s", "teachers": "score_s", "learner": "learn_s", "weights": "publish_s"}
-WARM_UP_STEPS = 2
+WARM_UP_STEPS = 1
 OWN_CLOCK = "--run-by-cpu-clock"
 """First argument of the process that does one run."""
 

@@ -55,20 +55,17 @@ def plan(
 
     Nothing is started and no weights are loaded. Without --gpus and --split the recipe's own numbers of replicas count.
     """
-    problems: list[str] = []
-    config = wanted = None
-    try:
-        config = load(recipe, overrides, config_only=True)
-    except ConfigError as error:
-        problems += error.problems
     from gkd_dist.cli import planning
+    from gkd_dist.planning.devices import load_device
     from gkd_dist.preparation.plan_inputs import Given
+    from gkd_dist.preparation.problems import collect
 
-    try:
-        wanted = None if split is None else planning.parsed_split(split)
-    except ConfigError as error:
-        problems += error.problems
+    problems: list[str] = []
+    config = collect(problems, lambda: load(recipe, overrides, config_only=True))
+    wanted = None if split is None else collect(problems, lambda: planning.parsed_split(split))
     if problems or config is None:
+        if device is not None:
+            collect(problems, lambda: load_device(device))
         raise ConfigError(problems)
     given = Given(student_params, teacher_params, prompt_tokens, completion_tokens, fixed_tokens)
     hardware = planning.Hardware(device, gpus, wanted, calibrate, quantile, save_device)
