@@ -70,7 +70,7 @@ def planned_for(config: RunConfig, given: Given, hardware: Hardware) -> Planned:
     problems = _contradictions(hardware)
     device = None
     try:
-        device = load_device(hardware.device or _default_device(config))
+        device = load_device(hardware.device or _default_device(config, hardware))
     except ConfigError as error:
         problems += error.problems
     work = None
@@ -131,10 +131,11 @@ def _contradictions(hardware: Hardware) -> list[str]:
     return problems
 
 
-def _default_device(config: RunConfig) -> str:
+def _default_device(config: RunConfig, hardware: Hardware) -> str:
     cluster = config.cluster
-    if any((cluster.num_gpus_per_sampler, cluster.num_gpus_per_teacher, cluster.num_gpus_learner)):
-        raise ConfigError([f"--device: the recipe asks for GPUs; say which: {', '.join(device_names())}"])
+    asked = (cluster.num_gpus_per_sampler, cluster.num_gpus_per_teacher, cluster.num_gpus_learner)
+    if any(asked) or hardware.num_devices is not None or hardware.split is not None:
+        raise ConfigError([f"--device: is missing; say which GPUs: {', '.join(device_names())}"])
     return _CPU
 
 
@@ -218,12 +219,12 @@ def _show(planned: Planned, hardware: Hardware) -> None:
                 f"{whole[role]:,.0f}",
             ]
         )
-    columns = ["role", "replicas", "devices", "memory each", "busy per step", "of step", "tokens/s busy", "tokens/s"]
+    columns = ["role", "replicas", "devices", "needs at least", "busy per step", "of step", "tokens/s busy", "tokens/s"]
     of = "one device" if found.shared else f"{found.devices} devices"
     print_table(sys.stdout, f"{work.name} on {of}: {device.name}", columns, rows)
     unused = (hardware.num_devices or found.devices) - found.devices
     if unused > 0:
-        print(f"{unused} of {hardware.num_devices} devices are not needed: the step would not be shorter")
+        print(f"{unused} of {hardware.num_devices} devices are not needed: with them the step is at most 1 % shorter")
     print(
         f"step: {found.step_s:.3g} s; bottleneck: {found.bottleneck} ({found.reason}); "
         f"{work.num_steps} steps: {_duration(found.run_s)}, without start and evaluation"

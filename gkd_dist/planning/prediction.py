@@ -131,7 +131,8 @@ def step_of(work: Workload, parts: Parts, *, shared: bool) -> tuple[float, str]:
         "staleness": latency / (work.max_staleness + 1),
     }
     bottleneck = max(terms, key=lambda name: terms[name])
-    return terms[bottleneck], bottleneck
+    weights = {"sampling": parts.publishing.deliver_s, "learning": parts.publishing.gather_s}.get(bottleneck, 0.0)
+    return terms[bottleneck], "publishing" if 2 * weights > terms[bottleneck] else bottleneck
 
 
 def predict(work: Workload, device: Device, split: Split, groups: Groups, *, shared: bool = False) -> Prediction:

@@ -2,7 +2,7 @@
 
 Exhaustive over samplers and learner ranks; teachers get what is left, because more of them never take longer. Where a
 role could have more than 256 counts, 256 of them are looked at, spread evenly on a logarithmic scale. What the best
-split does not need is then left out: the fewest replicas with the same step.
+split does not need is then left out: the fewest replicas whose step is at most 1 % longer.
 """
 
 import math
@@ -21,7 +21,8 @@ from gkd_dist.planning.wire import wire_bytes
 from gkd_dist.planning.workload import TeacherLoad, Workload
 
 MOST_COUNTS = 256
-_NO_WORSE = 1 + 1e-9
+NO_WORSE = 1.01
+"""A step that counts as the same, over the shortest one."""
 
 
 def groups_of(work: Workload, device: Device) -> Groups:
@@ -195,7 +196,7 @@ class _Times:
 
 def _fewest(split: Split, least_ranks: int, asked: bool, times: _Times) -> Split:
     """Without the replicas that change nothing."""
-    bound = times.step_s(split) * _NO_WORSE
+    bound = times.step_s(split) * NO_WORSE
     floors = {"samplers": 1, "teachers": 1 if asked else 0, "ranks": least_ranks}
     for role, floor in floors.items():
         low, high = floor, getattr(split, role)

@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 
 from gkd_dist.errors import ConfigError
 from gkd_dist.planning.prediction import Prediction, Split, predict
-from gkd_dist.planning.search import MOST_COUNTS, best_split, checked_split, counts, groups_of, shared_device
+from gkd_dist.planning.search import MOST_COUNTS, NO_WORSE, best_split, checked_split, counts, groups_of, shared_device
 from gkd_dist.planning.workload import Workload
 from tests.planned_works import DEVICE, TEACHER, WORK, works
 
-SAME = 1 + 1e-6
+SAME = NO_WORSE + 1e-6
 
 
 def found_or_none(work: Workload, number: int) -> Prediction | None:

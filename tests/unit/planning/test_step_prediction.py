@@ -127,3 +127,9 @@ def test_decoding_a_few_sequences_reads_the_weights_once_per_position() -> None:
 
     assert found.bound == "overhead" or found.bound == "memory bandwidth"
     assert found.seconds >= work.lengths.longest * work.student.active_params * 2 / rate
+
+
+def test_weights_that_take_longer_than_training_are_the_bottleneck() -> None:
+    slow = DEVICE.model_copy(update={"host_bytes_per_s": 1e8})
+    work = replace(WORK, max_staleness=50)
+    assert predict(work, slow, Split(8, 8, 8), groups(work)).bottleneck == "publishing"
