@@ -8,7 +8,16 @@ from hypothesis import strategies as st
 
 from gkd_dist.errors import ConfigError
 from gkd_dist.planning.prediction import Prediction, Split, predict
-from gkd_dist.planning.search import MOST_COUNTS, NO_WORSE, best_split, checked_split, counts, groups_of, shared_device
+from gkd_dist.planning.search import (
+    MOST_COUNTS,
+    NO_WORSE,
+    best_split,
+    checked_split,
+    counts,
+    fewest_ranks,
+    groups_of,
+    shared_device,
+)
 from gkd_dist.planning.workload import Workload
 from tests.planned_works import DEVICE, TEACHER, WORK, works
 
@@ -37,10 +46,11 @@ def test_no_split_of_the_same_devices_is_better(work: Workload, number: int) -> 
     best = found_or_none(work, number)
     assume(best is not None)
     assert best is not None
-    groups = groups_of(work, DEVICE)
+    groups, least = groups_of(work, DEVICE), fewest_ranks(work, DEVICE, number)
+    assert least is not None
     teachers = range(1, number) if work.teachers else range(1)
     splits = [Split(s, t, r) for s in range(1, number) for t in teachers for r in range(1, number)]
-    fitting = [each for each in splits if groups.total(each) <= number and each.ranks >= best.split.ranks]
+    fitting = [each for each in splits if groups.total(each) <= number and each.ranks >= least]
 
     assert groups.total(best.split) <= number
     assert all(predict(work, DEVICE, each, groups).step_s * SAME >= best.step_s for each in fitting)
