@@ -151,6 +151,7 @@ class GkdLearner:
 
     def _save(self, path: Path) -> None:
         gathered = self._student.gathered()  # by all ranks, before anything that may fail at one
+        self._state.check_finite(self._step)
         if self._world.rank == 0:
             save_student(self._student, path, source=self._source, state_dict=gathered)
 

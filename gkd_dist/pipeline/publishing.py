@@ -7,8 +7,9 @@ from gkd_dist.types import WeightPublication
 
 
 async def publishing_loop(ring: Ring) -> None:
-    """Publish after every step that somebody samples with; a version counts as live only when every sampler that serves
-    holds it."""
+    """Publish after every step that somebody may sample with (`Plan.asks_for`); such a version counts as live only when
+    every sampler that serves holds it. Of another one samplers know nothing: none is asked until a newer one is live.
+    """
     version = ring.progress.step
     while version < ring.plan.max_steps:
         report, publication = await ring.published.get()

@@ -26,17 +26,28 @@ def fill_bucket(tensors: Iterable[Readable], entries: Sequence[TensorEntry], num
 
     Args:
         tensors: in the order of `entries`.
+        entries: in the order of their offsets.
 
     Raises:
         EngineError: a tensor that is not finite in its entry's dtype; names it.
     """
-    bucket = np.zeros(num_bytes, dtype=np.uint8)
+    bucket = np.empty(num_bytes, dtype=np.uint8)
+    end = 0
     for entry, tensor in zip(entries, tensors, strict=True):
+        bucket[end : entry.offset_bytes] = 0  # what lies between tensors is in the digest too
         section = _view(bucket, entry)
         section.copy_(tensor.detach())
-        if not section.isfinite().all():
+        if not is_finite(section):
             raise EngineError(f"parameter {entry.name} is not finite")
+        end = entry.offset_bytes + entry.num_bytes
+    bucket[end:] = 0
     return bucket
+
+
+def is_finite(tensor: torch.Tensor) -> bool:
+    """Whether all of it is. A finite sum has finite terms, and takes a thirtieth of the time of looking at each (bfloat16
+    on CPU); one that is not may have overflowed."""
+    return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
 
 
 def read_tensors(buckets: Sequence[ByteArray], entries: Sequence[TensorEntry]) -> Iterator[tuple[str, torch.Tensor]]:
