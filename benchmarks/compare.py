@@ -209,8 +209,7 @@ def measured(benchmark: Benchmark, kept: Sequence[float], folder: Path) -> list[
 def run(benchmark: Benchmark, folder: Path) -> Any:
     """The result of the script, run in a copy of `folder`; None where it wrote none."""
     with tempfile.TemporaryDirectory() as copy:
-        for file in folder.glob("*.py"):
-            shutil.copy(file, copy)
+        shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("*.json", "__pycache__"), dirs_exist_ok=True)
         command = [sys.executable, str(Path(copy, f"{benchmark.name}.py")), *(benchmark.run or [])]
         path = os.pathsep.join(filter(None, [str(HERE.parent), os.environ.get("PYTHONPATH")]))
         print(f"compare: {benchmark.name} {' '.join(command[2:])}".rstrip(), file=sys.stderr, flush=True)

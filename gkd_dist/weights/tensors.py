@@ -45,8 +45,8 @@ def fill_bucket(tensors: Iterable[Readable], entries: Sequence[TensorEntry], num
 
 
 def is_finite(tensor: torch.Tensor) -> bool:
-    """Whether all of it is. A finite sum has finite terms, and takes a thirtieth of the time of looking at each (bfloat16
-    on CPU); one that is not may have overflowed."""
+    """Whether all of it is. A finite sum has finite terms, and takes a thirtieth of the time of looking at each
+    (bfloat16 on CPU); one that is not may have overflowed."""
     return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
 
 
