@@ -6,7 +6,7 @@ Only linear layers on CPU cannot: they multiply with a packed copy and have give
 materialised, loaded, packed, and given up again, one layer after the other.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from vllm.model_executor.layers.vocab_parallel_embedding import (
     VocabParallelEmbedding,
 )
 from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
-from vllm.model_executor.model_loader.reload.meta import materialize_meta_tensor
+from vllm.model_executor.model_loader.reload.meta import materialize_meta_tensor, to_meta_tensor
 from vllm.model_executor.model_loader.reload.sanitize import restore_layer_refs
 
 
@@ -54,7 +54,7 @@ class DirectReload:
 
     @torch.no_grad()
     def begin(self) -> None:
-        """Give the packed layers a weight that can be loaded."""
+        """Give the packed layers a weight that can be loaded; it takes memory when its first part comes."""
         for module in list(self._unpacked):
             self._give_up(module)
         for module in self.model.modules():
@@ -85,21 +85,26 @@ class DirectReload:
     def _unpack(self, module: LinearBase) -> None:
         parameters, _ = get_layerwise_info(module).restore_metadata
         self._unpacked[module] = module.weight
-        weight = materialize_meta_tensor(restore_layer_refs(parameters["weight"], module))
-        missing, load_part = weight.numel(), weight.weight_loader
+        shape = restore_layer_refs(to_meta_tensor(parameters["weight"]), module)
+        missing, load_part = shape.numel(), shape.weight_loader
+        weight: nn.Parameter | None = None  # its memory is that of the layer before, and still in the cache
 
-        def load(parameter: nn.Parameter, loaded: Tensor, *more: Any, **options: Any) -> None:
-            nonlocal missing
-            load_part(parameter, loaded, *more, **options)
+        def load(_: nn.Parameter, loaded: Tensor, *more: Any, **options: Any) -> None:
+            nonlocal missing, weight
+            if weight is None:
+                weight = materialize_meta_tensor(shape)
+                weight.weight_loader = load_part
+            load_part(weight, loaded, *more, **options)
             missing -= loaded.numel()
             if missing <= 0:
-                self._pack(module, load_part)
+                self._pack(module, weight)
+                weight = None
 
-        weight.weight_loader = load
+        shape.weight_loader = load
+        _put(module, shape)
+
+    def _pack(self, module: LinearBase, weight: nn.Parameter) -> None:
         _put(module, weight)
-
-    def _pack(self, module: LinearBase, loader: Callable[..., None]) -> None:
-        module.weight.weight_loader = loader
         module.quant_method.process_weights_after_loading(module)
         self._give_up(module)
 
