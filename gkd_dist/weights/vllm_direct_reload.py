@@ -87,6 +87,8 @@ class DirectReload:
         self._unpacked[module] = module.weight
         shape = restore_layer_refs(to_meta_tensor(parameters["weight"]), module)
         missing, load_part = shape.numel(), shape.weight_loader
+        while load_part.__name__ == "online_process_loader":  # of a layerwise reload before; now it would do nothing
+            load_part = load_part.__wrapped__
         weight: nn.Parameter | None = None  # its memory is that of the layer before, and still in the cache
 
         def load(_: nn.Parameter, loaded: Tensor, *more: Any, **options: Any) -> None:
