@@ -12,7 +12,7 @@ ENGINE ?=
 # More arguments for pytest or for the job: `make test ARGS="-k codec"`.
 ARGS ?=
 
-.PHONY: help install demo test test-unit test-slow soak monitoring reference docs audit lint types format clean
+.PHONY: help install demo test test-unit test-slow compare soak monitoring reference docs audit lint types format clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -31,6 +31,9 @@ test-unit: $(STAMP) ## run the unit, reference and architecture tests: no Ray, n
 
 test-slow: $(STAMP) ## run the tests that take minutes each
 	@$(BIN)/python -m pytest -m slow $(ARGS)
+
+compare: $(STAMP) ## measure the fast benchmarks anew; fails where a kept ratio has become worse
+	@$(BIN)/python benchmarks/compare.py $(ARGS)
 
 soak: $(STAMP) ## ten minutes of random faults on three nodes of this machine, and what came of them
 	@$(BIN)/python -m tests.soak $(ARGS)

@@ -18,6 +18,9 @@ from statistics import mean
 
 import psutil
 
+from gkd_dist.reports.breakdown import breakdowns
+from gkd_dist.reports.run_view import RunView
+
 RESULT = Path(__file__).with_suffix(".json")
 PARTS = ("sample", "score", "learn", "publish")
 ROLES = {"sampler": "sampled_tokens", "teacher": "scored_tokens", "learner": "trained_tokens"}
@@ -107,15 +110,28 @@ def steady(records: list[dict[str, float]]) -> dict[str, object]:
             part: round(mean(record.get(f"{part}_s", 0.0) for record in on_policy), 3) if on_policy else None
             for part in PARTS
         },
-        "controller_share": round(
-            1 - sum(record.get(f"{part}_s", 0.0) for record in kept for part in PARTS) / wall_s, 4
-        ),
+        "publish_share": round(sum(record.get("publish_s", 0.0) for record in kept) / wall_s, 4),
+        "controller_share": round(sum(record["between_s"] for record in kept) / wall_s, 4),
+        "controller_cpu_share": round(sum(record["controller_s"] for record in kept) / wall_s, 4),
         "tokens_per_s_of_the_whole_step": {
             role: round(sum(record.get(key, 0) for record in kept) / wall_s, 1) for role, key in ROLES.items()
         },
         "tokens_per_s_while_the_role_works": {
             role: rate(kept, key, part) for (role, key), part in zip(ROLES.items(), PARTS, strict=False)
         },
+        "breakdown": breakdown(records),
+    }
+
+
+def breakdown(records: list[dict[str, float]]) -> dict[str, dict[str, object]]:
+    """As the run's report draws it, by the kind of step: what each role did, and what it waited for."""
+    run = RunView("quickstart", Path(), records=records)
+    return {
+        each.title: {
+            "step_s": round(each.step_s, 3),
+            "seconds": {f"{role}, {part}": seconds for role, part, seconds, _ in each.table},
+        }
+        for each in breakdowns(run, 0)
     }
 
 

@@ -41,8 +41,3 @@ def not_finite_bfloat16(bits: npt.NDArray[Any]) -> str | None:
     # Infinities and NaNs are the bits from 0x7F80 and, with the sign, from 0xFF80 on. Read as signed numbers the first
     # are the largest, read as unsigned numbers the second: two maxima, no temporary array.
     return None if bits.view(np.int16).max() < 0x7F80 and bits.max() < 0xFF80 else "must be finite (bfloat16 bits)"
-
-
-def not_finite_float16(bits: npt.NDArray[Any]) -> str | None:
-    # As above, with five bits of exponent.
-    return None if bits.view(np.int16).max() < 0x7C00 and bits.max() < 0xFC00 else "must be finite (float16 bits)"

@@ -111,6 +111,16 @@ class Remembering(Protocol):
         ...
 
 
+@runtime_checkable
+class Timed(Protocol):
+    """A part that knows what its answers took where they were made."""
+
+    def time_spent(self) -> Mapping[str, float]:
+        """Seconds of work since the last call of this, added up over calls: by call (`sample`, `score`, `load`), and by
+        what was done in it (`load_paused`)."""
+        ...
+
+
 class Reward(Protocol):
     """Says how good an answer is: the higher, the better."""
 
@@ -228,6 +238,11 @@ class Replicas(Protocol[Replica]):
     @property
     def num_outstanding(self) -> int:
         """Requests that wait for an answer."""
+        ...
+
+    @property
+    def busy_s(self) -> float:
+        """Seconds in which a replica had something in hand, added up over all replicas there ever were."""
         ...
 
     @property

@@ -9,7 +9,8 @@ a constructor that fails arrives as the death of the actor.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
@@ -21,7 +22,7 @@ from gkd_dist.cluster.headers import BatchHeader
 from gkd_dist.cluster.whereabouts import Whereabouts
 from gkd_dist.errors import EngineError
 from gkd_dist.fault_points import fault_point
-from gkd_dist.interfaces import Learner, Remembering, Reward, Sampler, Teacher
+from gkd_dist.interfaces import Learner, Remembering, Reward, Sampler, Teacher, Timed
 from gkd_dist.process import end_with_parent
 from gkd_dist.targets import CacheUse
 from gkd_dist.types import (
@@ -37,6 +38,9 @@ from gkd_dist.wire.codec import decode, encode
 
 CONCURRENCY_GROUPS = {"probes": 2, "snapshots": 1}
 """Threads with event loops of their own, beside the one that works: so many calls of each at a time."""
+
+ScoreFacts = tuple[list[tuple[int, int]], CacheUse, dict[str, float]]
+"""(num_tokens, num_bytes) per trajectory, what the cache did, and what the scores took."""
 
 Part = TypeVar("Part", bound="Learner | Reward | Sampler | Teacher")
 
@@ -66,6 +70,11 @@ class Shell(Generic[Part]):
     async def close(self) -> None:
         await self._part.close()
 
+    def _spent(self, call: str, began: float) -> dict[str, float]:
+        """What `Timed.time_spent` will say of a call: seconds since `began`, and what the part itself says."""
+        own: Mapping[str, float] = self._part.time_spent() if isinstance(self._part, Timed) else {}
+        return {**own, call: time.perf_counter() - began}
+
     @property
     def _part(self) -> Part:
         if self._made is None:
@@ -80,17 +89,25 @@ class SamplerActor(Shell[Sampler]):
     async def ping(self) -> None:
         await self._part.ping()
 
-    async def sample(self, prompts: ByteArray, params: SamplingParams) -> ByteArray:
+    async def sample(self, prompts: ByteArray, params: SamplingParams) -> tuple[ByteArray, dict[str, float]]:
+        """The trajectories as a frame, and what they took here."""
         fault_point("sampler.before_sample")
-        trajectories = await self._part.sample(decode(prompts, Prompt), params)
+        asked = decode(prompts, Prompt)
+        began = time.perf_counter()
+        trajectories = await self._part.sample(asked, params)
+        spent = self._spent("sample", began)
         fault_point("sampler.after_sample")
-        return encode(trajectories)
+        return encode(trajectories), spent
 
-    async def load_weights(self, manifest: ByteArray, *buckets: ByteArray) -> int:
+    async def load_weights(self, manifest: ByteArray, *buckets: ByteArray) -> tuple[int, dict[str, float]]:
+        """The version, and what it took here."""
         fault_point("sampler.before_load")
-        version = await self._part.load_weights(WeightPublication(decode(manifest, WeightManifest)[0], buckets))
+        publication = WeightPublication(decode(manifest, WeightManifest)[0], buckets)
+        began = time.perf_counter()
+        version = await self._part.load_weights(publication)
+        spent = self._spent("load", began)
         fault_point("sampler.after_load")
-        return version
+        return version, spent
 
 
 class TeacherActor(Shell[Teacher]):
@@ -109,14 +126,17 @@ class TeacherActor(Shell[Teacher]):
         await self._part.ping()
 
     @ray.method(num_returns=2)
-    async def score(self, trajectories: ByteArray) -> tuple[tuple[list[tuple[int, int]], CacheUse], ByteArray]:
-        """Control facts, (num_tokens, num_bytes) per trajectory and what the cache did; the targets as one frame."""
+    async def score(self, trajectories: ByteArray) -> tuple[ScoreFacts, ByteArray]:
+        """Control facts, and the targets as one frame."""
         fault_point("teacher.before_score")
-        targets: Any = await self._part.score(decode(trajectories, Trajectory))
+        asked = decode(trajectories, Trajectory)
+        began = time.perf_counter()
+        targets: Any = await self._part.score(asked)
+        spent = self._spent("score", began)
         check_candidates(targets, self._num_ids)
         fault_point("teacher.after_score")
         use = self._part.cache_use() if isinstance(self._part, Remembering) else CacheUse()
-        return ([(item.num_tokens, item.num_bytes) for item in targets], use), encode(targets)
+        return ([(item.num_tokens, item.num_bytes) for item in targets], use, spent), encode(targets)
 
     async def verify(self) -> TeacherCheck:
         return await self._part.verify()

@@ -8,7 +8,8 @@ RejectedError, one that is no message is WireError.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -56,11 +57,17 @@ class Proxy:
         self._timeout_s = timeout_s
         self.place: Whereabouts | None = None
         """Known as soon as there is a process."""
+        self._spent: Counter[str] = Counter()
 
     @property
     def places(self) -> list[dict[str, str | int]]:
         """Implements `interfaces.Placed`."""
         return [] if self.place is None else [self.place.facts]
+
+    def time_spent(self) -> Mapping[str, float]:
+        """Implements `interfaces.Timed`, for what the answers tell of it."""
+        spent, self._spent = self._spent, Counter()
+        return spent
 
     async def locate(self) -> None:
         """Wait for a process; no deadline.
@@ -150,7 +157,9 @@ class SamplerProxy(Proxy):
         self._num_ids = num_ids
 
     async def sample(self, prompts: Sequence[Prompt], params: SamplingParams) -> list[Trajectory]:
-        frame = await self._await(self._actor.sample.remote(encode(prompts), params), "sample", unknown=RejectedError)
+        call = self._actor.sample.remote(encode(prompts), params)
+        frame, spent = await self._await(call, "sample", unknown=RejectedError)
+        self._spent.update(spent)
         trajectories = decode(frame, Trajectory)
         check_trajectories(self._name, trajectories, prompts, params, self._num_ids)
         return trajectories
@@ -158,7 +167,12 @@ class SamplerProxy(Proxy):
     async def load_weights(self, publication: WeightPublication) -> int:
         manifest = encode([publication.manifest])
         call = self._actor.load_weights.remote(manifest, *publication.buckets)
-        return await self._await(call, f"load weights of version {publication.manifest.version}")
+        answer: tuple[int, dict[str, float]] = await self._await(
+            call, f"load weights of version {publication.manifest.version}"
+        )
+        version, spent = answer
+        self._spent.update(spent)
+        return version
 
 
 class TeacherProxy(Proxy):
@@ -172,8 +186,9 @@ class TeacherProxy(Proxy):
 
     async def score(self, trajectories: Sequence[Trajectory]) -> list[TeacherTargets | TargetsHandle]:
         facts_ref, frame_ref = self._actor.score.remote(encode(trajectories))
-        facts, use = await self._await(facts_ref, "score", unknown=RejectedError)
+        facts, use, spent = await self._await(facts_ref, "score", unknown=RejectedError)
         self._cache_use += use
+        self._spent.update(spent)
         check_lengths(self._name, [num_tokens for num_tokens, _ in facts], trajectories)
         return [
             TargetsHandle(frame_ref, index, num_tokens, num_bytes)

@@ -1,7 +1,6 @@
 """The learner: owns the student's parameters, the optimizer and the policy version."""
 
 import math
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from gkd_dist.learners.optimizer import make_optimizer
 from gkd_dist.learners.schedule import make_schedule
 from gkd_dist.learners.snapshot import LearnerProgress, LearnerState, Snapshot
 from gkd_dist.learners.step import LossSettings, accumulate_gradient, token_divergences
+from gkd_dist.learners.stopwatch import Stopwatch
 from gkd_dist.learners.world import ALONE, World
 from gkd_dist.serial import SerialThread
 from gkd_dist.types import ByteArray, DivergenceReport, StepReport, TrainBatch, WeightManifest, WeightPublication
@@ -119,11 +119,10 @@ class GkdLearner:
     def _train(self, batch: TrainBatch) -> StepReport:
         if batch.step != self._step:
             raise EngineError(f"the learner is at step {self._step}, the batch is for step {batch.step}")
-        start = time.perf_counter()
+        watch = Stopwatch(self._student.device)
         quantities: dict[str, float] = {}
-        loss = accumulate_gradient(self._student, batch, self._settings, quantities, self._world)
+        loss = accumulate_gradient(self._student, batch, self._settings, quantities, self._world, watch)
         fault_point("learner.after_backward")
-        backward_end = time.perf_counter()
         norm = torch.nn.utils.clip_grad_norm_(self._student.model.parameters(), self._config.max_grad_norm)
         grad_norm = self._world.whole(norm).item()
         learning_rate = self._schedule.get_last_lr()[0]
@@ -133,6 +132,7 @@ class GkdLearner:
             fault_point("learner.in_optimizer_step")
             self._schedule.step()  # a skipped step takes no step of the schedule either, as in transformers
         self._optimizer.zero_grad(set_to_none=True)
+        watch.lap("optimizer")
         self._count_nonfinite(finite)
         self._step += 1
         fault_point("learner.after_step")
@@ -145,12 +145,13 @@ class GkdLearner:
             num_sequences=batch.num_sequences,
             num_trained_tokens=batch.num_tokens,
             num_skipped=0 if finite else 1,
-            seconds={"gradient": backward_end - start, "optimizer": time.perf_counter() - backward_end},
+            seconds=watch.seconds(),
             quantities=quantities,
         )
 
     def _save(self, path: Path) -> None:
         gathered = self._student.gathered()  # by all ranks, before anything that may fail at one
+        self._state.check_finite(self._step)
         if self._world.rank == 0:
             save_student(self._student, path, source=self._source, state_dict=gathered)
 

@@ -31,6 +31,7 @@ from gkd_dist.fault_points import fault_point
 from gkd_dist.learners.identity import differences, identity_of, plain
 from gkd_dist.learners.model import StudentModel
 from gkd_dist.learners.schedule import go_on_from
+from gkd_dist.weights.tensors import is_finite
 
 logger = logging.getLogger(__name__)
 
@@ -108,18 +109,22 @@ class LearnerState:
         self._schedule = schedule
         self._rank = rank
 
+    def check_finite(self, step: int) -> None:
+        """Raise EngineError where a trained parameter of this rank is not finite after `step`: nobody may save it."""
+        for name, tensor in self._trained.items():
+            if not is_finite(_local(tensor)):
+                raise EngineError(
+                    f"parameter {name} is not finite after step {step}, so it is not saved; go on from the last "
+                    "checkpoint with a lower learner.learning_rate"
+                )
+
     def copy(self, progress: LearnerProgress) -> Snapshot:
         """A snapshot of now. Takes as much main memory as trained parameters and optimizer together.
 
         Raises:
             EngineError: a parameter is not finite: nothing could go on from there.
         """
-        for name, tensor in self._trained.items():
-            if not _local(tensor).isfinite().all():
-                raise EngineError(
-                    f"parameter {name} is not finite after step {progress.step}, so it is not saved; go on from the "
-                    "last checkpoint with a lower learner.learning_rate"
-                )
+        self.check_finite(progress.step)
         optimizer, scalars = self._optimizer_state()
         tensors = {
             "parameters": {name: _copied(tensor) for name, tensor in self._trained.items()},

@@ -25,6 +25,7 @@ from gkd_dist.learners.behaviour import NUM_TOKENS, behaviour_gaps
 from gkd_dist.learners.layouts import Layout, PaddedLayout
 from gkd_dist.learners.model import StudentModel
 from gkd_dist.learners.objective import MicroBatch, Objective
+from gkd_dist.learners.stopwatch import Stopwatch
 from gkd_dist.learners.targets import measurable
 from gkd_dist.learners.world import ALONE, World
 from gkd_dist.types import ScoredTrajectory, TrainBatch
@@ -59,12 +60,14 @@ def accumulate_gradient(
     settings: LossSettings,
     quantities: dict[str, float] | None = None,
     world: World = ALONE,
+    watch: Stopwatch | None = None,
 ) -> float:
     """Add the gradient of the batch's loss to the parameters' .grad; returns its divergence in nats.
 
     Args:
         batch: this rank's share; loss, gradient and quantities are those of all shares together.
         quantities: receives what the terms measured, by name, as means over the tokens that have it.
+        watch: gets the laps `forward` and `backward` of the body, and `head`: the loss with its gradient.
 
     Raises:
         EngineError: a completion with an id that is not shared, or targets that do not fit.
@@ -72,12 +75,14 @@ def accumulate_gradient(
     loss = 0.0
     measured: dict[str, tuple[float, int]] = {}
     gaps: list[float] = []
+    watch = watch or Stopwatch(student.device)
     for indices in _rounds(batch.scored, settings, world):
         if not indices:
             (student.idle().sum() * 0.0).backward()
             continue
         group = [batch.scored[index] for index in indices]
         hidden = completion_hidden(student, group, settings)
+        watch.lap("forward")
         weights = token_weights(
             [item.trajectory.num_completion_tokens for item in group],
             settings.reduction,
@@ -113,7 +118,9 @@ def accumulate_gradient(
             compute_dtype=settings.compute_dtype,
         )
         fault_point("learner.after_forward")
+        watch.lap("head")
         result.loss.backward()
+        watch.lap("backward")
         # What is not the divergence (a policy gradient's surrogate, say) has a gradient but no value worth reading.
         loss += torch.dot(micro.weights.to(result.per_token), result.per_token).item()
         if quantities is not None:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from gkd_dist.checks import TeacherCheck
 from gkd_dist.interfaces import Metrics, RecordSink
 from gkd_dist.metrics.catalogue import STAGES
+from gkd_dist.pipeline.time_spent import Roles, TimeSpent
 from gkd_dist.runs.events import Tell, nobody
 from gkd_dist.targets import CacheUse
 from gkd_dist.types import (
@@ -38,6 +39,9 @@ _QUANTITIES = {
     "behaviour_gap_max_nats": "gkd_behaviour_gap_max_nats",
 }
 """Of a learner's report, where it has them."""
+_ANY = "any"
+"""At work while any part is, but for those that wait, and the checkpoint that is written beside the rest."""
+_BESIDE = frozenset({*_COUNTERS, "checkpoint", _ANY})
 
 
 class StepAccounts:
@@ -53,6 +57,7 @@ class StepAccounts:
         sinks: where the finished record goes.
         tell: told of checkpoints.
         clock: monotonic seconds.
+        cpu_clock: seconds that the calling thread has computed.
     """
 
     def __init__(
@@ -64,6 +69,7 @@ class StepAccounts:
         attempt: int = 1,
         tell: Tell = nobody,
         clock: Clock = time.perf_counter,
+        cpu_clock: Clock = time.thread_time,
     ) -> None:
         self._max_steps = max_steps
         self._attempt = attempt
@@ -81,6 +87,8 @@ class StepAccounts:
         """Since when sequences wait in the replay."""
         self._busy: dict[str, tuple[int, float]] = {}
         """Parts at work: how many at once, and since when."""
+        self._time_spent = TimeSpent(clock, cpu_clock)
+        self.asked = self._time_spent.asked
         self._step_began = clock()
         self._last_progress = clock()
         self.staleness = 0
@@ -138,6 +146,8 @@ class StepAccounts:
             if part in _BUSY:
                 self._metrics.count("gkd_busy_seconds_total", now - since, part=_BUSY[part])
         self._busy[part] = (number + change, now)
+        if part not in _BESIDE:
+            self._at_work(_ANY, change)
         return now
 
     def sampled(self, trajectories: Sequence[Trajectory]) -> None:
@@ -223,6 +233,9 @@ class StepAccounts:
     def trained(self, report: StepReport, drawn: Sequence[ScoredTrajectory], queue_depth: int) -> None:
         record = self._steps.setdefault(report.step, {})
         record["learn_s"] = self._open.pop("learn_s", 0.0)
+        if report.seconds:
+            record["learn_transport_s"] = max(0.0, record["learn_s"] - sum(report.seconds.values()))
+            record.update({f"learn_{part}_s": seconds for part, seconds in report.seconds.items()})
         student = [item.trajectory for item in drawn if item.trajectory.source is Source.STUDENT]
         staleness = [report.step - trajectory.versions.oldest for trajectory in student if trajectory.versions]
         self.staleness = max(staleness, default=0)
@@ -274,11 +287,13 @@ class StepAccounts:
         Args:
             manifest: None where nobody samples with these weights, and they stayed where they are.
         """
+        now = self._at_work(_ANY, 0)
         record = defaultdict(float, {**self._open, **self._steps.pop(step)})
         self._open.clear()
         self.progressed()
-        now = self._clock()
         record["step_s"] = now - self._step_began
+        record["between_s"] = max(0.0, record["step_s"] - record.pop(f"{_ANY}_s", 0.0))
+        record.update(self._time_spent.fields(record))
         self._step_began = now
         if manifest is not None:
             self._metrics.observe("gkd_weight_sync_seconds", record["publish_s"])
@@ -291,9 +306,14 @@ class StepAccounts:
         for sink in self._sinks:
             sink.write({"step": step, "max_steps": self._max_steps, "attempt": self._attempt, **record})
 
-    def begin(self, replay_capacity: int, version: int) -> None:
-        """The ring starts to turn at this policy version: time from here on belongs to the first step."""
+    def begin(self, replay_capacity: int, version: int, roles: Roles) -> None:
+        """The ring starts to turn at this policy version: time from here on belongs to the first step.
+
+        Args:
+            roles: whose replicas work for it.
+        """
         self._step_began = self._clock()
+        self._time_spent.begin(roles)
         self.progressed()
         self._metrics.gauge("gkd_queue_capacity", replay_capacity, queue="replay")
         self._metrics.gauge("gkd_policy_version", version)

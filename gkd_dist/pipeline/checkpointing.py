@@ -115,7 +115,8 @@ class Checkpointer:
             raise EngineError(
                 f"{self._failures} checkpoints in a row could not be written; look at the disk of {self._store.folder}"
             )
-        version = await self._fleet.learner.snapshot()
+        with self._accounts.timed("snapshot"):
+            version = await self._fleet.learner.snapshot()
         if version != progress.step:
             raise EngineError(f"the learner is at version {version}, the controller at {progress.step}")
         self._saving = progress.step

@@ -31,6 +31,7 @@ from gkd_dist.pipeline.publishing import publishing_loop
 from gkd_dist.pipeline.ring import Plan, Ring
 from gkd_dist.pipeline.sampling import admit, sampling_loop
 from gkd_dist.pipeline.sentinel import Sentinel
+from gkd_dist.pipeline.time_spent import Roles
 from gkd_dist.replay.buffer import ReplayBuffer
 from gkd_dist.replay.groups import Group, Kind
 from gkd_dist.replay.ledger import Ledger
@@ -121,7 +122,9 @@ async def run_ring(ring: Ring, waiting: Sequence[Group] = ()) -> None:
         StoppedError: the run was asked to stop.
         TeacherChangedError: a teacher no longer answers as it did.
     """
-    ring.accounts.begin(len(Kind) * ring.plan.replay_capacity, ring.progress.step)  # of both kinds, as the depth is
+    roles: Roles = {"sampler": [ring.fleet.samplers], "teacher": [*ring.fleet.teachers.values()]}
+    capacity = len(Kind) * ring.plan.replay_capacity  # of both kinds, as the depth is
+    ring.accounts.begin(capacity, ring.progress.step, roles)
     for group in waiting:
         ring.intake.adopt(row_of(group))
     try:

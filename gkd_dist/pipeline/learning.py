@@ -36,10 +36,11 @@ async def learning_loop(ring: Ring) -> None:
         fault_point("controller.after_step")
         publication = None
         if plan.asks_for(report.policy_version):
-            with ring.accounts.timed("publish"):
+            with ring.accounts.timed("publish"), ring.accounts.timed("pack"):
                 publication = await ring.fleet.learner.publish()
         if plan.save_steps and report.policy_version % plan.save_steps == 0:
-            await ring.fleet.learner.save(plan.students / f"step-{report.policy_version}")
+            with ring.accounts.timed("save"):
+                await ring.fleet.learner.save(plan.students / f"step-{report.policy_version}")
         if ring.checkpointer is not None:
             await ring.checkpointer.after_step(progress)
         await ring.published.put((report, publication))

@@ -65,8 +65,11 @@ class Plan:
     """Who scores a sample of `stream`; None: every teacher scores every sample."""
 
     def asks_for(self, version: int) -> bool:
-        """Whether anybody will sample with the weights of `version`: the last evaluation does, and what the student is
-        to write."""
+        """Whether anybody may sample with the weights of `version`: the last evaluation does, and whoever answers the
+        prompts that are given out while it is live. Where steps are given out whole and none ahead, these are the
+        prompts of the step `version` alone, and the coin may want none."""
+        if self.whole_steps and self.max_staleness == 0 and version < self.max_steps:
+            return self.mixture.num_student(version) > 0
         return self.mixture.needs_student or version == self.max_steps
 
 

@@ -138,7 +138,8 @@ async def _sample(ring: Ring, rows: Sequence[Row]) -> list[Trajectory]:
             numbers.append(attempts[index] + trial // len(repeats))
             trials[index] += 1
         live = ring.intake.version
-        answers = await sampler.sample(share, ring.plan.sampling)
+        with ring.accounts.asked("sample", sampler):
+            answers = await sampler.sample(share, ring.plan.sampling)
         for answer in answers:
             _check_versions(answer, live, ring.progress.step)
         return [replace(answer, attempt=number) for answer, number in zip(answers, numbers, strict=True)]

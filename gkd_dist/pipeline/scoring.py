@@ -1,6 +1,7 @@
 """Scoring: teachers judge every completion token, and a reward every answer, before replay."""
 
 from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from itertools import groupby
 from typing import Any
@@ -42,8 +43,14 @@ async def _scored(ring: Ring, trajectories: Sequence[Trajectory]) -> list[Scored
 
 
 async def _score(ring: Ring, trajectories: Sequence[Trajectory]) -> list[ScoredTrajectory]:
-    whole_steps, told = ring.plan.whole_steps, ring.accounts.remembered
-    return await score(ring.fleet, trajectories, ring.plan.teachers_of, whole_steps=whole_steps, told=told)
+    return await score(
+        ring.fleet,
+        trajectories,
+        ring.plan.teachers_of,
+        whole_steps=ring.plan.whole_steps,
+        told=ring.accounts.remembered,
+        asking=lambda teacher: ring.accounts.asked("score", teacher),
+    )
 
 
 async def _rewards(ring: Ring, trajectories: Sequence[Trajectory]) -> list[float | None]:
@@ -62,6 +69,7 @@ async def score(
     *,
     whole_steps: bool = True,
     told: Callable[[CacheUse], None] = lambda _: None,
+    asking: Callable[[Teacher], AbstractContextManager[None]] = lambda _: nullcontext(),
 ) -> list[ScoredTrajectory]:
     """Every trajectory with the scores of its teachers, both in their order; all teachers work at once.
 
@@ -69,6 +77,7 @@ async def score(
         teachers_of: names of the teachers of a sample; None: all of the fleet, which may be none.
         whole_steps: see `routing.ask`.
         told: what the teachers' caches did since they were last asked that.
+        asking: entered while a teacher scores.
 
     Raises:
         EngineError: a sample has no teacher, or one that is not in the fleet.
@@ -84,6 +93,7 @@ async def score(
             trajectories,
             whole_steps,
             told,
+            asking,
         )
         for name, replicas in fleet.teachers.items()
     )
@@ -113,12 +123,14 @@ async def _column(
     trajectories: Sequence[Trajectory],
     whole_steps: bool,
     told: Callable[[CacheUse], None],
+    asking: Callable[[Teacher], AbstractContextManager[None]],
 ) -> dict[int, TeacherScore]:
     """What one teacher says, by index of the trajectory."""
 
     async def targets_of(teacher: Teacher, part: Sequence[Trajectory]) -> list[TeacherTargets | TargetsHandle]:
         fault_point("scoring.ask")
-        targets = await teacher.score(part)
+        with asking(teacher):
+            targets = await teacher.score(part)
         if isinstance(teacher, Remembering):
             told(teacher.cache_use())
         for trajectory, each in zip(part, targets, strict=True):

@@ -15,6 +15,7 @@ import yaml
 from jinja2 import Environment, StrictUndefined
 
 from gkd_dist import __version__
+from gkd_dist.reports.breakdown import Breakdown, breakdowns
 from gkd_dist.reports.charts import charts
 from gkd_dist.reports.numbers import table
 from gkd_dist.reports.run_view import RunView
@@ -39,6 +40,7 @@ def page(runs: Sequence[RunView], now: datetime) -> str:
     drawn = charts(runs)
     lines = [found for index, run in enumerate(runs) if (found := timeline(run, index, now)) is not None]
     times = {found.id: found for found in lines}
+    steps = [breakdowns(run, index) for index, run in enumerate(runs)]
     script = _asset("report.js")
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
@@ -46,12 +48,16 @@ def page(runs: Sequence[RunView], now: datetime) -> str:
     environment.filters["moment"] = moment
     return environment.from_string(_asset("report.html.j2")).render(
         title=", ".join(run.name for run in runs),
-        runs=[_run(run, times.get(f"timeline-{index}")) for index, run in enumerate(runs)],
+        runs=[_run(run, times.get(f"timeline-{index}"), steps[index]) for index, run in enumerate(runs)],
         compared=len(runs) > 1,
         numbers=table(runs, now),
         charts=drawn,
         differences=differences([run.config for run in runs]) if len(runs) > 1 else [],
-        data={"charts": [chart.plain() for chart in drawn], "timelines": [found.plain() for found in lines]},
+        data={
+            "charts": [chart.plain() for chart in drawn],
+            "timelines": [found.plain() for found in lines],
+            "breakdowns": [found.plain() for each in steps for found in each],
+        },
         style=_asset("report.css"),
         script=script,
         script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -60,7 +66,7 @@ def page(runs: Sequence[RunView], now: datetime) -> str:
     )
 
 
-def _run(run: RunView, times: Any) -> dict[str, Any]:
+def _run(run: RunView, times: Any, steps: Sequence[Breakdown]) -> dict[str, Any]:
     """What the template shows of one run alone."""
     return {
         "name": run.name,
@@ -68,6 +74,7 @@ def _run(run: RunView, times: Any) -> dict[str, Any]:
         "is_running": run.is_running,
         "problems": run.problems,
         "timeline": times,
+        "steps": steps,
         "columns": _columns(run.samples),
         "samples": [_sample(row) for row in run.samples[:MAX_SAMPLES]],
         "num_samples": len(run.samples),

@@ -367,6 +367,74 @@
     chosen() { this.from = null; if (this.choice) this.choice.remove(); }
   }
 
+  class FlamePlot extends Plot {
+    constructor(figure, step) {
+      super(figure, step.words);
+      this.step = step;
+      this.whole = [0, step.step_s];
+      this.draw();
+    }
+
+    draw() {
+      const wide = 26, thin = 20, gap = 10;
+      this.lane = wide + thin + gap;
+      this.begin(this.step.rows.length * this.lane + 48, 76);
+      this.shown = this.view || this.whole;
+      this.items = [];
+      const { left, right, top, bottom } = this.box;
+      const hatch = `hatch-${this.step.id}`;
+      const size = { width: 7, height: 7, patternUnits: "userSpaceOnUse", patternTransform: "rotate(45)" };
+      const pattern = element("pattern", { id: hatch, ...size }, this.svg);
+      element("line", { x1: 0, x2: 0, y1: 0, y2: 7, class: "hatch" }, pattern);
+      const clip = `clip-${this.step.id}`;
+      const frame = element("clipPath", { id: clip }, this.svg);
+      element("rect", { x: left, y: 0, width: right - left, height: bottom + 2 }, frame);
+      const layer = element("g", { "clip-path": `url(#${clip})` }, this.svg);
+      const found = ticks(this.shown[0], this.shown[1], Math.max(2, Math.floor((right - left) / 90)), false);
+      this.axis(found, found.map((each) => `${short(each)} s`), "");
+      this.step.rows.forEach((row, index) => {
+        const y = top + index * this.lane;
+        element("text", { x: left - 8, y: y + wide / 2 + 4, "text-anchor": "end" }, this.svg, row.name);
+        let at = 0;
+        for (const part of row.parts) {
+          this.bar(layer, row, part.name, at, part.seconds, y, wide, "part");
+          let inner = at;
+          for (const each of part.parts) {
+            this.bar(layer, row, `${part.name}: ${each.name}`, inner, each.seconds, y + wide + 1, thin, "piece", each.name);
+            inner += each.seconds;
+          }
+          at += part.seconds;
+        }
+        this.bar(layer, row, "idle", at, row.idle_s, y, wide, "idle").style.fill = `url(#${hatch})`;
+      });
+    }
+
+    bar(layer, row, name, at, seconds, y, height, kind, word = name) {
+      const x = this.x(at), width = Math.max(0, this.x(at + seconds) - x);
+      const made = element("rect", {
+        x, width, y, height, rx: 1.5, class: `${kind} c${row.colour}`,
+        "data-role": row.name, "data-part": name, "data-seconds": seconds,
+      }, layer);
+      const label = `${row.name}, ${name}: ${short(seconds)} s, ${((100 * seconds) / this.step.step_s).toFixed(1)} %`;
+      element("title", {}, made, label);
+      const from = Math.max(x, this.box.left), room = Math.min(x + width, this.box.right) - from;
+      const words = [`${word} ${short(Number(seconds.toPrecision(3)))} s`, word].find((each) => each.length * 7.3 + 10 < room);
+      if (words) element("text", { x: from + 5, y: y + height / 2 + 4, class: `on-${kind}` }, layer, words);
+      this.items.push({ start: at, end: at + seconds, top: y, bottom: y + height, label });
+      return made;
+    }
+
+    point(value, event) {
+      const frame = this.svg.getBoundingClientRect();
+      const y = ((event.clientY - frame.top) / frame.height) * this.height;
+      const near = (this.shown[1] - this.shown[0]) * (2 / (this.box.right - this.box.left));
+      const found = this.items.filter((item) =>
+        y >= item.top && y <= item.bottom && value >= item.start - near && value <= item.end + near);
+      if (!found.length) { this.tip.hidden = true; return; }
+      this.say(found.slice(0, 4).map((item) => [item.label]), this.x(value), y + 14);
+    }
+  }
+
   const SIGNS = { attempt: "A", stage: "S", scale: "N", checkpoint: "C", learner: "L", replica: "!" };
   const SAID = {
     attempt: "attempt", stage: "stage", scale: "number of replicas", checkpoint: "checkpoint", learner: "learner",
@@ -462,6 +530,9 @@
   for (const figure of document.querySelectorAll("figure[data-chart]")) {
     const chart = data.charts[Number(figure.dataset.chart)];
     new (chart.bars.length ? BarPlot : LinePlot)(figure, chart);
+  }
+  for (const figure of document.querySelectorAll("figure[data-breakdown]")) {
+    new FlamePlot(figure, data.breakdowns.find((each) => each.id === figure.dataset.breakdown));
   }
   for (const figure of document.querySelectorAll("figure[data-timeline]")) {
     new TimePlot(figure, data.timelines.find((each) => each.id === figure.dataset.timeline));

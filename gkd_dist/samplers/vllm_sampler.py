@@ -163,6 +163,10 @@ class VllmSampler:
         await self._updates.run(publication)
         return publication.manifest.version
 
+    def time_spent(self) -> Mapping[str, float]:
+        """See `interfaces.Timed`."""
+        return self._updates.time_spent()
+
     async def _swap(self, manifest: WeightManifest, segment: SharedSegment) -> None:
         if self._adapter is not None:
             await self._adapter.load(self._engine, manifest, segment)

@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Literal, Protocol
 
 import numpy as np
@@ -54,6 +56,20 @@ class WeightUpdates:
         self._running: set[asyncio.Task[None]] = set()
         self.weights_lost = False
         """A swap failed half way: the engine must not sample until the next one succeeds."""
+        self._spent: Counter[str] = Counter()
+
+    def time_spent(self) -> Mapping[str, float]:
+        """See `interfaces.Timed`: `load_verify`, `load_copy`, `load_paused`."""
+        spent, self._spent = self._spent, Counter()
+        return spent
+
+    @contextlib.contextmanager
+    def _spending(self, part: str) -> Iterator[None]:
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._spent[part] += time.perf_counter() - began
 
     async def run(self, publication: WeightPublication) -> None:
         """Load `publication`. A cancelled call leaves its update running: a paused engine would hang everybody.
@@ -76,10 +92,13 @@ class WeightUpdates:
         buckets: list[ByteArray] = [np.asarray(bucket, dtype=np.uint8) for bucket in publication.buckets]
         async with self._lock:
             self._subscription.check(manifest)
-            await asyncio.to_thread(verify, manifest, buckets)
+            with self._spending("load_verify"):
+                await asyncio.to_thread(verify, manifest, buckets)
             with SharedSegment() as segment:
-                await asyncio.to_thread(segment.write, buckets)
-                await self._swap_paused(manifest, segment)
+                with self._spending("load_copy"):
+                    await asyncio.to_thread(segment.write, buckets)
+                with self._spending("load_paused"):
+                    await self._swap_paused(manifest, segment)
 
     async def _swap_paused(self, manifest: WeightManifest, segment: SharedSegment) -> None:
         try:

@@ -121,6 +121,11 @@ class Pool(Generic[Replica]):
         return sum(len(slot.incarnation.requests) for slot in slots if slot.incarnation is not None)
 
     @property
+    def busy_s(self) -> float:
+        """Seconds in which a replica had something in hand, added up over all replicas there ever were."""
+        return self._roster.busy_s
+
+    @property
     def num_done(self) -> int:
         """Requests and obligations that came to an end so far, however."""
         return self._roster.num_done

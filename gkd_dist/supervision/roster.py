@@ -60,6 +60,7 @@ class Roster(Generic[Replica]):
         self.changed = asyncio.Event()
         """Set once at the next change of any slot, and then replaced: take it before looking, then wait."""
         self._sleep = sleep
+        self._busy_s = 0.0
         self._tasks: set[asyncio.Task[Any]] = set()
         self._ends: set[asyncio.Task[None]] = set()
 
@@ -72,6 +73,12 @@ class Roster(Generic[Replica]):
             for slot in slots
             if slot.incarnation is not None and slot.health.serves and not slot.incarnation.ended
         ]
+
+    @property
+    def busy_s(self) -> float:
+        """As `Pool.busy_s`."""
+        now, at_work = self.clock(), [slot.incarnation for slot in self.slots.values()]
+        return self._busy_s + sum(now - each.busy_since for each in at_work if each and each.busy_since is not None)
 
     @property
     def preferred(self) -> list[Incarnation[Replica]]:
@@ -121,6 +128,8 @@ class Roster(Generic[Replica]):
         if incarnation.ended:
             raise self._ended_while(incarnation, what)
         task = asyncio.ensure_future(work(incarnation.replica))
+        if incarnation.busy_since is None:
+            incarnation.busy_since = self.clock()
         tasks.add(task)
         task.add_done_callback(tasks.discard)
         task.add_done_callback(lambda _: self._is_done(incarnation))
@@ -147,6 +156,9 @@ class Roster(Generic[Replica]):
 
     def _is_done(self, incarnation: Incarnation[Replica]) -> None:
         self.num_done += 1
+        if incarnation.busy_since is not None and not (incarnation.requests or incarnation.duties):
+            self._busy_s += self.clock() - incarnation.busy_since
+            incarnation.busy_since = None
         if incarnation.slot.health.state is State.DRAINING:
             self.notify()
 

@@ -66,6 +66,8 @@ class Incarnation(Generic[Replica]):
         self.requests: set[asyncio.Future[Any]] = set()
         self.duties: set[asyncio.Future[Any]] = set()
         """Obligations under way."""
+        self.busy_since: float | None = None
+        """While it has requests or duties in hand."""
         self.fulfilled = 0
         """Number of the newest obligation it has done."""
         self.turn = asyncio.Lock()

@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from vllm.distributed.weight_transfer.base import (
@@ -24,6 +24,9 @@ from vllm.platforms import current_platform
 from gkd_dist.types import TensorEntry, WeightManifest
 from gkd_dist.weights.shared_memory import SharedSegment, map_bucket
 from gkd_dist.weights.tensors import read_tensors
+
+if TYPE_CHECKING:
+    from gkd_dist.weights.vllm_direct_reload import DirectReload
 
 BACKEND = "gkd_shared_memory"
 _ORPHAN_CHECK_S = 1.0
@@ -77,7 +80,11 @@ def update_info(manifest: WeightManifest, segment: SharedSegment) -> dict[str, A
 
 
 class SharedMemoryTransferEngine(WeightTransferEngine[SharedMemoryInitInfo, SharedMemoryUpdateInfo]):
-    """Loads checkpoint-format weights from shared memory, layer by layer."""
+    """Loads checkpoint-format weights from shared memory: straight into the model, or layer by layer where something is
+    quantised."""
+
+    _direct: "DirectReload | None" = None
+    """Of the model that was updated last."""
 
     init_info_cls = SharedMemoryInitInfo
     update_info_cls = SharedMemoryUpdateInfo
@@ -88,7 +95,14 @@ class SharedMemoryTransferEngine(WeightTransferEngine[SharedMemoryInitInfo, Shar
     def start_weight_update(self) -> None:
         from vllm.model_executor.model_loader.reload import initialize_layerwise_reload
 
-        initialize_layerwise_reload(self.model)
+        from gkd_dist.weights.vllm_direct_reload import DirectReload, is_plain
+
+        if self._direct is None or self._direct.model is not self.model:
+            self._direct = DirectReload(self.model) if is_plain(self.model) else None
+        if self._direct is not None:
+            self._direct.begin()
+        else:
+            initialize_layerwise_reload(self.model)
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
         # The base method ends with an accelerator synchronisation that a CPU build does not have.
@@ -97,11 +111,18 @@ class SharedMemoryTransferEngine(WeightTransferEngine[SharedMemoryInitInfo, Shar
     def receive_weights(self, update_info: SharedMemoryUpdateInfo) -> None:
         entries = [TensorEntry(**tensor | {"shape": tuple(tensor["shape"])}) for tensor in update_info.tensors]
         buckets = [map_bucket(path) for path in update_info.paths]
-        self.model.load_weights(read_tensors(buckets, entries))
+        weights = read_tensors(buckets, entries)
+        if self._direct is not None:
+            self._direct.load(weights)
+        else:
+            self.model.load_weights(weights)
 
     def finish_weight_update(self) -> None:
         from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
 
+        if self._direct is not None:
+            self._direct.end()
+            return
         finalize_layerwise_reload(self.model, self.model_config)
         self._repack_tied_heads()
 

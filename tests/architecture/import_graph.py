@@ -134,6 +134,7 @@ OUTSIDE_OF_FILE = {
     "teachers/vllm_log_prob_teacher.py": frozenset({"vllm"}),
     "teachers/vllm_teacher.py": frozenset({"vllm"}),
     "weights/vllm_adapters.py": frozenset({"vllm"}),
+    "weights/vllm_direct_reload.py": frozenset({"vllm"}),
     "weights/vllm_lone_adapter.py": frozenset({"vllm"}),
     "weights/vllm_receiver.py": frozenset({"vllm"}),
 }

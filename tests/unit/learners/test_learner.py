@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -238,6 +239,16 @@ def test_training_lowers_the_divergence_and_counts_versions(student_path: Path, 
     before, after, versions = asyncio.run(scenario())
     assert versions == list(range(1, 9))
     assert after < 0.5 * before
+
+
+def test_a_report_says_what_its_step_was_spent_on(student_path: Path, teacher_path: Path) -> None:
+    """Of all micro-batches together; never more than it took."""
+    learner = make_learner(student_path, teacher_path)
+    began = time.perf_counter()
+    report = asyncio.run(learner.train(make_batch(score(teacher_path, "hidden"))))
+    assert list(report.seconds) == ["forward", "head", "backward", "optimizer"]
+    assert all(seconds > 0 for seconds in report.seconds.values())
+    assert sum(report.seconds.values()) < time.perf_counter() - began
 
 
 def test_evaluation_equals_the_loss_under_the_token_mean(student_path: Path, teacher_path: Path) -> None:

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from gkd_dist.config.objective import ScheduleConfig
+from gkd_dist.data.mixture import Mixture
 from gkd_dist.errors import EngineError
 from gkd_dist.fleet import Fleet
 from gkd_dist.testing.fakes import FakeLearner, FakeSampler, FakeTeacher
@@ -17,6 +19,7 @@ from gkd_dist.types import (
     TrainBatch,
     Trajectory,
     VersionRange,
+    WeightPublication,
 )
 from tests.fleets import fleet_of
 from tests.rings import BATCH, make_plan, run
@@ -70,6 +73,49 @@ def test_weights_that_nobody_samples_with_stay_where_they_are(
     run(make_plan(3, student_fraction), fleet_of([sampler], {"teacher": [FakeTeacher()]}, FakeLearner()))
     assert published == versions
     assert sampler.policy_version == 3
+
+
+class Recording(FakeSampler):
+    """Remembers which version it held when it was asked, and what it loaded."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked_at: list[int] = []
+        self.loaded: list[int] = []
+
+    async def sample(self, prompts: Sequence[Prompt], params: SamplingParams) -> list[Trajectory]:
+        self.asked_at.append(self.policy_version)
+        return await super().sample(prompts, params)
+
+    async def load_weights(self, publication: WeightPublication) -> int:
+        self.loaded.append(publication.manifest.version)
+        return await super().load_weights(publication)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_where_the_coin_says_fixed_pairs_no_weights_move_and_the_student_never_writes_with_older_ones(
+    seed: int,
+) -> None:
+    """Algorithm 1: all steps of the student are of the version before them; the last version is there at the end."""
+    num_steps = 16
+    mixture = Mixture(0.5, "per_batch", ScheduleConfig(), batch_size=BATCH, seed=seed, max_steps=num_steps)
+    sampler, learner = Recording(), FakeLearner()
+    run(make_plan(num_steps, 0.5, mixture=mixture), fleet_of([sampler], {"teacher": [FakeTeacher()]}, learner))
+    writing = [step for step in range(num_steps) if mixture.num_student(step)]
+    assert 0 < len(writing) < num_steps
+    assert sampler.asked_at == writing
+    assert sampler.loaded == [step for step in writing if step] + [num_steps]
+    for batch in learner.batches:
+        versions = {item.trajectory.versions for item in batch.scored}
+        assert versions == ({VersionRange(batch.step, batch.step)} if batch.step in writing else {None})
+
+
+@pytest.mark.parametrize("more", [{"max_staleness": 1, "replay_capacity": 2 * BATCH}, {"whole_steps": False}])
+def test_where_prompts_may_be_given_out_ahead_all_weights_move(more: dict[str, object]) -> None:
+    mixture = Mixture(0.5, "per_batch", ScheduleConfig(), batch_size=BATCH, seed=0, max_steps=8)
+    sampler = Recording()
+    run(make_plan(8, 0.5, mixture=mixture, **more), fleet_of([sampler], {"teacher": [FakeTeacher()]}, FakeLearner()))
+    assert sampler.loaded == list(range(1, 9))
 
 
 def test_weights_reach_every_sampler_after_every_step_and_replicas_share_the_prompts() -> None:

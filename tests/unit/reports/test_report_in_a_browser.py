@@ -147,6 +147,27 @@ def test_the_timeline_has_states_deaths_and_scale(tmp_path: Path) -> None:
 
 
 @in_browser
+def test_the_time_of_a_step_is_drawn_by_role_as_wide_as_it_is_long(tmp_path: Path) -> None:
+    figure = opened(report_of(tmp_path, write_whole_run(tmp_path))).by_id("step-0-0")
+    bars = {
+        (each.attributes["data-role"], each.attributes["data-part"]): each
+        for each in figure.all("rect")
+        if "data-role" in each.attributes
+    }
+    idle = [each for (_, part), each in bars.items() if part == "idle"]
+    assert len(idle) == 3
+    assert all("url(" in each.attributes["style"] for each in idle)  # hatched
+    wide = {key: float(bar.attributes["width"]) for key, bar in bars.items()}
+    second = wide["learner", "learning"]
+    assert wide["sampler", "sampling"] == pytest.approx(second * 0.5, rel=1e-3)
+    assert wide["sampler", "sampling: transport"] == pytest.approx(second * 0.125, rel=1e-3)
+    assert wide["sampler", "idle"] == pytest.approx(second * 1.25, rel=1e-3)
+    assert wide["learner", "learning: loss and head"] == pytest.approx(second * 0.25, rel=1e-3)
+    (picture,) = figure.all("svg", role="img")
+    assert "learning 1 s (of it forward 0.75 s, loss and head 0.25 s), idle 1 s" in picture.attributes["aria-label"]
+
+
+@in_browser
 def test_what_models_write_is_text_and_nothing_of_it_runs(tmp_path: Path) -> None:
     run = write_whole_run(tmp_path, samples=[SAMPLE])
     (run / "attempts.jsonl").open("a").write(

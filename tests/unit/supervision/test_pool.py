@@ -728,3 +728,38 @@ async def test_a_slot_tells_what_its_start_waits_for_and_what_its_last_one_ended
         assert [(each.state, each.problem) for each in it.pool.slots][1] == ("dead", "no room for it")
         await it.time.advance(10.0)
         assert [(each.state, each.problem) for each in it.pool.slots] == [("healthy", "")] * 2
+
+
+@in_a_loop
+async def test_a_replica_is_busy_while_it_has_anything_in_hand_and_counts_once() -> None:
+    """Slot 0 has requests 1 and 3 from 0 to 3 s and from 0 to 5 s, slot 1 has request 2 from 0 to 4 s."""
+    async with scene(2) as it:
+        tasks = await it.asked(1, 2, 3)
+        await it.time.advance(3.0)
+        it.finish(1)
+        await it.time.settle()
+        assert it.pool.busy_s == 6.0
+        await it.time.advance(1.0)
+        it.finish(2)
+        await it.time.settle()
+        assert it.pool.busy_s == 8.0
+        await it.time.advance(1.0)
+        it.finish(3)
+        await it.time.settle()
+        await it.time.advance(7.0)
+        assert it.pool.busy_s == 9.0
+        assert [await task for task in tasks] == [1, 2, 3]
+
+
+@in_a_loop
+async def test_a_replica_that_died_is_busy_no_more() -> None:
+    async with scene(2) as it:
+        tasks = await it.asked(1)
+        await it.time.advance(1.0)
+        it.launcher.running(0).is_alive = False
+        it.launcher.running(0).fail(1, EngineError("sampler 0 died"))
+        await it.time.settle()
+        it.finish(1)
+        await asyncio.gather(*tasks)
+        await it.time.advance(3.0)
+        assert it.pool.busy_s == 1.0

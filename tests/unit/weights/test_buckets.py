@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from gkd_dist.array_faults import not_finite_float16
 from gkd_dist.errors import EngineError
 from gkd_dist.weights.manifest import plan_buckets
 from gkd_dist.weights.tensors import fill_bucket, read_tensors
@@ -44,11 +43,6 @@ def test_what_is_not_finite_is_named(dtype: str, value: float, place: int) -> No
 def test_what_overflows_on_the_way_is_found() -> None:
     with pytest.raises(EngineError, match="t0"):
         bucket_of([torch.tensor([70_000.0])], "float16")
-
-
-def test_every_float16_is_judged_as_numpy_does() -> None:
-    for bits in np.arange(1 << 16, dtype=np.uint16).reshape(-1, 1):
-        assert (not_finite_float16(bits) is None) == bool(np.isfinite(bits.view(np.float16)[0]))
 
 
 def test_buckets_of_others_are_read_without_a_copy_and_a_warning() -> None:

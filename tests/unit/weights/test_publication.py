@@ -1,5 +1,6 @@
 """From parameters to buckets, through shared memory, and back."""
 
+import math
 import os
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from gkd_dist.types import WeightManifest
 from gkd_dist.weights.manifest import digest, verify
 from gkd_dist.weights.publisher import WeightPublisher
 from gkd_dist.weights.shared_memory import SharedSegment, map_bucket, sweep
-from gkd_dist.weights.tensors import read_tensors
+from gkd_dist.weights.tensors import is_finite, read_tensors
 
 
 def parameters(shapes: list[tuple[int, ...]], seed: int = 0) -> list[tuple[str, torch.Tensor]]:
@@ -141,3 +142,21 @@ def test_segments_of_dead_processes_are_swept_and_no_others(base: Path) -> None:
         sweep()
         assert own.paths[0].exists()
     assert sorted(base.iterdir()) == sorted(others)
+
+
+@given(st.lists(st.sampled_from([0.0, -1.5, 3e38, -3e38, math.inf, -math.inf, math.nan]), max_size=9))
+def test_a_tensor_is_finite_where_all_of_it_is_also_where_its_sum_is_not(values: list[float]) -> None:
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        tensor = torch.tensor(values).to(dtype)
+        assert is_finite(tensor) == bool(tensor.isfinite().all())
+
+
+def test_what_lies_between_tensors_is_zero() -> None:
+    """In buckets whose memory may have held something else before."""
+    publication = WeightPublisher("epoch", 512, "bfloat16").publish(parameters([(3,), (5, 7), (33,), (1,)]), 0)
+    used = [np.zeros(num_bytes, dtype=bool) for num_bytes in publication.manifest.bucket_bytes]
+    for entry in publication.manifest.tensors:
+        used[entry.bucket][entry.offset_bytes : entry.offset_bytes + entry.num_bytes] = True
+    assert not all(each.all() for each in used)
+    for bucket, each in zip(publication.buckets, used, strict=True):
+        assert not np.asarray(bucket)[~each].any()
