@@ -21,7 +21,8 @@ def simulate(scenario: Scenario, *, warm_up: int = 2) -> Outcome:
     """All steps in virtual time.
 
     Args:
-        warm_up: steps before what is measured begins, at least 1 and fewer than there are.
+        warm_up: steps before what is measured begins, at least 1. It ends max_staleness + 1 steps before the last one:
+            nothing new is given out from there on.
 
     Raises:
         GkdError: what ended the run.
@@ -31,8 +32,9 @@ def simulate(scenario: Scenario, *, warm_up: int = 2) -> Outcome:
 
 async def turn(scenario: Scenario, *, warm_up: int = 2) -> Outcome:
     """As `simulate`, in the time of the running loop, be it a real one."""
-    if not 1 <= warm_up < scenario.max_steps:
-        raise ValueError(f"warm_up must lie between 1 and the {scenario.max_steps - 1} steps before the last one")
+    last = scenario.max_steps - scenario.max_staleness - 1
+    if not 1 <= warm_up < last:
+        raise ValueError(f"need warm_up >= 1 and at least warm_up + max_staleness + 2 steps, got {warm_up} and {scenario.max_steps}")
     loop, cpu_s, real_s = asyncio.get_running_loop(), time.process_time(), time.perf_counter()
     distribution, barrier = make_distribution(scenario.weights), asyncio.Barrier(scenario.num_shards)
     async with AsyncExitStack() as stack:
@@ -44,13 +46,13 @@ async def turn(scenario: Scenario, *, warm_up: int = 2) -> Outcome:
         looks: list[Busy] = []
 
         def look(num_steps: int) -> None:
-            if num_steps in (warm_up, scenario.max_steps):
+            if num_steps in (warm_up, last):
                 looks.append(Busy.of(shards))
 
         steps = shards[0].steps
         steps.after = look
         await gather_all(shard.run() for shard in shards)
-        window = Window(steps.times[warm_up - 1], steps.times[-1], scenario.batch_size * (scenario.max_steps - warm_up))
+        window = Window(steps.times[warm_up - 1], steps.times[last - 1], scenario.batch_size * (last - warm_up))
         measured = Measured(
             cpu_s=time.process_time() - cpu_s,
             seconds=time.perf_counter() - real_s,

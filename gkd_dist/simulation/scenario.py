@@ -22,9 +22,9 @@ class SamplerRates:
     """Of an answer; lengths are log-normal."""
     sigma: float = 0.7
     """Of the logarithm of lengths; 0: all are the same."""
-    max_tokens: int = 4096
+    max_tokens: int = 2048
     """Longer answers are cut."""
-    load_s: float = 1.0
+    load_s: float = 0.3
     """Nothing is decoded for so long while new weights are loaded; their way to the sampler comes before."""
 
     def step_of(self, num_running: int) -> float:
