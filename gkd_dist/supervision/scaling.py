@@ -9,9 +9,12 @@ The rule. A role fills a queue that somebody empties (samplers for teachers, tea
   by one fewer, stays below nine tenths.
 * Else it is as it should be.
 
-The number changes by one, after `patience` decisions in a row that said the same; then the count begins anew. Between
-short and idle lies a wide band where nothing changes, and the last condition of idle keeps out the change that would
-have to be undone: so the number settles.
+The number changes after `patience` decisions in a row that said the same; then the count begins anew. A role that is
+idle gives up one replica. One that is short grows to what the wait says: who empties the queue works for the share
+1 - waited of the time with `current` replicas, so all of the time with current / (1 - waited) of them; rounded down,
+one more at least, and at most twice as many, because a wait may have other causes that more replicas do not end.
+Between short and idle lies a wide band where nothing changes, and the last condition of idle keeps out the change that
+would have to be undone: so the number settles, and from 1 to N in about log2(N) changes.
 """
 
 from dataclasses import dataclass
@@ -76,10 +79,17 @@ def decide(
     num_short = last.num_short + 1 if current < maximum and _is_short(pressure, current) else 0
     num_idle = last.num_idle + 1 if current > minimum and _is_idle(pressure, current) else 0
     if num_short >= patience:
-        return Decision(current + 1)
+        return Decision(min(maximum, _enough(pressure, current)))
     if num_idle >= patience:
         return Decision(current - 1)
     return Decision(current, num_short, num_idle)
+
+
+def _enough(pressure: Pressure, current: int) -> int:
+    """Replicas that would leave nobody waiting, as far as one step goes."""
+    worked = 1 - min(1.0, pressure.waited_s / pressure.elapsed_s)
+    wanted = 2 * current if worked <= 0.5 else int(current / worked)
+    return max(current + 1, wanted)
 
 
 def _is_short(pressure: Pressure, current: int) -> bool:
