@@ -22,7 +22,7 @@ class SamplerRates:
     """Of an answer; lengths are log-normal."""
     sigma: float = 0.7
     """Of the logarithm of lengths; 0: all are the same."""
-    max_tokens: int = 2048
+    max_tokens: int = 1536
     """Longer answers are cut."""
     load_s: float = 0.3
     """Nothing is decoded for so long while new weights are loaded; their way to the sampler comes before."""
@@ -102,7 +102,7 @@ class Scenario:
     num_teachers: int
     batch_size: int
     max_steps: int
-    max_staleness: int = 4
+    max_staleness: int = 3
     num_generations: int = 1
     """Sequences of a prompt, which go round as one request."""
     num_shards: int = 1
