@@ -124,6 +124,7 @@ class Steering:
                     num_in_flight=pool.num_outstanding,
                     waited_s=waited - waited_before,
                     blocked_s=blocked - blocked_before,
+                    num_taken=ring.plan.batch_size,
                 )
                 most = max(limit.max_replicas or limit.num_replicas, pool.target)
                 decision = decide(pressure, pool.target, limit.min_replicas or 1, most, decisions.get(name))

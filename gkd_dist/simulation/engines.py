@@ -49,7 +49,8 @@ class Mortal:
         self.name = name
         self._driver = driver
         self._timeout_s = timeout_s
-        self._deadlines: set[asyncio.Timeout] = set()
+        self._deadlines: dict[asyncio.Timeout, None] = {}
+        """Of the calls in hand, in their order: a set would end them in another one each time."""
         self.is_alive = True
 
     def die(self) -> None:
@@ -76,7 +77,7 @@ class Mortal:
         """
         try:
             async with asyncio.timeout(self._timeout_s) as deadline:
-                self._deadlines.add(deadline)
+                self._deadlines[deadline] = None
                 await self._driver.call(num_sequences)
                 if not self.is_alive:
                     raise EngineError(f"{self.name} is dead")
@@ -86,7 +87,7 @@ class Mortal:
                 raise DeadlineError(f"{self.name} did not answer within {self._timeout_s:g} s") from None
             raise EngineError(f"{self.name} died") from None
         finally:
-            self._deadlines.discard(deadline)
+            self._deadlines.pop(deadline, None)
 
 
 class SimulatedSampler(Mortal):

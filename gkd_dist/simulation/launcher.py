@@ -29,13 +29,14 @@ class SimulatedLauncher(Generic[Engine]):
         self.engines: dict[int, Engine] = {}
         """The newest of each slot."""
         self.num_deaths = 0
+        self.is_running = False
+        """Whether the run has begun."""
 
     async def start(self, slot: int) -> Engine:
         number = self._num_starts.get(slot, 0)
         self._num_starts[slot] = number + 1
         lifetimes = self._lifetimes
-        is_first = asyncio.get_running_loop().time() == 0
-        await asyncio.sleep(lifetimes.first_startup_s if is_first else lifetimes.startup_s)
+        await asyncio.sleep(lifetimes.startup_s if self.is_running else lifetimes.first_startup_s)
         engine = self.engines[slot] = self._make(slot)
         if lifetimes.mtbf_s < math.inf:
             life_s = random.Random(f"{self._seed}/{slot}/{number}").expovariate(1 / lifetimes.mtbf_s)

@@ -101,6 +101,7 @@ async def started(
         "teacher", teachers, rules, target=scenario.num_teachers // share, clock=clock, metrics=exporter
     )
     await asyncio.gather(sampler_pool.start(), teacher_pool.start())
+    samplers.is_running = teachers.is_running = True
     learner = SimulatedLearner(driver, scenario.learner, barrier)
     fleet = Fleet(sampler_pool, {"teacher": teacher_pool}, learner)
     async with Closing(fleet):

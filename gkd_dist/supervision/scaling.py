@@ -3,7 +3,8 @@
 The rule. A role fills a queue that somebody empties (samplers for teachers, teachers for the learner).
 
 * It is *short* when who empties the queue waited for more than a tenth of the time, the queue is at most a quarter
-  full, and every replica had something to do: where requests are missing, more replicas would not help.
+  full or holds less than what is taken at once (a learner waits beside nine tenths of its batch), and every replica
+  had something to do: where requests are missing, more replicas would not help.
 * It is *idle* when it was blocked (no room, nothing it may begin) for more than a tenth of the time, the queue is at
   least three quarters full, and one replica fewer would still do: the share of the time that replicas worked, carried
   by one fewer, stays below nine tenths.
@@ -43,6 +44,8 @@ class Pressure:
     """How long who empties the queue had nothing to take."""
     blocked_s: float
     """How long the role could not go on: no room in the queue, or nothing it may begin."""
+    num_taken: int = 1
+    """At once, by who empties the queue: a part of it is nothing to take."""
 
     def __post_init__(self) -> None:
         if self.elapsed_s <= 0 or self.queue_capacity < 1:
@@ -94,7 +97,7 @@ def _enough(pressure: Pressure, current: int) -> int:
 
 def _is_short(pressure: Pressure, current: int) -> bool:
     is_waited_for = pressure.waited_s / pressure.elapsed_s > SHORT_WAITED
-    is_empty = pressure.queue_depth <= SHORT_FULL * pressure.queue_capacity
+    is_empty = pressure.queue_depth <= max(SHORT_FULL * pressure.queue_capacity, pressure.num_taken - 1)
     return is_waited_for and is_empty and pressure.num_in_flight >= current
 
 
