@@ -102,7 +102,7 @@ class Scenario:
     num_teachers: int
     batch_size: int
     max_steps: int
-    max_staleness: int = 3
+    max_staleness: int = 4
     num_generations: int = 1
     """Sequences of a prompt, which go round as one request."""
     num_shards: int = 1
