@@ -34,7 +34,9 @@ async def turn(scenario: Scenario, *, warm_up: int = 2) -> Outcome:
     """As `simulate`, in the time of the running loop, be it a real one."""
     last = scenario.max_steps - scenario.max_staleness - 1
     if not 1 <= warm_up < last:
-        raise ValueError(f"need warm_up >= 1 and at least warm_up + max_staleness + 2 steps, got {warm_up} and {scenario.max_steps}")
+        raise ValueError(
+            f"need warm_up >= 1 and at least warm_up + max_staleness + 2 steps, got {warm_up} and {scenario.max_steps}"
+        )
     loop, cpu_s, real_s = asyncio.get_running_loop(), time.process_time(), time.perf_counter()
     distribution, barrier = make_distribution(scenario.weights), asyncio.Barrier(scenario.num_shards)
     async with AsyncExitStack() as stack:

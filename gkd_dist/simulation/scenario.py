@@ -127,7 +127,9 @@ class Scenario:
     def __post_init__(self) -> None:
         shared = (self.num_samplers, self.num_teachers, self.batch_size)
         if any(number % self.num_shards for number in shared):
-            raise ValueError(f"samplers, teachers and batch must be multiples of {self.num_shards} shards, got {shared}")
+            raise ValueError(
+                f"samplers, teachers and batch must be multiples of {self.num_shards} shards, got {shared}"
+            )
 
     @property
     def limits_per_s(self) -> dict[str, float]:

@@ -74,7 +74,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def _wait(self, real: selectors.BaseSelector, timeout: float | None) -> list[tuple[selectors.SelectorKey, int]]:
         """What the loop asks when it has looked at everything that is ready."""
         found = real.select(0)
-        if found or timeout is not None and timeout <= 0:
+        if found or (timeout is not None and timeout <= 0):
             return found
         if self._num_threads_at_work:
             return real.select(None)

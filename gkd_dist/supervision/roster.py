@@ -91,11 +91,8 @@ class Roster(Generic[Replica]):
 
     def choose(self, avoid: Collection[Incarnation[Replica]] = ()) -> Incarnation[Replica] | None:
         """Who gets the next request: a suspect replica that it is time to try, else the one with the least to do."""
-        suspects = [
-            incarnation
-            for incarnation in (self.slots[index].incarnation for index in sorted(self._suspects) if index in self.slots)
-            if incarnation is not None and self.serves(incarnation) and incarnation not in avoid
-        ]
+        present = [self.slots[index].incarnation for index in sorted(self._suspects) if index in self.slots]
+        suspects = [each for each in present if each is not None and self.serves(each) and each not in avoid]
         due = next((each for each in suspects if self._is_due(each)), None)
         if due is not None:
             return due

@@ -46,6 +46,7 @@ FLOORS = {
             "eval_preparation",
             "experimentation",
             "scaling",
+            "simulation",
             "inspection",
             "reporting",
             "reports",

@@ -30,7 +30,13 @@ EXACT = Scenario(
     max_staleness=2,
     prompt_tokens=10,
     sampler=SamplerRates(
-        max_running=1, step_s=0.01, step_per_sequence_s=0.0, prompt_token_cost=0.0, median_tokens=50, sigma=0, load_s=0.0
+        max_running=1,
+        step_s=0.01,
+        step_per_sequence_s=0.0,
+        prompt_token_cost=0.0,
+        median_tokens=50,
+        sigma=0,
+        load_s=0.0,
     ),
     teacher=TeacherRates(tokens_per_s=60 / 0.2),
     learner=LearnerRates(step_s=0.5, gather_s=0.0),
