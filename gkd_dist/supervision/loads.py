@@ -30,6 +30,10 @@ class Loads(Generic[Replica]):
         self._order = itertools.count()
         self._most_entries = _SLACK
 
+    def __len__(self) -> int:
+        """Entries, outdated ones too."""
+        return len(self._entries)
+
     def changed(self, incarnation: Incarnation[Replica]) -> None:
         """It has more or less to do than before, or may be chosen from now on."""
         heapq.heappush(self._entries, self._entry(incarnation))
