@@ -9,6 +9,7 @@ Simulated: engines, links, failures, and what a call costs the controller's proc
     calls       Ray, engines that cost nothing: what 1 and 8 sequences per request cost the driver
     validation  one small ring in real time and in virtual time, beside the theory of overlap
     weak        10 to 10,000 actors, batch in proportion: as it is, and with what can be done about each limit
+    calculated  for the same sizes, by arithmetic: the load of a controller, and how long weights are on their way
     strong      more and more actors for one batch
     staleness   100 actors: what the bound costs where answers have a long tail
     failures    mean times between failures of one actor
@@ -18,6 +19,7 @@ Simulated: engines, links, failures, and what a call costs the controller's proc
 import argparse
 import asyncio
 import json
+import math
 import os
 import platform
 from collections.abc import Callable
@@ -40,6 +42,7 @@ from gkd_dist.simulation.scenario import (
     TeacherRates,
     WeightRates,
 )
+from gkd_dist.simulation.weights import depth_of
 
 RESULT = Path(__file__).with_suffix(".json")
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
@@ -242,6 +245,34 @@ def weak(found: dict[str, Any], most: int, written: Callable[[], None]) -> None:
             written()
 
 
+def calculated(found: dict[str, Any], _most: int, _write: Callable[[], None]) -> None:
+    """Arithmetic, no simulation: what each controller's processor and the learner's link would carry at full speed."""
+    for name, make in VARIANTS.items():
+        for size in SIZES:
+            scenario = make(size)
+            per_s, shards, weights = scenario.ideal_per_s, scenario.num_shards, scenario.weights
+            step_s = scenario.batch_size / per_s
+            requests = 2 * per_s / shards * (CALL_S / scenario.num_generations + SEQUENCE_S)
+            orders = scenario.num_samplers / shards * CALL_S / step_s
+            probes = size / shards * CALL_S / scenario.probe_interval_s
+            if weights.fan_out:
+                depth = depth_of(scenario.num_samplers - 1, weights.fan_out)
+                hop_s = weights.fan_out * weights.num_bytes / weights.replica_bytes_per_s
+                spread_s = hop_s * (1 + (depth - 1) / weights.num_pieces)
+            else:
+                spread_s = scenario.num_samplers * weights.num_bytes / weights.learner_bytes_per_s
+            found.setdefault(name, {})[str(size)] = {
+                "controllers": shards,
+                "sequences_per_s": round(per_s, 1),
+                "step_s": round(step_s, 2),
+                "driver_requests": round(requests, 3),
+                "driver_orders_to_load_weights": round(orders, 3),
+                "driver_probes": round(probes, 3),
+                "driver": round(requests + orders + probes, 3),
+                "weights_on_their_way_s": round(spread_s, 2),
+            }
+
+
 def strong(found: dict[str, Any], _most: int, written: Callable[[], None]) -> None:
     """One batch of 3,200, enough for a thousand actors."""
     for size in (100, 250, 500, 1000):
@@ -255,8 +286,8 @@ def staleness(found: dict[str, Any], _most: int, _write: Callable[[], None]) -> 
 
 
 def failures(found: dict[str, Any], _most: int, written: Callable[[], None]) -> None:
-    """100 actors. Restarts take 60 s and back-off. What a rare failure costs is the cost of one times how often it happens."""
-    times = {"never": float("inf"), "5 days": 5 * DAY_S, "2 hours": 7200.0, "20 minutes": 1200.0}
+    """100 actors; a restart takes 60 s and its back-off."""
+    times = {"never": math.inf, "5 days": 5 * DAY_S, "2 hours": 7200.0, "20 minutes": 1200.0}
     for name, mtbf_s in times.items():
         found[name] = alone(replace(with_tree(100), max_steps=24, max_restarts=1000, lifetimes=Lifetimes(mtbf_s)))
         written()
@@ -316,6 +347,7 @@ PARTS: dict[str, Callable[[dict[str, Any], int, Callable[[], None]], None]] = {
     "calls": calls,
     "validation": validation,
     "weak": weak,
+    "calculated": calculated,
     "strong": strong,
     "staleness": staleness,
     "failures": failures,

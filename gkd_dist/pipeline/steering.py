@@ -125,6 +125,7 @@ class Steering:
                     waited_s=waited - waited_before,
                     blocked_s=blocked - blocked_before,
                     num_taken=ring.plan.batch_size,
+                    num_serving=len(pool.serving),
                 )
                 most = max(limit.max_replicas or limit.num_replicas, pool.target)
                 decision = decide(pressure, pool.target, limit.min_replicas or 1, most, decisions.get(name))

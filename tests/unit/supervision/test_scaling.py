@@ -38,6 +38,8 @@ def after(pressure: Pressure, times: int, current: int = 3, maximum: int = 8) ->
         (replace(SHORT, queue_depth=4), 9, 3),  # there is something to take
         (replace(SHORT, queue_depth=7, num_taken=8), 3, 6),  # not as long as it is less than a batch
         (replace(SHORT, queue_depth=8, num_taken=8), 9, 3),
+        (replace(SHORT, num_serving=1), 9, 3),  # two are being started, and one would need only one more
+        (replace(SHORT, num_serving=2), 3, 4),
         (replace(SHORT, waited_s=0.5), 9, 3),
         (replace(SHORT, num_in_flight=2), 9, 3),  # replicas without work would not become more useful
         (replace(IDLE, queue_depth=6), 9, 3),
