@@ -54,6 +54,7 @@ async def turn(scenario: Scenario, *, warm_up: int = 2) -> Outcome:
         steps = shards[0].steps
         steps.after = look
         await gather_all(shard.run() for shard in shards)
+        before, after = looks
         window = Window(steps.times[warm_up - 1], steps.times[last - 1], scenario.batch_size * (last - warm_up))
         measured = Measured(
             cpu_s=time.process_time() - cpu_s,
@@ -67,7 +68,7 @@ async def turn(scenario: Scenario, *, warm_up: int = 2) -> Outcome:
         return Outcome(
             scenario=scenario,
             window=window,
-            shares=shares_of(*looks, window, scenario),
+            shares=shares_of(before, after, window, scenario),
             staleness=sum((each.staleness_counts for each in replays), Counter()),
             num_evicted=sum(each.counters["evicted"] + each.counters[Admission.TOO_STALE] for each in replays),
             num_deaths=sum(each.samplers.num_deaths + each.teachers.num_deaths for each in shards),

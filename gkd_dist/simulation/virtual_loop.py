@@ -14,11 +14,12 @@ from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Executor
 from contextvars import Context
-from typing import Any, TypeVar
+from typing import Any, TypeVar, TypeVarTuple
 
 from gkd_dist.errors import GkdError
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 TICK_S = 2.0**-20
 """Timers go off at whole ticks, about a microsecond each: so the clock is exactly where a timer says, never a rounding
@@ -49,7 +50,11 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return self.now
 
     def call_at(
-        self, when: float, callback: Callable[..., object], *args: Any, context: Context | None = None
+        self,
+        when: float,
+        callback: Callable[[*Ts], object],
+        *args: *Ts,
+        context: Context | None = None,
     ) -> asyncio.TimerHandle:
         return super().call_at(math.ceil(when / TICK_S) * TICK_S, callback, *args, context=context)
 
