@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from gkd_dist import __version__
-from gkd_dist.cli import experiment, job, machine, model, recipe, run
+from gkd_dist.cli import experiment, job, machine, model, plan, recipe, run
 
 app = typer.Typer(
     name="gkd",
@@ -36,6 +36,7 @@ app.command()(run.run)
 app.command()(recipe.validate)
 app.command()(recipe.rows)
 app.command()(recipe.recipes)
+app.command()(plan.plan)
 app.command()(model.prune)
 app.command("eval")(model.evaluate)
 app.command()(model.generate)

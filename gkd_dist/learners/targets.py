@@ -164,11 +164,11 @@ def teacher_logits(
     if all(isinstance(item, HiddenTargets) for item in targets):
         if teacher.readout is None:
             raise EngineError("hidden-state targets need the teacher's readout, and this learner holds none")
-        hidden = torch.cat([_tensor(item.hidden) for item in targets])
-        return hidden_teacher(hidden.to(device), teacher.readout, compute_dtype=rules.compute_dtype)
+        hidden = _tensor(np.concatenate([item.hidden for item in targets])).to(device)
+        return hidden_teacher(hidden, teacher.readout, compute_dtype=rules.compute_dtype)
     if all(isinstance(item, FullTargets) for item in targets):
-        rows = [torch.from_numpy(item.log_probs[:, : rules.num_ids].copy()) for item in targets]
-        return full_teacher(torch.cat(rows).to(device))
+        rows = np.concatenate([item.log_probs[:, : rules.num_ids] for item in targets])
+        return full_teacher(torch.from_numpy(rows).to(device))
     raise EngineError(f"{type(targets[0]).__name__} hold no logits over all ids")
 
 
@@ -241,6 +241,6 @@ def sampled_log_probs(targets: Sequence[TeacherTargets], teacher: TeacherView, d
 
 
 def _tensor(hidden: np.ndarray) -> torch.Tensor:
-    """[L, H] bfloat16 or float32; a copy, since decoded views are read-only."""
-    tensor = torch.from_numpy(hidden.copy())
+    """[N, H] bfloat16 or float32, of the same memory."""
+    tensor = torch.from_numpy(hidden)
     return tensor.view(torch.bfloat16) if hidden.dtype == np.uint16 else tensor

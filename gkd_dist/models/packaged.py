@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from gkd_dist.errors import ModelError
 from gkd_dist.models.adapters import base_of, is_adapter, merge, merged_name
@@ -85,6 +85,20 @@ def already_here(reference: str, cache_dir: Path, *, weights: bool = True) -> Pa
         target = None if base is None else _merged(folder, base, cache_dir)
         return target if target is not None and is_whole(target) else None
     return materialise(reference, cache_dir, weights=weights) if is_local(reference) else None
+
+
+def packaged_config(reference: str) -> dict[str, Any]:
+    """What will stand in the config.json of a packaged model, whether it is converted yet or not; no weights are read.
+
+    Raises:
+        ModelError: there is no such package, or its file cannot be read.
+    """
+    source = _packaged_file(reference.removeprefix(PACKAGE_PREFIX))
+    _check_reader()
+    try:
+        return dict(AutoConfig.from_pretrained(source.path.parent, gguf_file=source.path.name).to_dict())
+    except (ValueError, NotImplementedError, OSError) as error:
+        raise ModelError(f"transformers cannot read {source.path}: {error}") from error
 
 
 def is_converted(reference: str) -> bool:

@@ -182,7 +182,7 @@ class HfSampler:
     def _load(self, publication: WeightPublication) -> int:
         manifest = publication.manifest
         self._subscription.check(manifest)
-        buckets = [np.array(bucket, dtype=np.uint8) for bucket in publication.buckets]
+        buckets = [np.asarray(bucket, dtype=np.uint8) for bucket in publication.buckets]
         verify(manifest, buckets)
         for name, tensor in read_tensors(buckets, manifest.tensors):
             self._published[name].copy_(tensor)

@@ -15,7 +15,9 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from gkd_dist.array_faults import stretches
 from gkd_dist.errors import WireError
+from gkd_dist.wire.frames import Section
 from gkd_dist.wire.message import MessageReader, MessageWriter
 
 MAX_TEXT_LENGTH = 1024
@@ -162,10 +164,11 @@ class Array:
         for value in values:
             if not isinstance(value, np.ndarray) or value.dtype != self._dtype or value.ndim != self._num_axes:
                 raise WireError("record", f"{path}: must be {self._dtype} arrays with {self._num_axes} axes")
-            self._check(path, value)
         shapes = np.array([value.shape for value in values], np.int64).reshape(len(values), self._num_axes)
         message.put(f"{path}.shape", shapes)
-        message.put(path, np.empty(0, self._dtype), *values, shape=(sum(value.size for value in values),))
+        pieces = (np.empty(0, self._dtype), *values)
+        length = sum(value.size for value in values)
+        message.put_section(path, Section((length,), pieces, lambda stretch: self._check(path, stretch)))
 
     def read(self, path: str, count: int, message: MessageReader) -> list[npt.NDArray[Any]]:
         shapes = message.take(f"{path}.shape", np.int64, (count, self._num_axes))
@@ -175,7 +178,8 @@ class Array:
         stops = list(accumulate(shapes.prod(axis=1).tolist(), initial=0))
         if stops[-1] != flat.size:
             raise WireError("section", f"{path}: lengths add up to {stops[-1]}, there are {flat.size} elements")
-        self._check(path, flat)
+        for stretch in stretches(flat):
+            self._check(path, stretch)
         pieces = [flat[start:stop] for start, stop in pairwise(stops)]
         if self._num_axes == 1:
             return pieces

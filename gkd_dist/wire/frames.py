@@ -19,7 +19,7 @@ forged or foreign frame from becoming anything but a valid record or an error.
 
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
+from gkd_dist.array_faults import STRETCH_BYTES, stretches
 from gkd_dist.errors import WireError
 from gkd_dist.types import ByteArray
 from gkd_dist.wire.header import MAX_HEADER_BYTES, pack_header, unpack_header
@@ -77,6 +78,8 @@ class Section:
     """Of the whole; its element count is that of all pieces."""
     pieces: Sequence[npt.NDArray[Any]]
     """At least one, all of one dtype."""
+    check: Callable[[npt.NDArray[Any]], None] = lambda _: None
+    """Called with each stretch of elements ([n]) right after it was copied; raises for what must not be sent."""
 
 
 def encode_frame(
@@ -92,7 +95,7 @@ def encode_frame(
 
     Raises:
         WireError: `header`, `dtype` or `section` for what a frame cannot hold; `buffer` when `out` must grow while
-            views of it are alive.
+            views of it are alive. What `out` holds then is no frame.
     """
     return write_frame(header, [Section(np.shape(array), (array,)) for array in arrays], out=out)
 
@@ -109,13 +112,20 @@ def write_frame(header: dict[str, Any], sections: Sequence[Section], *, out: byt
     frame = _buffer_of(total, out)
     _PREAMBLE.pack_into(frame.data, 0, MAGIC, FORMAT_VERSION, len(packed), total, 0)
     frame[_PREAMBLE.size : header_end] = np.frombuffer(packed, np.uint8)
-    end = header_end
+    checksum = xxhash.xxh3_64(frame[:_CHECKSUM_OFFSET].data)
+    summed, end = _PREAMBLE.size, header_end
     for section, (dtype, _, offset, num_bytes) in zip(sections, table, strict=True):
         start = data_start + offset
         frame[end:start] = 0
-        end = start + num_bytes
-        np.concatenate(section.pieces, axis=None, out=frame[start:end].view(_DTYPES[dtype]), casting="no")
-    _CHECKSUM.pack_into(frame.data, _CHECKSUM_OFFSET, _checksum(frame))
+        end = start
+        for stretch in _copied(section, frame[start : start + num_bytes].view(_DTYPES[dtype])):
+            section.check(stretch)
+            end += stretch.nbytes
+            if end - summed >= STRETCH_BYTES:
+                checksum.update(frame[summed:end].data)
+                summed = end
+    checksum.update(frame[summed:].data)
+    _CHECKSUM.pack_into(frame.data, _CHECKSUM_OFFSET, checksum.intdigest())
     return frame
 
 
@@ -159,6 +169,22 @@ def decode_frame(
     return user_header, arrays
 
 
+def _copied(section: Section, target: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
+    """The stretches of `target` ([n]), each once it is written."""
+    stop = 0
+    for piece in section.pieces:
+        start, stop = stop, stop + piece.size
+        if not piece.size:
+            continue
+        if not piece.flags.c_contiguous:
+            np.copyto(target[start:stop].reshape(piece.shape), piece, casting="no")
+            yield target[start:stop]
+            continue
+        for to, taken in zip(stretches(target[start:stop]), stretches(piece.reshape(-1)), strict=True):
+            np.copyto(to, taken, casting="no")
+            yield to
+
+
 def _lay_out(sections: Sequence[Section]) -> tuple[list[tuple[str, list[int], int, int]], int]:
     """Table entries (dtype, shape, offset, bytes) and the length of the data area."""
     table: list[tuple[str, list[int], int, int]] = []
@@ -170,6 +196,8 @@ def _lay_out(sections: Sequence[Section]) -> tuple[list[tuple[str, list[int], in
             raise WireError("dtype", f"{dtype or type(section.pieces[0]).__name__} cannot be sent, use {list(_DTYPES)}")
         if len(section.shape) > _MAX_AXES:
             raise WireError("section", f"{len(section.shape)} axes, at most {_MAX_AXES} are allowed")
+        if math.prod(section.shape) != sum(piece.size for piece in section.pieces):
+            raise WireError("section", f"the pieces do not make the shape {section.shape}")
         start = _aligned(end)
         end = start + math.prod(section.shape) * _DTYPES[name].itemsize
         table.append((name, list(section.shape), start, end - start))

@@ -32,10 +32,13 @@ class MessageWriter:
     sections: list[Section] = field(default_factory=list)
     values: dict[str, Values] = field(default_factory=dict)
 
-    def put(self, path: str, *pieces: npt.NDArray[Any], shape: tuple[int, ...] | None = None) -> None:
-        """Add a section made of `pieces`; `shape` defaults to that of the only piece."""
+    def put(self, path: str, array: npt.NDArray[Any]) -> None:
+        """Add a section."""
+        self.put_section(path, Section(array.shape, (array,)))
+
+    def put_section(self, path: str, section: Section) -> None:
         self.paths.append(path)
-        self.sections.append(Section(pieces[0].shape if shape is None else shape, pieces))
+        self.sections.append(section)
 
     def put_values(self, path: str, values: Values) -> None:
         self.values[path] = values

@@ -34,7 +34,9 @@ FLOORS = {
         0,
     ),
     **dict.fromkeys(("config", "interfaces"), 1),
-    **dict.fromkeys(("data", "replay", "wire", "metrics", "testing", "supervision", "checkpoints", "runs", "fleet"), 2),
+    **dict.fromkeys(
+        ("data", "replay", "wire", "metrics", "testing", "supervision", "checkpoints", "runs", "fleet", "planning"), 2
+    ),
     **dict.fromkeys(("learners", "samplers", "teachers", "rewards", "models", "weights", "engines", "evaluation"), 3),
     **dict.fromkeys(("pipeline", "cluster", "experiments"), 4),
     **dict.fromkeys(
@@ -97,6 +99,7 @@ OUTSIDE: dict[str, frozenset[str]] = {
     "testing": _F2,
     "supervision": _F2,
     "runs": _F2,
+    "planning": _F2,
     "checkpoints": _F2 | {"xxhash"},
     **{unit: _F3 for unit, floor in FLOORS.items() if floor == 3},
     "pipeline": frozenset({"numpy"}),

@@ -1,0 +1,63 @@
+"""The engine's process of benchmarks/publication.py: holds weights, and loads others from shared memory.
+
+Started as `publication_engine.py DESCRIPTOR SIZE_GB`; orders come through the pipe of that file descriptor, and its end
+ends the process.
+"""
+
+import sys
+from multiprocessing.connection import Connection
+
+import numpy as np
+import torch
+from ray import cloudpickle
+
+from gkd_dist.weights.shared_memory import map_bucket
+from gkd_dist.weights.tensors import read_tensors
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+WIDTH, VOCABULARY = 1024, 32_000
+GB = 10**9
+Weights = dict[str, torch.Tensor]
+
+
+def main(descriptor: int, size_gb: float) -> None:
+    torch.set_num_threads(1)
+    orders, weights = Connection(descriptor), make_weights(size_gb)
+    while True:
+        try:
+            question = orders.recv()
+        except EOFError:
+            return
+        if question == "range":
+            orders.send(value_range(weights))
+            continue
+        paths, entries = question
+        for name, tensor in read_tensors([map_bucket(path) for path in paths], entries):
+            weights[name].copy_(tensor)
+        orders.send(True)
+
+
+def make_weights(size_gb: float, *, meta: bool = False) -> Weights:
+    """About `size_gb` of bfloat16: an embedding, and layers of nine tensors."""
+    shapes: dict[str, tuple[int, ...]] = {"embed": (VOCABULARY, WIDTH)}
+    layer = {
+        **dict.fromkeys(("q", "k", "v", "o"), (WIDTH, WIDTH)),
+        **dict.fromkeys(("gate", "up", "down"), (3 * WIDTH, WIDTH)),
+        **dict.fromkeys(("norm_1", "norm_2"), (WIDTH,)),
+    }
+    layer_bytes = 2 * sum(int(np.prod(shape)) for shape in layer.values())
+    for number in range(max(1, round((size_gb * GB - 2 * VOCABULARY * WIDTH) / layer_bytes))):
+        shapes |= {f"{number}.{name}": shape for name, shape in layer.items()}
+    device = "meta" if meta else "cpu"
+    return {name: torch.zeros(shape, dtype=torch.bfloat16, device=device) for name, shape in shapes.items()}
+
+
+def value_range(weights: Weights) -> tuple[float, float]:
+    """Least and most over all elements: equal where no two versions are mixed."""
+    ranges = [tensor.aminmax() for tensor in weights.values()]
+    return min(float(each.min) for each in ranges), max(float(each.max) for each in ranges)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), float(sys.argv[2]))

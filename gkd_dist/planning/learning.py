@@ -1,0 +1,66 @@
+"""Time of one train step (floor F2).
+
+    body      = 3 forward FLOPs (4 where activations are computed again, 2 with a frozen body) / (R F f)
+    head      = 2 T V (3 d_s + d_t) / (R F f) + 22 T V bytes / (R M m)
+    optimizer = bytes per trained parameter / (R M m)
+    exchange  = 12 bytes per parameter and micro-batch over the link, where it is not hidden behind the body
+    seconds   = max(body + head, exchange) + optimizer + overhead
+
+R ranks (of which no more compute than there are sequences), T completion tokens, V vocabulary, d_s and d_t hidden
+sizes (d_t is 0 where no readout of a teacher is used). The head's units are those of docs/loss.md; 22 bytes
+per logit are its elementwise passes for the JSD. FSDP2 gathers
+float32 parameters forward and backward and reduces as many gradients: 3 x 4 bytes.
+"""
+
+import math
+from dataclasses import dataclass
+
+from gkd_dist.planning.devices import Device
+from gkd_dist.planning.workload import Workload
+
+_LOSS_BYTES_PER_LOGIT = 22
+_EXCHANGED_BYTES = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Learning:
+    """Seconds of one train step, by part."""
+
+    body_s: float
+    head_s: float
+    exchange_s: float
+    optimizer_s: float
+    overhead_s: float
+
+    @property
+    def seconds(self) -> float:
+        return max(self.body_s + self.head_s, self.exchange_s) + self.optimizer_s + self.overhead_s
+
+    @property
+    def bound(self) -> str:
+        if self.exchange_s > self.body_s + self.head_s:
+            return "link between ranks"
+        parts = {"body": self.body_s, "loss head": self.head_s, "optimizer": self.optimizer_s}
+        return max(parts, key=lambda part: parts[part])
+
+
+def learning_time(work: Workload, device: Device, ranks: int) -> Learning:
+    """Of a step on `ranks` devices, which share its tokens."""
+    achieved, shape = device.achieved.learner, work.student
+    flops = min(ranks, work.batch_size) * device.flops_of(work.learner_dtype) * achieved.compute
+    bandwidth = ranks * device.memory_bytes_per_s * achieved.memory
+    passes = (2 if work.freezes_body else 3) + (1 if work.recomputes else 0)
+    body = work.batch_size * passes * shape.forward_flops(work.lengths.prompt, work.completion)
+    logits = work.trained_tokens * shape.vocab_size
+    head_units = 3 * shape.hidden_size + work.head_widths
+    exchange = 0.0
+    if ranks > 1:
+        rounds = math.ceil(work.read_tokens / ranks / work.micro_batch_tokens)
+        exchange = rounds * _EXCHANGED_BYTES * shape.num_params / device.links_between(ranks)
+    return Learning(
+        body_s=body / flops,
+        head_s=2 * logits * head_units / flops + _LOSS_BYTES_PER_LOGIT * logits / bandwidth,
+        exchange_s=exchange,
+        optimizer_s=work.trained_params * work.optimizer_bytes / bandwidth,
+        overhead_s=achieved.overhead_s,
+    )

@@ -1,0 +1,181 @@
+"""One step of the ring on a given split of the devices (floor F2).
+
+    synchronous    step = sampling + scoring + wire + learning + publishing + controller
+    asynchronous   step = max(occupancy of each role, wire, controller, latency / (max_staleness + 1))
+
+Latency is the synchronous sum: a sequence passes all stations one after the other, and at most max_staleness + 1
+batches are under way, so a step cannot be shorter than the latency over that number. Where roles share one device they
+take turns, and the step is the sum of what they occupy it for. Where the coin of Algorithm 1 decides, sampling is
+that of a whole batch in the share of the steps that it falls on.
+"""
+
+from dataclasses import dataclass
+
+from gkd_dist.planning.devices import Device
+from gkd_dist.planning.learning import Learning, learning_time
+from gkd_dist.planning.publishing import Publishing, publishing_time
+from gkd_dist.planning.sampling import Sampling, sampling_time
+from gkd_dist.planning.scoring import scoring_time
+from gkd_dist.planning.wire import Wire, wire_bytes
+from gkd_dist.planning.workload import Workload
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """How many replicas of each role."""
+
+    samplers: int
+    teachers: int
+    """Of each teacher; 0 where nobody is asked."""
+    ranks: int
+    """Of the learner."""
+
+
+@dataclass(frozen=True, slots=True)
+class Groups:
+    """Devices of one replica."""
+
+    sampler: int
+    teachers: tuple[int, ...]
+    """Of each teacher; 0 of one behind a server."""
+
+    def devices(self, split: Split) -> tuple[int, int, int]:
+        """Of samplers, teachers and learner."""
+        return split.samplers * self.sampler, split.teachers * sum(self.teachers), split.ranks
+
+    def total(self, split: Split) -> int:
+        return sum(self.devices(split))
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Seconds of one step, by part; sampling is that of a step in which the student writes."""
+
+    sampling: Sampling
+    scoring_s: float
+    learning: Learning
+    publishing: Publishing
+    wire_s: float
+    controller_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What is to be expected of one split."""
+
+    split: Split
+    groups: Groups
+    shared: bool
+    """All roles on one device, in turns."""
+    parts: Parts
+    wire: Wire
+    step_s: float
+    """Mean over the run."""
+    bottleneck: str
+    reason: str
+    """Of the bottleneck."""
+    busy: dict[str, float]
+    """Seconds of a mean step that each role works."""
+    tokens: dict[str, float]
+    """Of a mean step, by role: sampled, read by teachers, trained."""
+    run_s: float
+    """All train steps; start and evaluation are not in it."""
+
+    @property
+    def devices(self) -> int:
+        return 1 if self.shared else self.groups.total(self.split)
+
+
+def parts_of(work: Workload, device: Device, split: Split, groups: Groups, *, shared: bool) -> Parts:
+    """Each part on its own."""
+    devices = 1 if shared else groups.total(split)
+    wire = wire_bytes(work)
+    scoring = [
+        scoring_time(work, load, device, split.teachers, max(1, group))
+        for load, group in zip(work.teachers, groups.teachers, strict=True)
+        if load.engine != "server"
+    ]
+    return Parts(
+        sampling=sampling_time(work, device, split.samplers, groups.sampler),
+        scoring_s=max(scoring, default=0.0) if not shared else sum(scoring),
+        learning=learning_time(work, device, split.ranks),
+        publishing=publishing_time(work, device, 1 if shared else split.samplers * groups.sampler),
+        wire_s=(wire.trajectories + wire.targets) / (split.ranks * device.links_between(devices)),
+        controller_s=work.controller_s * work.batch_size,
+    )
+
+
+def step_of(work: Workload, parts: Parts, *, shared: bool) -> tuple[float, str]:
+    """Seconds of a mean step, and what decides them."""
+    own = work.student_steps
+    learner_s = parts.learning.seconds + parts.publishing.gather_s
+    if work.max_staleness == 0 or shared:
+        writing = parts.sampling.latency_s if work.max_staleness == 0 else parts.sampling.seconds
+        terms = {
+            "sampling": own * writing,
+            "scoring": parts.scoring_s,
+            "learning": parts.learning.seconds,
+            "publishing": parts.publishing.seconds,
+            "wire": parts.wire_s,
+            "controller": parts.controller_s,
+        }
+        return sum(terms.values()), max(terms, key=lambda name: terms[name])
+    latency = own * parts.sampling.latency_s + parts.scoring_s + parts.wire_s + learner_s
+    latency += parts.publishing.deliver_s + parts.controller_s
+    terms = {
+        "sampling": own * parts.sampling.seconds + parts.publishing.deliver_s,
+        "scoring": parts.scoring_s,
+        "learning": learner_s,
+        "wire": parts.wire_s,
+        "controller": parts.controller_s,
+        "staleness": latency / (work.max_staleness + 1),
+    }
+    bottleneck = max(terms, key=lambda name: terms[name])
+    weights = {"sampling": parts.publishing.deliver_s, "learning": parts.publishing.gather_s}.get(bottleneck, 0.0)
+    return terms[bottleneck], "publishing" if 2 * weights > terms[bottleneck] else bottleneck
+
+
+def predict(work: Workload, device: Device, split: Split, groups: Groups, *, shared: bool = False) -> Prediction:
+    """A mean step on this split.
+
+    Args:
+        shared: all roles on one device, whatever the split says of devices.
+    """
+    parts = parts_of(work, device, split, groups, shared=shared)
+    step_s, bottleneck = step_of(work, parts, shared=shared)
+    own = work.student_steps
+    return Prediction(
+        split=split,
+        groups=groups,
+        shared=shared,
+        parts=parts,
+        wire=wire_bytes(work),
+        step_s=step_s,
+        bottleneck=bottleneck,
+        reason=_reason(work, parts, bottleneck),
+        busy={
+            "samplers": own * parts.sampling.seconds,
+            "teachers": parts.scoring_s,
+            "learner": parts.learning.seconds,
+            "weights": parts.publishing.seconds,
+        },
+        tokens={
+            "samplers": work.student_fraction * work.batch_size * work.lengths.completion,
+            "teachers": work.read_tokens * sum(load.share for load in work.teachers),
+            "learner": work.trained_tokens,
+        },
+        run_s=work.num_steps * step_s,
+    )
+
+
+def _reason(work: Workload, parts: Parts, bottleneck: str) -> str:
+    reasons = {
+        "sampling": f"limited by {parts.sampling.bound}, {parts.sampling.concurrent:.0f} sequences at once",
+        "scoring": "the teachers' forward",
+        "learning": f"mostly {parts.learning.bound}",
+        "publishing": "copies of the weights",
+        "wire": "bytes into the learner",
+        "controller": f"{work.controller_s * 1e3:.2g} ms per sequence in one process",
+        "staleness": f"only {work.max_staleness + 1} batches may be under way; raise replay.max_staleness",
+    }
+    return reasons[bottleneck]
