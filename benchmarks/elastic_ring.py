@@ -54,6 +54,8 @@ class Settings:
     token_s: float = 0.0
     """Of a sampler per token it writes; a teacher takes half of it per token it reads, and reads twice as many."""
     journal: bool = False
+    num_generations: int = 1
+    """Sequences of a request."""
     max_steps: int = ENDLESS
 
 
@@ -83,7 +85,15 @@ def make_plan(settings: Settings) -> Plan:
     return Plan(
         run="elastic",
         stream=PromptStream(rows, run="elastic", seed=0, shuffle=True),
-        mixture=Mixture(1.0, "per_sequence", ScheduleConfig(), batch_size=batch_size, seed=0, max_steps=max_steps),
+        mixture=Mixture(
+            1.0,
+            "per_sequence",
+            ScheduleConfig(),
+            batch_size=batch_size,
+            seed=0,
+            max_steps=max_steps,
+            num_generations=settings.num_generations,
+        ),
         sampling=SamplingParams(max_new_tokens=NEW_TOKENS),
         batch_size=batch_size,
         max_steps=max_steps,

@@ -86,6 +86,8 @@ class Intake:
         self._changed = asyncio.Event()
         self.in_flight: set[Row] = set()
         """Given out, and not yet in the replay."""
+        self._late: set[Row] = set()
+        """Those of them that hold back all younger ones."""
 
     async def next(self) -> list[Row]:
         """The rows that go in now, at least one; waits until one may."""
@@ -93,6 +95,7 @@ class Intake:
             await self._changed.wait()
         rows = self._choose()
         self.in_flight.update(rows)
+        self._late.update(row for row in rows if row.attempt >= _TOO_LATE)
         return rows
 
     def live(self, version: int) -> None:
@@ -123,12 +126,14 @@ class Intake:
     def drop(self, row: Row) -> None:
         """A row that cannot be trained on: another one takes its place."""
         self.in_flight.discard(row)
+        self._late.discard(row)
         self._issued[row.kind] -= 1
         self._wake()
 
     def arrived(self, rows: Sequence[Row]) -> None:
         """They are in the replay, or on their way in again."""
         self.in_flight.difference_update(rows)
+        self._late.difference_update(rows)
         self._wake()
 
     def _wake(self) -> None:
@@ -139,8 +144,7 @@ class Intake:
         if self._again:
             return True
         # A row that came too late twice is so long that younger ones always overtake it: nobody overtakes it now.
-        is_late = any(row.attempt >= _TOO_LATE for row in self.in_flight)
-        return not is_late and any(self._allowance(kind) > 0 for kind in Kind)
+        return not self._late and any(self._allowance(kind) > 0 for kind in Kind)
 
     def _allowance(self, kind: Kind) -> int:
         return self._allowed[kind] - self._issued[kind]

@@ -6,7 +6,7 @@ import os
 import socket
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 from gkd_dist.config.models import SamplerConfig, TeacherConfig
 from gkd_dist.config.run import RunConfig
@@ -14,7 +14,7 @@ from gkd_dist.errors import ConfigError
 from gkd_dist.fleet import Fleet, role_of
 from gkd_dist.interfaces import Journal, Placed, Replicas
 from gkd_dist.pipeline.accounting import StepAccounts
-from gkd_dist.pipeline.stage import Stage
+from gkd_dist.pipeline.stage import Stage, State
 from gkd_dist.runs.control import Panel, Target, target_problems
 from gkd_dist.runs.events import Tell, nobody
 from gkd_dist.runs.run_directory import RunDirectory
@@ -70,7 +70,7 @@ class Steering:
             pid=os.getpid(),
             host=socket.gethostname(),
             node=self._fleet.node,
-            state=self._stage.state if ring is None or not ring.stop.is_set() else "stopping",
+            state=self._state,
             step=ring.progress.step if ring else 0,
             max_steps=self._config.learner.max_steps,
             samplers=_role(self._fleet.samplers),
@@ -85,11 +85,16 @@ class Steering:
             tokens_per_s=dict(self._accounts.tokens_per_s),
         )
 
+    @property
+    def _state(self) -> Literal[State, "stopping"]:
+        ring = self._stage.ring
+        return self._stage.state if ring is None or not ring.stop.is_set() else "stopping"
+
     async def _show(self) -> None:
         """Keep the metrics at the present moment, whether or not something comes to an end."""
         while True:
             ring = self._stage.ring
-            self._accounts.show(self.status().state, len(ring.intake.in_flight) if ring else 0)
+            self._accounts.show(self._state, len(ring.intake.in_flight) if ring else 0)
             await asyncio.sleep(_SHOW_S)
 
     async def _follow_pressure(self) -> None:
@@ -119,6 +124,8 @@ class Steering:
                     num_in_flight=pool.num_outstanding,
                     waited_s=waited - waited_before,
                     blocked_s=blocked - blocked_before,
+                    num_taken=ring.plan.batch_size,
+                    num_serving=len(pool.serving),
                 )
                 most = max(limit.max_replicas or limit.num_replicas, pool.target)
                 decision = decide(pressure, pool.target, limit.min_replicas or 1, most, decisions.get(name))

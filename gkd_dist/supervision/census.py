@@ -27,6 +27,8 @@ class Census:
         self._pools: dict[str, tuple[Mapping[int, State], int]] = {}
         self._versions: dict[int, float] = {}
         """Of the samplers' weights, by slot; NaN where none runs any more."""
+        self._rest: Counter[float] = Counter()
+        """How many slots hold each version, of those that are not shown one by one; without NaN."""
 
     def report(self, role: str, states: Mapping[int, State], target: int) -> None:
         """What the pool of `role` (such as `sampler`, `teacher` or `teacher NAME`) has now."""
@@ -41,13 +43,13 @@ class Census:
         self.metrics.gauge("gkd_replicas_target", sum(target for _, target in pools), role=label)
         if label == _SAMPLER:
             for slot in self._versions.keys() | states.keys():
-                self._versions[slot] = self._held(slot, states.get(slot, State.DEAD))
+                self._note(slot, self._held(slot, states.get(slot, State.DEAD)))
             self._show_versions(self._versions)
 
     def fulfilled(self, role: str, slot: int, answer: object) -> None:
         """A replica has done the newest obligation; samplers answer with the policy version that they hold now."""
         if label_of(role) == _SAMPLER and isinstance(answer, int):
-            self._versions[slot] = answer
+            self._note(slot, answer)
             self._show_versions([slot])
 
     def failed(self, role: str, error: Exception) -> None:
@@ -67,6 +69,19 @@ class Census:
         if self.metrics is not None:
             self.metrics.count(name, 1.0, role=label_of(role), **labels)
 
+    def _note(self, slot: int, version: float) -> None:
+        """What a slot holds now."""
+        former = self._versions.get(slot, math.nan)
+        self._versions[slot] = version
+        if slot < SLOTS_SHOWN or former == version:
+            return
+        if not math.isnan(version):
+            self._rest[version] += 1
+        if not math.isnan(former):
+            self._rest[former] -= 1
+            if not self._rest[former]:
+                del self._rest[former]
+
     def _held(self, slot: int, state: State) -> float:
         if state in _WITHOUT_WEIGHTS:
             return math.nan
@@ -80,8 +95,7 @@ class Census:
             return
         shown = {str(slot): self._versions[slot] for slot in slots if slot < SLOTS_SHOWN}
         if any(slot >= SLOTS_SHOWN for slot in slots):
-            held = [each for slot, each in self._versions.items() if slot >= SLOTS_SHOWN and not math.isnan(each)]
-            shown["rest"] = min(held, default=math.nan)
+            shown["rest"] = min(self._rest, default=math.nan)
         for label, version in shown.items():
             self.metrics.gauge("gkd_replica_weight_version", version, role=_SAMPLER, slot=label)
 

@@ -212,16 +212,18 @@ class Pool(Generic[Replica]):
         """Wait for `tasks`; True where some go on after the deadline, while another replica has done it."""
         roster = self._roster
         deadline = roster.clock() + roster.rules.catch_up_timeout_s
+        all_done = asyncio.ensure_future(asyncio.gather(*tasks, return_exceptions=True))
         try:
             while True:
                 changed = roster.changed  # who starts meanwhile may be the one that has done it
-                if all(task.done() for task in tasks):
+                if all_done.done():
                     return False
                 is_late = roster.clock() >= deadline
                 if is_late and any(each.fulfilled >= number for each in roster.serving):
                     return True
-                open_tasks = [task for task in tasks if not task.done()]
-                await roster.wait(changed, math.inf if is_late else deadline, *open_tasks)
+                # Each of thousands would wake this up; only once it is late does the first one matter.
+                open_tasks = [task for task in tasks if is_late and not task.done()]
+                await roster.wait(changed, math.inf if is_late else deadline, all_done, *open_tasks)
         except asyncio.CancelledError:
             for task in tasks:
                 task.cancel()

@@ -50,7 +50,7 @@ class Request(Generic[Replica, T]):
         """
         self._roster.census.count("gkd_requests_total", self._roster.role)
         while True:
-            incarnation = first if first in self._roster.serving else await self._next()
+            incarnation = first if first is not None and self._roster.serves(first) else await self._next()
             first = None
             try:
                 return await self._attempt(incarnation)

@@ -12,6 +12,7 @@ from gkd_dist.errors import EngineError, OutOfMemoryError, WeightsError, plain
 from gkd_dist.supervision.census import Census
 from gkd_dist.supervision.failures import Failure, ReplicaEndedError, classify
 from gkd_dist.supervision.health import Event, Reason, SlotHealth, State
+from gkd_dist.supervision.loads import Loads
 from gkd_dist.supervision.slots import Incarnation, Launcher, Replica, Slot
 
 logger = logging.getLogger(__name__)
@@ -61,6 +62,9 @@ class Roster(Generic[Replica]):
         """Set once at the next change of any slot, and then replaced: take it before looking, then wait."""
         self._sleep = sleep
         self._busy_s = 0.0
+        self._healthy: Loads[Replica] = Loads(self._is_chosen_from, self._healthy_ones)
+        self._suspects: set[int] = set()
+        """Slots; few, while those that are healthy may be thousands."""
         self._tasks: set[asyncio.Task[Any]] = set()
         self._ends: set[asyncio.Task[None]] = set()
 
@@ -94,10 +98,19 @@ class Roster(Generic[Replica]):
 
     def choose(self, avoid: Collection[Incarnation[Replica]] = ()) -> Incarnation[Replica] | None:
         """Who gets the next request: a suspect replica that it is time to try, else the one with the least to do."""
-        serving = [each for each in self.serving if each not in avoid]
-        due = [each for each in serving if self._is_due(each)]
-        healthy = [each for each in serving if self._is_healthy(each)]
-        return min(due or healthy or serving, key=lambda each: len(each.requests), default=None)
+        present = [self.slots[index].incarnation for index in sorted(self._suspects) if index in self.slots]
+        suspects = [each for each in present if each is not None and self.serves(each) and each not in avoid]
+        due = next((each for each in suspects if self._is_due(each)), None)
+        if due is not None:
+            return due
+        healthy = self._healthy.least(avoid)
+        return healthy or min(suspects, key=lambda each: len(each.requests), default=None)
+
+    def serves(self, incarnation: Incarnation[Replica]) -> bool:
+        """Whether it is the present replica of its slot, and takes requests."""
+        slot = incarnation.slot
+        is_present = slot.incarnation is incarnation and self.slots.get(slot.index) is slot
+        return is_present and slot.health.serves and not incarnation.ended
 
     def add(self, index: int) -> Slot[Replica]:
         """A new slot, dead until it is started."""
@@ -131,6 +144,7 @@ class Roster(Generic[Replica]):
         if incarnation.busy_since is None:
             incarnation.busy_since = self.clock()
         tasks.add(task)
+        self._healthy.changed(incarnation)
         task.add_done_callback(tasks.discard)
         task.add_done_callback(lambda _: self._is_done(incarnation))
         return task
@@ -159,6 +173,7 @@ class Roster(Generic[Replica]):
         if incarnation.busy_since is not None and not (incarnation.requests or incarnation.duties):
             self._busy_s += self.clock() - incarnation.busy_since
             incarnation.busy_since = None
+        self._healthy.changed(incarnation)
         if incarnation.slot.health.state is State.DRAINING:
             self.notify()
 
@@ -294,6 +309,7 @@ class Roster(Generic[Replica]):
 
     def _record(self, event: Event) -> None:
         self.events.append(event)
+        self._follow(event)
         level = logging.WARNING if event.to_state in (State.DEAD, State.RETIRED) else logging.INFO
         logger.log(
             level,
@@ -308,6 +324,22 @@ class Roster(Generic[Replica]):
         if event.to_state is State.RESTARTING and event.reason is not Reason.NEW:
             self.census.count("gkd_replica_restarts_total", self.role, reason=event.reason.value)
         self.notify()  # the pass that it brings about reports: thousands of changes at once are one report
+
+    def _follow(self, event: Event) -> None:
+        """Keep apart who is healthy and who is suspect."""
+        if event.to_state is State.SUSPECT:
+            self._suspects.add(event.slot)
+        else:
+            self._suspects.discard(event.slot)
+        slot = self.slots.get(event.slot)
+        if event.to_state is State.HEALTHY and slot is not None and slot.incarnation is not None:
+            self._healthy.changed(slot.incarnation)
+
+    def _is_chosen_from(self, incarnation: Incarnation[Replica]) -> bool:
+        return self._is_healthy(incarnation) and self.serves(incarnation)
+
+    def _healthy_ones(self) -> list[Incarnation[Replica]]:
+        return [each for each in self.serving if self._is_healthy(each)]
 
     def _is_healthy(self, incarnation: Incarnation[Replica]) -> bool:
         return incarnation.slot.health.state is State.HEALTHY

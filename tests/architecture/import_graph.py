@@ -48,6 +48,7 @@ FLOORS = {
             "eval_preparation",
             "experimentation",
             "scaling",
+            "simulation",
             "inspection",
             "reporting",
             "reports",

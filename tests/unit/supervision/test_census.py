@@ -44,6 +44,21 @@ def test_the_version_of_a_slot_follows_its_replica(exporter: Exporter) -> None:
     assert math.isnan(version(exporter, "1"))  # scaled away
 
 
+def test_slots_beyond_those_shown_share_the_oldest_version(exporter: Exporter) -> None:
+    census, first = Census(exporter), SLOTS_SHOWN
+    census.report("sampler", dict.fromkeys(range(first + 3), State.HEALTHY), first + 3)
+    assert version(exporter, "rest") == 0
+    for slot, held in ((first, 4), (first + 1, 5), (first + 2, 4)):
+        census.fulfilled("sampler", slot, held)
+    assert version(exporter, "rest") == 4
+    census.fulfilled("sampler", first, 6)
+    assert version(exporter, "rest") == 4
+    census.report("sampler", dict.fromkeys(range(first + 2), State.HEALTHY), first + 2)  # the last one is scaled away
+    assert version(exporter, "rest") == 5
+    census.report("sampler", {0: State.HEALTHY}, 1)
+    assert math.isnan(version(exporter, "rest"))
+
+
 def test_only_samplers_hold_versions(exporter: Exporter) -> None:
     census = Census(exporter)
     census.report("teacher math", {0: State.HEALTHY}, 1)

@@ -1,6 +1,7 @@
 """The rule for the number of replicas, and a simulated ring that follows it."""
 
 import itertools
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -28,11 +29,17 @@ def after(pressure: Pressure, times: int, current: int = 3, maximum: int = 8) ->
     [
         (CALM, 9, 3),
         (SHORT, 2, 3),
-        (SHORT, 3, 4),
-        (SHORT, 6, 5),
+        (SHORT, 3, 6),  # who waits half of the time needs twice as many
+        (replace(SHORT, num_in_flight=6), 6, 8),
+        (replace(SHORT, waited_s=10.0), 3, 6),  # twice as many is the most
+        (replace(SHORT, waited_s=2.6), 3, 4),
         (IDLE, 2, 3),
         (IDLE, 3, 2),
         (replace(SHORT, queue_depth=4), 9, 3),  # there is something to take
+        (replace(SHORT, queue_depth=7, num_taken=8), 3, 6),  # not as long as it is less than a batch
+        (replace(SHORT, queue_depth=8, num_taken=8), 9, 3),
+        (replace(SHORT, num_serving=1), 9, 3),  # two are being started, and one would need only one more
+        (replace(SHORT, num_serving=2), 3, 4),
         (replace(SHORT, waited_s=0.5), 9, 3),
         (replace(SHORT, num_in_flight=2), 9, 3),  # replicas without work would not become more useful
         (replace(IDLE, queue_depth=6), 9, 3),
@@ -92,12 +99,20 @@ def simulate(
 def test_a_simulated_ring_settles_near_its_demand_and_stays_there(start: int, demand: float, maximum: int) -> None:
     numbers = simulate(start, lambda _: demand, 1, maximum, 120)
     changes = [new - old for old, new in itertools.pairwise(numbers) if new != old]
-    assert len(set(changes)) <= 1, "up and down again under a steady demand"
+    assert len({change > 0 for change in changes}) <= 1, "up and down again under a steady demand"
     assert len(set(numbers[60:])) == 1
     settled = numbers[-1]
     assert 1 <= settled <= maximum
     if settled < maximum:
         assert demand / settled <= 1 / 0.9 + 0.01, "the learner waits for more than a tenth of its time"
+
+
+@pytest.mark.parametrize("demand", [100.0, 1000.0, 9000.0])
+def test_it_grows_from_one_to_thousands_in_few_changes(demand: float) -> None:
+    numbers = simulate(1, lambda _: demand, 1, 10_000, 60, capacity=int(4 * demand))
+    assert demand / 1.12 <= numbers[-1] <= demand
+    assert len(set(numbers)) <= math.log2(demand) + 4
+    assert numbers[44] == numbers[-1], "settled within 450 s"
 
 
 def test_it_follows_a_demand_that_changes() -> None:
