@@ -2,7 +2,7 @@ r"""Tiny models through gkd_dist in one process and through TRL's GKDTrainer: th
 
     .venv/bin/python benchmarks/peers/tiny.py [--rounds 2] [--steps 22]
 
-Qwen2 of two layers and random weights, hidden sizes 64 and 128, 600 or 32,000 ids, batches of 8, completions of 64
+Llamas of two layers with random weights, hidden sizes 64 and 128, 600 or 32,000 ids, batches of 8, completions of 64
 tokens, lambda 0, 0.5 and 1, float32; `cluster.mode: local` with `hf` engines. Sides take turns, each in a process of
 its own; the first two steps do not count. At lambda 0.5 both toss a coin per step: steps of either kind weigh one half,
 however many there were. At lambda 0 both train on the same rows in the same order, and their losses are compared.

@@ -1,4 +1,4 @@
-"""A teacher and a student of Qwen2's type from random weights, with a tokenizer of one word per id, and rows for them."""
+"""A teacher and a student from random weights, with a tokenizer of one word per id, and rows for them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from work import Row
 
-PAD, END, FIRST_WORD = 0, 1, 2
+PAD, END, UNKNOWN, FIRST_WORD = 0, 1, 2, 3
 WIDTH = {"student": 64, "teacher": 128}
 
 
@@ -23,7 +23,7 @@ def save_pair(folder: Path, vocab_size: int) -> Pair:
     """Two layers each, hidden sizes 64 and 128; peaked enough that the two differ."""
     for seed, (name, width) in enumerate(WIDTH.items()):
         torch.manual_seed(seed)
-        config = Qwen2Config(
+        config = LlamaConfig(
             vocab_size=vocab_size,
             hidden_size=width,
             intermediate_size=2 * width,
@@ -37,17 +37,17 @@ def save_pair(folder: Path, vocab_size: int) -> Pair:
             eos_token_id=END,
             pad_token_id=PAD,
         )
-        Qwen2ForCausalLM(config).save_pretrained(folder / name)
+        LlamaForCausalLM(config).save_pretrained(folder / name)
         _tokenizer(vocab_size).save_pretrained(folder / name)
     return Pair(folder / "student", folder / "teacher")
 
 
 def _tokenizer(vocab_size: int) -> PreTrainedTokenizerFast:
-    vocabulary = {"<pad>": PAD, "</s>": END} | {f"w{number}": number for number in range(FIRST_WORD, vocab_size)}
-    inner = Tokenizer(models.WordLevel(vocabulary, unk_token=f"w{FIRST_WORD}"))
+    vocabulary = {"<pad>": PAD, "</s>": END, "<unk>": UNKNOWN} | {f"w{number}": number for number in range(FIRST_WORD, vocab_size)}
+    inner = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(
-        tokenizer_object=inner, pad_token="<pad>", eos_token="</s>", unk_token=f"w{FIRST_WORD}", model_max_length=512
+        tokenizer_object=inner, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=512
     )
 
 
