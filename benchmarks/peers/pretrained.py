@@ -220,7 +220,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--dtypes", nargs="+", choices=("bfloat16", "float32"), default=["bfloat16", "float32"])
     made.add_argument("--trainers", nargs="+", choices=("gkd", "distillation"), default=["gkd", "distillation"])
     made.add_argument("--local", action="store_true", help="gkd_dist in one process on transformers, without Ray")
-    made.add_argument("--folder", type=Path, default=Path("build/peers"), help="runs and students; may be deleted after")
+    made.add_argument(
+        "--folder", type=Path, default=Path("build/peers"), help="runs and students; may be deleted after"
+    )
     made.add_argument("--output", type=Path, default=RESULT)
     return made
 

@@ -43,7 +43,9 @@ def save_pair(folder: Path, vocab_size: int) -> Pair:
 
 
 def _tokenizer(vocab_size: int) -> PreTrainedTokenizerFast:
-    vocabulary = {"<pad>": PAD, "</s>": END, "<unk>": UNKNOWN} | {f"w{number}": number for number in range(FIRST_WORD, vocab_size)}
+    vocabulary = {"<pad>": PAD, "</s>": END, "<unk>": UNKNOWN} | {
+        f"w{number}": number for number in range(FIRST_WORD, vocab_size)
+    }
     inner = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(

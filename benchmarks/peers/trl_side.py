@@ -57,15 +57,15 @@ class Diary(TrainerCallback):
         self.tokens = 0
         self.losses: list[float] = []
         self.first_step_at = 0.0
-        self.install: Callable[[Any], None] = lambda model: None
+        self.install: Callable[[Any], None] = lambda _: None
         self._work, self._folder, self._watch = work, folder, watch
         self._since = 0.0
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_train_begin(self, *_: Any, **kwargs: Any) -> None:
         self.install(kwargs["model"])  # the accelerator has put its own forward in place by now
         self.first_step_at = self._since = time.perf_counter()
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_step_end(self, _: Any, state: Any, *__: Any, **kwargs: Any) -> None:
         step = {"step_s": time.perf_counter() - self._since, "trained_tokens": self.tokens}
         self.steps.append(step | {"loss": self.losses[-1], "parts_s": self._watch.take()})
         self.tokens = 0
