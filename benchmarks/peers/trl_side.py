@@ -83,9 +83,11 @@ def main() -> None:
     diary = Diary(work, folder, watch)
     make = {"gkd": gkd, "distillation": distillation}[trainer]
     made = make(work, load_rows(Path(work.rows))[1:], folder, diary, watch)
+    dtypes = watch_dtypes(made.model, made.teacher_model)
     made.train()
     result = {
         "versions": {name: version(name) for name in ("trl", "transformers", "torch", "accelerate")},
+        "dtypes": dtypes,
         "before_first_step_s": round(diary.first_step_at - STARTED, 2),
         "steps": diary.steps,
     }
@@ -128,6 +130,19 @@ def models(work: Work) -> tuple[Any, Any, Any]:
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return student, teacher, tokenizer
+
+
+def watch_dtypes(student: Any, teacher: Any) -> dict[str, str]:
+    """Fills with the dtype that the first layer's MLP gives: proof that autocast is on, or off, where it should be."""
+    seen: dict[str, str] = {}
+    for name, model in (("student", student), ("teacher", teacher)):
+
+        def note(_: Any, __: Any, output: torch.Tensor, name: str = name) -> None:
+            kind = name if name == "teacher" else f"{name}, {'trained' if output.requires_grad else 'writing'}"
+            seen[kind] = str(output.dtype).removeprefix("torch.")
+
+        model.get_decoder().layers[0].mlp.register_forward_hook(note)
+    return seen
 
 
 def gkd(work: Work, rows: list[Row], folder: Path, diary: Diary, watch: Stopwatch) -> Any:
