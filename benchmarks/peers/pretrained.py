@@ -62,13 +62,13 @@ class Comparison:
 
     def sides(self, dtype: str, turn: int) -> dict[str, Callable[[], Any]]:
         """One block for each side."""
-        work = self.of(dtype)
+        work, threads = self.of(dtype), self.arguments.threads
         peer = Peer(self.arguments.trl_python, self.arguments.trl_path)
 
         def trl(trainer: str) -> Callable[[], Any]:
-            return lambda: run_trl(work, self.place(dtype, trainer, turn), trainer, peer)
+            return lambda: run_trl(work, self.place(dtype, trainer, turn), threads, trainer, peer)
 
-        ours = {OURS: lambda: run_gkd(work, self.place(dtype, OURS, turn), self.engines)}
+        ours = {OURS: lambda: run_gkd(work, self.place(dtype, OURS, turn), threads, self.engines)}
         return ours | {trainer: trl(trainer) for trainer in self.arguments.trainers}
 
     def of(self, dtype: str) -> Work:
@@ -96,7 +96,8 @@ class Comparison:
         counts = self.steps_in_the_time_of(dtype)
         first, last = min(counts.values()), max(counts.values())
         work = replace(self.of(dtype), max_steps=last, save_steps=first if first < last else 0)
-        return run_gkd(work, self.place(dtype, OURS, "equal-time"), self.engines) | {"steps_of": counts}
+        place, threads = self.place(dtype, OURS, "equal-time"), self.arguments.threads
+        return run_gkd(work, place, threads, self.engines) | {"steps_of": counts}
 
     def students(self) -> dict[str, Path]:
         """By name, what is measured on held-out prompts: all of the first turn, and those of equal time."""
@@ -219,6 +220,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--learning-rate", type=float, default=1e-4)
     made.add_argument("--dtypes", nargs="+", choices=("bfloat16", "float32"), default=["bfloat16", "float32"])
     made.add_argument("--trainers", nargs="+", choices=("gkd", "distillation"), default=["gkd", "distillation"])
+    made.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of each process of either side")
     made.add_argument("--local", action="store_true", help="gkd_dist in one process on transformers, without Ray")
     made.add_argument(
         "--folder", type=Path, default=Path("build/peers"), help="runs and students; may be deleted after"

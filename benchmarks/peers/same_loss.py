@@ -122,7 +122,7 @@ def of_trl(
     (folder / "asked.json").write_text(json.dumps(asked))
     script = str(HERE / "trl_losses.py")
     command = [peer.python, script, str(folder / "asked.json"), str(folder / "answer.json")]
-    subprocess.run(command, check=True, env={**os.environ, **peer.environment})
+    subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": peer.path})
     return json.loads((folder / "answer.json").read_text())
 
 

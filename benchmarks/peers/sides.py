@@ -29,25 +29,25 @@ class Peer:
     python: str
     path: str = ""
 
-    @property
-    def environment(self) -> dict[str, str]:
-        """The thread and allocator settings that our own processes have, so that they are no difference."""
-        return {**actor_environment(), "PYTHONPATH": self.path}
+
+def settings_of_processes(threads: int) -> dict[str, str]:
+    """Environment of either side: threads, and what gkd_dist sets for its own actors, so that it is no difference."""
+    return {**actor_environment(), "OMP_NUM_THREADS": str(threads)}
 
 
-def run_gkd(work: Work, folder: Path, engines: Sequence[str] = ()) -> dict[str, Any]:
+def run_gkd(work: Work, folder: Path, threads: int, engines: Sequence[str] = ()) -> dict[str, Any]:
     """gkd_dist on `work`; everything of it lies in `folder`."""
     fresh(folder)
-    measured = measure(gkd_side.command(work, folder, engines), folder / "log.txt")
+    measured = measure(gkd_side.command(work, folder, engines), folder / "log.txt", settings_of_processes(threads))
     return measured | gkd_side.result(folder)
 
 
-def run_trl(work: Work, folder: Path, trainer: str, peer: Peer) -> dict[str, Any]:
+def run_trl(work: Work, folder: Path, threads: int, trainer: str, peer: Peer) -> dict[str, Any]:
     """TRL's `trainer` (`gkd`, `distillation`) on `work`; everything of it lies in `folder`."""
     fresh(folder)
     file = work.save(folder / "work.json")
     command = [peer.python, str(SCRIPT), str(file), trainer, str(folder)]
-    measured = measure(command, folder / "log.txt", peer.environment)
+    measured = measure(command, folder / "log.txt", settings_of_processes(threads) | {"PYTHONPATH": peer.path})
     return measured | json.loads((folder / "result.json").read_text())
 
 

@@ -42,6 +42,7 @@ def main() -> int:
     folder = arguments.folder
     folder.mkdir(parents=True, exist_ok=True)
     settings = {"steps": arguments.steps, "warm_up": WARM_UP, "batch_size": BATCH, "new_tokens": NEW_TOKENS}
+    settings["threads"] = arguments.threads
     machine = {"cores": os.cpu_count(), "platform": platform.platform()}
     blocks = Blocks(arguments.output, settings, machine)
     peer = Peer(arguments.trl_python, arguments.trl_path)
@@ -53,7 +54,10 @@ def main() -> int:
                     for side in SIDES:
                         name = f"{vocabulary}/{fraction:g}/{turn}/{side}"
                         place = folder.resolve() / name.replace("/", "-")
-                        blocks.do(name, lambda side=side, work=work, place=place: run(side, work, place, peer))
+                        blocks.do(
+                            name,
+                            lambda side=side, work=work, place=place: run(side, work, place, arguments.threads, peer),
+                        )
     except CommandError as error:
         sys.exit(str(error))
     results = summarise(blocks.content)
@@ -85,10 +89,10 @@ def prepare(folder: Path, vocabulary: int, steps: int) -> dict[float, Work]:
     }
 
 
-def run(side: str, work: Work, folder: Path, peer: Peer) -> dict[str, Any]:
+def run(side: str, work: Work, folder: Path, threads: int, peer: Peer) -> dict[str, Any]:
     if side == "gkd":
-        return run_trl(work, folder, "gkd", peer)
-    return run_gkd(work, folder, gkd_side.LOCAL)
+        return run_trl(work, folder, threads, "gkd", peer)
+    return run_gkd(work, folder, threads, gkd_side.LOCAL)
 
 
 def summarise(content: dict[str, Any]) -> dict[str, Any]:
@@ -162,6 +166,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--trl-path", default="", help="folders in front of its packages, as PYTHONPATH")
     made.add_argument("--steps", type=int, default=22)
     made.add_argument("--rounds", type=int, default=2)
+    made.add_argument("--threads", type=int, default=1, help="of each process of either side")
     made.add_argument("--vocabularies", type=int, nargs="+", choices=tuple(BARS), default=list(BARS))
     made.add_argument("--folder", type=Path, default=Path("build/peers/tiny"))
     made.add_argument("--output", type=Path, default=RESULT)
