@@ -6,9 +6,11 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from gkd_dist import __version__
 from gkd_dist.config.evaluation import EvalConfig
 from gkd_dist.disk import write_whole
 from gkd_dist.errors import ConfigError
@@ -78,13 +80,14 @@ def generate(config: EvalConfig, output: Path | None, *, output_dir: Path) -> in
     Returns 0.
 
     Args:
-        output: None prints them.
+        output: None prints them. While they are written they are kept beside it, and the same command goes on there.
     """
     with _aside(output is None):
         narrate = Narrator()
         job = prepare_eval(config, narrate, output_dir=output_dir)
         narrate(describe(job))
-        predictions = _predict(job, narrate)
+        drafts = None if output is None else output.with_name(f"{output.name}.draft")
+        predictions = _predict(job, narrate, drafts)
     lines = [
         json.dumps(
             {"index": each.index, "prompt": each.prompt, "completions": [sample.text for sample in each.samples]},
@@ -96,8 +99,9 @@ def generate(config: EvalConfig, output: Path | None, *, output_dir: Path) -> in
     if output is None:
         sys.stdout.write(text)
     else:
-        output.parent.mkdir(parents=True, exist_ok=True)
         write_whole(output, text.encode())
+    if drafts is not None:
+        drafts.unlink(missing_ok=True)
     return 0
 
 
@@ -111,7 +115,12 @@ def describe(job: EvalJob) -> str:
     return f"{job.config.task}: {len(job.cases)} rows{of_subsets}{dropped}; {longest}; chat template {chat}"
 
 
-def _predict(job: EvalJob, narrate: Narrator) -> list[Any]:
+def _predict(job: EvalJob, narrate: Narrator, drafts: Path | None = None) -> list[Any]:
+    """
+    Args:
+        drafts: the file where completions are kept while they are written; None: nowhere.
+    """
+    from gkd_dist.evaluation.drafts import Drafts
     from gkd_dist.evaluation.predicting import predict
 
     def watch(what: str, total: int) -> Any:
@@ -126,7 +135,22 @@ def _predict(job: EvalJob, narrate: Narrator) -> list[Any]:
 
         return progress
 
-    return asyncio.run(predict(job.config, job.cases, job.engines, job.renderer, watch))
+    if drafts is None:
+        make_drafts = None
+    else:
+        drafts.parent.mkdir(parents=True, exist_ok=True)
+        make_drafts = partial(Drafts, drafts, _author(job))
+    return asyncio.run(predict(job.config, job.cases, job.engines, job.renderer, watch, make_drafts))
+
+
+def _author(job: EvalJob) -> dict[str, Any]:
+    """All that decides a completion beside its prompt."""
+    files = sorted(path for path in job.engines.model.iterdir() if path.is_file())
+    return {
+        "settings": job.config.model_dump(mode="json", exclude={"output"}),
+        "version": __version__,
+        "model": [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files],
+    }
 
 
 def _content(predictions: Sequence[Any], config: EvalConfig, facts: dict[str, Any]) -> dict[str, Any]:

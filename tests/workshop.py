@@ -64,6 +64,8 @@ class Workshop:
     """So often, and then no more."""
     holds: bool = False
     """Commands end only when they are asked to stop."""
+    is_full: bool = False
+    """No seat is ever free."""
     calls: list[list[str]] = field(default_factory=list)
     most: int = 0
     """Most seats at once."""
@@ -71,6 +73,8 @@ class Workshop:
 
     @asynccontextmanager
     async def seat(self, num_cpus: float, num_gpus: float) -> AsyncIterator["WorkshopSeat"]:
+        if self.is_full:
+            await asyncio.Event().wait()
         self._taken += 1
         self.most = max(self.most, self._taken)
         await asyncio.sleep(0)

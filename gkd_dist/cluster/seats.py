@@ -19,9 +19,13 @@ import ray
 from ray.exceptions import RayError
 
 from gkd_dist.cluster.failures import failure_of
+from gkd_dist.errors import ResourceError
 from gkd_dist.process import end_with_parent
+from gkd_dist.supervision.together import beside
 
 _POLL_S = 0.1
+_LOOK_S = 5.0
+_MAX_MISSED = 3
 _MORTAL = (
     "import os, sys; from gkd_dist.process import end_with_parent; end_with_parent(); "
     "os.execvp(sys.argv[1], sys.argv[1:])"
@@ -132,14 +136,29 @@ class Seats:
 
         Raises:
             EngineError: its process died before it was ready.
+            ResourceError: no node of the cluster lives any more.
         """
         remote: Any = ray.remote(SeatActor)
         actor = remote.options(num_cpus=num_cpus, num_gpus=num_gpus, max_concurrency=2, max_restarts=0).remote()
         try:
-            await _answer(actor.ready.remote(), "start")
+            async with beside(_watch_nodes()):
+                await _answer(actor.ready.remote(), "start")
             yield Seat(actor)
         finally:
             ray.kill(actor)
+
+
+async def _watch_nodes() -> None:
+    """For ever, or until the cluster is seen several times without a living node."""
+    num_missed = 0
+    while num_missed < _MAX_MISSED:
+        await asyncio.sleep(_LOOK_S)
+        try:
+            is_there = any(node["Alive"] for node in await asyncio.to_thread(ray.nodes))
+        except RayError:
+            is_there = False
+        num_missed = 0 if is_there else num_missed + 1
+    raise ResourceError("no node of the Ray cluster lives any more; the same command goes on once there is one")
 
 
 async def _answer(reference: Any, what: str) -> Any:

@@ -1,12 +1,14 @@
 """From rendered questions to predictions: write, compare options, measure distances."""
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from gkd_dist.closing import Closing
 from gkd_dist.config.evaluation import EvalConfig
 from gkd_dist.evaluation.distances import distances
+from gkd_dist.evaluation.drafts import Drafts
 from gkd_dist.evaluation.multiple_choice import option_log_probs
 from gkd_dist.evaluation.predictions import Prediction, Sample
 from gkd_dist.evaluation.questions import Question
@@ -15,6 +17,8 @@ from gkd_dist.interfaces import Scorer
 from gkd_dist.types import FinishReason, IntArray, Prompt, SampleId, SamplingParams, Source, Trajectory
 
 RUN = "eval"
+AT_ONCE = 1024
+"""Prompts that an engine which makes its own batches gets, where drafts are kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,15 +62,25 @@ class Language(Protocol):
 
 Watch = Callable[[str, int], Progress]
 """`watch("completions", 20)` follows the progress of 20 of them."""
+MakeDrafts = Callable[[Sequence[Prompt]], Drafts]
 
 
 async def predict(
-    config: EvalConfig, cases: Sequence[Case], engines: Engines, language: Language, watch: Watch
+    config: EvalConfig,
+    cases: Sequence[Case],
+    engines: Engines,
+    language: Language,
+    watch: Watch,
+    make_drafts: MakeDrafts | None = None,
 ) -> list[Prediction]:
-    """One prediction per case, in order."""
+    """One prediction per case, in order.
+
+    Args:
+        make_drafts: where completions are kept while they are written; None: nowhere.
+    """
     if cases[0].option_ids:
         return await _compare(config, cases, engines, watch)
-    completions = await _write(config, cases, engines, language, watch)
+    completions = await _write(config, cases, engines, language, watch, make_drafts)
     predictions = [
         replace(_bare(config, case), samples=tuple(_sample(each, case.question.stop, language) for each in own))
         for case, own in zip(cases, completions, strict=True)
@@ -89,7 +103,12 @@ async def _compare(config: EvalConfig, cases: Sequence[Case], engines: Engines, 
 
 
 async def _write(
-    config: EvalConfig, cases: Sequence[Case], engines: Engines, language: Language, watch: Watch
+    config: EvalConfig,
+    cases: Sequence[Case],
+    engines: Engines,
+    language: Language,
+    watch: Watch,
+    make_drafts: MakeDrafts | None,
 ) -> list[list[Completion]]:
     """Per case, `num_samples` completions."""
     decoding = config.decoding
@@ -102,14 +121,17 @@ async def _write(
         stop_token_ids=language.stop_token_ids,
         seed=config.seed,
     )
-    async with Closing(engines.make_writer()) as writer:
-        written = await write_all(
-            writer,
-            prompts,
-            params,
-            batch_size=decoding.batch_size if config.engine == "hf" else None,
-            progress=watch("completions", len(prompts)),
-        )
+    at_once = None if make_drafts is None else AT_ONCE
+    with nullcontext() if make_drafts is None else make_drafts(prompts) as drafts:
+        async with Closing(engines.make_writer()) as writer:
+            written = await write_all(
+                writer,
+                prompts,
+                params,
+                batch_size=decoding.batch_size if config.engine == "hf" else at_once,
+                progress=watch("completions", len(prompts)),
+                kept=drafts,
+            )
     return [written[start : start + decoding.num_samples] for start in range(0, len(written), decoding.num_samples)]
 
 

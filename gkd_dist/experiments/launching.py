@@ -56,5 +56,6 @@ class Launcher(Protocol):
 
         Raises:
             EngineError: no seat could be had.
+            ResourceError: nor will another be: there is no machine left.
         """
         ...

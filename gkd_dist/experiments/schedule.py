@@ -3,7 +3,7 @@
 import asyncio
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Literal
 
@@ -75,6 +75,9 @@ class Schedule:
         """Until nothing more can be done, or, after `stop`, until what runs has ended in order.
 
         Cancelled, it ends what runs at once.
+
+        Raises:
+            ResourceError: nothing can run any more.
         """
         tasks: dict[asyncio.Task[None], str] = {}
         stopping = asyncio.ensure_future(stop.wait())
@@ -94,9 +97,10 @@ class Schedule:
                 done, _ = await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
                 for task in [task for task in tasks if task in done]:
                     del tasks[task]
-                    task.result()
+                    if not task.cancelled():
+                        task.result()
                 if stopping.done() and not self._is_stopping:
-                    await self._stop()
+                    await self._stop(tasks)
         finally:
             for waiting in (stopping, news, *tasks):
                 waiting.cancel()
@@ -155,8 +159,6 @@ class Schedule:
         async with self._launcher.seat(standing.run.num_cpus, standing.run.num_gpus) as seat:
             self._seats[standing.run.name] = seat
             try:
-                if self._is_stopping:
-                    await seat.stop()
                 return await self._parts(standing, seat)
             finally:
                 del self._seats[standing.run.name]
@@ -231,8 +233,12 @@ class Schedule:
             raise _LostError(failure)
         return "failed", failure
 
-    async def _stop(self) -> None:
+    async def _stop(self, tasks: Mapping[asyncio.Task[None], str]) -> None:
         self._is_stopping = True
+        for task, name in tasks.items():
+            if name not in self._seats:  # it waits for one, perhaps for ever
+                task.cancel()
+                self._set(name, "stopped")
         for seat in list(self._seats.values()):
             with suppress(EngineError):
                 await seat.stop()

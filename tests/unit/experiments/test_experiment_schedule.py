@@ -136,6 +136,24 @@ def test_a_stop_ends_what_runs_in_order_and_begins_nothing(tmp_path: Path) -> No
     assert set(carry_out(tmp_path, Workshop()).states.values()) == {"done"}
 
 
+def test_a_stop_does_not_wait_for_a_seat_that_is_never_free(tmp_path: Path) -> None:
+    workshop = Workshop(is_full=True)
+
+    async def go() -> Schedule:
+        schedule = Schedule(standings(tmp_path), workshop)
+        stop = asyncio.Event()
+        task = asyncio.create_task(schedule.carry_out(stop))
+        while schedule.states["teacher"] != "running":
+            await asyncio.sleep(0.001)
+        stop.set()
+        await asyncio.wait_for(task, 20)
+        return schedule
+
+    schedule = asyncio.run(go())
+    assert schedule.states == {"teacher": "stopped", "distil_seed0": "waiting", "distil_seed1": "waiting"}
+    assert workshop.calls == [] and schedule.failures == {}
+
+
 def test_a_changed_run_is_refused_and_can_be_put_aside(tmp_path: Path) -> None:
     carry_out(tmp_path, Workshop())
     other = experiment(steps=4)

@@ -1,0 +1,130 @@
+"""Completions that are kept while they are written: what a kill leaves, and what is asked again."""
+
+import asyncio
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gkd_dist.cli import main
+from gkd_dist.evaluation.drafts import Drafts
+from gkd_dist.evaluation.writers import Completion, write_all
+from gkd_dist.types import Prompt, SamplingParams
+from tests.tiny import prompts, save_causal
+
+PARAMS = SamplingParams(max_new_tokens=4)
+AUTHOR = {"model": "a", "seed": 0}
+
+
+class Counting:
+    """Writes the sum of a prompt; dies after `num_batches`."""
+
+    def __init__(self, num_batches: int = 1000) -> None:
+        self.asked: list[Prompt] = []
+        self._left = num_batches
+
+    async def write(self, asked: Sequence[Prompt], _params: SamplingParams) -> list[Completion]:
+        if not self._left:
+            raise KeyboardInterrupt
+        self._left -= 1
+        self.asked += asked
+        return [Completion(np.array([each.token_ids.sum()], np.int32), each.token_ids.size > 3) for each in asked]
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+
+def write(writer: Counting, path: Path, asked: list[Prompt], author: dict[str, object] = AUTHOR) -> list[Completion]:
+    with Drafts(path, author, asked) as drafts:
+        return asyncio.run(write_all(writer, asked, PARAMS, batch_size=2, progress=lambda _: None, kept=drafts))
+
+
+def interrupted(path: Path, asked: list[Prompt], num_batches: int) -> Counting:
+    writer = Counting(num_batches)
+    with pytest.raises(KeyboardInterrupt):
+        write(writer, path, asked)
+    return writer
+
+
+def same(left: Sequence[Completion], right: Sequence[Completion]) -> bool:
+    return [(each.token_ids.tolist(), each.is_truncated) for each in left] == [
+        (each.token_ids.tolist(), each.is_truncated) for each in right
+    ]
+
+
+@given(
+    lengths=st.lists(st.integers(1, 6), min_size=1, max_size=9), num_batches=st.integers(0, 3), cut=st.integers(0, 40)
+)
+def test_what_was_kept_is_not_asked_again_wherever_a_kill_cut_the_file(
+    tmp_path_factory: pytest.TempPathFactory, lengths: list[int], num_batches: int, cut: int
+) -> None:
+    path, asked = tmp_path_factory.mktemp("drafts") / "out.draft", prompts(lengths)
+    whole = asyncio.run(write_all(Counting(), asked, PARAMS, batch_size=2, progress=lambda _: None))
+    if num_batches * 2 >= len(asked):
+        num_batches = 0
+    interrupted(path, asked, num_batches)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) - cut])
+    num_kept = max(0, path.read_bytes().count(b"\n") - 1)
+    again = Counting()
+    assert same(write(again, path, asked), whole)
+    assert len(again.asked) == len(asked) - num_kept
+    assert same(write(rest := Counting(), path, asked), whole) and not rest.asked
+
+
+@pytest.mark.parametrize("change", ["author", "prompts"])
+def test_drafts_of_another_model_or_for_other_prompts_are_begun_anew(tmp_path: Path, change: str) -> None:
+    path, asked = tmp_path / "out.draft", prompts([3, 4, 5])
+    interrupted(path, asked, 1)
+    author = AUTHOR | {"seed": 1} if change == "author" else AUTHOR
+    asked = prompts([3, 4, 6]) if change == "prompts" else asked
+    again = Counting()
+    write(again, path, asked, author)
+    assert len(again.asked) == 3
+
+
+def test_a_file_that_holds_no_drafts_is_overwritten(tmp_path: Path) -> None:
+    path = tmp_path / "out.draft"
+    path.write_bytes(b"\xff\xfe nothing of ours\n{")
+    again = Counting()
+    write(again, path, prompts([3]))
+    assert len(again.asked) == 1
+
+
+def test_a_command_that_was_stopped_writes_what_an_undisturbed_one_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from gkd_dist.evaluation.writers import SamplingWriter
+
+    save_causal(tmp_path / "model", seed=1)
+    data = tmp_path / "rows.jsonl"
+    data.write_text("".join(json.dumps({"prompt": f"w{n} w5"}) + "\n" for n in range(7, 14)))
+
+    def command(name: str) -> list[str]:
+        return [
+            "generate", str(tmp_path / "model"), "--prompts", str(data), "--output", str(tmp_path / name),
+            "decoding.temperature=1", "decoding.num_samples=2", "decoding.max_new_tokens=4", "decoding.batch_size=3",
+        ]  # fmt: skip
+
+    assert main(command("whole.jsonl")) == 0
+    write_for_real, calls = SamplingWriter.write, 0
+
+    async def write_twice(self: SamplingWriter, asked: Sequence[Prompt], params: SamplingParams) -> list[Completion]:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise KeyboardInterrupt
+        return await write_for_real(self, asked, params)
+
+    monkeypatch.setattr(SamplingWriter, "write", write_twice)
+    assert main(command("stopped.jsonl")) != 0
+    assert not (tmp_path / "stopped.jsonl").exists()
+    calls = 3
+    assert main(command("stopped.jsonl")) == 0
+    assert calls == 3 + 3, "14 completions, of which two batches of three were kept"
+    assert (tmp_path / "stopped.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+    assert not (tmp_path / "stopped.jsonl.draft").exists()
