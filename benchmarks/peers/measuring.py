@@ -1,7 +1,9 @@
 """A command from start to end: how long it takes, and how much memory all of its processes have together."""
 
 import os
+import signal
 import subprocess
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +18,11 @@ SHOWN_CHARACTERS = 2000
 
 class CommandError(RuntimeError):
     """A command that ended with an error; says which, and the end of what it printed."""
+
+
+def end_whole() -> None:
+    """Make SIGTERM end this process as Ctrl-C does, so that what it measures is ended too."""
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
 
 
 def measure(command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from typing import Any
 import gkd_side
 from blocks import Blocks
 from material import rendered_rows, teacher_and_student
-from measuring import CommandError
+from measuring import CommandError, end_whole
 from sides import Peer, held_out, run_gkd, run_trl
 from summary import bars, summarise
 from work import Row, Work, save_rows
@@ -131,6 +131,7 @@ class Comparison:
 
 def main() -> int:
     arguments = parser().parse_args()
+    end_whole()
     if arguments.plan:
         print_plan(arguments)
         return 0

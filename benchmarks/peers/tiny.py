@@ -21,7 +21,7 @@ from typing import Any
 
 import gkd_side
 from blocks import Blocks
-from measuring import CommandError
+from measuring import CommandError, end_whole
 from sides import Peer, run_gkd, run_trl
 from tiny_pair import random_rows, save_pair
 from work import Work, save_rows
@@ -39,6 +39,7 @@ SIDES = ("gkd_dist", "gkd")
 
 def main() -> int:
     arguments = parser().parse_args()
+    end_whole()
     folder = arguments.folder
     folder.mkdir(parents=True, exist_ok=True)
     settings = {"steps": arguments.steps, "warm_up": WARM_UP, "batch_size": BATCH, "new_tokens": NEW_TOKENS}
