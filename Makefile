@@ -12,7 +12,7 @@ ENGINE ?=
 # More arguments for pytest or for the job: `make test ARGS="-k codec"`.
 ARGS ?=
 
-.PHONY: help install demo test test-unit test-slow compare soak monitoring reference docs audit lint types format clean
+.PHONY: help install demo test test-unit test-slow compare soak peers monitoring reference docs audit lint types format clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -37,6 +37,11 @@ compare: $(STAMP) ## measure the fast benchmarks anew; fails where a kept ratio 
 
 soak: $(STAMP) ## ten minutes of random faults on three nodes of this machine, and what came of them
 	@$(BIN)/python -m tests.soak $(ARGS)
+
+peers: ## make benchmarks/peers/.venv with TRL, for benchmarks/peers
+	@"$(PYTHON)" -m venv benchmarks/peers/.venv
+	@benchmarks/peers/.venv/bin/pip install --quiet torch==$$(sed -n 's/^torch==//p' benchmarks/peers/requirements.txt)
+	@benchmarks/peers/.venv/bin/pip install --quiet --requirement benchmarks/peers/requirements.txt
 
 monitoring: $(STAMP) ## write alert rules, dashboard and docs/metrics.md anew from the metrics' catalogue
 	@$(BIN)/python -m gkd_dist.metrics.monitoring $(ARGS)
