@@ -179,7 +179,7 @@ class ActorLauncher(Generic[AnyProxy]):
             while proxy.place is None:
                 await asyncio.sleep(_LOOK_S)
                 missing = await asyncio.to_thread(self._missing) if proxy.place is None else []
-                found = f"the cluster has no room for it ({'; '.join(missing)})" if missing else ""
+                found = f"the cluster has no room for another ({'; '.join(missing)})" if missing else ""
                 if found and found not in self._waits.values():  # of many that wait alike, one says so
                     self._say(f"{self._name_of(slot)} waits: {found}")
                 self._waits[slot] = found

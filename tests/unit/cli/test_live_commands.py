@@ -52,7 +52,7 @@ def job(directory: RunDirectory, *, obeys: bool = True) -> Iterator[dict[str, in
         slots = tuple(SlotStatus(slot=number, state="healthy", pid=7, node="n") for number in range(num_slots))
         if num_slots < targets[name]:
             slots += tuple(
-                SlotStatus(slot=number, state="restarting", problem="the cluster has no room for it")
+                SlotStatus(slot=number, state="restarting", problem="the cluster has no room for another")
                 for number in range(num_slots, targets[name])
             )
         return RoleStatus(target=targets[name], slots=slots)
@@ -109,7 +109,7 @@ def test_scale_says_that_it_did_not_converge(directory: RunDirectory, capsys: py
     with job(directory, obeys=False):
         assert main(["scale", "tiny-1", "--samplers", "2", "--timeout", "1"]) == 70
     assert capsys.readouterr().err == (
-        "error: not there after 1 s: samplers 1 of 2 (slot 1 restarting: the cluster has no room for it); the run goes "
+        "error: not there after 1 s: samplers 1 of 2 (slot 1 restarting: the cluster has no room for another); the run goes "
         "on trying\n"
     )
 
@@ -119,9 +119,9 @@ def test_what_a_replica_waits_for_is_seen_by_who_asks(
 ) -> None:
     with job(directory, obeys=False):
         assert main(["scale", "tiny-1", "--samplers", "2", "--timeout", "1"]) == 70
-        assert "tiny-1: samplers slot 1 restarting: the cluster has no room for it\n" in capsys.readouterr().out
+        assert "tiny-1: samplers slot 1 restarting: the cluster has no room for another\n" in capsys.readouterr().out
         assert main(["status", "tiny-1"]) == 0
-    assert "  slot 1: restarting, 0 restart(s)\n    the cluster has no room for it\n" in capsys.readouterr().out
+    assert "  slot 1: restarting, 0 restart(s)\n    the cluster has no room for another\n" in capsys.readouterr().out
 
 
 @pytest.mark.fault(39)
@@ -235,7 +235,7 @@ def test_replicas_that_wait_alike_are_one_line(directory: RunDirectory, capsys: 
         scaled = capsys.readouterr()
         assert main(["status", "tiny-1"]) == 0
         seen = capsys.readouterr().out
-    room = "the cluster has no room for it"
+    room = "the cluster has no room for another"
     assert scaled.out.splitlines()[1:] == [f"tiny-1: teachers.teacher slots 1-39 (39) restarting: {room}"]
     assert f"1 of 40 (slots 1-39 (39) restarting: {room});" in scaled.err
     assert f" node n\n  slots 1-39 (39): restarting, 0 restart(s)\n    {room}\n" in seen

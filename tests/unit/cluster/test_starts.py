@@ -80,7 +80,7 @@ def test_a_start_says_which_resource_is_missing_and_how_much_is_free(free: dict[
         proxy = Waiting()
         starter = launcher(proxy, said)
         start = asyncio.create_task(starter.start(3))
-        await until(lambda: starter.waits_for(3) == "the cluster has no room for it (CPU: 2 wanted, 0.5 free)")
+        await until(lambda: starter.waits_for(3) == "the cluster has no room for another (CPU: 2 wanted, 0.5 free)")
         free["GPU"] = 0
         await until(lambda: "GPU: 1 wanted, 0 free" in starter.waits_for(3))
         assert starter.waits_for(2) == ""
@@ -93,8 +93,8 @@ def test_a_start_says_which_resource_is_missing_and_how_much_is_free(free: dict[
     said: list[str] = []
     asyncio.run(check())
     assert said == [
-        "sampler 3 waits: the cluster has no room for it (CPU: 2 wanted, 0.5 free)",
-        "sampler 3 waits: the cluster has no room for it (CPU: 2 wanted, 0.5 free; GPU: 1 wanted, 0 free)",
+        "sampler 3 waits: the cluster has no room for another (CPU: 2 wanted, 0.5 free)",
+        "sampler 3 waits: the cluster has no room for another (CPU: 2 wanted, 0.5 free; GPU: 1 wanted, 0 free)",
         "sampler 3 up after 0 s",
     ]
 

@@ -131,12 +131,14 @@ def test_what_keeps_a_replica_from_serving_is_said_once_and_again_at_the_deadlin
         now += seconds
         job.turn()
 
-    room = "the cluster has no room for it (CPU: 2 wanted, 0.5 free)"
+    room = "the cluster has no room for another (CPU: 2 wanted, 0.5 free)"
     with Attempt(directory):
         job = Job(directory)
         request = scale(directory, samplers=2)
         job.samplers = (*slots("healthy"), SlotStatus(slot=1, state="restarting", problem=room))
-        with pytest.raises(DeadlineError, match=r"slot 1 restarting: the cluster has no room for it \(CPU: 2 wanted"):
+        with pytest.raises(
+            DeadlineError, match=r"slot 1 restarting: the cluster has no room for another \(CPU: 2 wanted"
+        ):
             await_target(directory, request, timeout_s=5, say=said.append, clock=lambda: now, sleep=sleep)
     assert said == [f"samplers slot 1 restarting: {room}"]
 
