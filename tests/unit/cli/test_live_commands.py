@@ -109,8 +109,8 @@ def test_scale_says_that_it_did_not_converge(directory: RunDirectory, capsys: py
     with job(directory, obeys=False):
         assert main(["scale", "tiny-1", "--samplers", "2", "--timeout", "1"]) == 70
     assert capsys.readouterr().err == (
-        "error: not there after 1 s: samplers 1 of 2 (slot 1 restarting: the cluster has no room for another); the run goes "
-        "on trying\n"
+        "error: not there after 1 s: samplers 1 of 2 (slot 1 restarting: the cluster has no room for another); the run "
+        "goes on trying\n"
     )
 
 
