@@ -31,7 +31,8 @@ _MAX_COMPLETION_TOKENS = 32
 
 
 def golden_sequences(renderer: Renderer, num_ids: int, max_model_len: int) -> tuple[Trajectory, ...]:
-    """Six pairs of prompt and completion, without those that `max_model_len` tokens do not hold.
+    """Six pairs of prompt and completion, without those that `max_model_len` tokens do not hold, or for which the
+    tokenizer (of a language of its own) has no ids.
 
     Args:
         num_ids: real vocabulary; random ids are drawn from its ordinary tokens.
@@ -44,7 +45,7 @@ def golden_sequences(renderer: Renderer, num_ids: int, max_model_len: int) -> tu
     sequences = [
         fixed_trajectory(_name(index), prompt, completion, _MAX_COMPLETION_TOKENS)
         for index, (prompt, completion) in enumerate(pairs)
-        if completion is not None
+        if completion is not None and prompt.size
     ]
     for prompt, completion in _RANDOM_LENGTHS:
         ids = rng.choice(ordinary, prompt + completion)

@@ -208,3 +208,16 @@ def test_golden_sequences_hold_whatever_the_system_prompt_and_no_special_id_is_d
     for random in sequences[0][3:]:
         assert random.prompt_ids.dtype == random.completion_ids.dtype == np.int32
         assert min(random.prompt_ids.min(), random.completion_ids.min()) > END
+
+
+def test_golden_sequences_are_random_alone_where_the_tokenizer_knows_no_word_of_the_text(tmp_path):
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    from gkd_dist.data.golden import golden_sequences
+
+    words = {word: index for index, word in enumerate(("<pad>", "</s>", "\u2654", "\u2655", "\u2656"))}
+    inner = Tokenizer(models.BPE(words, merges=[]))
+    PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="<pad>", eos_token="</s>").save_pretrained(tmp_path)
+    sequences = golden_sequences(Renderer(str(tmp_path)), len(words), 128)
+    assert [each.num_tokens for each in sequences] == [2, 16, 16]
