@@ -115,7 +115,7 @@ def step_of(work: Workload, parts: Parts, *, shared: bool) -> tuple[float, str]:
             "sampling": own * writing,
             "scoring": parts.scoring_s,
             "learning": parts.learning.seconds,
-            "publishing": parts.publishing.seconds,
+            "publishing": work.publications * parts.publishing.seconds,
             "wire": parts.wire_s,
             "controller": parts.controller_s,
         }
@@ -157,7 +157,7 @@ def predict(work: Workload, device: Device, split: Split, groups: Groups, *, sha
             "samplers": own * parts.sampling.seconds,
             "teachers": parts.scoring_s,
             "learner": parts.learning.seconds,
-            "weights": parts.publishing.seconds,
+            "weights": work.publications * parts.publishing.seconds,
         },
         tokens={
             "samplers": work.student_fraction * work.batch_size * work.lengths.completion,

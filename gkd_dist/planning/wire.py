@@ -18,7 +18,7 @@ class Wire:
     trajectories: float
     targets: float
     weights: float
-    """Of one policy version; each node with samplers receives them once."""
+    """Of the policy versions that are published; each node with samplers receives them once."""
 
     @property
     def total(self) -> float:
@@ -30,4 +30,4 @@ def wire_bytes(work: Workload) -> Wire:
     targets = sum(each.share * each.bytes_per_token for each in work.teachers) * work.trained_tokens
     readers = (1 if work.teachers else 0) + 1
     trajectories = readers * _ID_BYTES * (work.read_tokens + sampled)
-    return Wire(trajectories, targets, work.published_bytes if work.student_fraction else 0.0)
+    return Wire(trajectories, targets, work.publications * work.published_bytes)

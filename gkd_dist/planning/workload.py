@@ -119,6 +119,14 @@ class Workload:
         return self.student_fraction if self.per_batch else 1.0
 
     @property
+    def publications(self) -> float:
+        """Share of the steps whose weights go to the samplers: where no step is given out ahead, only those before one
+        in which the student writes."""
+        if self.student_fraction == 0:
+            return 0.0
+        return self.student_steps if self.max_staleness == 0 else 1.0
+
+    @property
     def completion(self) -> float:
         """Mean completion tokens of a trained sequence."""
         own = self.student_fraction

@@ -133,3 +133,16 @@ def test_weights_that_take_longer_than_training_are_the_bottleneck() -> None:
     slow = DEVICE.model_copy(update={"host_bytes_per_s": 1e8})
     work = replace(WORK, max_staleness=50)
     assert predict(work, slow, Split(8, 8, 8), groups(work)).bottleneck == "publishing"
+
+
+@pytest.mark.parametrize(
+    ("per_batch", "max_staleness", "fraction", "publications"),
+    [(True, 0, 0.25, 0.25), (False, 0, 0.25, 1.0), (True, 2, 0.25, 1.0), (True, 0, 0.0, 0.0), (False, 2, 0.0, 0.0)],
+)
+def test_weights_are_published_where_somebody_may_sample_with_them(
+    per_batch: bool, max_staleness: int, fraction: float, publications: float
+) -> None:
+    work = replace(WORK, per_batch=per_batch, max_staleness=max_staleness, student_fraction=fraction)
+    found = predict(work, DEVICE, Split(2, 2, 2), groups(work))
+    assert found.wire.weights == publications * work.published_bytes
+    assert found.busy["weights"] == publications * found.parts.publishing.seconds
