@@ -12,14 +12,14 @@ from tests.soak.verdict import broken_promises, divergence_gap, started_with, st
 pytestmark = pytest.mark.ray
 
 SEED = 0
-STEPS = 150
+STEPS = 300
 MENU = Menu(3.0, machine.TARGETS, learner_kills_at=(8.0,))
 TOLERANCE = 0.15
 
 
 @pytest.mark.fault(52)
 @pytest.mark.fault(38)
-@pytest.mark.timeout(600)  # a minute of faults on an idle machine
+@pytest.mark.timeout(600)  # a minute of faults on an idle machine: shorter, and chance decides how many there are
 def test_a_minute_of_faults_leaves_a_run_as_good_as_a_clean_one(tmp_path: Path) -> None:
     inputs = machine.save_models_and_data(tmp_path)
     clean = run(machine.overrides(inputs, tmp_path / "clean", num_steps=STEPS, seed=SEED))
