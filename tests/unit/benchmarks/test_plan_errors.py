@@ -38,7 +38,7 @@ def test_the_first_step_is_left_out(benchmark: ModuleType, tmp_path: Path) -> No
 def test_every_case_is_a_valid_run(benchmark: ModuleType) -> None:
     common = [each.format(runs="runs") for each in benchmark.COMMON]
     for overrides in benchmark.CASES.values():
-        load_run_config("quickstart", [*common, *overrides])
+        assert load_run_config("quickstart", [*common, *overrides]).name
 
 
 def test_the_kept_result_predicts_runs_it_was_not_calibrated_on_within_a_quarter() -> None:
