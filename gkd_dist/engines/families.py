@@ -69,11 +69,15 @@ class Family(Protocol):
     def lay_out(self, trajectories: Sequence[Trajectory], pad_token_id: int, device: torch.device) -> Pass: ...
 
     def prompts(self, rows: Sequence[IntArray], pad_token_id: int) -> tuple[Tensor, Tensor]:
-        """Ids and attention mask [B, S] that `generate` goes on from."""
+        """Ids and attention mask [B, S] that completions go on from."""
+        ...
+
+    def beginning(self, input_ids: Tensor) -> Tensor:
+        """[B, T] what a reader of such prompts is given before the first token is written."""
         ...
 
     def reader(self, model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor) -> Reader:
-        """Of what `generate` writes behind such prompts."""
+        """Of what is written behind such prompts."""
         ...
 
     def states(self, model: PreTrainedModel, **inputs: Any) -> Tensor:
@@ -116,6 +120,9 @@ class Causal:
         """Padded on the left: completions begin in one column."""
         ids, mask = pad(rows, pad_token_id, left=True)
         return torch.from_numpy(ids), torch.from_numpy(mask).long()
+
+    def beginning(self, input_ids: Tensor) -> Tensor:
+        return input_ids
 
     def reader(self, model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor) -> Reader:
         del input_ids  # rows begin with them
@@ -164,6 +171,9 @@ class EncoderDecoder:
         """Padded on the right, as encoders with absolute positions were trained."""
         ids, mask = pad(rows, pad_token_id, left=False)
         return torch.from_numpy(ids), torch.from_numpy(mask).long()
+
+    def beginning(self, input_ids: Tensor) -> Tensor:
+        return input_ids.new_full((len(input_ids), 1), self.start_id)
 
     def reader(self, model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor) -> Reader:
         return DecoderReader(model, input_ids, attention_mask)

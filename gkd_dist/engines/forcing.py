@@ -10,7 +10,7 @@ NextId = Callable[[Sequence[int]], int | None]
 
 
 class ForcingProcessor(LogitsProcessor):
-    """Leaves one id where something else decides.
+    """Leaves one id where something else decides; for `generate` and for `samplers.writing`.
 
     Args:
         begins_at: column of the first generated id.
@@ -27,3 +27,6 @@ class ForcingProcessor(LogitsProcessor):
                 scores[row] = float("-inf")
                 scores[row, forced] = 0.0
         return scores
+
+    def keep(self, indices: torch.Tensor) -> None:
+        """Nothing is kept here: rows are given whole."""

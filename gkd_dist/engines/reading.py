@@ -1,7 +1,7 @@
 """A model that reads along while another one writes: the logits of the next token, with a cache of its own."""
 
 import inspect
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -12,7 +12,11 @@ class Reader(Protocol):
     """Of one batch, from its prompts to its last tokens."""
 
     def next_logits(self, rows: Tensor) -> Tensor:
-        """[B, V] for the token after `rows` [B, T], which are as `generate` has them and one token longer each time."""
+        """[B, V] for the token after `rows` [B, T], which are one token longer each time."""
+        ...
+
+    def keep(self, indices: Tensor) -> None:
+        """Only these rows [B] go on; the next `rows` have no others."""
         ...
 
 
@@ -27,7 +31,7 @@ class RowReader:
         self._model = model
         self._mask = attention_mask
         self._takes = inspect.signature(model.forward).parameters.keys()
-        self._cache: object = None
+        self._cache: Any = None
 
     @torch.no_grad()
     def next_logits(self, rows: Tensor) -> Tensor:
@@ -43,9 +47,14 @@ class RowReader:
             use_cache=True,
             **{name: value for name, value in optional.items() if name in self._takes},
         )
-        self._cache = output.past_key_values
+        self._cache = getattr(output, "past_key_values", None)  # a model without one reads all again
         logits: Tensor = output.logits[:, -1]
         return logits
+
+    def keep(self, indices: Tensor) -> None:
+        self._mask = self._mask[indices]
+        if self._cache is not None:
+            self._cache.batch_select_indices(indices)
 
 
 class DecoderReader:
@@ -61,7 +70,7 @@ class DecoderReader:
         self._model = model
         self._mask = attention_mask
         self._encoded = model.get_encoder()(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        self._cache: object = None
+        self._cache: Any = None
 
     @torch.no_grad()
     def next_logits(self, rows: Tensor) -> Tensor:
@@ -75,3 +84,8 @@ class DecoderReader:
         self._cache = output.past_key_values
         logits: Tensor = output.logits[:, -1]
         return logits
+
+    def keep(self, indices: Tensor) -> None:
+        self._mask, self._encoded = self._mask[indices], self._encoded[indices]
+        if self._cache is not None:
+            self._cache.batch_select_indices(indices)

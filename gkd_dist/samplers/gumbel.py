@@ -1,12 +1,12 @@
-"""Exact sampling inside transformers' greedy loop: add Gumbel noise from our own generators, take the argmax.
+"""Exact sampling with a generator for each row: add Gumbel noise to the log-probs, take the argmax.
 
-argmax(log p + Gumbel noise) is a draw from p (the Gumbel-max trick), so every row may have a generator of its own
-and neither the global random state nor the neighbours in the batch play a part.
+argmax(log p + Gumbel noise) is a draw from p (the Gumbel-max trick), so neither the global random state nor the
+neighbours in the batch play a part.
 """
 
 import torch
+from torch import Tensor
 from transformers import (
-    LogitsProcessor,
     LogitsProcessorList,
     MinPLogitsWarper,
     TemperatureLogitsWarper,
@@ -17,13 +17,13 @@ from transformers import (
 from gkd_dist.types import SamplingParams
 
 
-class GumbelProcessor(LogitsProcessor):
-    """Turns scores [B, V] into perturbed log-probs, and remembers the log-probs of what was chosen.
+class GumbelDraw:
+    """Draws the next token of every row of a batch, from its first to its last.
 
     Args:
         params: temperature 0 means greedy, without noise.
         seeds: one per row.
-        num_ids: ids from here on are padding of the vocabulary and get no probability. None: all ids are real.
+        num_ids: ids from here on are padding of the vocabulary and are never drawn. None: all ids are real.
     """
 
     def __init__(self, params: SamplingParams, seeds: list[int], num_ids: int | None = None) -> None:
@@ -31,43 +31,30 @@ class GumbelProcessor(LogitsProcessor):
         self._num_ids = num_ids
         self._warpers = _warpers(params)
         self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        self._pending: torch.Tensor | None = None
-        self._chosen: list[torch.Tensor] = []
 
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        self._settle(input_ids)
-        real = self._without_padding(scores.float())
-        log_probs = torch.log_softmax(self._warpers(input_ids, real), dim=-1)
-        self._pending = log_probs
-        if self._greedy:
-            return log_probs
-        return log_probs + self._noise(log_probs)
+    def __call__(self, scores: Tensor) -> tuple[Tensor, Tensor]:
+        """Of scores [B, V]: ids [B] int64, and their log-probs [B] float32 in what they were drawn from."""
+        real = scores[:, : self._num_ids].float()
+        log_probs = torch.log_softmax(self._warpers(None, real), dim=-1)
+        ids = (log_probs if self._greedy else self._perturbed(log_probs)).argmax(dim=-1)
+        return ids, log_probs.gather(1, ids[:, None]).squeeze(1)
 
-    def chosen_log_probs(self, sequences: torch.Tensor) -> torch.Tensor:
-        """[B, L] float32 log-probs of the L generated tokens; call once, with the finished sequences [B, T]."""
-        self._settle(sequences)
-        return torch.stack(self._chosen, dim=1)
+    def keep(self, indices: Tensor) -> None:
+        """Rows [B] that go on; their generators do, too."""
+        self._generators = [self._generators[index] for index in indices.tolist()]
 
-    def _settle(self, input_ids: torch.Tensor) -> None:
-        if self._pending is not None:
-            self._chosen.append(self._pending.gather(1, input_ids[:, -1:]).squeeze(1))
-            self._pending = None
+    def _perturbed(self, log_probs: Tensor) -> Tensor:
+        """[B, V] with the order of log p - log(-log u), u uniform: that of p / -log(u), a logarithm cheaper.
 
-    def _without_padding(self, scores: torch.Tensor) -> torch.Tensor:
-        if self._num_ids is None or self._num_ids >= scores.shape[1]:
-            return scores
-        scores = scores.clone()
-        scores[:, self._num_ids :] = float("-inf")
-        return scores
-
-    def _noise(self, log_probs: torch.Tensor) -> torch.Tensor:
-        """Float64: the uniforms of float32 lie 2**-24 apart, too coarse for the tail of a large vocabulary."""
+        Float64: the uniforms of float32 lie 2**-24 apart, too coarse for the tail of a large vocabulary.
+        """
         noise = torch.empty(log_probs.shape, dtype=torch.float64)
         for row, generator in zip(noise, self._generators, strict=True):
             torch.rand(row.shape, generator=generator, out=row)
-        # In place: with a large vocabulary the noise costs as much as a small model's step.
-        noise.clamp_(min=torch.finfo(torch.float64).tiny).log_().neg_().log_().neg_()
-        return noise.to(log_probs.device)
+        # In place: with a large vocabulary the noise costs as much as a small model's step. No uniform is 1, nor, once
+        # it is clamped, 0: all of -log(u) is positive and finite.
+        noise.clamp_(min=torch.finfo(torch.float64).tiny).log_().neg_()
+        return log_probs.exp().double().div_(noise.to(log_probs.device))
 
 
 def _warpers(params: SamplingParams) -> LogitsProcessorList:

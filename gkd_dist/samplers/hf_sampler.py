@@ -1,20 +1,21 @@
-"""The student on transformers' generate: causal and encoder-decoder models, on a CPU or a GPU."""
+"""The student on transformers: causal and encoder-decoder models, on a CPU or a GPU."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
+from transformers import PreTrainedModel
 
 from gkd_dist.config.lora import LoraConfig
 from gkd_dist.engines.coalescing import Coalescer
 from gkd_dist.engines.families import family_at
 from gkd_dist.engines.forcing import ForcingProcessor, NextId
 from gkd_dist.errors import EngineError, ModelError
-from gkd_dist.samplers.gumbel import GumbelProcessor
+from gkd_dist.samplers.gumbel import GumbelDraw
 from gkd_dist.samplers.seeds import sample_seed
 from gkd_dist.samplers.teacher_mix import TeacherMix
+from gkd_dist.samplers.writing import write
 from gkd_dist.types import (
     FinishReason,
     Prompt,
@@ -66,8 +67,6 @@ class HfSampler:
     ) -> None:
         self._family = family_at(model)
         self._model = self._family.load(model, dtype=getattr(torch, dtype)).eval()
-        # `generate` fills every field we leave open from here: penalties, n-gram bans and stop ids of the folder.
-        self._model.generation_config = GenerationConfig()
         self._teacher = None if teacher is None else self._load_teacher(teacher, dtype).to(device)
         self._pad_token_id = pad_token_id
         self._num_ids = num_ids
@@ -119,19 +118,19 @@ class HfSampler:
         rows = self._family.prompts([each.token_ids for each in prompts], self._pad_token_id)
         input_ids, attention_mask = (part.to(self._model.device) for part in rows)
         seeds = [sample_seed(params.seed, prompt.sample_id) for prompt in prompts]
-        gumbel = GumbelProcessor(params, seeds, self._num_ids)
+        begin = self._family.beginning(input_ids)
         mix = self._mix(params, input_ids, attention_mask)
-        begins_at = input_ids.shape[1] if self._family.in_one_row else 1
-        forcing = [] if self._next_id is None else [ForcingProcessor(self._next_id, begins_at)]
-        sequences = self._model.generate(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            generation_config=self._generation_config(params),
-            logits_processor=LogitsProcessorList([*mix, *forcing, gumbel]),
+        forcing = [] if self._next_id is None else [ForcingProcessor(self._next_id, begin.shape[1])]
+        ids, log_probs = write(
+            self._family.reader(self._model, input_ids, attention_mask),
+            begin,
+            GumbelDraw(params, seeds, self._num_ids),
+            [*mix, *forcing],
+            max_new_tokens=params.max_new_tokens,
+            stop_token_ids=params.stop_token_ids,
         )
-        log_probs = gumbel.chosen_log_probs(sequences).cpu().numpy()
-        completions = sequences[:, -log_probs.shape[1] :].cpu().numpy().astype(np.int32)
-        written = zip(prompts, completions, log_probs, strict=True)
+        completions = ids.cpu().numpy().astype(np.int32)
+        written = zip(prompts, completions, log_probs.cpu().numpy(), strict=True)
         return [self._trajectory(prompt, ids, row, params) for prompt, ids, row in written]
 
     def _load_teacher(self, teacher: str | Path, dtype: str) -> PreTrainedModel:
@@ -142,26 +141,13 @@ class HfSampler:
             )
         return self._family.load(teacher, dtype=getattr(torch, dtype)).eval()
 
-    def _mix(
-        self, params: SamplingParams, input_ids: torch.Tensor, attention_mask: torch.Tensor
-    ) -> list[LogitsProcessor]:
+    def _mix(self, params: SamplingParams, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> list[TeacherMix]:
         if params.teacher_mix == 0:
             return []
         if self._teacher is None:
             raise EngineError("this sampler was started without a teacher; it cannot sample with teacher_mix above 0")
         reader = self._family.reader(self._teacher, input_ids, attention_mask)
         return [TeacherMix(reader, params.teacher_mix, self._num_ids)]
-
-    def _generation_config(self, params: SamplingParams) -> GenerationConfig:
-        return GenerationConfig(
-            do_sample=False,  # the noise is ours, see gumbel.py
-            num_beams=1,
-            max_new_tokens=params.max_new_tokens,
-            eos_token_id=list(params.stop_token_ids) or None,
-            pad_token_id=self._pad_token_id,
-            use_cache=True,
-            **self._family.generation,
-        )
 
     def _trajectory(
         self, prompt: Prompt, token_ids: np.ndarray, log_probs: np.ndarray, params: SamplingParams

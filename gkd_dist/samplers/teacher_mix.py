@@ -3,16 +3,15 @@
 import math
 
 import torch
-from transformers import LogitsProcessor
 
 from gkd_dist.engines.reading import Reader
 
 
-class TeacherMix(LogitsProcessor):
+class TeacherMix:
     """Turns the student's scores [B, V] into log(alpha * p + (1 - alpha) * q), over the ids both models have.
 
     What follows it (temperature, cuts) acts on the mixture. The teacher reads along with its own cache: one object per
-    call of `generate`.
+    batch. Implements `writing.Rescoring`.
 
     Args:
         teacher: reads the same batch, in evaluation mode, on the student's device.
@@ -26,10 +25,13 @@ class TeacherMix(LogitsProcessor):
         self._num_ids = num_ids
 
     @torch.no_grad()
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        teacher = self._teacher.next_logits(input_ids)
+    def __call__(self, rows: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        teacher = self._teacher.next_logits(rows)
         num_ids = min(teacher.shape[1], scores.shape[1], self._num_ids or scores.shape[1])
-        log_p, log_q = (torch.log_softmax(rows[:, :num_ids].float(), dim=-1) for rows in (teacher, scores))
+        log_p, log_q = (torch.log_softmax(logits[:, :num_ids].float(), dim=-1) for logits in (teacher, scores))
         mixed = torch.full_like(scores, -math.inf, dtype=torch.float32)
         mixed[:, :num_ids] = torch.logaddexp(log_p + math.log(self._alpha), log_q + math.log1p(-self._alpha))
         return mixed
+
+    def keep(self, indices: torch.Tensor) -> None:
+        self._teacher.keep(indices)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from gkd_dist.samplers.gumbel import GumbelProcessor
+from gkd_dist.samplers.gumbel import GumbelDraw
 from gkd_dist.samplers.seeds import sample_seed
 from gkd_dist.types import SampleId, SamplingParams
 
@@ -14,9 +14,8 @@ NUM_DRAWS = 4000
 
 def draw(params: SamplingParams) -> np.ndarray:
     """Frequencies over NUM_DRAWS rows, each with a seed of its own."""
-    processor = GumbelProcessor(params, list(range(NUM_DRAWS)))
-    scores = processor(torch.zeros(NUM_DRAWS, 1, dtype=torch.long), LOGITS.expand(NUM_DRAWS, -1))
-    return np.bincount(scores.argmax(dim=-1).numpy(), minlength=LOGITS.numel()) / NUM_DRAWS
+    ids, _ = GumbelDraw(params, list(range(NUM_DRAWS)))(LOGITS.expand(NUM_DRAWS, -1))
+    return np.bincount(ids.numpy(), minlength=LOGITS.numel()) / NUM_DRAWS
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5, 2.0])
@@ -40,13 +39,21 @@ def test_temperature_zero_is_the_argmax() -> None:
 
 def test_log_probs_are_those_of_what_was_chosen() -> None:
     params = SamplingParams(max_new_tokens=2, temperature=0.7)
-    processor = GumbelProcessor(params, [0, 1, 2])
-    sequences = torch.zeros(3, 1, dtype=torch.long)
+    draw_next = GumbelDraw(params, [0, 1, 2])
+    expected = torch.log_softmax(LOGITS / 0.7, dim=-1)
     for _ in range(2):
-        scores = processor(sequences, LOGITS.expand(3, -1))
-        sequences = torch.cat([sequences, scores.argmax(dim=-1, keepdim=True)], dim=1)
-    log_probs = torch.log_softmax(LOGITS / 0.7, dim=-1)
-    torch.testing.assert_close(processor.chosen_log_probs(sequences), log_probs[sequences[:, 1:]])
+        ids, log_probs = draw_next(LOGITS.expand(3, -1))
+        torch.testing.assert_close(log_probs, expected[ids])
+
+
+def test_rows_that_go_on_draw_what_they_draw_among_the_others() -> None:
+    params = SamplingParams(max_new_tokens=2)
+    scores = torch.zeros(4, 1000)
+    everyone, some = GumbelDraw(params, [0, 1, 2, 3]), GumbelDraw(params, [0, 1, 2, 3])
+    everyone(scores)
+    some(scores)
+    some.keep(torch.tensor([1, 3]))
+    assert torch.equal(some(scores[:2])[0], everyone(scores)[0][[1, 3]])
 
 
 def test_the_global_random_state_is_untouched() -> None:
@@ -66,17 +73,22 @@ def test_seeds_differ_by_prompt_repeat_and_run_seed_alone() -> None:
 def test_no_two_ids_of_a_large_vocabulary_share_their_noise() -> None:
     """Uniforms of float32 lie on 2**24 points: some 70 pairs of 49,152 ids would, and none beyond 16.6 nats."""
     num_ids = 49_152
-    processor = GumbelProcessor(SamplingParams(max_new_tokens=1), [11])
-    scores = processor(torch.zeros(1, 1, dtype=torch.long), torch.zeros(1, num_ids))
-    assert scores.unique().numel() == num_ids
+    perturbed = GumbelDraw(SamplingParams(max_new_tokens=1), [11])._perturbed(torch.zeros(1, num_ids))
+    assert perturbed.unique().numel() == num_ids
 
 
-def test_padding_gets_no_probability() -> None:
+def test_the_draw_is_the_largest_of_log_prob_and_gumbel_noise() -> None:
+    """The order of p / -log(u) is that of log p - log(-log u), written out in float64."""
+    log_probs = torch.log_softmax(LOGITS.expand(200, -1), dim=-1)
+    ids, _ = GumbelDraw(SamplingParams(max_new_tokens=1), list(range(200)))(log_probs)
+    for seed, drawn in enumerate(ids.tolist()):
+        uniform = torch.rand(5, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+        assert drawn == int((log_probs[seed].double() - torch.log(-torch.log(uniform))).argmax())
+
+
+def test_padding_is_never_drawn() -> None:
     params = SamplingParams(max_new_tokens=1, top_k=4)
-    processor = GumbelProcessor(params, [7], num_ids=3)
     logits = torch.tensor([[0.0, 1.0, 2.0, 9.0, 9.0]])
-    scores = processor(torch.zeros(1, 1, dtype=torch.long), logits)
-    assert torch.isneginf(scores[0, 3:]).all()
-    log_probs = processor.chosen_log_probs(torch.tensor([[0, 1]]))
-    torch.testing.assert_close(log_probs[0], torch.log_softmax(logits[0, :3], dim=-1)[1:2])
-    assert logits[0, 3] == 9.0
+    ids, log_probs = GumbelDraw(params, [7], num_ids=3)(logits)
+    assert ids < 3
+    torch.testing.assert_close(log_probs, torch.log_softmax(logits[0, :3], dim=-1)[ids])

@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import PreTrainedModel, T5ForConditionalGeneration
+from transformers import PreTrainedModel
 
 from gkd_dist.build.evaluation import EvalEngines
 from gkd_dist.build.sampler import make_sampler
 from gkd_dist.config.evaluation import DecodingConfig, EvalConfig
 from gkd_dist.config.load import load_run_config
+from gkd_dist.engines.families import EncoderDecoder
+from gkd_dist.engines.reading import Reader
 from gkd_dist.samplers import hf_sampler
 from gkd_dist.samplers.hf_sampler import HfSampler
 from gkd_dist.types import SamplingParams
@@ -42,11 +44,11 @@ def test_models_and_prompts_are_on_the_device(t5: Path, monkeypatch: pytest.Monk
     """A device without values: what is put on it can be seen, not computed."""
     seen = []
 
-    def generate(model: PreTrainedModel, **inputs: Any) -> torch.Tensor:
-        seen.extend(each.device.type for each in (model, inputs["input_ids"], inputs["attention_mask"]))
+    def reader(_: object, model: PreTrainedModel, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Reader:
+        seen.extend(each.device.type for each in (model, input_ids, attention_mask))
         raise InterruptedError
 
-    monkeypatch.setattr(T5ForConditionalGeneration, "generate", generate)
+    monkeypatch.setattr(EncoderDecoder, "reader", reader)
     sampler = HfSampler(t5, dtype="float32", pad_token_id=tiny.PAD, num_ids=None, device="meta")
     with pytest.raises(InterruptedError):
         asyncio.run(sampler.sample(tiny.prompts([4, 2]), SamplingParams(3)))

@@ -52,7 +52,7 @@ def test_behaviour_log_probs_are_those_of_the_mixture(student: Path, teacher: Pa
     """Prompts of different lengths, and completions that end early: padding and the teacher's cache change nothing."""
     sampler = make_sampler(student, teacher)
     params = SamplingParams(12, temperature, stop_token_ids=tuple(range(3, 12)), seed=7, teacher_mix=ALPHA)
-    prompts = tiny.prompts([7, 2, 4, 9, 1])
+    prompts = tiny.prompts([7, 2, 4, 9, 1] * 4)
     trajectories = asyncio.run(sampler.sample(prompts, params))
     assert len({item.num_completion_tokens for item in trajectories}) > 1
     for item in trajectories:
