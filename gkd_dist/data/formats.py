@@ -18,7 +18,6 @@ from gkd_dist.data.rows import Message, Row, RowFormat
 from gkd_dist.data.sources import Record
 from gkd_dist.errors import DataError
 
-
 TRUNCATED = "truncated"
 """Column beside a list of completions: for each, whether a length limit ended it."""
 
