@@ -3,7 +3,7 @@
 import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -103,12 +103,23 @@ def model_reference(name: str, output_dir: Path) -> str:
     Raises:
         ConfigError: a run without a trained student.
     """
-    if not any((path / "config.yaml").is_file() for path in (output_dir / name, Path(name))):
+    run = _named_run(name, output_dir)
+    if run is None:
         return name
-    run = RunDirectory.find(name, output_dir)
     if not run.final.is_dir():
         raise ConfigError([f"the run {run.path} has no trained student yet; wait until it is finished"])
     return str(run.final)
+
+
+def short_name(name: str, output_dir: Path) -> str:
+    """Of a model, for a folder: of a run its own, also where `latest` names it."""
+    run = _named_run(name, output_dir)
+    return Path(name).name.replace(":", "-") if run is None else run.name
+
+
+def _named_run(name: str, output_dir: Path) -> RunDirectory | None:
+    named = any((path / "config.yaml").is_file() for path in (output_dir / name, Path(name)))
+    return RunDirectory.find(name, output_dir) if named else None
 
 
 def _check_output(config: EvalConfig) -> None:
@@ -143,9 +154,16 @@ def _fit(config: EvalConfig, questions: Sequence[Question], folders: dict[str, P
         _collect(problems, partial(_check_model, folder, key, config, num_ids), "")
     if problems or renderer is None:
         raise ConfigError(problems)
+
+    @cache
+    def room(num_taken: int) -> int | None:
+        """What so many tokens leave in the positions of every model; None: no end."""
+        rooms = (context_limit(folder, num_taken) for folder in folders.values())
+        return min((each for each in rooms if each is not None), default=None)
+
     room_behind = _room_behind(config, questions, renderer)
-    limit = _limit(config, context_limit(model, room_behind), room_behind)
-    cases = _cases(config, questions, renderer, limit)
+    limit = _limit(config, room(room_behind), room_behind)
+    cases = _cases(config, questions, renderer, limit, room)
     if not cases:
         raise ConfigError([f"max_prompt_tokens: all {len(questions)} prompts are longer than {limit} tokens; raise it"])
     longest = max(int(case.prompt_ids.size) for case in cases)
@@ -180,13 +198,24 @@ def _limit(config: EvalConfig, room: int | None, room_behind: int) -> int | None
         raise ConfigError(
             [
                 f"decoding.max_new_tokens: {room_behind} leave room for prompts of {max(room, 0)} "
-                "tokens in the model's positions; lower it, or max_prompt_tokens"
+                "tokens in the models' positions; lower it, or max_prompt_tokens"
             ]
         )
     return config.max_prompt_tokens or room
 
 
-def _cases(config: EvalConfig, questions: Sequence[Question], renderer: Renderer, limit: int | None) -> list[Case]:
+def _cases(
+    config: EvalConfig,
+    questions: Sequence[Question],
+    renderer: Renderer,
+    limit: int | None,
+    room: Callable[[int], int | None],
+) -> list[Case]:
+    """
+    Args:
+        limit: longest prompt, tokens; None: any.
+        room: for a reference behind a prompt of so many tokens; None: any.
+    """
     cases = []
     overlong = 0
     for question in questions:
@@ -199,12 +228,13 @@ def _cases(config: EvalConfig, questions: Sequence[Question], renderer: Renderer
                 continue
             is_left = config.overlong == "truncate_left"
             ids = ids[-limit:] if is_left else first_tokens(ids, limit, renderer.stop_token_ids)
-        reference = None
+        reference, is_cut = None, False
         if config.teacher is not None and question.references:
             whole = renderer.completion_ids(Row(question.prompt, question.references[0]))
-            reference = None if whole is None else whole[: config.decoding.max_new_tokens]
+            reference = None if whole is None else whole[: room(int(ids.size))]
+            is_cut = whole is not None and reference is not None and reference.size < whole.size
         options = tuple(renderer.text_ids(option) for option in question.options)
-        cases.append(Case(question, ids, reference, options))
+        cases.append(Case(question, ids, reference, is_cut, options))
     if overlong and config.overlong == "error":
         raise ConfigError(
             [

@@ -15,7 +15,7 @@ from gkd_dist.config.evaluation import EvalConfig
 from gkd_dist.data.formats import TRUNCATED
 from gkd_dist.disk import write_whole
 from gkd_dist.errors import ConfigError
-from gkd_dist.eval_preparation import EvalJob, missing_packages, prepare_eval
+from gkd_dist.eval_preparation import EvalJob, missing_packages, prepare_eval, short_name
 from gkd_dist.metrics.console import Narrator, print_table
 
 SECONDS_BETWEEN_LINES = 10.0
@@ -35,12 +35,12 @@ def evaluate(config: EvalConfig, *, as_json: bool, output_dir: Path) -> int:
         job = prepare_eval(config, narrate, output_dir=output_dir)
         narrate(describe(job))
         predictions = _predict(job, narrate)
-        folder = config.output or free_folder(
-            Path("evaluations"), f"{Path(config.model).name.replace(':', '-')}-{config.task}"
-        )
+        name = f"{short_name(config.model, output_dir)}-{config.task}"
+        folder = config.output or free_folder(Path("evaluations"), name)
         facts = {
             "task": config.task,
             "model": config.model,
+            "model_path": str(job.engines.model.resolve()),
             "num_rows": len(predictions),
             "num_dropped": job.num_dropped,
             "settings": config.model_dump(mode="json"),
@@ -167,6 +167,8 @@ def _content(predictions: Sequence[Any], config: EvalConfig, facts: dict[str, An
 
     bootstrap = Bootstrap(config.num_resamples, config.confidence, config.seed)
     settings = MetricSettings(config.rouge_stemmer, config.bleu_tokenize, bootstrap)
+    if any(each.on_reference for each in predictions):
+        facts |= {"num_references_cut": sum(each.is_reference_cut for each in predictions)}
     return results(compute(predictions, settings), settings, facts)
 
 
@@ -188,6 +190,8 @@ def _tell(content: dict[str, Any], folder: Path | None, as_json: bool) -> None:
     print_table(sys.stdout, title, ["figure", "", interval, "n"], rows)
     for name, signature in content["signatures"].items():
         print(f"{name}: {signature}")
+    if cut := content.get("num_references_cut"):
+        print(f"reference_text/*: {cut} references were cut: they are longer than the models' positions")
     if folder is not None:
         print(f"written to {folder}")
 

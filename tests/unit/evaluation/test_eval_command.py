@@ -57,6 +57,28 @@ def test_a_causal_model_against_its_teacher_and_again_from_its_predictions(
     assert again["figures"] == result["figures"]
 
 
+@pytest.mark.parametrize(("num_words", "num_tokens", "num_cut"), [(6, 7, 0), (600, 509, 1)])
+def test_references_are_measured_whole_or_told_to_be_cut(
+    models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], num_words: int, num_tokens: int, num_cut: int
+) -> None:
+    """The models have 512 positions, three of which the prompt takes; the length limit of what is written is 2."""
+    row = {"prompt": "w7 w8 w5", "completion": "w9 " * num_words}
+    file = tmp_path / "rows.jsonl"
+    file.write_text(f"{json.dumps(row)}\n")
+    arguments = [
+        str(models / "student"), "--task", "generation", "--data", str(file), "decoding.max_new_tokens=2",
+        "fields.reference=completion", f"teacher={models / 'teacher'}", f"output={tmp_path / 'out'}",
+    ]  # fmt: skip
+    assert main(["eval", *arguments]) == 0
+    assert (f"reference_text/*: {num_cut} references were cut" in capsys.readouterr().out) == (num_cut > 0)
+    result = json.loads((tmp_path / "out" / "results.json").read_text())
+    written = json.loads((tmp_path / "out" / "predictions.jsonl").read_text())
+    assert written["on_reference"]["num_tokens"] == num_tokens
+    assert result["num_references_cut"] == num_cut
+    again = evaluate(capsys, "--predictions", tmp_path / "out" / "predictions.jsonl")
+    assert again["num_references_cut"] == num_cut
+
+
 @pytest.mark.parametrize("search", [("decoding.num_beams=3", "decoding.length_penalty=0.6"), ()])
 def test_an_encoder_decoder_translates(
     models: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], search: Sequence[str]
@@ -129,6 +151,22 @@ def test_the_student_of_a_run_is_found(
     assert [(row["index"], row["prompt"]) for row in rows] == [(0, "w7 w8 w5"), (1, "w8 w9 w5")]
     assert all(len(row["completions"]) == 1 for row in rows)
     assert "2 of 2 completions" in err
+
+
+def test_results_say_which_run_latest_was(
+    models: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "runs" / "r-1"
+    run.mkdir(parents=True)
+    (run / "config.yaml").write_text("")
+    (run / "final").symlink_to(models / "student")
+    (tmp_path / "runs" / "latest").symlink_to("r-1")
+    monkeypatch.chdir(tmp_path)
+    result = evaluate(
+        capsys, "latest", "--task", "generation", "--data", data, "num_rows=1", "decoding.max_new_tokens=2"
+    )
+    assert (result["model"], result["model_path"]) == ("latest", str(models / "student"))
+    assert (tmp_path / "evaluations" / "r-1-generation-1" / "results.json").is_file()
 
 
 def test_what_is_written_says_its_row_and_is_there_whole_or_not_at_all(
