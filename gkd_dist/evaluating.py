@@ -1,11 +1,10 @@
 """What `gkd eval` with a task and `gkd generate` do, from a configuration to an exit code (floor F5)."""
 
 import asyncio
-import contextlib
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from gkd_dist.data.formats import TRUNCATED
 from gkd_dist.disk import write_whole
 from gkd_dist.errors import ConfigError
 from gkd_dist.eval_preparation import EvalJob, missing_packages, prepare_eval, short_name
-from gkd_dist.metrics.console import Narrator, print_table
+from gkd_dist.metrics.console import Narrator, aside, print_table
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -30,7 +29,7 @@ def evaluate(config: EvalConfig, *, as_json: bool, output_dir: Path) -> int:
     from gkd_dist.evaluation.predictions import write_predictions
     from gkd_dist.evaluation.results import free_folder, whole_folder, write_results
 
-    with _aside(as_json):
+    with aside(as_json):
         narrate = Narrator()
         job = prepare_eval(config, narrate, output_dir=output_dir)
         narrate(describe(job))
@@ -84,7 +83,7 @@ def generate(config: EvalConfig, output: Path | None, *, output_dir: Path) -> in
     Args:
         output: None prints them. While they are written they are kept beside it, and the same command goes on there.
     """
-    with _aside(output is None):
+    with aside(output is None):
         narrate = Narrator()
         job = prepare_eval(config, narrate, output_dir=output_dir)
         narrate(describe(job))
@@ -194,10 +193,3 @@ def _tell(content: dict[str, Any], folder: Path | None, as_json: bool) -> None:
         print(f"reference_text/*: {cut} references were cut: they are longer than the models' positions")
     if folder is not None:
         print(f"written to {folder}")
-
-
-@contextlib.contextmanager
-def _aside(aside: bool) -> Iterator[None]:
-    """Inside, what is told goes to the standard error stream where the standard output is for data."""
-    with contextlib.redirect_stdout(sys.stderr) if aside else contextlib.nullcontext():
-        yield

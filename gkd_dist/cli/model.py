@@ -60,7 +60,7 @@ def evaluate(
         config = load(subject, overrides)
         from gkd_dist.cli.student_evaluation import evaluate as evaluate_student
 
-        raise typer.Exit(evaluate_student(config, model))
+        raise typer.Exit(evaluate_student(config, model, as_json=as_json))
     if model is not None:
         raise typer.BadParameter("belongs to a recipe; give the model as the first argument", param_hint="--model")
     known = {} if predictions is None else {"model": "-", "data": "-"}
