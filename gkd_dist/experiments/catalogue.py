@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from gkd_dist.config.yaml_text import YamlTextError, parse_yaml
 from gkd_dist.errors import ConfigError
+from gkd_dist.experiments.mentions import mention_problems
 from gkd_dist.experiments.spec import Experiment
 
 
@@ -65,6 +66,8 @@ def load_experiment(name: str, scale: str | None = None, overrides: Sequence[str
         experiment = Experiment.model_validate(tree)
     except ValidationError as error:
         problems += [_line(details["loc"], details["msg"]) for details in error.errors()]
+    else:
+        problems += mention_problems(experiment)
     if problems:
         raise ConfigError(problems)
     return experiment, chosen
@@ -82,7 +85,7 @@ def _apply(tree: dict[str, Any], key: str, value: Any, where: str, problems: lis
             problems.append(f"{where}{key}: {problem}")
         settings[key] = value
     elif first == "axes" and rest in axes:
-        _keep(axes, rest, value, where, problems)
+        _keep(tree, rest, value, where, problems)
     elif key in stages:
         tree.setdefault("given", {})[key] = str(value)
     elif first in stages:
@@ -92,8 +95,9 @@ def _apply(tree: dict[str, Any], key: str, value: Any, where: str, problems: lis
         problems.append(f"{where}{key}: not known here; known are {', '.join(known)}")
 
 
-def _keep(axes: dict[str, Any], axis: str, value: Any, where: str, problems: list[str]) -> None:
+def _keep(tree: dict[str, Any], axis: str, value: Any, where: str, problems: list[str]) -> None:
     """Let `axis` have these labels alone."""
+    axes = tree["axes"]
     wanted = [str(each) for each in value] if isinstance(value, list) else [str(value)]
     values = axes[axis]
     if isinstance(values, list):
@@ -103,6 +107,7 @@ def _keep(axes: dict[str, Any], axis: str, value: Any, where: str, problems: lis
         problems.append(f"{where}axes.{axis}: {', '.join(unknown) or 'nothing'}; it has {', '.join(values)}")
     else:
         axes[axis] = {label: values[label] for label in values if label in wanted}
+        tree.setdefault("left_out", {}).setdefault(axis, []).extend(label for label in values if label not in wanted)
 
 
 def _problem_of_setting(former: Any, value: Any) -> str | None:
