@@ -1,17 +1,18 @@
 """From an evaluation's configuration to cases: all that can be checked before a model loads (floor F5)."""
 
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from gkd_dist.build.evaluation import EvalEngines
-from gkd_dist.config.evaluation import EvalConfig
+from gkd_dist.config.evaluation import EvalConfig, ShotsConfig
 from gkd_dist.data.prompts import first_tokens
 from gkd_dist.data.rendering import Renderer, check_same_tokenizer
 from gkd_dist.data.rows import Row
+from gkd_dist.data.sources import is_missing, no_such_file
 from gkd_dist.errors import ConfigError, DataError, UserError
 from gkd_dist.evaluation.predicting import Case
 from gkd_dist.evaluation.questions import Question, read_questions
@@ -59,19 +60,26 @@ def prepare_eval(config: EvalConfig, narrate: Narrate, *, output_dir: Path) -> E
     return _fit(config, questions, folders)
 
 
-def not_there(config: EvalConfig, *, output_dir: Path) -> list[str]:
-    """What a configuration needs and is not there, or cannot be read, one line each; it may break its own rules."""
+def not_there(config: EvalConfig, unsure: Collection[str] = frozenset(), *, output_dir: Path) -> list[str]:
+    """What a configuration needs and is not there, or cannot be read, one line each; it may break its own rules.
+
+    Args:
+        unsure: its keys that have no value of the user's: nothing is told of them, and data are not read.
+    """
     problems: list[str] = []
-    _find(config, output_dir, problems)
-    return problems
+    _find(config, output_dir, problems, unsure)
+    return [problem for problem in problems if not problem.startswith(tuple(f"{key}: " for key in unsure))]
 
 
-def _find(config: EvalConfig, output_dir: Path, problems: list[str]) -> tuple[list[Question], dict[str, str]]:
+def _find(
+    config: EvalConfig, output_dir: Path, problems: list[str], unsure: Collection[str] = frozenset()
+) -> tuple[list[Question], dict[str, str]]:
     """The questions, and the references of `model` and perhaps `teacher`."""
     from gkd_dist.models.packaged import already_here, default_cache_dir
 
-    problems += missing_packages(config)
-    questions = _collect(problems, lambda: read_questions(config), "")
+    if "task" not in unsure:
+        problems += missing_packages(config)
+    questions = _questions(config, problems, is_read=not unsure)
     _collect(problems, lambda: _check_output(config), "")
     references: dict[str, str] = {}
     for key, name in (("model", config.model), ("teacher", config.teacher)):
@@ -82,6 +90,19 @@ def _find(config: EvalConfig, output_dir: Path, problems: list[str]) -> tuple[li
             references[key] = reference
             _collect(problems, partial(already_here, reference, default_cache_dir()), f"{key}: ")
     return questions or [], references
+
+
+def _questions(config: EvalConfig, problems: list[str], *, is_read: bool) -> list[Question] | None:
+    """What is missing is told file by file, and the data are read all the same."""
+    named = {"data": config.data, "not_in": config.not_in, "shots.path": config.shots.path}
+    missing = {key: path for key, path in named.items() if path is not None and is_missing(path)}
+    problems += [no_such_file(path, key) for key, path in missing.items()]
+    if not is_read or "data" in missing or ("shots.path" in missing and config.task in ("mmlu", "bbh")):
+        return None
+    without: dict[str, Any] = {"not_in": None} if "not_in" in missing else {}
+    if "shots.path" in missing:
+        without["shots"] = ShotsConfig()
+    return _collect(problems, lambda: read_questions(config.model_copy(update=without)), "")
 
 
 def missing_packages(config: EvalConfig) -> list[str]:

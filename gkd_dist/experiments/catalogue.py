@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from gkd_dist.config.load import InvalidError
 from gkd_dist.config.yaml_text import YamlTextError, parse_yaml
 from gkd_dist.errors import ConfigError
 from gkd_dist.experiments.mentions import mention_problems
@@ -39,7 +40,8 @@ def load_experiment(name: str, scale: str | None = None, overrides: Sequence[str
             keep), `STAGE.key.of.its.recipe`, or a stage whose output is there already. A later one wins.
 
     Raises:
-        ConfigError: with all problems, one line each.
+        InvalidError: with all problems, one line each, and the experiment without what could not be applied.
+        ConfigError: there is nothing that could be looked at.
     """
     tree = _tree(name)
     for part in ("scales", "stages", "evaluations", "plots"):
@@ -62,14 +64,15 @@ def load_experiment(name: str, scale: str | None = None, overrides: Sequence[str
             _apply(tree, key.strip(), parse_yaml(text), "", problems)
         except YamlTextError as error:
             problems.append(f"{key}: {text!r} is not YAML ({error.problem})")
+    experiment = None
     try:
         experiment = Experiment.model_validate(tree)
     except ValidationError as error:
         problems += [_line(details["loc"], details["msg"]) for details in error.errors()]
     else:
         problems += mention_problems(experiment)
-    if problems:
-        raise ConfigError(problems)
+    if problems or experiment is None:
+        raise InvalidError(problems, experiment)
     return experiment, chosen
 
 
@@ -78,12 +81,16 @@ def _apply(tree: dict[str, Any], key: str, value: Any, where: str, problems: lis
     first, _, rest = key.partition(".")
     settings, axes, stages = (tree.setdefault(part, {}) for part in ("settings", "axes", "stages"))
     if key == "seeds":
-        tree["seeds"] = value
+        if isinstance(value, list) and value and all(type(seed) is int for seed in value):
+            tree["seeds"] = value
+        else:
+            problems.append(f"{where}seeds: must be a list of whole numbers, such as [0, 1], got {value!r}")
     elif key in settings:
         problem = _problem_of_setting(settings[key], value)
         if problem:
             problems.append(f"{where}{key}: {problem}")
-        settings[key] = value
+        if problem is None or settings[key] is None:
+            settings[key] = value
     elif first == "axes" and rest in axes:
         _keep(tree, rest, value, where, problems)
     elif key in stages:

@@ -1,5 +1,6 @@
 """The first stage of preparation: everything that needs no model (floor F5)."""
 
+from collections.abc import Collection
 from functools import partial
 
 from gkd_dist.build.trackers import check_trackers
@@ -9,6 +10,7 @@ from gkd_dist.data.prompts import prompt_limit
 from gkd_dist.data.readers import read_rows
 from gkd_dist.data.routes import route_problems
 from gkd_dist.data.rows import Rows
+from gkd_dist.data.sources import is_missing, no_such_file
 from gkd_dist.errors import ConfigError, DataError
 from gkd_dist.preparation.engines import check_engines
 from gkd_dist.preparation.models import needs_weights, references
@@ -35,22 +37,30 @@ def check_data(config: RunConfig, student: str | None, writes: bool) -> Data:
     return Data(rows, mixture, limit)
 
 
-def not_there(config: RunConfig) -> list[str]:
+def not_there(config: RunConfig, unsure: Collection[str] = frozenset()) -> list[str]:
     """What a configuration names and is not there, or cannot be read: one line for each file and folder.
 
     Args:
         config: may break the rules between its sections.
+        unsure: its keys that have no value of the user's; nothing is told of them, and where one decides how data
+            are read, only whether the file is there is looked at.
     """
     problems: list[str] = []
-    _find(config, None, True, problems)
-    return problems
+    _find(config, None, True, problems, unsure)
+    return [problem for problem in problems if not problem.startswith(tuple(f"{key}: " for key in unsure))]
 
 
-def _find(config: RunConfig, student: str | None, writes: bool, problems: list[str]) -> Rows | None:
+def _find(
+    config: RunConfig, student: str | None, writes: bool, problems: list[str], unsure: Collection[str] = frozenset()
+) -> Rows | None:
     """The rows, where they can be read; whether what the configuration names is there."""
     from gkd_dist.models.packaged import already_here, default_cache_dir
 
-    rows = collect(problems, lambda: read_rows(config.data))
+    rows = None
+    if not any(key.startswith("data.") for key in unsure):
+        rows = collect(problems, lambda: read_rows(config.data))
+    elif config.data.path is not None and is_missing(config.data.path):
+        problems.append(no_such_file(config.data.path, "data.path"))
     if writes:
         collect(problems, lambda: check_output_dir(config.output_dir))
     if student is None and config.student.scratch is not None and config.student.model_type is not None:

@@ -300,3 +300,13 @@ def test_what_is_unwanted_is_taken_out_of_completions(file):
         read(write(file, PAIR), strip=".*")
     with pytest.raises(ValidationError, match="must be a regular expression"):
         DataConfig(strip="(")
+
+
+@pytest.mark.parametrize("bad", ["{broken", {"prompt": 7, "completion": "Four."}])
+def test_several_bad_rows_are_told_together(file, bad):
+    path = write(file, PAIR, bad, PAIR, bad, bad, bad)
+    with pytest.raises(DataError) as caught:
+        read(path)
+    *shown, rest = str(caught.value).splitlines()
+    assert [line.split(":")[1] for line in shown] == ["2", "4", "5"]
+    assert rest == "1 more rows cannot be read either, 4 in all"

@@ -302,3 +302,49 @@ def test_prompts_that_are_too_long_are_an_error_or_dropped(
         assert (result["num_rows"], result["num_dropped"]) == (6, 0)
     assert main(["eval", *map(str, arguments), "decoding.max_new_tokens=600"]) == 2
     assert "leave room for prompts of 0 tokens" in capsys.readouterr().err
+
+
+def test_every_file_that_is_missing_is_told_under_its_own_key(
+    models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text('{"prompt": 1}\n' + "".join(f'{{"prompt": "w{n}"}}\n' for n in range(4)))
+    arguments = [
+        str(models / "student"), "--task", "gsm8k", "--data", str(bad), "fields.prompt=prompt",
+        "fields.reference=completion", "teacher=/nope", "not_in=/nope2", "shots.path=/nope3",
+    ]  # fmt: skip
+    assert main(["eval", *arguments]) == 2
+    lines = [line.removeprefix("error: ") for line in capsys.readouterr().err.splitlines()]
+    wanted = [
+        "not_in: no such file: /nope2",
+        "shots.path: no such file: /nope3",
+        f"{bad}:1: prompt must be text",
+        f"{bad}:2: no column 'completion', only prompt; map it with fields.reference",
+        f"{bad}:3: ",
+        "2 more rows cannot be read either, 5 in all",
+        "teacher: ",
+    ]
+    assert len(lines) == len(wanted)
+    assert all(line.startswith(start) for line, start in zip(lines, wanted, strict=True))
+
+
+def test_a_wrong_value_does_not_hide_a_missing_file_and_makes_no_other_problem(
+    models: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for file, told in ((tmp_path / "none.jsonl", ["task: must be", "data: no such file"]), (data, ["task: must be"])):
+        arguments = [str(models / "student"), "--task", "translatoin", "--data", str(file)]
+        assert main(["eval", *arguments]) == 2
+        lines = capsys.readouterr().err.splitlines()
+        assert [line.startswith(f"error: {start}") for line, start in zip(lines, told, strict=True)] == [True] * len(
+            told
+        )
+
+
+def test_prompts_without_a_prompt_name_its_key_alone(
+    models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"question": "w7"}\n')
+    assert main(["generate", str(models / "student"), "--prompts", str(file)]) == 2
+    err = capsys.readouterr().err
+    assert "map it with fields.prompt" in err and "fields.reference" not in err
