@@ -145,7 +145,7 @@ def _predict(job: EvalJob, narrate: Narrator, drafts: Path | None = None) -> lis
         make_drafts = None
     else:
         drafts.parent.mkdir(parents=True, exist_ok=True)
-        make_drafts = partial(Drafts, drafts, _author(job))
+        make_drafts = partial(Drafts, drafts, _author(job), tell=narrate)
     return asyncio.run(predict(job.config, job.cases, job.engines, job.renderer, watch, make_drafts))
 
 

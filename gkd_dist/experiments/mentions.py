@@ -107,9 +107,8 @@ def _of_ranking(ranking: Ranking, key: str, known: _Known) -> Iterator[str]:
 
 
 def _of_claim(claim: Claim, key: str, known: _Known) -> Iterator[str]:
-    yield from known.axes(
-        {f"{key}.per.{number}": axis for number, axis in enumerate(claim.per)} | {f"{key}.x": claim.x}
-    )
+    per = {f"{key}.per.{number}": axis for number, axis in enumerate(claim.per)}
+    yield from known.axes({**per, f"{key}.x": claim.x})
     sides = {"where": claim.where, "above": claim.above, "below": claim.below}
     for name, selection in sides.items():
         yield from known.selection(f"{key}.{name}", selection)
