@@ -16,7 +16,7 @@ from gkd_dist import __version__
 from gkd_dist.config.ring import ClusterConfig
 from gkd_dist.config.yaml_text import format_yaml
 from gkd_dist.errors import EngineError, RunError, StoppedError
-from gkd_dist.experiments.catalogue import experiment_names, experiment_title
+from gkd_dist.experiments.catalogue import experiment_names, experiment_scales, experiment_title
 from gkd_dist.experiments.inputs import check_questions, input_problems
 from gkd_dist.experiments.launching import Launcher
 from gkd_dist.experiments.progress import (
@@ -56,11 +56,12 @@ class _Outcome:
 
 
 def list_experiments() -> int:
-    """Prints the packaged ones; returns 0."""
+    """Prints the packaged ones with their scales, the first of which is the default; returns 0."""
     names = experiment_names()
     width = max(map(len, names))
     for name in names:
-        print(f"{name:{width}}  {experiment_title(name)}")
+        scales = ", ".join(experiment_scales(name))
+        print(f"{name:{width}}  {experiment_title(name)}{f' [{scales}]' if scales else ''}")
     return 0
 
 

@@ -14,11 +14,14 @@ def experiment(
         typer.Argument(metavar="FIGURE", help="Name of an experiment, or path of a YAML file.", show_default=False),
     ] = None,
     overrides: Overrides = None,
-    list_all: Annotated[bool, typer.Option("--list", help="List the experiments.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the runs and what they would cost.")] = False,
+    list_all: Annotated[bool, typer.Option("--list", help="List the experiments and their scales.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the runs, what they would cost, and which files are missing.")
+    ] = False,
     report: Annotated[bool, typer.Option("--report", help="Only tables and plots of what is finished.")] = False,
     scale: Annotated[
-        str | None, typer.Option("--scale", metavar="SCALE", help="Such as small or paper.", show_default=False)
+        str | None,
+        typer.Option("--scale", metavar="SCALE", help="As --list shows them: smoke, small, paper.", show_default=False),
     ] = None,
     output_dir: Annotated[
         Path, typer.Option("--output-dir", metavar="FOLDER", help="Where the folders of experiments are.")

@@ -103,13 +103,17 @@ def _open_sections(tree: Tree, root: type[Strict], removed: set[Path]) -> None:
             tree.setdefault(name, {})
     if "teachers" not in root.model_fields or ("teachers",) in removed:
         return
-    if tree.get("teachers") is None and _needs_teacher(tree):
+    if tree.get("teachers") is None and _needs_teacher(tree, root, removed):
         tree.setdefault("teacher", {})
 
 
-def _needs_teacher(tree: Tree) -> bool:
-    objective = tree.get("objective")
-    return not (isinstance(objective, dict) and objective.get("divergence") == "nll")
+def _needs_teacher(tree: Tree, root: type[Strict], removed: set[Path]) -> bool:
+    """Not where the divergence is wrong: it may have been meant for one that has none."""
+    path = ("objective", "divergence")
+    divergence, field = _value_at(tree, path), field_at(root, path)
+    if path in removed or field is None:
+        return False
+    return divergence is None or (divergence != "nll" and divergence in get_args(field.annotation))
 
 
 def _without_rules(tree: Tree, root: type[Root]) -> Root:

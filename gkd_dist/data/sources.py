@@ -6,6 +6,7 @@ A place is what an error message begins with: `train.jsonl:17`, `train.parquet: 
 
 import gzip
 import json
+import logging
 import re
 import zlib
 from collections.abc import Iterable, Iterator
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from gkd_dist.data.faults import told
-from gkd_dist.errors import DataError
+from gkd_dist.errors import DataError, plain
 
 Record = dict[str, Any]
 
@@ -121,12 +122,13 @@ def _parquet_records(file: Path) -> Iterator[tuple[str, Record]]:
 def _hub_records(name: str, config: str | None, split: str, key: str) -> Iterator[tuple[str, Record]]:
     import datasets
 
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells every retry; what came of it is told below
     try:
         rows = datasets.load_dataset(name, config, split=split)
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         raise DataError(
             f"{key}: {name} is not a file here, and the hub data set of that name (split {split!r}) could not be "
-            f"loaded: {error}. Check the name, the split and the network, name a configuration as {name}:CONFIG, "
+            f"loaded: {plain(error)}. Check the name, the split and the network, name a configuration as {name}:CONFIG, "
             "or download the data and give a .jsonl or .parquet file"
         ) from error
     for number, record in enumerate(rows, start=1):

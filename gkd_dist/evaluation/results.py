@@ -95,7 +95,8 @@ def free_folder(parent: Path, name: str) -> Path:
 
 
 def _text(value: float) -> str:
-    return f"{value:.3f}" if abs(value) < 10 else f"{value:.2f}"
+    text = f"{value:.3f}" if abs(value) < 10 else f"{value:.2f}"
+    return text.removeprefix("-") if float(text) == 0 else text
 
 
 def _versions() -> dict[str, str]:

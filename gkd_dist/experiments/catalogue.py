@@ -30,6 +30,11 @@ def experiment_title(name: str) -> str:
     return str(_tree(name)["title"])
 
 
+def experiment_scales(name: str) -> list[str]:
+    """Those that --scale takes, the default first; none where there is one alone."""
+    return [scale for scale, changes in (_tree(name).get("scales") or {}).items() if changes is not None]
+
+
 def load_experiment(name: str, scale: str | None = None, overrides: Sequence[str] = ()) -> tuple[Experiment, str]:
     """(the experiment, its scale, which is empty where there is one alone).
 

@@ -25,6 +25,7 @@ def check_data(config: RunConfig, student: str | None, writes: bool) -> Data:
     problems: list[str] = []
     rows = _find(config, student, writes, problems)
     mixture = collect(problems, lambda: _mixture(config, rows))
+    collect(problems, lambda: _check_left_to_train(config, rows))
     if rows is not None and config.objective.combine_teachers == "route":
         problems += route_problems(config.named_teachers, rows)
     limit = collect(problems, lambda: _prompt_limit(config))
@@ -71,6 +72,16 @@ def _find(
         look = partial(already_here, reference, default_cache_dir(), weights=needs_weights(config, part))
         collect(problems, look, f"{part}.model: ")
     return rows
+
+
+def _check_left_to_train(config: RunConfig, rows: Rows | None) -> None:
+    """As far as no tokenizer is needed for it."""
+    num_held_out = config.data.num_held_out
+    if rows is not None and len(rows) <= num_held_out:
+        raise DataError(
+            f"data.num_held_out: {num_held_out} rows are to be held out, and {rows.source} has {len(rows)} that can be "
+            "used: nothing is left to train on; lower it, or give more rows"
+        )
 
 
 def _prompt_limit(config: RunConfig) -> int:

@@ -20,7 +20,11 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
 def test_the_list_names_every_experiment(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "--list")
     assert code == 0
-    assert [line.split()[0] for line in out.splitlines()] == experiment_names()
+    lines = {line.split()[0]: line for line in out.splitlines()}
+    assert list(lines) == experiment_names()
+    assert lines["multi30k"].endswith("[small, smoke]")
+    assert lines["figure7"].endswith("[small, paper]")
+    assert not lines["figure2"].endswith("]")
 
 
 def test_a_dry_run_shows_commands_and_cost_and_writes_nothing(

@@ -12,6 +12,8 @@ import pytest
 from gkd_dist import eval_preparation, evaluating
 from gkd_dist.cli import main
 from gkd_dist.config.load import load_eval_config
+from gkd_dist.evaluation.intervals import Figure
+from gkd_dist.evaluation.results import row_of
 from tests.tiny import VOCABULARY, save_causal, save_t5, save_tokenizer
 
 
@@ -338,6 +340,16 @@ def test_a_wrong_value_does_not_hide_a_missing_file_and_makes_no_other_problem(
         assert [line.startswith(f"error: {start}") for line, start in zip(lines, told, strict=True)] == [True] * len(
             told
         )
+
+
+def test_predictions_and_a_model_exclude_each_other(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["eval", "model", "--predictions", "p.jsonl"]) == 2
+    assert "a model has no part in --predictions; leave model out" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_zero_has_no_sign() -> None:
+    assert row_of("x", Figure(-1e-9, -0.0004, 0.0, 3)) == ["x", "0.000", "0.000 .. 0.000", "3"]
+    assert row_of("x", Figure(-0.001, None, None, 1))[1] == "-0.001"
 
 
 def test_prompts_without_a_prompt_name_its_key_alone(
