@@ -16,12 +16,14 @@ def experiment(
     overrides: Overrides = None,
     list_all: Annotated[bool, typer.Option("--list", help="List the experiments and their scales.")] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the runs, what they would cost, and which files are missing.")
+        bool, typer.Option("--dry-run", help="Print the runs, their cost, and what is missing.")
     ] = False,
     report: Annotated[bool, typer.Option("--report", help="Only tables and plots of what is finished.")] = False,
     scale: Annotated[
         str | None,
-        typer.Option("--scale", metavar="SCALE", help="As --list shows them: smoke, small, paper.", show_default=False),
+        typer.Option(
+            "--scale", metavar="SCALE", help="One that --list shows: small, smoke, paper.", show_default=False
+        ),
     ] = None,
     output_dir: Annotated[
         Path, typer.Option("--output-dir", metavar="FOLDER", help="Where the folders of experiments are.")

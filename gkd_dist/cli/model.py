@@ -64,9 +64,8 @@ def evaluate(
     if model is not None:
         raise typer.BadParameter("belongs to a recipe; give the model as the first argument", param_hint="--model")
     if predictions is not None and subject is not None and "=" not in subject:
-        raise typer.BadParameter(
-            f"a model has no part in --predictions; leave {subject} out", param_hint="MODEL|RECIPE"
-        )
+        told = f"a model has no part in --predictions; leave {subject} out"
+        raise typer.BadParameter(told, param_hint="MODEL|RECIPE")
     known = {} if predictions is None else {"model": "-", "data": "-"}
     given = {"model": subject, "task": task, "data": data}
     if subject is not None and (predictions is not None or "=" in subject):

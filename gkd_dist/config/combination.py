@@ -32,7 +32,7 @@ def combination_problems(
         return ["teacher and teachers are both given; keep one (teacher=null takes the first away)"]
     if teacher is None and not teachers:
         return [
-            "teacher: required by objective.divergence, but not given; set teacher.model, or name several models under teachers"
+            "teacher: required by objective.divergence, but not given; set teacher.model, or several under teachers"
         ]
     if teacher is not None:
         return list(_alone("teacher", teacher, combine))

@@ -128,8 +128,8 @@ def _hub_records(name: str, config: str | None, split: str, key: str) -> Iterato
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         raise DataError(
             f"{key}: {name} is not a file here, and the hub data set of that name (split {split!r}) could not be "
-            f"loaded: {plain(error)}. Check the name, the split and the network, name a configuration as {name}:CONFIG, "
-            "or download the data and give a .jsonl or .parquet file"
+            f"loaded: {plain(error)}. Check the name, the split and the network, name a configuration as "
+            f"{name}:CONFIG, or download the data and give a .jsonl or .parquet file"
         ) from error
     for number, record in enumerate(rows, start=1):
         yield f"{name}[{split}]: row {number}", dict(record)
