@@ -74,7 +74,7 @@ def known(figures: dict[str, float]) -> dict[str, float | None]:
 
 def text_of(value: float) -> str:
     """A figure to read; `n/a` where the teacher's transport cannot tell it."""
-    return "n/a" if math.isnan(value) else f"{value:.3f}"
+    return "n/a" if math.isnan(value) else f"{value:z.3f}"
 
 
 def _fall(before: float, after: float) -> str:
