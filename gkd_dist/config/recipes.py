@@ -114,7 +114,7 @@ def _find(recipe: str, folder: Path | None) -> _Source:
     try:
         return _Source(recipe, path.read_text(encoding="utf-8"), path.resolve())
     except FileNotFoundError:
-        raise ConfigError([f"{recipe}: no such file; `gkd recipes` lists the packaged ones"]) from None
+        raise ConfigError([f"{recipe}: no such file; packaged recipes are {', '.join(recipe_names())}"]) from None
     except UnicodeDecodeError as error:
         raise ConfigError([f"{recipe}: not UTF-8 text (byte {error.start}); save it as UTF-8"]) from error
     except OSError as error:
@@ -176,5 +176,5 @@ def _are_mappings(*values: Any) -> bool:
 def _unknown(name: str) -> str:
     names = recipe_names()
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else "`gkd recipes` lists the packaged ones"
+    hint = f"did you mean {' or '.join(near)}?" if near else f"packaged recipes are {', '.join(names)}"
     return f"recipe {name}: neither a packaged recipe nor a file; {hint}"
