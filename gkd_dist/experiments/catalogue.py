@@ -86,7 +86,7 @@ def _apply(tree: dict[str, Any], key: str, value: Any, where: str, problems: lis
     first, _, rest = key.partition(".")
     settings, axes, stages = (tree.setdefault(part, {}) for part in ("settings", "axes", "stages"))
     if key == "seeds":
-        if isinstance(value, list) and value and all(type(seed) is int for seed in value):
+        if isinstance(value, list) and all(type(seed) is int for seed in value):
             tree["seeds"] = value
         else:
             problems.append(f"{where}seeds: must be a list of whole numbers, such as [0, 1], got {value!r}")
