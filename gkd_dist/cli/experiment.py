@@ -40,11 +40,12 @@ def experiment(
 ) -> None:
     """Do the runs behind a figure or table of the paper, with tables and plots."""
     from gkd_dist import experimentation as door
+    from gkd_dist.experiments.request import Request
 
     if list_all:
         raise typer.Exit(door.list_experiments())
     if name is None:
         raise typer.BadParameter("is missing; `gkd experiment --list` shows them", param_hint="FIGURE")
-    request = door.Request(name, overrides or [], scale, output_dir, address, num_cpus, replace_changed)
+    request = Request(name, overrides or [], scale, output_dir, address, num_cpus, replace_changed)
     act = door.dry_run if dry_run else door.report_only if report else door.run_experiment
     raise typer.Exit(act(request))
