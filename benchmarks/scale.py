@@ -187,9 +187,12 @@ def weak(cases: KeptCases, sizes: list[int]) -> None:
 
 
 def strong(cases: KeptCases, _: object) -> None:
-    """One batch of 3,200: as many as the samplers of a thousand actors run at once."""
-    for size in (100, 250, 500, 1000, 2000):
-        simulated(cases, "strong", str(size), scenario=replace(grouped(size), batch_size=3200))
+    """One batch, which is as much as the samplers of a hundred, or of a thousand actors run at once."""
+    for batch_size in (320, 3200):
+        for per_hundred in (10, 25, 50, 100, 200):
+            size = per_hundred * batch_size // 320
+            scenario = replace(grouped(size), batch_size=batch_size)
+            simulated(cases, "strong", str(batch_size), str(size), scenario=scenario)
 
 
 def staleness(cases: KeptCases, _: object) -> None:
@@ -238,6 +241,8 @@ def settling(scenario: Scenario) -> dict[str, Any]:
 
 def draw(result: dict[str, Any]) -> None:
     """Throughput over the slowest role's own, by actors."""
+    if not IMAGES.is_dir():  # this is a copy without docs
+        return
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7.2, 3.8), layout="constrained")
@@ -250,7 +255,6 @@ def draw(result: dict[str, Any]) -> None:
     axis.set(xscale="log", xlabel="actors", ylabel="throughput / that of the slowest role", ylim=(0, 1.05))
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8, frameon=False, loc="lower left")
-    IMAGES.mkdir(exist_ok=True)
     figure.savefig(IMAGES / "scale-weak.svg", metadata={"Date": None})
 
 
