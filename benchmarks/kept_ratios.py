@@ -159,10 +159,10 @@ def number_at(content: Any, path: Route) -> float:
     for segment in path:
         try:
             if isinstance(segment, Mapping):
-                found = next(each for each in found if all(each[key] == value for key, value in segment.items()))
+                found = next(each for each in found if all(each.get(key) == value for key, value in segment.items()))
             else:
                 found = found[segment]
-        except (KeyError, IndexError, TypeError, StopIteration):
+        except (AttributeError, KeyError, IndexError, TypeError, StopIteration):
             raise ValueError(f"there is no {words(path)}") from None
     if isinstance(found, bool) or not isinstance(found, int | float):
         raise ValueError(f"{words(path)} is no number")
