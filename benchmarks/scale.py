@@ -34,6 +34,7 @@ from kept_cases import KeptCases
 from scale_fleets import DRIVER, SIZES, TREE, VARIANTS, grouped, load, rates, with_tree
 
 from gkd_dist.errors import GkdError, plain
+from gkd_dist.process import end_with_parent
 from gkd_dist.simulation.outcome import Outcome
 from gkd_dist.simulation.run import simulate, turn
 from gkd_dist.simulation.scenario import LearnerRates, Lifetimes, Scaling, Scenario
@@ -69,7 +70,7 @@ def simulated(cases: KeptCases, *names: str, scenario: Scenario, warm_up: int = 
     """One case, in a process of its own: memory is that of this case."""
 
     def measure() -> dict[str, Any]:
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        with ProcessPoolExecutor(1, get_context("spawn"), initializer=end_with_parent) as pool:
             return pool.submit(case, scenario, warm_up).result()
 
     cases.do(*names, of=(scenario, warm_up), measure=measure)
