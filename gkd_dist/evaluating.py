@@ -12,6 +12,7 @@ from typing import Any
 
 from gkd_dist import __version__
 from gkd_dist.config.evaluation import EvalConfig
+from gkd_dist.data.formats import TRUNCATED
 from gkd_dist.disk import write_whole
 from gkd_dist.errors import ConfigError
 from gkd_dist.eval_preparation import EvalJob, missing_packages, prepare_eval
@@ -75,7 +76,8 @@ def recompute(file: Path, config: EvalConfig, *, as_json: bool) -> int:
 
 
 def generate(config: EvalConfig, output: Path | None, *, output_dir: Path) -> int:
-    """One JSON line for each prompt, with its row (`index`, from 0: too long ones may be missing) and its completions.
+    """One JSON line for each prompt, with its row (`index`, from 0: too long ones may be missing), its completions, and
+    for each of these whether the length limit ended it.
 
     Returns 0.
 
@@ -90,7 +92,12 @@ def generate(config: EvalConfig, output: Path | None, *, output_dir: Path) -> in
         predictions = _predict(job, narrate, drafts)
     lines = [
         json.dumps(
-            {"index": each.index, "prompt": each.prompt, "completions": [sample.text for sample in each.samples]},
+            {
+                "index": each.index,
+                "prompt": each.prompt,
+                "completions": [sample.text for sample in each.samples],
+                TRUNCATED: [sample.is_truncated for sample in each.samples],
+            },
             ensure_ascii=False,
         )
         for each in predictions

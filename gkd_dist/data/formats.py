@@ -2,7 +2,7 @@
 
     prompt               text, or a list of messages
     prompt + completion  text, or lists of messages (the completion is one assistant message); a list of texts, as
-                         `gkd generate` writes them, is a row for each
+                         `gkd generate` writes them, is a row for each that is not `truncated`
     messages             a list of messages; the last assistant message is the completion, what precedes it the prompt
 
 A wrong type is an error that names the place; an empty cell makes the row unusable, which is counted.
@@ -17,6 +17,9 @@ from gkd_dist.config.data import DataFields
 from gkd_dist.data.rows import Message, Row, RowFormat
 from gkd_dist.data.sources import Record
 from gkd_dist.errors import DataError
+
+TRUNCATED = "truncated"
+"""Column beside a list of completions: for each, whether a length limit ended it."""
 
 
 class UnusableRowError(Exception):
@@ -35,15 +38,20 @@ class Columns:
     """None where no source is read."""
 
     def rows(self, record: Record, place: str) -> list[Row]:
-        """The rows of one record: one, or one for each of several completions.
+        """The rows of one record: one, or one for each of several completions that have an end.
 
         Raises:
             DataError: a column is missing or has the wrong type.
-            UnusableRowError: a cell is empty, or a conversation has no answer.
+            UnusableRowError: a cell is empty, or a conversation has no answer, or no completion has an end.
         """
         texts = cell(record, self.completion, place) if self.format == "prompt+completion" else None
         if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
             return [self._row(record, place)]
+        cut = record.get(TRUNCATED)
+        if isinstance(cut, list) and len(cut) == len(texts):  # an end behind these would be a false one
+            texts = [text for text, is_cut in zip(texts, cut, strict=True) if not is_cut]
+            if not texts:
+                raise UnusableRowError("cut off by the length limit")
         return [self._row({**record, self.completion: text}, place) for text in texts]
 
     def _row(self, record: Record, place: str) -> Row:

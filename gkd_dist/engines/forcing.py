@@ -28,5 +28,7 @@ class ForcingProcessor(LogitsProcessor):
                 scores[row, forced] = 0.0
         return scores
 
+    can_leave_out = True
+
     def keep(self, indices: torch.Tensor) -> None:
         """Nothing is kept here: rows are given whole."""

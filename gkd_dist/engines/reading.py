@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import EncoderDecoderCache, PreTrainedModel
 
 
 class Reader(Protocol):
@@ -13,6 +13,11 @@ class Reader(Protocol):
 
     def next_logits(self, rows: Tensor) -> Tensor:
         """[B, V] for the token after `rows` [B, T], which are one token longer each time."""
+        ...
+
+    @property
+    def can_leave_out(self) -> bool:
+        """Whether `keep` may be called."""
         ...
 
     def keep(self, indices: Tensor) -> None:
@@ -51,6 +56,10 @@ class RowReader:
         logits: Tensor = output.logits[:, -1]
         return logits
 
+    @property
+    def can_leave_out(self) -> bool:
+        return _can_leave_out(self._cache)
+
     def keep(self, indices: Tensor) -> None:
         self._mask = self._mask[indices]
         if self._cache is not None:
@@ -69,13 +78,13 @@ class DecoderReader:
     def __init__(self, model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor) -> None:
         self._model = model
         self._mask = attention_mask
-        self._encoded = model.get_encoder()(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        self._encoded = model.get_encoder()(input_ids=input_ids, attention_mask=attention_mask)
         self._cache: Any = None
 
     @torch.no_grad()
     def next_logits(self, rows: Tensor) -> Tensor:
         output = self._model(
-            encoder_outputs=(self._encoded,),
+            encoder_outputs=self._encoded,
             attention_mask=self._mask,
             decoder_input_ids=rows if self._cache is None else rows[:, -1:],
             past_key_values=self._cache,
@@ -85,7 +94,23 @@ class DecoderReader:
         logits: Tensor = output.logits[:, -1]
         return logits
 
+    @property
+    def can_leave_out(self) -> bool:
+        return _can_leave_out(self._cache)
+
     def keep(self, indices: Tensor) -> None:
-        self._mask, self._encoded = self._mask[indices], self._encoded[indices]
+        self._mask = self._mask[indices]
+        self._encoded.last_hidden_state = self._encoded.last_hidden_state[indices]
         if self._cache is not None:
             self._cache.batch_select_indices(indices)
+
+
+def _can_leave_out(cache: Any) -> bool:
+    """Layers that keep a state in the place of keys and values have no way to drop rows."""
+    if cache is None:
+        return True
+    halves = [cache]
+    if isinstance(cache, EncoderDecoderCache):
+        halves = [cache.self_attention_cache, cache.cross_attention_cache]
+    layers = [layer for half in halves for layer in getattr(half, "layers", [None])]
+    return all(hasattr(layer, "batch_select_indices") for layer in layers)

@@ -86,12 +86,7 @@ def _apply(tree: dict[str, Any], key: str, value: Any, where: str, problems: lis
     elif key in stages:
         tree.setdefault("given", {})[key] = str(value)
     elif first in stages:
-        # Values of axes win over the stage's own, and this is to win over both.
-        stages[first].setdefault("overrides", {})[rest] = value
-        for values in axes.values():
-            for below in values.values() if isinstance(values, dict) else ():
-                if below and rest in below.get("overrides", {}):
-                    del below["overrides"][rest]
+        stages[first].setdefault("asked", {})[rest] = value
     else:
         known = [*settings, "seeds", *(f"axes.{name}" for name in axes), *stages, *(f"{name}.KEY" for name in stages)]
         problems.append(f"{where}{key}: not known here; known are {', '.join(known)}")

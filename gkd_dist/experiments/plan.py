@@ -142,7 +142,7 @@ def _places(experiment: Experiment, stage: Stage) -> Iterator[dict[str, str]]:
 def _run(expansion: _Expansion, name: str, stage: Stage, labels: dict[str, str]) -> PlannedRun:
     experiment = expansion.experiment
     values = {axis: experiment.axes[axis][label] for axis, label in labels.items() if axis != SEED}
-    seed = int(labels.get(SEED, experiment.seeds[0]))
+    seed = int(labels.get(SEED, 0))  # what exists once stays what it is, whichever seeds the others have
     title = run_name(name, labels)
     folder = expansion.folder / "runs" / title
     names = _names(experiment, labels, seed)
@@ -252,7 +252,7 @@ def _overrides(stage: Stage, values: Mapping[str, AxisValue]) -> dict[str, Any]:
     merged = dict(stage.overrides)
     for value in values.values():
         merged |= value.overrides
-    return merged
+    return merged | stage.asked
 
 
 def _run_of(expansion: _Expansion, stage: str, labels: Mapping[str, str]) -> PlannedRun:

@@ -65,6 +65,8 @@ class Stage(Strict):
     """As on the command line of `gkd run`."""
     overrides: dict[str, Any] = Field(default_factory=dict)
     """Keys of the recipe."""
+    asked: dict[str, Any] = Field(default_factory=dict)
+    """Keys that command line, scale or `changes` give: they win over those of the axes."""
     command: tuple[str, ...] | None = None
     """Arguments of `gkd`, where it is not `gkd run`; `{output}` is where to write."""
     output: Label | None = None
@@ -87,7 +89,7 @@ class Stage(Strict):
             raise ValueError("a stage has a recipe, or a command with its output")
         if (self.command is None) != (self.output is None):
             raise ValueError("command and output belong together; give both, or a recipe")
-        if self.command is not None and (self.overrides or self.evaluate):
+        if self.command is not None and (self.overrides or self.asked or self.evaluate):
             raise ValueError("a command has no overrides or evaluate; they belong to a recipe")
         return self
 

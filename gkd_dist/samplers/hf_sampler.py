@@ -12,7 +12,7 @@ from gkd_dist.engines.coalescing import Coalescer
 from gkd_dist.engines.families import family_at
 from gkd_dist.engines.forcing import ForcingProcessor, NextId
 from gkd_dist.errors import EngineError, ModelError
-from gkd_dist.samplers.gumbel import GumbelDraw
+from gkd_dist.samplers.draw import Draw
 from gkd_dist.samplers.seeds import sample_seed
 from gkd_dist.samplers.teacher_mix import TeacherMix
 from gkd_dist.samplers.writing import write
@@ -124,7 +124,7 @@ class HfSampler:
         ids, log_probs = write(
             self._family.reader(self._model, input_ids, attention_mask),
             begin,
-            GumbelDraw(params, seeds, self._num_ids),
+            Draw(params, seeds, self._num_ids),
             [*mix, *forcing],
             max_new_tokens=params.max_new_tokens,
             stop_token_ids=params.stop_token_ids,

@@ -33,5 +33,9 @@ class TeacherMix:
         mixed[:, :num_ids] = torch.logaddexp(log_p + math.log(self._alpha), log_q + math.log1p(-self._alpha))
         return mixed
 
+    @property
+    def can_leave_out(self) -> bool:
+        return self._teacher.can_leave_out
+
     def keep(self, indices: torch.Tensor) -> None:
         self._teacher.keep(indices)

@@ -1,13 +1,13 @@
 """Token after token, until every row of a batch has ended; rows that have ended are left out of what follows."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from gkd_dist.engines.reading import Reader
-from gkd_dist.samplers.gumbel import GumbelDraw
+from gkd_dist.samplers.draw import Draw
 
 WORTH_LEAVING_OUT = 0.75
 """Rows are taken out of the batch (and its cache, a copy of what stays) when no more than this share of it goes on."""
@@ -20,6 +20,11 @@ class Rescoring(Protocol):
         """[B, V] in the place of `scores` [B, V], for what follows `rows` [B, T]."""
         ...
 
+    @property
+    def can_leave_out(self) -> bool:
+        """Whether `keep` may be called."""
+        ...
+
     def keep(self, indices: Tensor) -> None:
         """Of the rows [B], those that go on."""
         ...
@@ -29,7 +34,7 @@ class Rescoring(Protocol):
 def write(
     reader: Reader,
     rows: Tensor,
-    draw: GumbelDraw,
+    draw: Draw,
     rescorings: Sequence[Rescoring] = (),
     *,
     max_new_tokens: int,
@@ -58,10 +63,9 @@ def write(
         left = int(goes_on.sum())
         if not left:
             break
-        if left <= WORTH_LEAVING_OUT * len(rows):
+        if left <= WORTH_LEAVING_OUT * len(rows) and all(each.can_leave_out for each in (reader, *rescorings)):
             kept = goes_on.nonzero().squeeze(1)
             rows, index, goes_on = rows[kept], index[kept], goes_on[kept]
-            keepers: list[Callable[[Tensor], None]] = [reader.keep, draw.keep, *(each.keep for each in rescorings)]
-            for keep in keepers:
-                keep(kept)
+            for each in (reader, draw, *rescorings):
+                each.keep(kept)
     return ids, log_probs

@@ -117,7 +117,7 @@ def test_the_baselines_are_the_same_machine() -> None:
         "supervised-kd": ("forward_kl", 0),
         "on-policy": ("forward_kl", 1),
         "mixed": ("forward_kl", 0.5),
-        "imitkd": ("forward_kl", (1, 0)),
+        "imitkd": ("forward_kl", (0, 1)),
         "f-distill": ("tvd", 0.5),
         "minillm": ("sequence_reverse_kl", 1),
         "rl-gkd": ("jsd", 1),

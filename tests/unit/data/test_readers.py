@@ -280,6 +280,17 @@ def test_each_of_several_completions_is_a_row(file):
         read(write(file, {"prompt": "x", "completion": [TURNS[1], "y"]}))
 
 
+def test_completions_that_the_length_limit_cut_are_left_out(file):
+    """Trained on, they would teach an end where there was none."""
+    records = [
+        {"prompt": "a", "completions": ["whole", "cut"], "truncated": [False, True]},
+        {"prompt": "b", "completions": ["cut"], "truncated": [True]},
+    ]
+    rows = read(write(file, *records), fields={"completion": "completions"})
+    assert rows.rows == (Row("a", "whole"),)
+    assert rows.num_skipped == {"cut off by the length limit": 1}
+
+
 def test_what_is_unwanted_is_taken_out_of_completions(file):
     answer = {"prompt": "<<1>>", "completion": "48/2 = <<48/2=24>>24<|end|>"}
     rows = read(write(file, answer, {"prompt": "x", "completion": "<|end|>"}), strip=r"<<[^>]*>>|<\|end\|>")

@@ -210,7 +210,8 @@ def test_a_file_on_top_of_another_wins_key_by_key_and_null_takes_away(tmp_path: 
     assert (found.title, found.settings["model"], found.settings["steps"]) == ("top", "other", 1)
     assert list(found.axes["size"]) == ["b"]
     assert list(found.stages) == ["distil"]
-    assert found.stages["distil"].overrides == {"learner.max_steps": "{steps}", "learner.batch_size": 2}
+    assert found.stages["distil"].overrides == {"learner.max_steps": "{steps}"}
+    assert found.stages["distil"].asked == {"learner.batch_size": 2}
     assert list(found.scales) == ["small"]
 
 
@@ -218,8 +219,36 @@ def test_a_stage_can_be_given_and_an_override_of_a_stage_wins_over_its_axes(tmp_
     tree = {**BASE, "axes": {"size": {"a": {"overrides": {"learner.max_steps": 9}}, "b": None}}, "scales": {}}
     found = load(tmp_path, tree, "teacher=/models/t", "distil.learner.max_steps=2", "data=x")
     assert found.given == {"teacher": "/models/t"}
-    assert found.axes["size"]["a"].overrides == {}
-    assert found.stages["distil"].overrides["learner.max_steps"] == 2
+    assert found.stages["distil"].asked == {"learner.max_steps": 2}
+
+
+def test_an_override_of_one_stage_changes_no_other() -> None:
+    def rates(*overrides: str) -> dict[str, float]:
+        given = ["train=/somewhere", "test=/somewhere", "data=/somewhere", "axes.size=[t5-base]", *overrides]
+        known = load_experiment("figure1", "paper")[0].settings
+        given = [each for each in given if "." in each or each.partition("=")[0] in known]
+        plan = expand(load_experiment("figure1", "paper", given)[0], Path("out"))
+        return {run.stage: run.config["learner"]["learning_rate"] for run in plan if run.trains}
+
+    before = rates()
+    assert rates("distil.learner.learning_rate=5e-4") == {**before, "distil": 5e-4}
+
+
+@pytest.mark.parametrize("name", [name for name, scale in SCALED if scale == "small"])
+def test_small_divergences_and_methods_are_trained_alike(name: str) -> None:
+    """The exception for reverse KL is the paper's, on XSum."""
+    rates = {run.config["learner"]["learning_rate"] for run in planned(name, "small") if run.stage == "distil"}
+    assert len(rates) <= 1
+
+
+def test_what_exists_once_stays_itself_when_seeds_are_added() -> None:
+    def plan(*overrides: str) -> dict[str, Any]:
+        experiment = load_experiment("multi30k", "small", ["data=/somewhere", "axes.size=[500k]", *overrides])[0]
+        return {run.name: run.arguments for run in expand(experiment, Path("out"))}
+
+    all_three, others = plan(), plan("seeds=[1, 2]")
+    assert others == {name: arguments for name, arguments in all_three.items() if "seed0" not in name}
+    assert "seed=0" in all_three["teacher"]
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
-"""Exact sampling with a generator for each row: add Gumbel noise to the log-probs, take the argmax.
+"""Exact sampling with a generator for each row: one uniform a token, and the inverse of the distribution function.
 
-argmax(log p + Gumbel noise) is a draw from p (the Gumbel-max trick), so neither the global random state nor the
-neighbours in the batch play a part.
+Neither the global random state nor the neighbours in the batch play a part.
 """
 
 import torch
@@ -16,12 +15,15 @@ from transformers import (
 
 from gkd_dist.types import SamplingParams
 
+BELOW_ONE = 1 - 2.0**-50
+"""Rounded, the largest uniform times the sum of a distribution may be that sum, which no id reaches from above."""
 
-class GumbelDraw:
+
+class Draw:
     """Draws the next token of every row of a batch, from its first to its last.
 
     Args:
-        params: temperature 0 means greedy, without noise.
+        params: temperature 0 means greedy.
         seeds: one per row.
         num_ids: ids from here on are padding of the vocabulary and are never drawn. None: all ids are real.
     """
@@ -36,25 +38,23 @@ class GumbelDraw:
         """Of scores [B, V]: ids [B] int64, and their log-probs [B] float32 in what they were drawn from."""
         real = scores[:, : self._num_ids].float()
         log_probs = torch.log_softmax(self._warpers(None, real), dim=-1)
-        ids = (log_probs if self._greedy else self._perturbed(log_probs)).argmax(dim=-1)
+        ids = log_probs.argmax(dim=-1) if self._greedy else self._drawn(log_probs)
         return ids, log_probs.gather(1, ids[:, None]).squeeze(1)
 
     def keep(self, indices: Tensor) -> None:
         """Rows [B] that go on; their generators do, too."""
         self._generators = [self._generators[index] for index in indices.tolist()]
 
-    def _perturbed(self, log_probs: Tensor) -> Tensor:
-        """[B, V] with the order of log p - log(-log u), u uniform: that of p / -log(u), a logarithm cheaper.
+    def _drawn(self, log_probs: Tensor) -> Tensor:
+        """[B] the first id whose share of the distribution, with all before it, is above a uniform.
 
-        Float64: the uniforms of float32 lie 2**-24 apart, too coarse for the tail of a large vocabulary.
+        An id without probability adds nothing and is never the first. Float64: sums of float32 would lose the tail of
+        a large vocabulary.
         """
-        noise = torch.empty(log_probs.shape, dtype=torch.float64)
-        for row, generator in zip(noise, self._generators, strict=True):
-            torch.rand(row.shape, generator=generator, out=row)
-        # In place: with a large vocabulary the noise costs as much as a small model's step. No uniform is 1, nor, once
-        # it is clamped, 0: all of -log(u) is positive and finite.
-        noise.clamp_(min=torch.finfo(torch.float64).tiny).log_().neg_()
-        return log_probs.exp().double().div_(noise.to(log_probs.device))
+        shares = log_probs.exp().double().cumsum(dim=-1)
+        uniforms = torch.stack([torch.rand(1, dtype=torch.float64, generator=each) for each in self._generators])
+        reached = uniforms.to(shares.device) * BELOW_ONE * shares[:, -1:]
+        return torch.searchsorted(shares, reached, right=True).squeeze(1)
 
 
 def _warpers(params: SamplingParams) -> LogitsProcessorList:

@@ -1,10 +1,10 @@
-"""Sampling by Gumbel noise is sampling from the warped distribution."""
+"""What is drawn is drawn from the warped distribution."""
 
 import numpy as np
 import pytest
 import torch
 
-from gkd_dist.samplers.gumbel import GumbelDraw
+from gkd_dist.samplers.draw import Draw
 from gkd_dist.samplers.seeds import sample_seed
 from gkd_dist.types import SampleId, SamplingParams
 
@@ -14,7 +14,7 @@ NUM_DRAWS = 4000
 
 def draw(params: SamplingParams) -> np.ndarray:
     """Frequencies over NUM_DRAWS rows, each with a seed of its own."""
-    ids, _ = GumbelDraw(params, list(range(NUM_DRAWS)))(LOGITS.expand(NUM_DRAWS, -1))
+    ids, _ = Draw(params, list(range(NUM_DRAWS)))(LOGITS.expand(NUM_DRAWS, -1))
     return np.bincount(ids.numpy(), minlength=LOGITS.numel()) / NUM_DRAWS
 
 
@@ -39,7 +39,7 @@ def test_temperature_zero_is_the_argmax() -> None:
 
 def test_log_probs_are_those_of_what_was_chosen() -> None:
     params = SamplingParams(max_new_tokens=2, temperature=0.7)
-    draw_next = GumbelDraw(params, [0, 1, 2])
+    draw_next = Draw(params, [0, 1, 2])
     expected = torch.log_softmax(LOGITS / 0.7, dim=-1)
     for _ in range(2):
         ids, log_probs = draw_next(LOGITS.expand(3, -1))
@@ -49,7 +49,7 @@ def test_log_probs_are_those_of_what_was_chosen() -> None:
 def test_rows_that_go_on_draw_what_they_draw_among_the_others() -> None:
     params = SamplingParams(max_new_tokens=2)
     scores = torch.zeros(4, 1000)
-    everyone, some = GumbelDraw(params, [0, 1, 2, 3]), GumbelDraw(params, [0, 1, 2, 3])
+    everyone, some = Draw(params, [0, 1, 2, 3]), Draw(params, [0, 1, 2, 3])
     everyone(scores)
     some(scores)
     some.keep(torch.tensor([1, 3]))
@@ -70,25 +70,38 @@ def test_seeds_differ_by_prompt_repeat_and_run_seed_alone() -> None:
     assert sample_seed(0, SampleId("a", 1)) != sample_seed(1, SampleId("a", 1))
 
 
-def test_no_two_ids_of_a_large_vocabulary_share_their_noise() -> None:
-    """Uniforms of float32 lie on 2**24 points: some 70 pairs of 49,152 ids would, and none beyond 16.6 nats."""
-    num_ids = 49_152
-    perturbed = GumbelDraw(SamplingParams(max_new_tokens=1), [11])._perturbed(torch.zeros(1, num_ids))
-    assert perturbed.unique().numel() == num_ids
+def test_the_tail_of_a_large_vocabulary_is_drawn_as_often_as_it_should() -> None:
+    """Half of the probability lies on 50,000 ids of 1e-5 each: within 4 standard deviations, in each tenth of them."""
+    tail = torch.full((50_000,), 1e-5)
+    logits = torch.cat([torch.tensor([0.5]), tail]).log()
+    num_rows = 2000
+    ids, _ = Draw(SamplingParams(max_new_tokens=1), list(range(num_rows)))(logits.expand(num_rows, -1))
+    tenths = np.bincount((ids[ids > 0].numpy() - 1) // 5000, minlength=10) / num_rows
+    assert (np.abs(tenths - 0.05) < 4 * np.sqrt(0.05 * 0.95 / num_rows)).all()
 
 
-def test_the_draw_is_the_largest_of_log_prob_and_gumbel_noise() -> None:
-    """The order of p / -log(u) is that of log p - log(-log u), written out in float64."""
-    log_probs = torch.log_softmax(LOGITS.expand(200, -1), dim=-1)
-    ids, _ = GumbelDraw(SamplingParams(max_new_tokens=1), list(range(200)))(log_probs)
+def test_the_draw_is_the_inverse_of_the_distribution_function() -> None:
+    probs = torch.softmax(LOGITS.double(), dim=-1).numpy()
+    ids, _ = Draw(SamplingParams(max_new_tokens=1), list(range(200)))(LOGITS.expand(200, -1))
     for seed, drawn in enumerate(ids.tolist()):
-        uniform = torch.rand(5, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-        assert drawn == int((log_probs[seed].double() - torch.log(-torch.log(uniform))).argmax())
+        uniform = torch.rand(1, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)).item()
+        assert probs[:drawn].sum() - 1e-6 <= uniform < probs[: drawn + 1].sum() + 1e-6
+
+
+@pytest.mark.parametrize("uniform", [0.0, 1 - 2.0**-53])
+def test_ids_without_probability_are_not_drawn_at_either_end(uniform: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "rand", lambda *_, **__: torch.tensor([uniform], dtype=torch.float64))
+    for seed in range(20):
+        logits = torch.randn(1, 1000, generator=torch.Generator().manual_seed(seed)) * 5
+        logits[:, [0, 1, 500, 998, 999]] = -torch.inf
+        ids, log_probs = Draw(SamplingParams(max_new_tokens=1), [0])(logits)
+        assert ids == (2 if uniform == 0 else 997)
+        assert torch.isfinite(log_probs).all()
 
 
 def test_padding_is_never_drawn() -> None:
     params = SamplingParams(max_new_tokens=1, top_k=4)
     logits = torch.tensor([[0.0, 1.0, 2.0, 9.0, 9.0]])
-    ids, log_probs = GumbelDraw(params, [7], num_ids=3)(logits)
+    ids, log_probs = Draw(params, [7], num_ids=3)(logits)
     assert ids < 3
     torch.testing.assert_close(log_probs, torch.log_softmax(logits[0, :3], dim=-1)[ids])
