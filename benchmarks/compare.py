@@ -147,10 +147,12 @@ def measured(benchmark: Benchmark, kept: Sequence[float], folder: Path) -> list[
 
 def run(benchmark: Benchmark, folder: Path) -> Any:
     """The result of the script, run in a copy of `folder`; None where it wrote none."""
-    with tempfile.TemporaryDirectory() as copy:
+    with tempfile.TemporaryDirectory() as root:
+        copy = Path(root, "benchmarks")
         ignored = shutil.ignore_patterns("*.json", "__pycache__", ".venv")
-        shutil.copytree(folder, copy, ignore=ignored, dirs_exist_ok=True)
-        command = [str(Path(copy, f"{benchmark.name}.py")), *(benchmark.run or [])]
+        shutil.copytree(folder, copy, ignore=ignored)
+        copy.with_name("gkd_dist").symlink_to(HERE.parent / "gkd_dist")  # for scripts that read files of the package
+        command = [str(copy / f"{benchmark.name}.py"), *(benchmark.run or [])]
         print(f"compare: {' '.join([benchmark.name, *command[1:]])} ...", file=sys.stderr, flush=True)
         began = time.monotonic()
         try:
@@ -163,7 +165,7 @@ def run(benchmark: Benchmark, folder: Path) -> Any:
             print(f"compare: {benchmark.name} takes longer than {TIMEOUT_S:.0f} s", file=sys.stderr)
             return None
         print(f"compare: {benchmark.name} took {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
-        found = document(Path(copy), benchmark.name)
+        found = document(copy, benchmark.name)
         if found is None:
             print(done.stdout[-2000:], file=sys.stderr)
         return found

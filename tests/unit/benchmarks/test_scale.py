@@ -24,6 +24,7 @@ def run(result: Path) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
+@pytest.mark.timeout(900)  # four processes that import the ring: seconds, but minutes where others have the cores
 def test_five_actors_in_one_command_that_keeps_what_is_there(tmp_path: Path) -> None:
     result = tmp_path / "scale.json"
     assert "kept" not in run(result)
