@@ -43,10 +43,10 @@ def english(text: str) -> _Said:
 
 
 def german(text: str) -> _Said:
-    """What a German text says: whole words, inflected, shaded (`hellblau`) and joined (`schwarzweiß`, `rosafarben`)
-    ones surely, longer words that begin so (`Grünfläche`, `dreirädrig`) perhaps."""
+    """What a German text says: whole words, inflected, shaded (`hellblau`) and joined (`rotbraun`, `rosafarben`) ones
+    surely, longer words that begin so (`Blauhelm`, `Dreirad`) perhaps."""
     surely, perhaps = _digits(text), set[str]()
-    for word in re.findall(r"[a-zäöüß]+", text.lower().replace("weiss", "weiß")):
+    for word in re.findall(r"[a-z\u00e4\u00f6\u00fc\u00df]+", text.lower().replace("weiss", "wei\u00df")):
         if word in _GERMAN_NUMBERS:
             surely.add(_GERMAN_NUMBERS[word])
         elif _COLOUR_WORD.fullmatch(word):
@@ -68,10 +68,10 @@ def _beginning(word: str) -> set[str]:
 _COLOURS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "red": (("red", "redhead", "redheaded", "maroon", "burgundy"), ("rot",)),
     "blue": (("blue",), ("blau",)),
-    "green": (("green",), ("grün",)),
+    "green": (("green",), ("gr\u00fcn",)),
     "yellow": (("yellow",), ("gelb",)),
     "black": (("black",), ("schwarz",)),
-    "white": (("white",), ("weiß",)),
+    "white": (("white",), ("wei\u00df",)),
     "brown": (("brown",), ("braun",)),
     "orange": (("orange",), ("orange", "orang")),
     "pink": (("pink",), ("rosarot", "rosa", "pink")),
@@ -81,7 +81,7 @@ _COLOURS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "gold": (("gold", "golden"), ("golden", "gold")),
     "beige": (("beige",), ("beige", "beig")),
     "blond": (("blond", "blonde", "blondes"), ("blond", "blondine")),
-    "turquoise": (("turquoise", "teal"), ("türkis",)),
+    "turquoise": (("turquoise", "teal"), ("t\u00fcrkis",)),
 }
 """Name: words of the English, stems of the German; the longer stem before one that it begins with."""
 _GERMAN_COLOURS = {stem: name for name, (_, stems) in _COLOURS.items() for stem in stems}
@@ -89,14 +89,14 @@ _NUMBERS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "2": ("two", ("zwei", "zweier", "zweien")),
     "3": ("three", ("drei", "dreier", "dreien")),
     "4": ("four", ("vier", "vierer", "vieren")),
-    "5": ("five", ("fünf",)),
+    "5": ("five", ("f\u00fcnf",)),
     "6": ("six", ("sechs",)),
     "7": ("seven", ("sieben",)),
     "8": ("eight", ("acht",)),
     "9": ("nine", ("neun",)),
     "10": ("ten", ("zehn",)),
     "11": ("eleven", ("elf",)),
-    "12": ("twelve", ("zwölf",)),
+    "12": ("twelve", ("zw\u00f6lf",)),
 }
 """From two on: `ein` is an article, and German does not tell whether `one` was meant."""
 _GERMAN_NUMBERS = {word: digits for digits, (_, words) in _NUMBERS.items() for word in words}
@@ -133,8 +133,8 @@ _COLOUR_WORD = re.compile(
     rf"(?:{_STEM.pattern})+(?:farben|farbig|haarig|lich)?(?:e|en|er|es|em|ne|nen|ner|nes|nem)?"
 )
 _BEGINNINGS = {
-    "dunkelhäutig": "black",
-    "hellhäutig": "white",
+    "dunkelh\u00e4utig": "black",
+    "hellh\u00e4utig": "white",
     "bluejeans": "blue",
     **{stem: name for stem, name in _GERMAN_COLOURS.items() if stem not in ("orang", "beig")},
     **{word: digits for word, digits in _GERMAN_NUMBERS.items() if digits not in ("8", "11")},

@@ -13,16 +13,16 @@ from gkd_dist.types import Answer
     ("text", "said"),
     [
         ("Zwei Hunde mit rotem Halsband.", {"2", "red"}),
-        ("ein schwarz-weißer Hund, ein schwarzweißes Foto", {"black", "white"}),
-        ("hellblaue Jeans, dunkelgrüne Wand", {"blue", "green"}),
-        ("orangefarbenen, rosafarbene, lilane Hüte", {"orange", "pink", "purple"}),
+        ("ein schwarz-wei\u00dfer Hund, ein schwarzwei\u00dfes Foto", {"black", "white"}),
+        ("hellblaue Jeans, dunkelgr\u00fcne Wand", {"blue", "green"}),
+        ("orangefarbenen, rosafarbene, lilane H\u00fcte", {"orange", "pink", "purple"}),
         ("eine rosarote Brille", {"pink"}),  # not red
         ("ein rotbraunes Pferd", {"red", "brown"}),
         ("goldene und silberne Ringe", {"gold", "silver"}),
         ("eine blonde Frau, ein grauhaariger Mann", {"blond", "grey"}),
         ("Weisse Wand", {"white"}),
-        ("die Nummer 07 vor zwölf Leuten", {"7", "12"}),
-        ("Er macht Brot in der Nacht, schweißt und serviert am Klavier.", set()),
+        ("die Nummer 07 vor zw\u00f6lf Leuten", {"7", "12"}),
+        ("Er macht Brot in der Nacht, schwei\u00dft und serviert am Klavier.", set()),
         ("Achterbahn, Zweige, Helfer, Trottoir, Elfen", set()),
         ("ein Mann, eine Frau", set()),
     ],
@@ -47,10 +47,10 @@ def test_what_english_surely_says(text: str, said: set[str]) -> None:
 @pytest.mark.parametrize(
     ("source", "text", "reward"),
     [
-        ("Two red birds.", "Zwei rote Vögel.", 1.0),
-        ("Two red birds.", "Zwei Vögel.", 2 / 3),  # precision 1, recall 1/2
-        ("Two red birds.", "Zwei rote Vögel auf grünem Gras.", 4 / 5),  # precision 2/3, recall 1
-        ("Two red birds.", "Drei blaue Vögel.", 0.0),
+        ("Two red birds.", "Zwei rote V\u00f6gel.", 1.0),
+        ("Two red birds.", "Zwei V\u00f6gel.", 2 / 3),  # precision 1, recall 1/2
+        ("Two red birds.", "Zwei rote V\u00f6gel auf gr\u00fcnem Gras.", 4 / 5),  # precision 2/3, recall 1
+        ("Two red birds.", "Drei blaue V\u00f6gel.", 0.0),
         ("Two red birds.", "", 0.0),
         ("A bird.", "Ein Vogel.", 1.0),
         ("A bird.", "Ein roter Vogel.", 0.0),
@@ -58,7 +58,7 @@ def test_what_english_surely_says(text: str, said: set[str]) -> None:
         ("A couple.", "Zwei Menschen.", 1.0),  # neither vague word asks for anything, and both excuse
         ("A couple.", "Menschen.", 1.0),
         ("Two people.", "Ein Paar.", 1.0),
-        ("A man on the lawn.", "Ein Mann auf der Grünfläche.", 1.0),
+        ("A man on the lawn.", "Ein Mann auf der Gr\u00fcnfl\u00e4che.", 1.0),
         ("A tan dog.", "Ein hellbrauner Hund.", 1.0),
         ("Red, red, red.", "Rot.", 1.0),  # sets, not counts
     ],
