@@ -30,7 +30,7 @@ def test_a_dry_run_shows_commands_and_cost_and_writes_nothing(
     written = lines.index("written  after teacher, rows")
     assert lines[written + 1].startswith("  gkd generate ")
     assert "distil_2m_seqkd_seed4  after init_2m, written" in lines
-    assert any("learner.max_steps=400" in line and "seed=4" in line for line in lines)
+    assert any("learner.max_steps=1000" in line and "seed=4" in line for line in lines)
     assert any(line.startswith("│ all") for line in lines)
     assert list(tmp_path.iterdir()) == []
 
