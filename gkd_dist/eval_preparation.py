@@ -17,9 +17,11 @@ from gkd_dist.errors import ConfigError, DataError, UserError
 from gkd_dist.evaluation.predicting import Case
 from gkd_dist.evaluation.questions import Question, read_questions
 from gkd_dist.pipeline.job import Narrate
+from gkd_dist.preparation.eval_reward import Asked, MakeReward, check_rows, fit_reward
 from gkd_dist.runs.run_directory import RunDirectory, check_output_dir
 
 T = TypeVar("T")
+REWARD = "reward.model"
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class EvalJob:
     renderer: Renderer
     num_dropped: int
     """Questions that were too long."""
+    make_reward: MakeReward | None = None
 
 
 def prepare_eval(config: EvalConfig, narrate: Narrate, *, output_dir: Path) -> EvalJob:
@@ -74,7 +77,7 @@ def not_there(config: EvalConfig, unsure: Collection[str] = frozenset(), *, outp
 def _find(
     config: EvalConfig, output_dir: Path, problems: list[str], unsure: Collection[str] = frozenset()
 ) -> tuple[list[Question], dict[str, str]]:
-    """The questions, and the references of `model` and perhaps `teacher`."""
+    """The questions, and the references of `model`, perhaps `teacher`, perhaps `reward.model`."""
     from gkd_dist.models.packaged import already_here, default_cache_dir
 
     if "task" not in unsure:
@@ -89,6 +92,10 @@ def _find(
         if reference is not None:
             references[key] = reference
             _collect(problems, partial(already_here, reference, default_cache_dir()), f"{key}: ")
+    _collect(problems, lambda: check_rows(config.reward, _asked(questions or []), config.data), "")
+    if config.reward is not None and config.reward.model is not None:
+        references[REWARD] = config.reward.model
+        _collect(problems, partial(already_here, config.reward.model, default_cache_dir()), f"{REWARD}: ")
     return questions or [], references
 
 
@@ -103,6 +110,10 @@ def _questions(config: EvalConfig, problems: list[str], *, is_read: bool) -> lis
     if "shots.path" in missing:
         without["shots"] = ShotsConfig()
     return _collect(problems, lambda: read_questions(config.model_copy(update=without)), "")
+
+
+def _asked(questions: Sequence[Question]) -> Asked:
+    return [(each.prompt, each.references[0] if each.references else None) for each in questions]
 
 
 def missing_packages(config: EvalConfig) -> list[str]:
@@ -171,15 +182,16 @@ def _fit(config: EvalConfig, questions: Sequence[Question], folders: dict[str, P
     if teacher is not None and renderer is not None:
         shared = _collect(problems, lambda: check_same_tokenizer(str(model), str(teacher)), "teacher: ")
         num_ids = shared or num_ids
-    for key, folder in folders.items():
-        _collect(problems, partial(_check_model, folder, key, config, num_ids), "")
+    for key in [key for key in folders if key != REWARD]:
+        _collect(problems, partial(_check_model, folders[key], key, config, num_ids), "")
+    make_reward = _collect(problems, lambda: fit_reward(config, folders.get(REWARD), _asked(questions)), "")
     if problems or renderer is None:
         raise ConfigError(problems)
 
     @cache
     def room(num_taken: int) -> int | None:
-        """What so many tokens leave in the positions of every model; None: no end."""
-        rooms = (context_limit(folder, num_taken) for folder in folders.values())
+        """What so many tokens leave in the positions of model and teacher; None: no end."""
+        rooms = (context_limit(folder, num_taken) for key, folder in folders.items() if key != REWARD)
         return min((each for each in rooms if each is not None), default=None)
 
     room_behind = _room_behind(config, questions, renderer)
@@ -189,7 +201,7 @@ def _fit(config: EvalConfig, questions: Sequence[Question], folders: dict[str, P
         raise ConfigError([f"max_prompt_tokens: all {len(questions)} prompts are longer than {limit} tokens; raise it"])
     longest = max(int(case.prompt_ids.size) for case in cases)
     engines = EvalEngines(config, model, teacher, renderer, num_ids, longest + room_behind, cases[0].question.stop)
-    return EvalJob(config, tuple(cases), engines, renderer, len(questions) - len(cases))
+    return EvalJob(config, tuple(cases), engines, renderer, len(questions) - len(cases), make_reward)
 
 
 def _check_model(folder: Path, key: str, config: EvalConfig, num_ids: int) -> None:

@@ -7,13 +7,14 @@ OF_TEXT = (
     "mean_length_tokens",
     "truncated_share",
     "self_bleu",
+    "reward_mean",
     *(
         f"{text}/{divergence}_nats"
         for text in ("student_text", "reference_text")
         for divergence in ("forward_kl", "reverse_kl", "jsd")
     ),
 )
-"""Of every task that writes text, some of them where a teacher or several samples are asked for."""
+"""Of every task that writes text, some of them where a teacher, a reward or several samples are asked for."""
 OF_TASK: dict[TaskName, tuple[str, ...]] = {
     "summarisation": (*KINDS_OF_ROUGE, *OF_TEXT),
     "translation": ("bleu", *OF_TEXT),

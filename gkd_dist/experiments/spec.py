@@ -103,8 +103,7 @@ class Plot(Strict):
     title: str
     metric: str
     x_metric: str | None = None
-    x_evaluation: Label | None = None
-    """Of `x_metric`, where it is another one than that of the metric."""
+    """Of the same evaluation as the metric."""
     x: str
     x_title: str | None = None
     """Under the horizontal axis; None means the name of `x`."""
@@ -139,8 +138,7 @@ class Claim(Strict):
     x: Name | None = None
     """Axis with the points of a curve on each side: curves are compared where both reach the same `x_metric`."""
     x_metric: str | None = None
-    x_evaluation: Label | None = None
-    """Of `x_metric`, where it is another one than that of the metric."""
+    """Of the same evaluation as the metric."""
 
     @model_validator(mode="after")
     def _curve(self) -> Self:

@@ -29,7 +29,7 @@ def check_data(config: RunConfig, student: str | None, writes: bool) -> Data:
     if rows is not None and config.objective.combine_teachers == "route":
         problems += route_problems(config.named_teachers, rows)
     limit = collect(problems, lambda: _prompt_limit(config))
-    collect(problems, lambda: check_reward(config, rows))
+    collect(problems, lambda: check_reward(config.reward, rows))
     collect(problems, lambda: check_engines(config))
     if writes:
         collect(problems, lambda: check_trackers(config))

@@ -106,7 +106,12 @@ def test_tasks_are_not_mixed(tmp_path: Path) -> None:
 def test_figures_are_called_as_experiments_expect_them(task: TaskName) -> None:
     near = Distance(1.0, 1.0, 1.0, 2)
     rows = [
-        replace(said(task, ["a 4", "b 5"], "a 4", subset=name), on_samples=(near, near), on_reference=near)
+        replace(
+            said(task, ["a 4", "b 5"], "a 4", subset=name),
+            on_samples=(near, near),
+            on_reference=near,
+            rewards=(1.0, 0.0),
+        )
         for name in ("one", "two")
     ]
     found = compute(rows, SETTINGS).figures

@@ -15,34 +15,12 @@ from gkd_dist.simulation.run import simulate, turn
 from gkd_dist.simulation.scenario import (
     LearnerRates,
     Lifetimes,
-    SamplerRates,
     Scaling,
     Scenario,
-    TeacherRates,
     WeightRates,
 )
 
-EXACT = Scenario(
-    num_samplers=2,
-    num_teachers=2,
-    batch_size=8,
-    max_steps=14,
-    max_staleness=2,
-    prompt_tokens=10,
-    sampler=SamplerRates(
-        max_running=1,
-        step_s=0.01,
-        step_per_sequence_s=0.0,
-        prompt_token_cost=0.0,
-        median_tokens=50,
-        sigma=0,
-        load_s=0.0,
-    ),
-    teacher=TeacherRates(tokens_per_s=60 / 0.2),
-    learner=LearnerRates(step_s=0.5, gather_s=0.0),
-    weights=WeightRates(num_bytes=0.0),
-    has_housekeeping=False,
-)
+EXACT = Scenario.of_stages(2.0, 0.8, 0.5, max_steps=14, max_staleness=2)
 """Per step of 8: 2 s of sampling, 0.8 s of scoring, 0.5 s of learning; nothing else costs anything."""
 
 
