@@ -97,7 +97,7 @@ def _of_plot(plot: Plot, key: str, known: _Known) -> Iterator[str]:
         yield from known.selection(f"{key}.{name}", selection)
     yield from known.labels(f"{key}.x_values", plot.x, plot.x_values)
     yield from known.metric(f"{key}.metric", plot.metric, plot.where)
-    yield from _of_curve(plot, key, known, plot.where)
+    yield from known.metric(f"{key}.x_metric", plot.x_metric, plot.where)
 
 
 def _of_ranking(ranking: Ranking, key: str, known: _Known) -> Iterator[str]:
@@ -113,15 +113,7 @@ def _of_claim(claim: Claim, key: str, known: _Known) -> Iterator[str]:
     for name, selection in sides.items():
         yield from known.selection(f"{key}.{name}", selection)
     yield from known.metric(f"{key}.metric", claim.metric, *sides.values())
-    yield from _of_curve(claim, key, known, *sides.values())
-
-
-def _of_curve(item: Plot | Claim, key: str, known: _Known, *selections: Selection) -> Iterator[str]:
-    """What stands on the other axis of a frontier."""
-    if item.x_evaluation is not None:
-        yield from known.labels(f"{key}.x_evaluation", "evaluation", [item.x_evaluation])
-        selections = ({"evaluation": item.x_evaluation},)
-    yield from known.metric(f"{key}.x_metric", item.x_metric, *selections)
+    yield from known.metric(f"{key}.x_metric", claim.x_metric, *sides.values())
 
 
 def _titles(name: str, evaluation: Evaluation) -> Iterator[str]:

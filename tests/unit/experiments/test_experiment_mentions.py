@@ -54,9 +54,9 @@ def own(tmp_path: Path, text: str) -> str:
             "claims.0.metric: no metric of test is called on_policy/reward_mean",
         ),
         (
-            "claims: [{text: t, metric: rouge2, x: size, x_metric: rouge1, x_evaluation: held-out, above: {size: 2m}, "
+            "claims: [{text: t, metric: rouge2, x: size, x_metric: rouge9, where: {evaluation: test}, above: {size: 2m}, "
             "below: {size: 500k}}]",
-            "claims.0.x_metric: no metric of held-out is called rouge1",
+            "claims.0.x_metric: no metric of test is called rouge9; did you mean rouge",
         ),
     ],
 )
@@ -69,8 +69,8 @@ def test_a_name_that_is_not_there_is_refused(tmp_path: Path, text: str, problem:
 def test_stages_seeds_swept_evaluations_and_a_runs_own_figures_may_be_named(tmp_path: Path) -> None:
     text = (
         "plots: {p: {kind: frontier, title: t, metric: self_bleu, x: evaluation, series: seed, "
-        "x_metric: on_policy/reward_mean, x_evaluation: held-out, "
-        "where: {evaluation: sampled-1.0, stage: [distil], seed: '7'}}}"
+        "x_metric: on_policy/reward_mean, "
+        "where: {evaluation: [sampled-1.0, held-out], stage: [distil], seed: '7'}}}"
     )
     experiment, _ = load_experiment(own(tmp_path, text))
     assert experiment.plots["p"].metric == "self_bleu"
