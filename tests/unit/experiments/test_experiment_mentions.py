@@ -49,8 +49,8 @@ def own(tmp_path: Path, text: str) -> str:
             "claims.0.above.divergence: divergence has no label onpolicy",
         ),
         (
-            "claims: [{text: t, metric: on_policy/reward_mean, where: {evaluation: test}, above: {size: 2m}, "
-            "below: {size: 500k}}]",
+            "claims: [{text: t, metric: on_policy/reward_mean, where: {evaluation: test}, "
+            "above: {size: 2m}, below: {size: 500k}}]",
             "claims.0.metric: no metric of test is called on_policy/reward_mean",
         ),
         (
