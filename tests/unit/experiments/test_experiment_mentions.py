@@ -54,8 +54,8 @@ def own(tmp_path: Path, text: str) -> str:
             "claims.0.metric: no metric of test is called on_policy/reward_mean",
         ),
         (
-            "claims: [{text: t, metric: rouge2, x: size, x_metric: rouge9, where: {evaluation: test}, above: {size: 2m}, "
-            "below: {size: 500k}}]",
+            "claims: [{text: t, metric: rouge2, x: size, x_metric: rouge9, where: {evaluation: test}, "
+            "above: {size: 2m}, below: {size: 500k}}]",
             "claims.0.x_metric: no metric of test is called rouge9; did you mean rouge",
         ),
     ],
