@@ -60,9 +60,12 @@ def evaluate(
         config = load(subject, overrides)
         from gkd_dist.cli.student_evaluation import evaluate as evaluate_student
 
-        raise typer.Exit(evaluate_student(config, model))
+        raise typer.Exit(evaluate_student(config, model, as_json=as_json))
     if model is not None:
         raise typer.BadParameter("belongs to a recipe; give the model as the first argument", param_hint="--model")
+    if predictions is not None and subject is not None and "=" not in subject:
+        told = f"a model has no part in --predictions; leave {subject} out"
+        raise typer.BadParameter(told, param_hint="MODEL|RECIPE")
     known = {} if predictions is None else {"model": "-", "data": "-"}
     given = {"model": subject, "task": task, "data": data}
     if subject is not None and (predictions is not None or "=" in subject):

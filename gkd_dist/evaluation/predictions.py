@@ -55,6 +55,8 @@ class Prediction:
     """To the teacher, on each sample; empty without a teacher."""
     on_reference: Distance | None = None
     """To the teacher, on the first reference; None without one of both."""
+    is_reference_cut: bool = False
+    """Whether `on_reference` is without its end, because the models have not so many positions."""
     rewards: tuple[float, ...] = ()
     """Of each sample; empty where none was asked for."""
 
@@ -111,6 +113,7 @@ def _prediction(plain: dict[str, Any]) -> Prediction:
         log_probs=tuple(map(float, plain.get("log_probs", ()))),
         on_samples=tuple(Distance(**each) for each in plain.get("on_samples", ())),
         on_reference=Distance(**plain["on_reference"]) if plain.get("on_reference") else None,
+        is_reference_cut=bool(plain.get("is_reference_cut", False)),
         rewards=tuple(map(float, plain.get("rewards", ()))),
     )
     if len(prediction.options) != len(prediction.log_probs):

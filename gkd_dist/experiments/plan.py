@@ -12,7 +12,7 @@ from gkd_dist.config.load import load_eval_config, load_run_config
 from gkd_dist.config.yaml_text import YamlTextError, parse_yaml
 from gkd_dist.errors import ConfigError
 from gkd_dist.experiments.spec import SEED, AxisValue, Evaluation, Experiment, Selection, Stage
-from gkd_dist.experiments.texts import Lookups, fill, number
+from gkd_dist.experiments.texts import Lookups, fill, in_settings, number
 
 RUN_NAME = "run"
 """What `gkd run` calls its numbered folder inside of a run's own."""
@@ -175,7 +175,10 @@ def _run(expansion: _Expansion, name: str, stage: Stage, labels: dict[str, str])
         filled = {"seed": seed, **filled, **ALONE, "name": RUN_NAME, "output_dir": str(folder)}
         recipe = str(fill(stage.recipe, names))
         arguments = ["run", recipe, *(f"{key}={override_text(value)}" for key, value in filled.items())]
-        loaded = load_run_config(recipe, arguments[2:])
+        try:
+            loaded = load_run_config(recipe, arguments[2:])
+        except ConfigError as error:
+            raise ConfigError([in_settings(problem, overrides) for problem in error.problems]) from error
         config = loaded.model_dump(mode="json")
         num_steps = loaded.learner.max_steps
     evaluations = tuple(  # before `waits_for` is read: they may name stages too

@@ -187,6 +187,8 @@ class Experiment(Strict):
     scales: dict[Label, dict[str, Any]] = Field(default_factory=dict)
     """Other values of settings, of `seeds` or of `axes.NAME`, by the name that --scale takes; the first is default."""
     axes: dict[Name, dict[Label, AxisValue]] = Field(default_factory=dict)
+    left_out: dict[Name, tuple[Label, ...]] = Field(default_factory=dict)
+    """Labels of axes that a scale or the command line has taken away; plots and claims may mention them still."""
     seeds: tuple[int, ...] = (0,)
     evaluations: dict[Label, Evaluation] = Field(default_factory=dict)
     stages: dict[Label, Stage] = Field(default_factory=dict)

@@ -55,6 +55,20 @@ def fill(value: Any, names: Mapping[str, Any], lookups: Lookups | None = None, d
     return _NAME.sub(lambda match: _text(lookup(match[1])), value)
 
 
+def in_settings(problem: str, texts: Mapping[str, Any]) -> str:
+    """`problem`, and which settings are behind the keys that it names.
+
+    Args:
+        texts: by key of a recipe, as `fill` gets them.
+    """
+    behind = []
+    for key, text in texts.items():
+        setting, name = _NAME.fullmatch(text) if isinstance(text, str) else None, key.rpartition(".")[2]
+        if setting and ":" not in setting[1] and re.search(rf"(?<!\w){re.escape(name)}(?!\w)", problem):
+            behind.append(f"{name} is {setting[1]}=")
+    return f"{problem} (here {', '.join(behind)})" if behind else problem
+
+
 def _text(value: Any) -> str:
     return "null" if value is None else str(value)
 
