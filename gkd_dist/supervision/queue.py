@@ -137,7 +137,9 @@ class Queue(Generic[Replica]):
 
     def _stir(self) -> None:
         """Somebody may have room."""
-        if len(self) and self._stirred is not (loop := asyncio.get_running_loop()):
+        first = self._tried[0] if self._tried else next(iter(self._fresh.values()), None)
+        loop = None if first is None else first.begun.get_loop()  # whoever says so need not be run by it
+        if loop is not None and self._stirred is not loop:
             self._stirred = loop
             loop.call_soon(self._look)
 
