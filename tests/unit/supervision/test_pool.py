@@ -133,13 +133,13 @@ async def test_who_has_answered_a_request_since_its_last_turn_is_not_probed() ->
         for number in range(6):
             (task,) = await it.asked(number)
             assert it.where(number) == [0]
+            await it.time.advance(1.0)
             it.finish(number)
             await task
-            await it.time.advance(RULES.probe_interval_s)
+            await it.time.advance(RULES.probe_interval_s - 1.0)
         assert [it.launcher.num_probes(slot) for slot in (0, 1)] == [0, 6]
         it.launcher.running(0).is_hung = True  # with nothing to do
         await it.time.advance(RULES.probe_interval_s * RULES.failures_to_condemn)
-        assert it.reasons(0)[-1] is not Reason.CAUGHT_UP
         assert it.launcher.replicas[0].is_killed
 
 
