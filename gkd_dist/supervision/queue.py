@@ -45,15 +45,13 @@ class Ticket(Generic[Replica, T]):
     failed: tuple[Incarnation[Replica], ...] = ()
     """Who is not asked, while anybody else serves."""
     pause_s: float = 0.0
-    """Until one of these may be asked, where nobody else serves."""
+    """After `since`, until one of these may be asked where nobody else serves."""
     first: Incarnation[Replica] | None = None
     """Who is asked, where it serves and has room at once."""
     is_second: bool = False
     """Beside one that is in hand: it goes to somebody else or to nobody."""
     since: float = 0.0
     """When it began to wait."""
-    again_at: float | None = None
-    """When one of those that failed it may be asked; None: others serve."""
     begun: "asyncio.Future[Begun[Replica, T]]" = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
@@ -179,11 +177,10 @@ class Queue(Generic[Replica]):
             return False
         repeated = roster.choose() if ticket.failed else None
         if repeated is not None:
-            if ticket.again_at is None:
-                ticket.again_at = now + ticket.pause_s
-            if now >= ticket.again_at:
+            again_at = ticket.since + ticket.pause_s
+            if now >= again_at:
                 return self._give(ticket, repeated)
-            self._due = min(self._due, ticket.again_at)
+            self._due = min(self._due, again_at)
             return False
         unserved_since = now if self._unserved_since is None else self._unserved_since
         lost_at = max(ticket.since, unserved_since) + roster.rules.role_loss_grace_s
