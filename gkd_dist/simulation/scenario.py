@@ -123,6 +123,8 @@ class Scenario:
     probe_interval_s: float = 5.0
     request_timeout_s: float = 600.0
     max_restarts: int = 5
+    max_ongoing_requests: float | None = None
+    """Of one sampler or teacher; infinity gives out all at once. None: twice what it works on at once."""
 
     def __post_init__(self) -> None:
         shared = (self.num_samplers, self.num_teachers, self.batch_size)
@@ -159,6 +161,13 @@ class Scenario:
             weights=WeightRates(num_bytes=0.0),
             has_housekeeping=False,
         )
+
+    def max_ongoing(self, num_at_once: int) -> float:
+        """Requests in the hands of an actor that works on so many sequences at once: by default as in a run
+        (`RunConfig.max_ongoing_requests`)."""
+        if self.max_ongoing_requests is not None:
+            return self.max_ongoing_requests
+        return -(-2 * num_at_once // self.num_generations)
 
     @property
     def limits_per_s(self) -> dict[str, float]:

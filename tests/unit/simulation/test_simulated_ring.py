@@ -136,6 +136,27 @@ def test_the_policy_of_the_ring_finds_the_number_of_samplers() -> None:
     assert outcome.of_ideal > 0.85
 
 
+@pytest.mark.parametrize(("max_ongoing_requests", "is_healthy"), [(None, True), (math.inf, False)])
+def test_the_queue_of_the_first_sampler_runs_into_no_deadline(
+    max_ongoing_requests: float | None, is_healthy: bool
+) -> None:
+    """48 sequences of half a second each for one sampler, and others join later: given out at once, the last ones miss
+    their deadline of 8 s there, and it is ended as if it hung."""
+    scenario = replace(
+        EXACT,
+        num_samplers=8,
+        batch_size=16,
+        max_steps=20,
+        lifetimes=Lifetimes(startup_s=2.0),
+        scaling=Scaling(first=1, maximum=8),
+        has_housekeeping=True,
+        request_timeout_s=8.0,
+        max_restarts=1000,
+        max_ongoing_requests=max_ongoing_requests,
+    )
+    assert (simulate(scenario).num_restarts == 0) is is_healthy
+
+
 def test_real_time_and_virtual_time_agree() -> None:
     """The same small ring in 2 real seconds; what is asked of a busy machine is little."""
     sampler, learner = replace(EXACT.sampler, median_tokens=5), LearnerRates(step_s=0.1, gather_s=0.0)
