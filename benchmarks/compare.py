@@ -1,89 +1,39 @@
 """Fail where a ratio that is kept here has become worse: measures the fast benchmarks anew and compares.
 
-    .venv/bin/python benchmarks/compare.py [NAME ...] [--measured FOLDER]      # or: make compare
+    .venv/bin/python benchmarks/compare.py [NAME ...] [--jobs N] [--measured FOLDER]      # or: make compare
 
 The ratios, whether more or less of each is better, and how far it may be off are in benchmarks/ratios.yaml. Times are
-never compared: those of two days, or of two machines, say nothing about the code. What seems worse is measured once
-more, and the better of both counts: a machine that others use is only ever in the way.
+never compared: those of two days, or of two machines, say nothing about the code. A script whose ratio seems worse is
+run again, up to three times in all, and the best of them counts: a machine that others use is only ever in the way.
 
 The scripts run in a copy of this folder, so the kept files stay as they are. `--measured` takes the JSON files of a
 folder instead of running anything; without names it then compares all that are there, slow ones too.
 
-Ends with 1 where a ratio is worse than its tolerance allows, or could not be measured; with 2 for wrong usage.
+Ends with 1 where a ratio is worse than it may be, or could not be measured; with 2 for wrong usage.
 """
 
 import argparse
 import json
-import math
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import yaml
+from kept_ratios import Benchmark, Ratio, UsageError, kept_values, read_table
+
+from gkd_dist.process import actor_environment
 
 HERE = Path(__file__).parent
-TIMEOUT_S = 300.0
-"""Of one script."""
-Segment = str | int | Mapping[str, Any]
-Route = tuple[Segment, ...]
-
-
-class UsageError(Exception):
-    """Something that the caller can mend."""
-
-
-@dataclass(frozen=True)
-class Ratio:
-    """One number of a result file."""
-
-    of: Route
-    tolerance: float
-    """Share of the kept value by which it may be worse."""
-    over: Route | None = None
-    """The number it is divided by; None: it is a ratio already."""
-    better: Literal["higher", "lower"] = "higher"
-
-    @property
-    def name(self) -> str:
-        return words(self.of) if self.over is None else f"{words(self.of)} : {words(self.over)}"
-
-    def read(self, document: Any) -> float:
-        """
-        Raises:
-            ValueError: it is not in the document, or no finite number.
-        """
-        value = number_at(document, self.of)
-        if self.over is not None:
-            divisor = number_at(document, self.over)
-            value = value / divisor if divisor else math.nan
-        if not math.isfinite(value):
-            raise ValueError(f"{self.name} is not finite")
-        return value
-
-    def allows(self, kept: float, now: float) -> bool:
-        """Whether `now` is not worse than the tolerance lets it be."""
-        room = abs(kept) * self.tolerance
-        return now >= kept - room if self.better == "higher" else now <= kept + room
-
-    def best(self, one: float | None, other: float | None) -> float | None:
-        known = [each for each in (one, other) if each is not None]
-        return (max if self.better == "higher" else min)(known, default=None)
-
-
-@dataclass(frozen=True)
-class Benchmark:
-    """One script and the ratios of its result that are watched."""
-
-    name: str
-    run: list[str] | None
-    """Its arguments; None: it takes too long to be run for this."""
-    ratios: list[Ratio]
+TRIES = 3
+TIMEOUT_S = 3600.0
+"""Of one script: on a free machine each takes less than a minute."""
 
 
 @dataclass(frozen=True)
@@ -95,62 +45,61 @@ class Verdict:
     kept: float
     now: float | None
     """None: it could not be measured."""
+    tries: int = 1
 
     @property
     def passed(self) -> bool:
         return self.now is not None and self.ratio.allows(self.kept, self.now)
 
     @property
+    def name(self) -> str:
+        return f"{self.benchmark}: {self.ratio.name}"
+
+    @property
     def row(self) -> tuple[str, ...]:
-        sign = "-" if self.ratio.better == "higher" else "+"
         now = "-" if self.now is None else f"{self.now:.4g}"
         word = "not measured" if self.now is None else "ok" if self.passed else "WORSE"
-        name = f"{self.benchmark}: {self.ratio.name}"
-        return name, f"{self.kept:.4g}", now, f"{sign}{self.ratio.tolerance:.0%}", word
+        if self.tries > 1:
+            word += f", {self.tries} tries"
+        return self.name, f"{self.kept:.4g}", now, self.ratio.limit, word
+
+    def with_another(self, other: "Verdict") -> "Verdict":
+        """The better one of both; who has passed needs no other."""
+        if self.passed:
+            return self
+        now = self.ratio.best(self.now, other.now)
+        return Verdict(self.benchmark, self.ratio, self.kept, now, self.tries + other.tries)
 
 
 def main(arguments: Sequence[str] | None = None, folder: Path = HERE) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help="benchmarks to compare; default: all fast ones")
     parser.add_argument("--measured", type=Path, metavar="FOLDER", help="compare these JSON files instead")
+    parser.add_argument(
+        "--jobs", type=int, default=1, metavar="N", help="scripts that run at once; 1 is the most exact"
+    )
     options = parser.parse_args(arguments)
     try:
-        benchmarks = chosen(read_table(folder / "ratios.yaml"), options.names, options.measured)
-        kept = {each.name: kept_values(each, folder) for each in benchmarks}
+        benchmarks = read_table(folder / "ratios.yaml")
+        wanted = chosen(benchmarks, options.names, options.measured)
+        kept = {each.name: kept_values(each, folder) for each in wanted}
     except UsageError as error:
         print(f"compare: {error}", file=sys.stderr)
         return 2
-    verdicts = []
-    for benchmark in benchmarks:
+
+    def compared(benchmark: Benchmark) -> list[Verdict]:
         if options.measured is not None:
-            verdicts += judge(benchmark, kept[benchmark.name], document(options.measured, benchmark.name))
-        else:
-            verdicts += measured(benchmark, kept[benchmark.name], folder)
-    print(table(verdicts))
+            return judge(benchmark, kept[benchmark.name], document(options.measured, benchmark.name))
+        return measured(benchmark, kept[benchmark.name], folder)
+
+    with ThreadPoolExecutor(options.jobs) as pool:
+        verdicts = [verdict for some in pool.map(compared, wanted) for verdict in some]
+    print(table([("ratio", "kept", "now", "tolerance", "verdict"), *(verdict.row for verdict in verdicts)]))
+    if left := [] if options.names else [each for each in benchmarks if each not in wanted]:
+        print("\nnot measured anew (--measured FOLDER compares new results of them):")
+        print(table([(f"  {each.name}", each.why) for each in left]))
+    print(f"\n{conclusion(verdicts)}")
     return 0 if all(verdict.passed for verdict in verdicts) else 1
-
-
-def read_table(file: Path) -> list[Benchmark]:
-    """
-    Raises:
-        UsageError: it is not as `benchmarks/ratios.yaml` says that it should be.
-    """
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-        return [
-            Benchmark(name, None if found["run"] is None else [*map(str, found["run"])], [*map(ratio, found["ratios"])])
-            for name, found in content.items()
-        ]
-    except (OSError, yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UsageError(f"{file}: {type(error).__name__}: {error}") from error
-
-
-def ratio(found: Mapping[str, Any]) -> Ratio:
-    over = found.get("over")
-    made = Ratio(**{**found, "of": tuple(found["of"]), "over": None if over is None else tuple(over)})
-    if made.better not in ("higher", "lower") or not 0 <= float(made.tolerance) < math.inf:
-        raise ValueError(f"{made.name}: better is higher or lower, tolerance a share of at least 0")
-    return made
 
 
 def chosen(benchmarks: Sequence[Benchmark], names: Sequence[str], measured: Path | None) -> list[Benchmark]:
@@ -161,9 +110,11 @@ def chosen(benchmarks: Sequence[Benchmark], names: Sequence[str], measured: Path
     if measured is not None and not measured.is_dir():
         raise UsageError(f"{measured} is no folder")
     if names:
-        slow = [each.name for each in benchmarks if each.name in names and each.run is None]
+        slow = [f"{each.name} ({each.why})" for each in benchmarks if each.name in names and each.run is None]
         if slow and measured is None:
-            raise UsageError(f"{', '.join(slow)} takes too long; run the script, and name its folder with --measured")
+            raise UsageError(
+                f"not run for this: {', '.join(slow)}; run the script, and name its folder with --measured"
+            )
         return [each for each in benchmarks if each.name in names]
     if measured is not None:
         found = [each for each in benchmarks if (measured / f"{each.name}.json").is_file()]
@@ -171,18 +122,6 @@ def chosen(benchmarks: Sequence[Benchmark], names: Sequence[str], measured: Path
             raise UsageError(f"{measured} has no result of any benchmark of the table")
         return found
     return [each for each in benchmarks if each.run is not None]
-
-
-def kept_values(benchmark: Benchmark, folder: Path) -> list[float]:
-    """
-    Raises:
-        UsageError: the kept file does not have what the table asks for.
-    """
-    try:
-        content = json.loads((folder / f"{benchmark.name}.json").read_bytes())
-        return [each.read(content) for each in benchmark.ratios]
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{benchmark.name}.json, which is kept: {error}") from error
 
 
 def document(folder: Path, name: str) -> Any:
@@ -195,36 +134,48 @@ def document(folder: Path, name: str) -> Any:
 
 
 def measured(benchmark: Benchmark, kept: Sequence[float], folder: Path) -> list[Verdict]:
-    """What the script says now, and, where that is worse, once more."""
-    first = judge(benchmark, kept, run(benchmark, folder))
-    if all(verdict.passed for verdict in first):
-        return first
-    second = judge(benchmark, kept, run(benchmark, folder))
-    return [
-        Verdict(one.benchmark, one.ratio, one.kept, one.ratio.best(one.now, other.now))
-        for one, other in zip(first, second, strict=True)
-    ]
+    """What the script says now, and, as long as any of that is worse, again."""
+    verdicts = judge(benchmark, kept, run(benchmark, folder))
+    for _ in range(TRIES - 1):
+        print("\n".join("    " + "  ".join(each.row) for each in verdicts), file=sys.stderr, flush=True)
+        if all(verdict.passed for verdict in verdicts):
+            break
+        again = judge(benchmark, kept, run(benchmark, folder))
+        verdicts = [one.with_another(other) for one, other in zip(verdicts, again, strict=True)]
+    return verdicts
 
 
 def run(benchmark: Benchmark, folder: Path) -> Any:
     """The result of the script, run in a copy of `folder`; None where it wrote none."""
-    with tempfile.TemporaryDirectory() as copy:
-        shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("*.json", "__pycache__"), dirs_exist_ok=True)
-        command = [sys.executable, str(Path(copy, f"{benchmark.name}.py")), *(benchmark.run or [])]
-        path = os.pathsep.join(filter(None, [str(HERE.parent), os.environ.get("PYTHONPATH")]))
-        print(f"compare: {benchmark.name} {' '.join(command[2:])}".rstrip(), file=sys.stderr, flush=True)
+    with tempfile.TemporaryDirectory() as root:
+        copy = Path(root, "benchmarks")
+        ignored = shutil.ignore_patterns("*.json", "__pycache__", ".venv")
+        shutil.copytree(folder, copy, ignore=ignored)
+        copy.with_name("gkd_dist").symlink_to(HERE.parent / "gkd_dist")  # for scripts that read files of the package
+        command = [str(copy / f"{benchmark.name}.py"), *(benchmark.run or [])]
+        print(f"compare: {' '.join([benchmark.name, *command[1:]])} ...", file=sys.stderr, flush=True)
+        began = time.monotonic()
         try:
             done = subprocess.run(
-                command, env=os.environ | {"PYTHONPATH": path}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                [sys.executable, *([str(HERE / "cpu_clock.py")] if benchmark.by_cpu_clock else []), *command],
+                env=environment(benchmark), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                 text=True, errors="replace", timeout=TIMEOUT_S, check=False,
             )  # fmt: skip
         except subprocess.TimeoutExpired:
             print(f"compare: {benchmark.name} takes longer than {TIMEOUT_S:.0f} s", file=sys.stderr)
             return None
-        found = document(Path(copy), benchmark.name)
+        print(f"compare: {benchmark.name} took {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+        found = document(copy, benchmark.name)
         if found is None:
             print(done.stdout[-2000:], file=sys.stderr)
         return found
+
+
+def environment(benchmark: Benchmark) -> dict[str, str]:
+    """That of a run's actors, on one thread where CPU time counts; the modules beside this folder come first."""
+    path = os.pathsep.join(filter(None, [str(HERE.parent), os.environ.get("PYTHONPATH")]))
+    threads = {"OMP_NUM_THREADS": "1"} if benchmark.by_cpu_clock else {}
+    return os.environ | actor_environment() | threads | {"PYTHONPATH": path}
 
 
 def judge(benchmark: Benchmark, kept: Sequence[float], content: Any) -> list[Verdict]:
@@ -239,41 +190,22 @@ def judge(benchmark: Benchmark, kept: Sequence[float], content: Any) -> list[Ver
     return verdicts
 
 
-def number_at(content: Any, path: Route) -> float:
-    """The number at the end of `path`: keys of objects, positions in lists, or what an entry of a list must have.
-
-    Raises:
-        ValueError: there is none.
-    """
-    found = content
-    for segment in path:
-        try:
-            if isinstance(segment, Mapping):
-                found = next(each for each in found if all(each[key] == value for key, value in segment.items()))
-            else:
-                found = found[segment]
-        except (KeyError, IndexError, TypeError, StopIteration):
-            raise ValueError(f"there is no {words(path)}") from None
-    if isinstance(found, bool) or not isinstance(found, int | float):
-        raise ValueError(f"{words(path)} is no number")
-    return float(found)
-
-
-def words(path: Route) -> str:
-    """`cases.log_normal.packed_over.fixed`, `time.jsd 512x32000.ours`."""
-    return ".".join(
-        " ".join(str(value) for value in each.values()) if isinstance(each, Mapping) else str(each) for each in path
-    )
-
-
-def table(verdicts: Sequence[Verdict]) -> str:
-    rows = [("ratio", "kept", "now", "tolerance", "verdict"), *(verdict.row for verdict in verdicts)]
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Columns side by side; the first and the last one to the left."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    last = len(widths) - 1
     return "\n".join(
-        "  ".join(cell.ljust(width) if column in (0, 4) else cell.rjust(width)
+        "  ".join(cell.ljust(width) if column in (0, last) else cell.rjust(width)
                   for column, (cell, width) in enumerate(zip(row, widths, strict=True))).rstrip()
         for row in rows
     )  # fmt: skip
+
+
+def conclusion(verdicts: Sequence[Verdict]) -> str:
+    failed = [verdict.name for verdict in verdicts if not verdict.passed]
+    if not failed:
+        return f"all {len(verdicts)} ratios hold"
+    return f"{len(failed)} of {len(verdicts)} ratios are worse or were not measured: {'; '.join(failed)}"
 
 
 if __name__ == "__main__":

@@ -33,9 +33,13 @@ async def ray_fleet(
     """
     config = blueprint.config
     plan = FleetPlan(
-        samplers=RolePlan(blueprint.make_sampler, config.sampler.num_replicas),
+        samplers=RolePlan(
+            blueprint.make_sampler, config.sampler.num_replicas, config.max_ongoing_requests(config.sampler)
+        ),
         teachers={
-            name: RolePlan(partial(blueprint.make_teacher, name), teacher.num_replicas)
+            name: RolePlan(
+                partial(blueprint.make_teacher, name), teacher.num_replicas, config.max_ongoing_requests(teacher)
+            )
             for name, teacher in config.named_teachers.items()
         },
         learner=blueprint.make_learner,
@@ -46,6 +50,9 @@ async def ray_fleet(
     )
     with ray_session(config.cluster, when_connected):
         async with Closing(await start_fleet(plan, config.cluster, config.supervision, metrics, say)) as fleet:
+            fleet.shared = {
+                name: teacher.base_url for name, teacher in config.named_teachers.items() if teacher.base_url
+            }
             if config.reward is not None and not blueprint.reward_is_model:
                 fleet.reward = Pool.of([await asyncio.to_thread(blueprint.make_reward)], role="reward")
             yield fleet

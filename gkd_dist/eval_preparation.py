@@ -1,24 +1,27 @@
 """From an evaluation's configuration to cases: all that can be checked before a model loads (floor F5)."""
 
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from gkd_dist.build.evaluation import EvalEngines
-from gkd_dist.config.evaluation import EvalConfig
+from gkd_dist.config.evaluation import EvalConfig, ShotsConfig
 from gkd_dist.data.prompts import first_tokens
 from gkd_dist.data.rendering import Renderer, check_same_tokenizer
 from gkd_dist.data.rows import Row
+from gkd_dist.data.sources import is_missing, no_such_file
 from gkd_dist.errors import ConfigError, DataError, UserError
 from gkd_dist.evaluation.predicting import Case
 from gkd_dist.evaluation.questions import Question, read_questions
 from gkd_dist.pipeline.job import Narrate
+from gkd_dist.preparation.eval_reward import Asked, MakeReward, check_rows, fit_reward
 from gkd_dist.runs.run_directory import RunDirectory, check_output_dir
 
 T = TypeVar("T")
+REWARD = "reward.model"
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class EvalJob:
     renderer: Renderer
     num_dropped: int
     """Questions that were too long."""
+    make_reward: MakeReward | None = None
 
 
 def prepare_eval(config: EvalConfig, narrate: Narrate, *, output_dir: Path) -> EvalJob:
@@ -59,19 +63,26 @@ def prepare_eval(config: EvalConfig, narrate: Narrate, *, output_dir: Path) -> E
     return _fit(config, questions, folders)
 
 
-def not_there(config: EvalConfig, *, output_dir: Path) -> list[str]:
-    """What a configuration needs and is not there, or cannot be read, one line each; it may break its own rules."""
+def not_there(config: EvalConfig, unsure: Collection[str] = frozenset(), *, output_dir: Path) -> list[str]:
+    """What a configuration needs and is not there, or cannot be read, one line each; it may break its own rules.
+
+    Args:
+        unsure: its keys that have no value of the user's: nothing is told of them, and data are not read.
+    """
     problems: list[str] = []
-    _find(config, output_dir, problems)
-    return problems
+    _find(config, output_dir, problems, unsure)
+    return [problem for problem in problems if not problem.startswith(tuple(f"{key}: " for key in unsure))]
 
 
-def _find(config: EvalConfig, output_dir: Path, problems: list[str]) -> tuple[list[Question], dict[str, str]]:
-    """The questions, and the references of `model` and perhaps `teacher`."""
+def _find(
+    config: EvalConfig, output_dir: Path, problems: list[str], unsure: Collection[str] = frozenset()
+) -> tuple[list[Question], dict[str, str]]:
+    """The questions, and the references of `model`, perhaps `teacher`, perhaps `reward.model`."""
     from gkd_dist.models.packaged import already_here, default_cache_dir
 
-    problems += missing_packages(config)
-    questions = _collect(problems, lambda: read_questions(config), "")
+    if "task" not in unsure:
+        problems += missing_packages(config)
+    questions = _questions(config, problems, is_read=not unsure)
     _collect(problems, lambda: _check_output(config), "")
     references: dict[str, str] = {}
     for key, name in (("model", config.model), ("teacher", config.teacher)):
@@ -81,7 +92,28 @@ def _find(config: EvalConfig, output_dir: Path, problems: list[str]) -> tuple[li
         if reference is not None:
             references[key] = reference
             _collect(problems, partial(already_here, reference, default_cache_dir()), f"{key}: ")
+    _collect(problems, lambda: check_rows(config.reward, _asked(questions or []), config.data), "")
+    if config.reward is not None and config.reward.model is not None:
+        references[REWARD] = config.reward.model
+        _collect(problems, partial(already_here, config.reward.model, default_cache_dir()), f"{REWARD}: ")
     return questions or [], references
+
+
+def _questions(config: EvalConfig, problems: list[str], *, is_read: bool) -> list[Question] | None:
+    """What is missing is told file by file, and the data are read all the same."""
+    named = {"data": config.data, "not_in": config.not_in, "shots.path": config.shots.path}
+    missing = {key: path for key, path in named.items() if path is not None and is_missing(path)}
+    problems += [no_such_file(path, key) for key, path in missing.items()]
+    if not is_read or "data" in missing or ("shots.path" in missing and config.task in ("mmlu", "bbh")):
+        return None
+    without: dict[str, Any] = {"not_in": None} if "not_in" in missing else {}
+    if "shots.path" in missing:
+        without["shots"] = ShotsConfig()
+    return _collect(problems, lambda: read_questions(config.model_copy(update=without)), "")
+
+
+def _asked(questions: Sequence[Question]) -> Asked:
+    return [(each.prompt, each.references[0] if each.references else None) for each in questions]
 
 
 def missing_packages(config: EvalConfig) -> list[str]:
@@ -103,12 +135,23 @@ def model_reference(name: str, output_dir: Path) -> str:
     Raises:
         ConfigError: a run without a trained student.
     """
-    if not any((path / "config.yaml").is_file() for path in (output_dir / name, Path(name))):
+    run = _named_run(name, output_dir)
+    if run is None:
         return name
-    run = RunDirectory.find(name, output_dir)
     if not run.final.is_dir():
         raise ConfigError([f"the run {run.path} has no trained student yet; wait until it is finished"])
     return str(run.final)
+
+
+def short_name(name: str, output_dir: Path) -> str:
+    """Of a model, for a folder: of a run its own, also where `latest` names it."""
+    run = _named_run(name, output_dir)
+    return Path(name).name.replace(":", "-") if run is None else run.name
+
+
+def _named_run(name: str, output_dir: Path) -> RunDirectory | None:
+    named = any((path / "config.yaml").is_file() for path in (output_dir / name, Path(name)))
+    return RunDirectory.find(name, output_dir) if named else None
 
 
 def _check_output(config: EvalConfig) -> None:
@@ -139,18 +182,26 @@ def _fit(config: EvalConfig, questions: Sequence[Question], folders: dict[str, P
     if teacher is not None and renderer is not None:
         shared = _collect(problems, lambda: check_same_tokenizer(str(model), str(teacher)), "teacher: ")
         num_ids = shared or num_ids
-    for key, folder in folders.items():
-        _collect(problems, partial(_check_model, folder, key, config, num_ids), "")
+    for key in [key for key in folders if key != REWARD]:
+        _collect(problems, partial(_check_model, folders[key], key, config, num_ids), "")
+    make_reward = _collect(problems, lambda: fit_reward(config, folders.get(REWARD), _asked(questions)), "")
     if problems or renderer is None:
         raise ConfigError(problems)
+
+    @cache
+    def room(num_taken: int) -> int | None:
+        """What so many tokens leave in the positions of model and teacher; None: no end."""
+        rooms = (context_limit(folder, num_taken) for key, folder in folders.items() if key != REWARD)
+        return min((each for each in rooms if each is not None), default=None)
+
     room_behind = _room_behind(config, questions, renderer)
-    limit = _limit(config, context_limit(model, room_behind), room_behind)
-    cases = _cases(config, questions, renderer, limit)
+    limit = _limit(config, room(room_behind), room_behind)
+    cases = _cases(config, questions, renderer, limit, room)
     if not cases:
         raise ConfigError([f"max_prompt_tokens: all {len(questions)} prompts are longer than {limit} tokens; raise it"])
     longest = max(int(case.prompt_ids.size) for case in cases)
     engines = EvalEngines(config, model, teacher, renderer, num_ids, longest + room_behind, cases[0].question.stop)
-    return EvalJob(config, tuple(cases), engines, renderer, len(questions) - len(cases))
+    return EvalJob(config, tuple(cases), engines, renderer, len(questions) - len(cases), make_reward)
 
 
 def _check_model(folder: Path, key: str, config: EvalConfig, num_ids: int) -> None:
@@ -180,13 +231,24 @@ def _limit(config: EvalConfig, room: int | None, room_behind: int) -> int | None
         raise ConfigError(
             [
                 f"decoding.max_new_tokens: {room_behind} leave room for prompts of {max(room, 0)} "
-                "tokens in the model's positions; lower it, or max_prompt_tokens"
+                "tokens in the models' positions; lower it, or max_prompt_tokens"
             ]
         )
     return config.max_prompt_tokens or room
 
 
-def _cases(config: EvalConfig, questions: Sequence[Question], renderer: Renderer, limit: int | None) -> list[Case]:
+def _cases(
+    config: EvalConfig,
+    questions: Sequence[Question],
+    renderer: Renderer,
+    limit: int | None,
+    room: Callable[[int], int | None],
+) -> list[Case]:
+    """
+    Args:
+        limit: longest prompt, tokens; None: any.
+        room: for a reference behind a prompt of so many tokens; None: any.
+    """
     cases = []
     overlong = 0
     for question in questions:
@@ -199,12 +261,13 @@ def _cases(config: EvalConfig, questions: Sequence[Question], renderer: Renderer
                 continue
             is_left = config.overlong == "truncate_left"
             ids = ids[-limit:] if is_left else first_tokens(ids, limit, renderer.stop_token_ids)
-        reference = None
+        reference, is_cut = None, False
         if config.teacher is not None and question.references:
             whole = renderer.completion_ids(Row(question.prompt, question.references[0]))
-            reference = None if whole is None else whole[: config.decoding.max_new_tokens]
+            reference = None if whole is None else whole[: room(int(ids.size))]
+            is_cut = whole is not None and reference is not None and reference.size < whole.size
         options = tuple(renderer.text_ids(option) for option in question.options)
-        cases.append(Case(question, ids, reference, options))
+        cases.append(Case(question, ids, reference, is_cut, options))
     if overlong and config.overlong == "error":
         raise ConfigError(
             [

@@ -1,11 +1,10 @@
 """What `gkd eval` with a task and `gkd generate` do, from a configuration to an exit code (floor F5)."""
 
 import asyncio
-import contextlib
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,9 @@ from gkd_dist.config.evaluation import EvalConfig
 from gkd_dist.data.formats import TRUNCATED
 from gkd_dist.disk import write_whole
 from gkd_dist.errors import ConfigError
-from gkd_dist.eval_preparation import EvalJob, missing_packages, prepare_eval
-from gkd_dist.metrics.console import Narrator, print_table
+from gkd_dist.eval_preparation import EvalJob, missing_packages, prepare_eval, short_name
+from gkd_dist.metrics.console import Narrator, aside, print_table
+from gkd_dist.preparation.eval_reward import MakeReward, prepare_reward
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -30,17 +30,17 @@ def evaluate(config: EvalConfig, *, as_json: bool, output_dir: Path) -> int:
     from gkd_dist.evaluation.predictions import write_predictions
     from gkd_dist.evaluation.results import free_folder, whole_folder, write_results
 
-    with _aside(as_json):
+    with aside(as_json):
         narrate = Narrator()
         job = prepare_eval(config, narrate, output_dir=output_dir)
         narrate(describe(job))
-        predictions = _predict(job, narrate)
-        folder = config.output or free_folder(
-            Path("evaluations"), f"{Path(config.model).name.replace(':', '-')}-{config.task}"
-        )
+        predictions = _judge(_predict(job, narrate), job.make_reward, narrate)
+        name = f"{short_name(config.model, output_dir)}-{config.task}"
+        folder = config.output or free_folder(Path("evaluations"), name)
         facts = {
             "task": config.task,
             "model": config.model,
+            "model_path": str(job.engines.model.resolve()),
             "num_rows": len(predictions),
             "num_dropped": job.num_dropped,
             "settings": config.model_dump(mode="json"),
@@ -58,15 +58,22 @@ def recompute(file: Path, config: EvalConfig, *, as_json: bool) -> int:
     """The figures of predictions that are there already; returns 0.
 
     Args:
-        config: of its keys, those of metrics and intervals are read.
+        config: of its keys, those of metrics, intervals and the reward are read. Without a reward, the figure is that
+            of the rewards that were kept.
     """
     from gkd_dist.evaluation.predictions import read_predictions
     from gkd_dist.evaluation.results import write_results
 
     predictions = read_predictions(file)
     config = config.model_copy(update={"task": predictions[0].task})
-    if problems := missing_packages(config):
+    problems = missing_packages(config)
+    if config.reward is not None and not predictions[0].samples:
+        problems.append(f"reward: task={config.task} writes no text to judge; remove it")
+    if problems:
         raise ConfigError(problems)
+    asked = [(each.prompt, each.references[0] if each.references else None) for each in predictions]
+    with aside(as_json):
+        predictions = _judge(predictions, prepare_reward(config, asked, str(file)), Narrator())
     facts = {"task": config.task, "predictions": str(file), "num_rows": len(predictions)}
     content = _content(predictions, config, facts)
     if config.output is not None:
@@ -84,7 +91,7 @@ def generate(config: EvalConfig, output: Path | None, *, output_dir: Path) -> in
     Args:
         output: None prints them. While they are written they are kept beside it, and the same command goes on there.
     """
-    with _aside(output is None):
+    with aside(output is None):
         narrate = Narrator()
         job = prepare_eval(config, narrate, output_dir=output_dir)
         narrate(describe(job))
@@ -130,24 +137,37 @@ def _predict(job: EvalJob, narrate: Narrator, drafts: Path | None = None) -> lis
     from gkd_dist.evaluation.drafts import Drafts
     from gkd_dist.evaluation.predicting import predict
 
-    def watch(what: str, total: int) -> Any:
-        done, told = 0, time.monotonic()
-
-        def progress(more: int) -> None:
-            nonlocal done, told
-            done += more
-            if done == total or time.monotonic() - told > SECONDS_BETWEEN_LINES:
-                told = time.monotonic()
-                narrate(f"{done} of {total} {what}")
-
-        return progress
-
     if drafts is None:
         make_drafts = None
     else:
         drafts.parent.mkdir(parents=True, exist_ok=True)
-        make_drafts = partial(Drafts, drafts, _author(job))
+        make_drafts = partial(Drafts, drafts, _author(job), tell=narrate)
+    watch = partial(_watch, narrate)
     return asyncio.run(predict(job.config, job.cases, job.engines, job.renderer, watch, make_drafts))
+
+
+def _judge(predictions: list[Any], make_reward: MakeReward | None, narrate: Narrator) -> list[Any]:
+    """With rewards, where any are asked for."""
+    if make_reward is None:
+        return predictions
+    from gkd_dist.evaluation.judging import judge
+
+    num_answers = sum(len(each.samples) for each in predictions)
+    return asyncio.run(judge(predictions, make_reward(), _watch(narrate, "rewards", num_answers)))
+
+
+def _watch(narrate: Narrator, what: str, total: int) -> Callable[[int], None]:
+    """Tells now and then how many there are."""
+    done, told = 0, time.monotonic()
+
+    def progress(more: int) -> None:
+        nonlocal done, told
+        done += more
+        if done == total or time.monotonic() - told > SECONDS_BETWEEN_LINES:
+            told = time.monotonic()
+            narrate(f"{done} of {total} {what}")
+
+    return progress
 
 
 def _author(job: EvalJob) -> dict[str, Any]:
@@ -167,7 +187,12 @@ def _content(predictions: Sequence[Any], config: EvalConfig, facts: dict[str, An
 
     bootstrap = Bootstrap(config.num_resamples, config.confidence, config.seed)
     settings = MetricSettings(config.rouge_stemmer, config.bleu_tokenize, bootstrap)
-    return results(compute(predictions, settings), settings, facts)
+    if any(each.on_reference for each in predictions):
+        facts |= {"num_references_cut": sum(each.is_reference_cut for each in predictions)}
+    report = compute(predictions, settings)
+    if config.reward is not None:
+        report.signatures["reward"] = config.reward.source
+    return results(report, settings, facts)
 
 
 def _tell(content: dict[str, Any], folder: Path | None, as_json: bool) -> None:
@@ -188,12 +213,7 @@ def _tell(content: dict[str, Any], folder: Path | None, as_json: bool) -> None:
     print_table(sys.stdout, title, ["figure", "", interval, "n"], rows)
     for name, signature in content["signatures"].items():
         print(f"{name}: {signature}")
+    if cut := content.get("num_references_cut"):
+        print(f"reference_text/*: {cut} references were cut: they are longer than the models' positions")
     if folder is not None:
         print(f"written to {folder}")
-
-
-@contextlib.contextmanager
-def _aside(aside: bool) -> Iterator[None]:
-    """Inside, what is told goes to the standard error stream where the standard output is for data."""
-    with contextlib.redirect_stdout(sys.stderr) if aside else contextlib.nullcontext():
-        yield

@@ -16,9 +16,9 @@ from gkd_dist import __version__
 from gkd_dist.config.ring import ClusterConfig
 from gkd_dist.config.yaml_text import format_yaml
 from gkd_dist.errors import EngineError, RunError, StoppedError
-from gkd_dist.experiments.catalogue import experiment_names, experiment_title, load_experiment
+from gkd_dist.experiments.catalogue import experiment_names, experiment_scales, experiment_title
+from gkd_dist.experiments.inputs import check_questions, input_problems
 from gkd_dist.experiments.launching import Launcher
-from gkd_dist.experiments.plan import PlannedRun, expand
 from gkd_dist.experiments.progress import (
     cost_table,
     log_tail,
@@ -28,6 +28,7 @@ from gkd_dist.experiments.progress import (
     status_record,
 )
 from gkd_dist.experiments.record import now
+from gkd_dist.experiments.request import Request, open_experiment
 from gkd_dist.experiments.schedule import Schedule
 from gkd_dist.experiments.spec import Experiment
 from gkd_dist.experiments.survey import Standing, move_changed, note_inputs, survey
@@ -47,25 +48,6 @@ _OBJECT_STORE_BYTES = 80_000_000
 
 
 @dataclass(frozen=True)
-class Request:
-    """One command line."""
-
-    name: str
-    overrides: Sequence[str] = ()
-    scale: str | None = None
-    output_dir: Path = Path("experiments")
-    address: str = "local"
-    num_cpus: float | None = None
-    """At most; None: all of the cluster."""
-    replace_changed: bool = False
-
-    @property
-    def title(self) -> str:
-        """Name of its folder, without the scale."""
-        return Path(self.name).stem
-
-
-@dataclass(frozen=True)
 class _Outcome:
     stopped_by: str | None = None
     """Name of a signal."""
@@ -74,36 +56,43 @@ class _Outcome:
 
 
 def list_experiments() -> int:
-    """Prints the packaged ones; returns 0."""
+    """Prints the packaged ones with their scales, the first of which is the default; returns 0."""
     names = experiment_names()
     width = max(map(len, names))
     for name in names:
-        print(f"{name:{width}}  {experiment_title(name)}")
+        scales = ", ".join(experiment_scales(name))
+        print(f"{name:{width}}  {experiment_title(name)}{f' [{scales}]' if scales else ''}")
     return 0
 
 
 def dry_run(request: Request) -> int:
-    """Prints the runs, in order, with what they would cost; starts and writes nothing; returns 0."""
-    experiment, folder, _ = _open(request)
-    if experiment.fit is not None:
-        print(f"{request.name}: one fit, in this process, seconds; writes to {folder}")
+    """Prints the runs, in order, with what they would cost; starts and writes nothing; returns 0.
+
+    What runs read and is not there is told; that of earlier runs cannot be looked at yet.
+    """
+    opened = open_experiment(request)
+    if opened.experiment.fit is not None:
+        print(f"{request.name}: one fit, in this process, seconds; writes to {opened.folder}")
         return 0
-    plan = expand(experiment, folder)
-    for run in plan:
+    for run in opened.plan:
         waits = f"  after {', '.join(run.waits_for)}" if run.waits_for else ""
         print(f"{run.name}{waits}")
         for arguments in (run.arguments, *(evaluation.arguments for evaluation in run.evaluations)):
             print(f"  gkd {shlex.join(arguments)}" if arguments else f"  is there: {run.output}")
-    print_table(sys.stdout, experiment.title, ["stage", "runs", "CPU h (estimate)"], cost_table(plan))
+    table = cost_table(opened.plan)
+    print_table(sys.stdout, opened.experiment.title, ["stage", "runs", "CPU h (estimate)"], table)
+    for problem in input_problems(opened.plan, opened.folder):
+        print(f"a start would be refused: {problem}")
     return 0
 
 
 def report_only(request: Request) -> int:
     """Makes tables and plots of what is finished; returns 0."""
-    experiment, folder, _ = _open(request)
+    opened = open_experiment(request)
+    experiment, folder = opened.experiment, opened.folder
     if experiment.fit is not None:
         return _fit(experiment, folder)
-    _report(experiment, survey(expand(experiment, folder), folder), folder)
+    _report(experiment, survey(opened.plan, folder), folder)
     return 0
 
 
@@ -115,12 +104,12 @@ def run_experiment(request: Request) -> int:
         StoppedError: asked to stop; the same command goes on.
         UserError: what cannot be started, told before anything is.
     """
-    experiment, folder, scale = _open(request)
+    opened = open_experiment(request, reads=True)
+    experiment, folder, scale, plan = opened.experiment, opened.folder, opened.scale, opened.plan
     check_output_dir(request.output_dir)
     if experiment.fit is not None:
         return _fit(experiment, folder)
-    plan = expand(experiment, folder)
-    _check_questions(plan)
+    check_questions(plan)
     narrate = Narrator()
     folder.mkdir(parents=True, exist_ok=True)
     with _alone(folder):
@@ -143,28 +132,6 @@ def run_experiment(request: Request) -> int:
     if outcome.failures:
         raise EngineError(f"{len(outcome.failures)} of {len(plan)} runs are missing; the same command tries them again")
     return 0
-
-
-def _open(request: Request) -> tuple[Experiment, Path, str]:
-    """The experiment, its folder and its scale."""
-    experiment, scale = load_experiment(request.name, request.scale, request.overrides)
-    name = f"{request.title}-{scale}" if scale else request.title
-    return experiment, (request.output_dir / name).absolute(), scale
-
-
-def _check_questions(plan: Sequence[PlannedRun]) -> None:
-    """Raise DataError where questions were trained on: it would be found only after the training otherwise."""
-    from gkd_dist.config.load import load_eval_config
-    from gkd_dist.evaluation.questions import read_questions
-
-    checked = set()
-    for evaluation in (each for run in plan for each in run.evaluations):
-        _, model, _, task, _, data, *overrides = evaluation.arguments
-        config = load_eval_config(None, {"model": model, "task": task, "data": data}, overrides)
-        key = (config.task, config.data, config.not_in, config.fields.prompt, config.num_rows)
-        if config.not_in is not None and key not in checked:
-            checked.add(key)
-            read_questions(config)
 
 
 def _fit(experiment: Experiment, folder: Path) -> int:

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from gkd_dist.errors import LearnerLostError, plain
@@ -32,6 +32,8 @@ class Fleet:
     """Ends a learner, whatever its state, and starts another; None where that cannot be done."""
     node: str | None = None
     """Of the cluster, that this process is on; None where there is no cluster."""
+    shared: Mapping[str, str] = field(default_factory=dict)
+    """By name of a teacher: what answers for all of its replicas, such as a server. Others have one process each."""
 
     @property
     def pools(self) -> dict[str, Replicas[Any]]:

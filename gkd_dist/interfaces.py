@@ -237,7 +237,12 @@ class Replicas(Protocol[Replica]):
 
     @property
     def num_outstanding(self) -> int:
-        """Requests that wait for an answer."""
+        """Requests that replicas work on."""
+        ...
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests that wait until a replica has room."""
         ...
 
     @property

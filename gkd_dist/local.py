@@ -45,6 +45,7 @@ async def local_fleet(
                 config.supervision,
                 role="sampler",
                 metrics=census,
+                max_ongoing=config.max_ongoing_requests(config.sampler),
             ),
             teachers={
                 name: Pool.of(
@@ -55,11 +56,13 @@ async def local_fleet(
                     config.supervision,
                     role=role_of(name),
                     metrics=census,
+                    max_ongoing=config.max_ongoing_requests(teacher),
                 )
                 for name, teacher in config.named_teachers.items()
             },
             learner=await build("learner", blueprint.make_learner),
             reward=Pool.of([await build("reward", blueprint.make_reward)], role="reward") if config.reward else None,
+            shared={name: teacher.base_url or "this process" for name, teacher in config.named_teachers.items()},
         )
 
 

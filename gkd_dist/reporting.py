@@ -48,7 +48,7 @@ def report(job: PreparedJob, outcome: Outcome, directory: RunDirectory, elapsed_
         return
     samples = sample_rows(job, before, after, outcome.teachers)
     directory.write_samples(samples)
-    held_out = {"before": _known(figures(before)), "after": _known(figures(after))}
+    held_out = {"before": known(figures(before)), "after": known(figures(after))}
     left_out = {"before": before.left_out, "after": after.left_out}
     told = {"left_out": left_out} if any(left_out.values()) else {}
     directory.write_summary(_summary(job, elapsed_s) | held_out | told)
@@ -67,14 +67,14 @@ def report(job: PreparedJob, outcome: Outcome, directory: RunDirectory, elapsed_
         print(f"measured through {transport_name(job.blueprint.config)}", flush=True)
 
 
-def _known(figures: dict[str, float]) -> dict[str, float | None]:
-    """None for what is not a number, which JSON cannot hold."""
+def known(figures: dict[str, float]) -> dict[str, float | None]:
+    """The same, with None for what is not a number, which JSON cannot hold."""
     return {name: None if math.isnan(value) else value for name, value in figures.items()}
 
 
 def text_of(value: float) -> str:
     """A figure to read; `n/a` where the teacher's transport cannot tell it."""
-    return "n/a" if math.isnan(value) else f"{value:.3f}"
+    return "n/a" if math.isnan(value) else f"{value:z.3f}"
 
 
 def _fall(before: float, after: float) -> str:

@@ -1,6 +1,7 @@
 """A pool over replicas that do what the test says, in a time that moves when the test says so."""
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -29,13 +30,15 @@ RULES = SupervisionConfig(
 class Scene:
     """A pool that was started and is supervised."""
 
-    def __init__(self, target: int, launcher: FakeLauncher | None = None, **rules: object) -> None:
+    def __init__(
+        self, target: int, launcher: FakeLauncher | None = None, max_ongoing: float = math.inf, **rules: object
+    ) -> None:
         self.time = FakeTime()
         self.metrics = FakeMetrics()
         self.launcher = launcher or FakeLauncher()
         self.pool: Pool[FakeReplica] = Pool(
-            "sampler", self.launcher, RULES.model_copy(update=rules), target=target, clock=self.time.clock,
-            sleep=self.time.sleep, metrics=self.metrics,
+            "sampler", self.launcher, RULES.model_copy(update=rules), target=target, max_ongoing=max_ongoing,
+            clock=self.time.clock, sleep=self.time.sleep, metrics=self.metrics,
         )  # fmt: skip
 
     def ask(self, number: int) -> "asyncio.Task[int]":
@@ -67,8 +70,10 @@ class Scene:
 
 
 @asynccontextmanager
-async def scene(target: int, launcher: FakeLauncher | None = None, **rules: object) -> AsyncIterator[Scene]:
-    it = Scene(target, launcher, **rules)
+async def scene(
+    target: int, launcher: FakeLauncher | None = None, max_ongoing: float = math.inf, **rules: object
+) -> AsyncIterator[Scene]:
+    it = Scene(target, launcher, max_ongoing, **rules)
     await it.pool.start()
     supervision = asyncio.create_task(it.pool.supervise())
     await it.time.settle()

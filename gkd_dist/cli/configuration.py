@@ -22,7 +22,7 @@ def load(recipe: str, overrides: list[str] | None, *, config_only: bool = False)
             raise
         from gkd_dist.preparation import not_there
 
-        raise ConfigError([*error.problems, *not_there(error.config)]) from error
+        raise ConfigError([*error.problems, *not_there(error.config, error.unsure)]) from error
 
 
 def load_task(
@@ -39,4 +39,4 @@ def load_task(
             raise
         from gkd_dist.eval_preparation import not_there
 
-        raise ConfigError([*error.problems, *not_there(error.config, output_dir=output_dir)]) from error
+        raise ConfigError([*error.problems, *not_there(error.config, error.unsure, output_dir=output_dir)]) from error

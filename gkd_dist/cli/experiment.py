@@ -14,11 +14,16 @@ def experiment(
         typer.Argument(metavar="FIGURE", help="Name of an experiment, or path of a YAML file.", show_default=False),
     ] = None,
     overrides: Overrides = None,
-    list_all: Annotated[bool, typer.Option("--list", help="List the experiments.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the runs and what they would cost.")] = False,
+    list_all: Annotated[bool, typer.Option("--list", help="List the experiments and their scales.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the runs, their cost, and what is missing.")
+    ] = False,
     report: Annotated[bool, typer.Option("--report", help="Only tables and plots of what is finished.")] = False,
     scale: Annotated[
-        str | None, typer.Option("--scale", metavar="SCALE", help="Such as small or paper.", show_default=False)
+        str | None,
+        typer.Option(
+            "--scale", metavar="SCALE", help="One that --list shows: small, smoke, paper.", show_default=False
+        ),
     ] = None,
     output_dir: Annotated[
         Path, typer.Option("--output-dir", metavar="FOLDER", help="Where the folders of experiments are.")
@@ -35,11 +40,12 @@ def experiment(
 ) -> None:
     """Do the runs behind a figure or table of the paper, with tables and plots."""
     from gkd_dist import experimentation as door
+    from gkd_dist.experiments.request import Request
 
     if list_all:
         raise typer.Exit(door.list_experiments())
     if name is None:
         raise typer.BadParameter("is missing; `gkd experiment --list` shows them", param_hint="FIGURE")
-    request = door.Request(name, overrides or [], scale, output_dir, address, num_cpus, replace_changed)
+    request = Request(name, overrides or [], scale, output_dir, address, num_cpus, replace_changed)
     act = door.dry_run if dry_run else door.report_only if report else door.run_experiment
     raise typer.Exit(act(request))

@@ -60,9 +60,12 @@ def evaluate(
         config = load(subject, overrides)
         from gkd_dist.cli.student_evaluation import evaluate as evaluate_student
 
-        raise typer.Exit(evaluate_student(config, model))
+        raise typer.Exit(evaluate_student(config, model, as_json=as_json))
     if model is not None:
         raise typer.BadParameter("belongs to a recipe; give the model as the first argument", param_hint="--model")
+    if predictions is not None and subject is not None and "=" not in subject:
+        told = f"a model has no part in --predictions; leave {subject} out"
+        raise typer.BadParameter(told, param_hint="MODEL|RECIPE")
     known = {} if predictions is None else {"model": "-", "data": "-"}
     given = {"model": subject, "task": task, "data": data}
     if subject is not None and (predictions is not None or "=" in subject):
@@ -88,6 +91,8 @@ def generate(
     """Answer the prompts of a file."""
     given = {"model": model, "task": "generation", "data": prompts}
     config = load_task(None, {key: text for key, text in given.items() if text}, overrides, output_dir)
+    if config.reward is not None:
+        raise typer.BadParameter("gkd generate judges nothing; use gkd eval --task generation", param_hint="reward")
     from gkd_dist.evaluating import generate as generate_texts
 
     raise typer.Exit(generate_texts(config, output, output_dir=output_dir))

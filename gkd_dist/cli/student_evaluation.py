@@ -1,28 +1,40 @@
 """What `gkd eval` with a recipe does, from a configuration to an exit code (floor F5)."""
 
 import asyncio
+import json
 import sys
 
 from gkd_dist.config.run import RunConfig
-from gkd_dist.metrics.console import Narrator, print_table
+from gkd_dist.metrics.console import Narrator, aside, print_table
 from gkd_dist.pipeline.evaluation import Evaluation
 from gkd_dist.pipeline.evaluation import evaluate as evaluate_fleet
 from gkd_dist.pipeline.sentinel import check_at_start
 from gkd_dist.preparation import PreparedJob, prepare
-from gkd_dist.reporting import describe, figures, teacher_name, text_of
+from gkd_dist.reporting import describe, figures, known, student_name, teacher_name, text_of
 
 
-def evaluate(config: RunConfig, model: str | None) -> int:
+def evaluate(config: RunConfig, model: str | None, *, as_json: bool) -> int:
     """Evaluate a student without training it; returns 0.
 
     Args:
         model: a saved student; None means the recipe's own.
     """
-    narrate = Narrator()
-    job = prepare(config, narrate, student=model, writes=False)
-    for line in describe(job):
-        narrate(line)
-    evaluation = asyncio.run(_evaluate(job, narrate))
+    with aside(as_json):
+        narrate = Narrator()
+        job = prepare(config, narrate, student=model, writes=False)
+        for line in describe(job):
+            narrate(line)
+        evaluation = asyncio.run(_evaluate(job, narrate))
+    if as_json:
+        content = {
+            "student": model or student_name(config),
+            "teacher": teacher_name(config),
+            "num_prompts": len(evaluation.samples),
+            "left_out": evaluation.left_out,
+            "held_out": known(figures(evaluation)),
+        }
+        print(json.dumps(content, ensure_ascii=False))
+        return 0
     rows = [[name, text_of(value)] for name, value in figures(evaluation).items()]
     against = f" against {teacher_name(config)}" if config.named_teachers else ""
     print_table(sys.stdout, f"{model or config.student.model}{against}", ["held out", ""], rows)

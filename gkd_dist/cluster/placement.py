@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import math
 import os
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -36,6 +37,8 @@ class RolePlan(Generic[Part]):
     """Picklable; every replica is built by it, also those that come later."""
     num_replicas: int = 1
     """At the start."""
+    max_ongoing: float = math.inf
+    """Requests in the hands of one."""
 
 
 @dataclass(frozen=True)
@@ -124,10 +127,24 @@ async def start_fleet(
     """
     check_resources(plan, config)
     launchers = Launchers(plan, config, rules, say)
-    samplers = Pool("sampler", launchers.samplers(), rules, target=plan.samplers.num_replicas, metrics=metrics)
+    samplers = Pool(
+        "sampler",
+        launchers.samplers(),
+        rules,
+        target=plan.samplers.num_replicas,
+        max_ongoing=plan.samplers.max_ongoing,
+        metrics=metrics,
+    )
     census = Census(metrics)  # all teachers are one role to the metrics
     teachers = {
-        name: Pool(role_of(name), launchers.teachers(name), rules, target=role.num_replicas, metrics=census)
+        name: Pool(
+            role_of(name),
+            launchers.teachers(name),
+            rules,
+            target=role.num_replicas,
+            max_ongoing=role.max_ongoing,
+            metrics=census,
+        )
         for name, role in plan.teachers.items()
     }
     learners, rewards = launchers.learner(), launchers.reward()

@@ -16,7 +16,7 @@ from ray.exceptions import AuthenticationError
 
 from gkd_dist.cluster.token import sources
 from gkd_dist.config.ring import ClusterConfig
-from gkd_dist.errors import ResourceError, StoppedEarlyError, plain
+from gkd_dist.errors import DeadlineError, ResourceError, StoppedEarlyError, plain
 
 _CONNECT_S = 5.0
 _ADVICE = "start one with `ray start --head`, or use cluster.address=local"
@@ -32,6 +32,7 @@ def ray_session(config: ClusterConfig, when_connected: Callable[[], None] = lamb
 
     Raises:
         ResourceError: no cluster answers at the address.
+        DeadlineError: one that was to start here did not start in time.
         StoppedEarlyError: SIGTERM came meanwhile.
     """
     with _own_token() if config.address == "local" else nullcontext():
@@ -55,6 +56,14 @@ def _connected(config: ClusterConfig, when_connected: Callable[[], None]) -> Ite
         raise ResourceError(
             f"cluster.address: the Ray cluster at {config.address!r} asks for its token ({sources()}); set "
             "RAY_AUTH_TOKEN_PATH to the file that holds it"
+        ) from error
+    except Exception as error:
+        if type(error) is not Exception:
+            raise
+        # What Ray 2.60 raises where its processes have not started within 30 s.
+        raise DeadlineError(
+            f"cluster.address={config.address}: Ray did not start ({plain(error).removeprefix('Exception: ')}); "
+            "the machine may be too busy: run the same command again when it does less"
         ) from error
     except SystemExit as stop:  # Ray's own answer to SIGTERM
         ray.shutdown()

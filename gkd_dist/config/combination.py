@@ -31,7 +31,9 @@ def combination_problems(
     if teacher is not None and teachers is not None:
         return ["teacher and teachers are both given; keep one (teacher=null takes the first away)"]
     if teacher is None and not teachers:
-        return ["teacher: required, but not given; set teacher.model, or name several models under teachers"]
+        return [
+            "teacher: required by objective.divergence, but not given; set teacher.model, or several under teachers"
+        ]
     if teacher is not None:
         return list(_alone("teacher", teacher, combine))
     named = {f"teachers.{name}": each for name, each in (teachers or {}).items()}

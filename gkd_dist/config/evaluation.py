@@ -7,6 +7,7 @@ from pydantic import Field, ValidationInfo, model_validator
 
 from gkd_dist.config.base import WITHOUT_RULES, Strict
 from gkd_dist.config.engine_args import engine_args_problems
+from gkd_dist.config.reward import RewardConfig
 
 TaskName = Literal["summarisation", "translation", "gsm8k", "mmlu", "bbh", "generation"]
 TASKS: tuple[TaskName, ...] = ("summarisation", "translation", "gsm8k", "mmlu", "bbh", "generation")
@@ -92,6 +93,8 @@ class EvalConfig(Strict):
     decoding: DecodingConfig = DecodingConfig()
     teacher: str | None = None
     """Measure the divergence to this model, of the same tokenizer, on what the model writes and on the references."""
+    reward: RewardConfig | None = None
+    """Judge what the model writes as a run with this reward does."""
     rouge_stemmer: bool = True
     """Porter's stemmer before words are compared."""
     bleu_tokenize: Literal["13a", "intl", "char", "zh", "none"] = "13a"
@@ -143,6 +146,8 @@ class EvalConfig(Strict):
             problems.append("template: must contain {prompt}")
         if self.task in ("mmlu", "bbh") and self.template is not None:
             problems.append(f"template: task={self.task} has its own; remove it")
+        if self.task == "mmlu" and self.reward is not None:
+            problems.append("reward: task=mmlu writes no text to judge; remove it")
         if self.task == "mmlu" and self.teacher is not None:
             problems.append("teacher: task=mmlu writes no text to compare on; remove it")
         return problems

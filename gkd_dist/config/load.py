@@ -6,7 +6,7 @@ Precedence: defaults < what a file extends < the file < overrides. Every problem
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -30,12 +30,16 @@ class InvalidError(ConfigError):
     """A configuration that breaks rules, or an override that cannot be applied.
 
     Args:
-        config: what there is of it, so that the files it names can be looked for too; None where sections are wrong.
+        config: what there is of it, so that the files it names can be looked for too; None: nothing.
+        unsure: its keys that have no value of the user's, because that was wrong or missing.
     """
 
-    def __init__(self, problems: Sequence[str], config: Strict | None = None) -> None:
+    def __init__(
+        self, problems: Sequence[str], config: Strict | None = None, unsure: Collection[str] = frozenset()
+    ) -> None:
         super().__init__(problems)
         self.config = config
+        self.unsure = unsure
 
 
 def load_run_config(recipe: str, overrides: Sequence[str] = ()) -> RunConfig:
@@ -72,10 +76,10 @@ def load_eval_config(file: Path | None, given: Mapping[str, str], overrides: Seq
 def _load(root: type[Root], tree: Tree, overrides: Sequence[str], problems: list[str]) -> Root:
     """`tree` under `overrides`, checked; `problems` are those that are known already."""
     apply_overrides(tree, root, overrides, problems)
-    config, invalid = validate(tree, root)
+    config, invalid, unsure = validate(tree, root)
     problems += invalid
     if problems or config is None:
-        raise InvalidError([_one_line(problem) for problem in dict.fromkeys(problems)], config)
+        raise InvalidError([_one_line(problem) for problem in dict.fromkeys(problems)], config, unsure)
     return config
 
 

@@ -5,12 +5,17 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from gkd_dist.config.base import MAX_DURATION_S, MAX_REPLICAS, Strict
+from gkd_dist.config.base import MAX_COUNT, MAX_DURATION_S, MAX_REPLICAS, Strict
 from gkd_dist.config.engine_args import engine_args_problems
 from gkd_dist.config.lora import LoraConfig
 from gkd_dist.config.owners import idle_keys, without_effect
 
 Dtype = Literal["float32", "bfloat16"]
+
+_VLLM_MAX_NUM_SEQS = 128
+"""What an engine of vLLM runs at once, where `max_num_seqs` is not set."""
+_HF_TEACHER_SEQUENCES = 64
+"""What the hf engine of a teacher scores together."""
 
 
 class PruneConfig(Strict):
@@ -93,6 +98,19 @@ class SamplerConfig(Strict):
     speed and memory, not what is sampled. vllm batches by itself; see `max_num_seqs` among its arguments."""
     engine_args: dict[str, Any] = Field(default_factory=dict)
     """Of vLLM's own, those of speed, memory and parallelism; see `config/engine_args.py`."""
+    max_ongoing_requests: int | None = Field(default=None, ge=1, le=MAX_COUNT)
+    """Requests that a replica has in hand at most; the others wait in the controller, first come, first served, and go
+    to whoever has room. In async mode a request is a prompt with its num_generations samples, in sync mode a replica's
+    share of a batch. None: as many as hold twice the sequences that the engine writes at once (max_batch_size of hf,
+    `max_num_seqs` of vllm, 128 unless engine_args has it), so that it always finds its next batch. Fewer let replicas
+    that join take over more, and let a request begin its time (cluster.request_timeout_s) later."""
+
+    @property
+    def num_at_once(self) -> int:
+        """Sequences that one replica writes together."""
+        if self.engine == "hf":
+            return self.max_batch_size
+        return int(self.engine_args.get("max_num_seqs") or _VLLM_MAX_NUM_SEQS)
 
     @model_validator(mode="after")
     def _fits_engine(self) -> "SamplerConfig":
@@ -206,6 +224,18 @@ class TeacherConfig(Strict):
     max_retries: int = Field(default=12, ge=0)
     """After timeouts, lost or refused connections, 408, 409, 429 and 5xx; waits double from 0.5 s up to 8 s, so that
     12 outlast a restart of about a minute."""
+    max_ongoing_requests: int | None = Field(default=None, ge=1, le=MAX_COUNT)
+    """As the sampler's. None: twice the sequences that the engine scores at once (64 of hf, `max_num_seqs` of vllm,
+    max_concurrent_requests of server)."""
+
+    @property
+    def num_at_once(self) -> int:
+        """Sequences that one replica scores together."""
+        if self.engine == "server":
+            return self.max_concurrent_requests
+        if self.engine == "hf":
+            return _HF_TEACHER_SEQUENCES
+        return int(self.engine_args.get("max_num_seqs") or _VLLM_MAX_NUM_SEQS)
 
     @field_validator("base_url", mode="before")
     @classmethod

@@ -57,6 +57,8 @@ def read_recipe(recipe: str, root: type[Strict], problems: list[str]) -> Tree:
         ConfigError: there is nothing that could be checked.
     """
     parts = [recipe] if Path(recipe).is_file() else recipe.split("+")
+    if len(parts) > 1 and "" in parts:
+        raise ConfigError([f"recipe {recipe}: between and beside `+` stand names, and one is missing"])
     trees = [_tree(_find(part, Path()), root, (), problems) for part in parts]
     tree = reduce(_laid_over, trees)
     names = [each["name"] for each in trees if isinstance(each.get("name"), str)]

@@ -33,7 +33,8 @@ class RewardConfig(Strict):
         pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$",
         description="a function as package.module:function",
     )
-    """Of `python`: called as TRL calls its reward functions, with lists by keyword."""
+    """Of `python`: called as TRL calls its reward functions, with lists by keyword. One comes with the package,
+    `gkd_dist.rewards.colours_and_numbers:agreement`, for translations from English to German."""
 
     @property
     def source(self) -> str:

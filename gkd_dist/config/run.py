@@ -72,6 +72,12 @@ class RunConfig(Strict):
         """Where the settings of a teacher stand: `teacher`, or `teachers.NAME`."""
         return f"teachers.{teacher}" if self.teacher is None else "teacher"
 
+    def max_ongoing_requests(self, part: SamplerConfig | TeacherConfig) -> int:
+        """Of a replica of that part."""
+        if part.max_ongoing_requests is not None:
+            return part.max_ongoing_requests
+        return -(-2 * part.num_at_once // self.sampling.num_generations)
+
     @property
     def max_staleness(self) -> int:
         """Train steps; see `replay.max_staleness`."""

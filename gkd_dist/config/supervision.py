@@ -12,7 +12,7 @@ class SupervisionConfig(Strict):
     """Limits within which a run heals itself, and beyond which it stops with a diagnosis."""
 
     probe_interval_s: float = Field(default=5.0, gt=0, le=MAX_DURATION_S)
-    """Between two pings of a replica."""
+    """Between two pings of a replica; one that has answered a request since the last is not pinged."""
     probe_timeout_s: float = Field(default=3.0, gt=0, le=MAX_DURATION_S)
     """Of one ping; an unanswered one is a failure."""
     failures_to_condemn: int = Field(default=3, ge=1, le=MAX_COUNT)
@@ -20,7 +20,10 @@ class SupervisionConfig(Strict):
     successes_to_clear: int = Field(default=2, ge=1, le=MAX_COUNT)
     """Of the kind that failed, in a row, until a suspect replica counts as healthy again."""
     max_restarts: int = Field(default=5, ge=0, le=MAX_COUNT)
-    """Per slot and run; a slot that needs more is retired."""
+    """Of a slot, until it is in good health for restart_reset_s; one that needs more is retired."""
+    restart_reset_s: float = Field(default=600.0, gt=0, le=MAX_DURATION_S)
+    """A slot that was in good health for so long without a break has all of max_restarts before it again, and its next
+    restart waits no longer than restart_backoff_s: the limit is for what fails again and again, not for a long run."""
     restart_backoff_s: float = Field(default=1.0, gt=0, le=MAX_DURATION_S)
     """Before the first restart of a slot; doubles with every further one."""
     max_restart_backoff_s: float = Field(default=60.0, gt=0, le=MAX_DURATION_S)
@@ -34,7 +37,8 @@ class SupervisionConfig(Strict):
     max_dropped: int = Field(default=100, ge=0, le=MAX_COUNT)
     """Prompts dropped in a whole run; one more ends it."""
     hedge_after_s: float | None = Field(default=None, gt=0, le=MAX_DURATION_S)
-    """A request without an answer for so long is sent to a second replica too; the first answer counts. None: never."""
+    """A request without an answer for so long, since a replica has it in hand, is sent to a second one too, as soon as
+    that has room; the first answer counts. None: never."""
     role_loss_grace_s: float = Field(default=120.0, gt=0, le=MAX_DURATION_S)
     """How long a run waits while no replica of a role serves."""
     max_learner_restarts: int = Field(default=1, ge=0, le=MAX_COUNT)

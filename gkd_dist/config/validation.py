@@ -31,10 +31,10 @@ Path = tuple[str, ...]
 Root = TypeVar("Root", bound=Strict)
 
 
-def validate(tree: Tree, root: type[Root]) -> tuple[Root | None, list[str]]:
-    """(the configuration, []), or all problems, one line each, with what is left of the configuration.
+def validate(tree: Tree, root: type[Root]) -> tuple[Root | None, list[str], set[str]]:
+    """(the configuration, [], {}), or all problems, one line each, with what is left of the configuration.
 
-    That is all of it where every section is right by itself and only the rules between them are broken, else None.
+    The last are the keys (`a.b`) whose values there are none of the user's, because those were wrong or missing.
 
     Args:
         tree: keys are field names; unknown ones have been taken out already.
@@ -57,16 +57,20 @@ def validate(tree: Tree, root: type[Root]) -> tuple[Root | None, list[str]]:
             problems += [_wrong_value(path, nulls[path], None) for path in sorted(missing)]
             removed |= missing
         if not faults:
-            return (None, problems) if problems else (config, [])
+            return config, problems, _dotted(removed)
         for path, details in faults.items():
             lines = _lines(root, path, details, _value_at(tree, path))
             problems += [line for line in lines if not _follows_from(line, removed)]
         if () in faults:
-            return (None if removed else whole), problems
+            return whole, problems, _dotted(removed)
         removed |= faults.keys()
         for path, details in faults.items():
             _mend(root, tree, path, details)
-    return None, problems
+    return None, problems, _dotted(removed)
+
+
+def _dotted(paths: set[Path]) -> set[str]:
+    return {".".join(path) for path in paths}
 
 
 def _take_nulls(tree: Tree, model: type[Strict], above: Path = ()) -> dict[Path, FieldInfo]:
@@ -99,13 +103,17 @@ def _open_sections(tree: Tree, root: type[Strict], removed: set[Path]) -> None:
             tree.setdefault(name, {})
     if "teachers" not in root.model_fields or ("teachers",) in removed:
         return
-    if tree.get("teachers") is None and _needs_teacher(tree):
+    if tree.get("teachers") is None and _needs_teacher(tree, root, removed):
         tree.setdefault("teacher", {})
 
 
-def _needs_teacher(tree: Tree) -> bool:
-    objective = tree.get("objective")
-    return not (isinstance(objective, dict) and objective.get("divergence") == "nll")
+def _needs_teacher(tree: Tree, root: type[Strict], removed: set[Path]) -> bool:
+    """Not where the divergence is wrong: it may have been meant for one that has none."""
+    path = ("objective", "divergence")
+    divergence, field = _value_at(tree, path), field_at(root, path)
+    if path in removed or field is None:
+        return False
+    return divergence is None or (divergence != "nll" and divergence in get_args(field.annotation))
 
 
 def _without_rules(tree: Tree, root: type[Root]) -> Root:

@@ -1,10 +1,12 @@
 """Reading the rows of a run's data set (floor F2)."""
 
+import contextlib
 import re
 from collections import Counter
 from dataclasses import replace
 
 from gkd_dist.config.data import DataConfig, DataFields
+from gkd_dist.data.faults import told
 from gkd_dist.data.formats import Columns, UnusableRowError, detect_columns
 from gkd_dist.data.rows import Row, Rows
 from gkd_dist.data.sources import records
@@ -33,16 +35,32 @@ def read_rows(config: DataConfig) -> Rows:
     return rows if config.prompt_template is None else _in_template(rows, config.prompt_template)
 
 
+def check_first_row(config: DataConfig) -> None:
+    """Raise DataError where `read_rows` would, as far as the first row of the source shows it."""
+    if config.path is None:
+        return
+    for place, record in records(config.path, config.split):
+        with contextlib.suppress(UnusableRowError):
+            detect_columns(config.fields, record, place).rows(record, place)
+        return
+    raise DataError(f"data.path: {config.path} is empty; give a file with one row per line")
+
+
 def _read(config: DataConfig, path: str) -> Rows:
     columns: Columns | None = None
     rows: list[Row] = []
     skipped: Counter[str] = Counter()
+    faults: list[str] = []
     for place, record in records(path, config.split):
         columns = columns or detect_columns(config.fields, record, place)
         try:
             rows += columns.rows(record, place)
         except UnusableRowError as reason:
             skipped[str(reason)] += 1
+        except DataError as error:
+            faults.append(str(error))
+    if faults:
+        raise DataError(told(faults))
     if columns is None:
         raise DataError(f"data.path: {path} is empty; give a file with one row per line")
     if not rows:

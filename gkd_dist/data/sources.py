@@ -6,39 +6,54 @@ A place is what an error message begins with: `train.jsonl:17`, `train.parquet: 
 
 import gzip
 import json
+import logging
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from gkd_dist.errors import DataError
+from gkd_dist.data.faults import told
+from gkd_dist.errors import DataError, plain
 
 Record = dict[str, Any]
 
 FILE_SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz", ".ndjson", ".gz", ".parquet", ".csv", ".txt")
-HUB_NAME = re.compile(r"(?P<name>[\w.-]+(/[\w.-]+)?)(:(?P<config>[\w.-]+))?")
+_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?")
 
 
-def records(path: str, split: str) -> Iterator[tuple[str, Record]]:
+def is_missing(path: str) -> bool:
+    """Whether it is neither here nor what a hub data set could be called."""
+    hub = _HUB_NAME.fullmatch(path)
+    is_named = hub is not None and not path.startswith(".") and not path.lower().endswith(FILE_SUFFIXES)
+    return not is_named and not Path(path).expanduser().exists()
+
+
+def no_such_file(path: str, key: str) -> str:
+    """In words."""
+    return f"{key}: no such file: {path}; relative paths start at {Path.cwd()}"
+
+
+def records(path: str, split: str, key: str = "data.path") -> Iterator[tuple[str, Record]]:
     """(place, columns) of each record of a file or hub data set.
 
     Args:
         path: a JSON lines file (`.gz` is decompressed), a `.parquet` file, or a hub name `NAME` or `NAME:CONFIG`.
         split: of a hub data set; files have none.
+        key: that names it in the configuration, for messages.
 
     Raises:
         DataError: no such file or data set, or something in it cannot be read.
     """
     file = Path(path).expanduser()
     if file.is_dir():
-        raise DataError(f"data.path: {path} is a folder; name one .jsonl, .jsonl.gz or .parquet file in it")
+        raise DataError(f"{key}: {path} is a folder; name one .jsonl, .jsonl.gz or .parquet file in it")
     if file.exists():
         return _parquet_records(file) if file.suffix == ".parquet" else _json_lines(file)
-    hub = HUB_NAME.fullmatch(path)
-    if hub is None or path.startswith(".") or path.lower().endswith(FILE_SUFFIXES):
-        raise DataError(f"data.path: no such file: {path}; relative paths start at {Path.cwd()}")
-    return _hub_records(hub["name"], hub["config"], split)
+    if is_missing(path):
+        raise DataError(no_such_file(path, key))
+    name, _, config = path.partition(":")
+    return _hub_records(name, config or None, split, key)
 
 
 def _json_lines(file: Path) -> Iterator[tuple[str, Record]]:
@@ -48,12 +63,27 @@ def _json_lines(file: Path) -> Iterator[tuple[str, Record]]:
         with opener(file, "rb") as lines:
             for number, line in enumerate(lines, start=1):
                 place = f"{file}:{number}"
-                if line.strip():
-                    yield place, _json_object(line, place)
+                if not line.strip():
+                    continue
+                try:
+                    record = _json_object(line, place)
+                except DataError as error:
+                    raise DataError(told([str(error), *_faults(lines, file, number)])) from error
+                yield place, record
     except (gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise DataError(f"{place}: damaged gzip data ({error}); fetch or compress the file again") from error
     except OSError as error:
         raise DataError(f"{place}: cannot be read: {error.strerror or error}") from error
+
+
+def _faults(lines: Iterable[bytes], file: Path, number: int) -> Iterator[str]:
+    """What is wrong with the lines behind line `number`."""
+    for later, line in enumerate(lines, start=number + 1):
+        try:
+            if line.strip():
+                _json_object(line, f"{file}:{later}")
+        except DataError as error:
+            yield str(error)
 
 
 def _json_object(line: bytes, place: str) -> Record:
@@ -89,16 +119,17 @@ def _parquet_records(file: Path) -> Iterator[tuple[str, Record]]:
         raise DataError(f"{file}: not a readable Parquet file: {error}") from error
 
 
-def _hub_records(name: str, config: str | None, split: str) -> Iterator[tuple[str, Record]]:
+def _hub_records(name: str, config: str | None, split: str, key: str) -> Iterator[tuple[str, Record]]:
     import datasets
 
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells every retry; what came of it is told below
     try:
         rows = datasets.load_dataset(name, config, split=split)
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         raise DataError(
-            f"data.path: {name} is not a file here, and the hub data set of that name (split {split!r}) could not be "
-            f"loaded: {error}. Check the name, the split and the network, name a configuration as {name}:CONFIG, "
-            "or download the data and give a .jsonl or .parquet file"
+            f"{key}: {name} is not a file here, and the hub data set of that name (split {split!r}) could not be "
+            f"loaded: {plain(error)}. Check the name, the split and the network, name a configuration as "
+            f"{name}:CONFIG, or download the data and give a .jsonl or .parquet file"
         ) from error
     for number, record in enumerate(rows, start=1):
         yield f"{name}[{split}]: row {number}", dict(record)

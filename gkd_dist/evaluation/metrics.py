@@ -43,6 +43,9 @@ def compute(predictions: Sequence[Prediction], settings: MetricSettings) -> Repo
     """
     report = Report()
     _METRICS[predictions[0].task](predictions, settings, report)
+    if predictions[0].rewards:
+        rewards = [sum(each.rewards) / len(each.rewards) for each in predictions]
+        report.figures["reward_mean"] = settings.bootstrap.mean(rewards)
     if predictions[0].samples:
         _samples(predictions, settings, report)
     _divergences(predictions, settings.bootstrap, report)

@@ -29,7 +29,10 @@ class Case:
     prompt_ids: IntArray
     """[P] int32, P >= 1."""
     reference_ids: IntArray | None = None
-    """[L] int32 of the first reference, ends with a stop token; None where no divergence is measured on it."""
+    """[L] int32 of the first reference, ends with a stop token unless it is cut; None where no divergence is measured
+    on it."""
+    is_reference_cut: bool = False
+    """Whether it is longer than the models' positions."""
     option_ids: tuple[IntArray, ...] = ()
     """[n] int32 each."""
 
@@ -161,6 +164,7 @@ async def _measure(
             prediction,
             on_samples=tuple(on_samples[index * number : (index + 1) * number]),
             on_reference=on_references.get(index),
+            is_reference_cut=cases[index].is_reference_cut,
         )
         for index, prediction in enumerate(predictions)
     ]

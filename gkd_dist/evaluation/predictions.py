@@ -1,6 +1,7 @@
 """What a model said, row by row: everything that metrics need, so that they can be computed without the model."""
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -54,6 +55,10 @@ class Prediction:
     """To the teacher, on each sample; empty without a teacher."""
     on_reference: Distance | None = None
     """To the teacher, on the first reference; None without one of both."""
+    is_reference_cut: bool = False
+    """Whether `on_reference` is without its end, because the models have not so many positions."""
+    rewards: tuple[float, ...] = ()
+    """Of each sample; empty where none was asked for."""
 
 
 def write_predictions(predictions: Sequence[Prediction], file: Path) -> None:
@@ -78,6 +83,8 @@ def read_predictions(file: Path) -> list[Prediction]:
         raise DataError(f"{file}: is empty; give a predictions.jsonl that `gkd eval` wrote")
     if len({each.task for each in predictions}) > 1:
         raise DataError(f"{file}: holds predictions of several tasks; give one file for each")
+    if len({bool(each.rewards) for each in predictions}) > 1:
+        raise DataError(f"{file}: only some of its rows have rewards; give rows of one evaluation")
     return predictions
 
 
@@ -106,9 +113,15 @@ def _prediction(plain: dict[str, Any]) -> Prediction:
         log_probs=tuple(map(float, plain.get("log_probs", ()))),
         on_samples=tuple(Distance(**each) for each in plain.get("on_samples", ())),
         on_reference=Distance(**plain["on_reference"]) if plain.get("on_reference") else None,
+        is_reference_cut=bool(plain.get("is_reference_cut", False)),
+        rewards=tuple(map(float, plain.get("rewards", ()))),
     )
     if len(prediction.options) != len(prediction.log_probs):
         raise ValueError(f"{len(prediction.options)} options but {len(prediction.log_probs)} log_probs")
+    if prediction.rewards and len(prediction.rewards) != len(prediction.samples):
+        raise ValueError(f"{len(prediction.samples)} samples but {len(prediction.rewards)} rewards")
+    if not all(map(math.isfinite, prediction.rewards)):
+        raise ValueError("a reward is not finite")
     if not prediction.samples and not prediction.options:
         raise ValueError("neither samples nor options")
     return prediction

@@ -1,11 +1,12 @@
 """From the rows of a data file to questions: what a model is asked, and what it should have said."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
 from pathlib import Path
 
 from gkd_dist.config.evaluation import EvalConfig
+from gkd_dist.data.faults import told
 from gkd_dist.data.formats import cell
 from gkd_dist.data.sources import Record, records
 from gkd_dist.errors import DataError
@@ -51,48 +52,58 @@ def read_questions(config: EvalConfig) -> list[Question]:
 
 
 def _plain_questions(config: EvalConfig) -> Iterator[Question]:
-    prompt, reference = _columns(config)
     shots = gsm8k_shots(config.shots) if config.task == "gsm8k" else NO_SHOTS
     template = config.template or shots.template
-    known = _prompts(config.not_in, prompt)
+    known = _prompts(config.not_in, _columns(config)[0])
     if config.task == "generation" and config.split is None and not Path(config.data).expanduser().exists():
         # What a teacher writes is trained on: nothing may take the test split by default.
         raise DataError(
             f"split: {config.data} is no file here; if it is a hub data set, set split=train or another one"
         )
-    for index, (place, record) in enumerate(_records(config.data, config.split)):
+    faults: list[str] = []
+    for index, (place, record) in enumerate(records(config.data, config.split or "test", "data")):
         if index == config.num_rows:
-            return
-        text = " ".join(_texts(record, prompt, place))
-        if text in known:
-            raise DataError(
-                f"{place}: this prompt is in {config.not_in} too, which was trained on; leave it out of one of them "
-                "(`gkd rows RECIPE --held-out FILE` makes files that share none)"
-            )
-        wanted = () if reference is None else _texts(record, reference, place)
-        if config.task == "gsm8k" and last_number(wanted[0]) is None:
-            raise DataError(f"{place}: {reference} has no number to compare with; leave the row out")
-        yield Question(index, shots.prefix + template.replace("{prompt}", text), wanted, stop=shots.stop)
+            break
+        try:
+            text, wanted = _texts_of(config, record, place, known)
+        except DataError as error:
+            faults.append(str(error))
+        else:
+            yield Question(index, shots.prefix + template.replace("{prompt}", text), wanted, stop=shots.stop)
+    if faults:
+        raise DataError(told(faults))
+
+
+def _texts_of(config: EvalConfig, record: Record, place: str, known: Set[str]) -> tuple[str, tuple[str, ...]]:
+    """Prompt and references of one row."""
+    prompt, reference = _columns(config)
+    text = " ".join(_texts(record, prompt, place))
+    if text in known:
+        raise DataError(
+            f"{place}: this prompt is in {config.not_in} too, which was trained on; leave it out of one of them "
+            "(`gkd rows RECIPE --held-out FILE` makes files that share none)"
+        )
+    wanted = () if reference is None else _texts(record, reference, place, "fields.reference")
+    if config.task == "gsm8k" and last_number(wanted[0]) is None:
+        raise DataError(f"{place}: {reference} has no number to compare with; leave the row out")
+    return text, wanted
 
 
 def _prompts(path: str | None, column: str) -> frozenset[str]:
     if path is None:
         return frozenset()
-    try:
-        return frozenset(" ".join(_texts(record, column, place)) for place, record in records(path, "train"))
-    except DataError as error:
-        raise DataError(str(error).replace("data.path: ", "not_in: ")) from error
+    return frozenset(" ".join(_texts(record, column, place)) for place, record in records(path, "train", "not_in"))
 
 
 def _bbh_questions(config: EvalConfig) -> Iterator[Question]:
     prompt, reference = _columns(config)
     for subset, file in _bbh_files(config).items():
         shots = bbh_shots(config.shots, file, subset)
-        for index, (place, record) in enumerate(_records(str(file), config.split)):
+        for index, (place, record) in enumerate(records(str(file), config.split or "test", "data")):
             if index == config.num_rows:
                 break
             text = " ".join(_texts(record, prompt, place))
-            wanted = _texts(record, reference or "target", place)
+            wanted = _texts(record, reference or "target", place, "fields.reference")
             yield Question(
                 index, shots.prefix + shots.template.replace("{prompt}", text), wanted, subset, (), shots.stop
             )
@@ -104,8 +115,8 @@ def _mmlu_questions(config: EvalConfig) -> Iterator[Question]:
     file = str(_file(folder, "test")) if folder.is_dir() else config.data
     counts: Counter[str] = Counter()
     subjects: set[str] = set()
-    for index, (place, record) in enumerate(_records(file, config.split)):
-        subject = _texts(record, "subject", place)[0]
+    for index, (place, record) in enumerate(records(file, config.split or "test", "data")):
+        subject = _texts(record, "subject", place, None)[0]
         subjects.add(subject)
         wanted = config.subsets is None or subject in config.subsets
         if not wanted or counts[subject] == config.num_rows:
@@ -127,8 +138,9 @@ def _mmlu_examples(config: EvalConfig) -> dict[str, list[tuple[str, Record]]]:
         raise DataError(
             "shots.path: examples of mmlu come from dev.jsonl of a data folder, or name them; or set shots.num=0"
         )
-    for place, record in _records(config.shots.path or str(_file(folder, "dev")), None):
-        examples.setdefault(_texts(record, "subject", place)[0], []).append((place, record))
+    key = "data" if config.shots.path is None else "shots.path"
+    for place, record in records(config.shots.path or str(_file(folder, "dev")), "test", key):
+        examples.setdefault(_texts(record, "subject", place, None)[0], []).append((place, record))
     return examples
 
 
@@ -165,19 +177,17 @@ def _file(folder: Path, stem: str) -> Path:
     )
 
 
-def _records(path: str, split: str | None) -> Iterator[tuple[str, Record]]:
-    try:
-        yield from records(path, split or "test")
-    except DataError as error:
-        raise DataError(str(error).replace("data.path: ", "data: ")) from error
+def _texts(record: Record, column: str, place: str, key: str | None = "fields.prompt") -> tuple[str, ...]:
+    """A cell of text, or of a list of texts; `a.b` is `b` of an object in `a`.
 
-
-def _texts(record: Record, column: str, place: str) -> tuple[str, ...]:
-    """A cell of text, or of a list of texts; `a.b` is `b` of an object in `a`."""
+    Args:
+        key: where the column is named, for messages; None: nowhere.
+    """
     try:
         value = cell(record, column, place)
     except DataError as error:
-        raise DataError(str(error).replace("data.fields", "fields.prompt or fields.reference")) from error
+        hint = "" if key is None else f"; map it with {key}"
+        raise DataError(str(error).replace("; map it with data.fields", hint)) from error
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
         raise DataError(f"{place}: {column} must be text or a list of texts, found {str(value)[:60]!r}")

@@ -95,7 +95,7 @@ def free_folder(parent: Path, name: str) -> Path:
 
 
 def _text(value: float) -> str:
-    return f"{value:.3f}" if abs(value) < 10 else f"{value:.2f}"
+    return f"{value:z.3f}" if abs(value) < 10 else f"{value:.2f}"
 
 
 def _versions() -> dict[str, str]:

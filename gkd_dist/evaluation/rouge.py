@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-KINDS = ("rouge1", "rouge2", "rougeL")
+from gkd_dist.evaluation.names import KINDS_OF_ROUGE as KINDS
 
 
 def rouge_scores(texts: Sequence[str], references: Sequence[Sequence[str]], *, stemmer: bool) -> dict[str, list[float]]:

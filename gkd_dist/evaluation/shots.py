@@ -38,7 +38,7 @@ def gsm8k_shots(config: ShotsConfig) -> Shots:
             raise DataError("shots.num: a text file is put in front whole; remove it")
         return Shots(f"{_text(config.path).strip()}\n\n", "Question: {prompt}\n", "\n\nQuestion:")
     examples = []
-    for place, record in records(config.path, "train"):
+    for place, record in records(config.path, "train", "shots.path"):
         if len(examples) == config.num:
             break
         question, answer = (_cell(record, column, place) for column in ("question", "answer"))

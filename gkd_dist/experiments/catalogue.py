@@ -13,8 +13,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from gkd_dist.config.load import InvalidError
 from gkd_dist.config.yaml_text import YamlTextError, parse_yaml
 from gkd_dist.errors import ConfigError
+from gkd_dist.experiments.mentions import mention_problems
 from gkd_dist.experiments.spec import Experiment
 
 
@@ -28,6 +30,11 @@ def experiment_title(name: str) -> str:
     return str(_tree(name)["title"])
 
 
+def experiment_scales(name: str) -> list[str]:
+    """Those that --scale takes, the default first; none where there is one alone."""
+    return [scale for scale, changes in (_tree(name).get("scales") or {}).items() if changes is not None]
+
+
 def load_experiment(name: str, scale: str | None = None, overrides: Sequence[str] = ()) -> tuple[Experiment, str]:
     """(the experiment, its scale, which is empty where there is one alone).
 
@@ -38,7 +45,8 @@ def load_experiment(name: str, scale: str | None = None, overrides: Sequence[str
             keep), `STAGE.key.of.its.recipe`, or a stage whose output is there already. A later one wins.
 
     Raises:
-        ConfigError: with all problems, one line each.
+        InvalidError: with all problems, one line each, and the experiment without what could not be applied.
+        ConfigError: there is nothing that could be looked at.
     """
     tree = _tree(name)
     for part in ("scales", "stages", "evaluations", "plots"):
@@ -61,12 +69,15 @@ def load_experiment(name: str, scale: str | None = None, overrides: Sequence[str
             _apply(tree, key.strip(), parse_yaml(text), "", problems)
         except YamlTextError as error:
             problems.append(f"{key}: {text!r} is not YAML ({error.problem})")
+    experiment = None
     try:
         experiment = Experiment.model_validate(tree)
     except ValidationError as error:
         problems += [_line(details["loc"], details["msg"]) for details in error.errors()]
-    if problems:
-        raise ConfigError(problems)
+    else:
+        problems += mention_problems(experiment)
+    if problems or experiment is None:
+        raise InvalidError(problems, experiment)
     return experiment, chosen
 
 
@@ -75,14 +86,18 @@ def _apply(tree: dict[str, Any], key: str, value: Any, where: str, problems: lis
     first, _, rest = key.partition(".")
     settings, axes, stages = (tree.setdefault(part, {}) for part in ("settings", "axes", "stages"))
     if key == "seeds":
-        tree["seeds"] = value
+        if isinstance(value, list) and all(type(seed) is int for seed in value):
+            tree["seeds"] = value
+        else:
+            problems.append(f"{where}seeds: must be a list of whole numbers, such as [0, 1], got {value!r}")
     elif key in settings:
         problem = _problem_of_setting(settings[key], value)
         if problem:
             problems.append(f"{where}{key}: {problem}")
-        settings[key] = value
+        if problem is None or settings[key] is None:
+            settings[key] = value
     elif first == "axes" and rest in axes:
-        _keep(axes, rest, value, where, problems)
+        _keep(tree, rest, value, where, problems)
     elif key in stages:
         tree.setdefault("given", {})[key] = str(value)
     elif first in stages:
@@ -92,8 +107,9 @@ def _apply(tree: dict[str, Any], key: str, value: Any, where: str, problems: lis
         problems.append(f"{where}{key}: not known here; known are {', '.join(known)}")
 
 
-def _keep(axes: dict[str, Any], axis: str, value: Any, where: str, problems: list[str]) -> None:
+def _keep(tree: dict[str, Any], axis: str, value: Any, where: str, problems: list[str]) -> None:
     """Let `axis` have these labels alone."""
+    axes = tree["axes"]
     wanted = [str(each) for each in value] if isinstance(value, list) else [str(value)]
     values = axes[axis]
     if isinstance(values, list):
@@ -103,6 +119,7 @@ def _keep(axes: dict[str, Any], axis: str, value: Any, where: str, problems: lis
         problems.append(f"{where}axes.{axis}: {', '.join(unknown) or 'nothing'}; it has {', '.join(values)}")
     else:
         axes[axis] = {label: values[label] for label in values if label in wanted}
+        tree.setdefault("left_out", {}).setdefault(axis, []).extend(label for label in values if label not in wanted)
 
 
 def _problem_of_setting(former: Any, value: Any) -> str | None:

@@ -85,8 +85,7 @@ def _points(claim: Claim, curve: Sequence[Cell], cells: Sequence[Cell]) -> Point
     """Each cell with that of the other metric at its place; without those that lack it."""
     found = []
     for cell in curve:
-        place = {**cell.place, "evaluation": claim.x_evaluation or cell.place["evaluation"]}
-        found += [(cell, other) for other in cells if other.metric == claim.x_metric and other.place == place]
+        found += [(cell, other) for other in cells if other.metric == claim.x_metric and other.place == cell.place]
     return found
 
 

@@ -94,7 +94,11 @@ def _lines(plot: Plot, panel: Panel, axis: Any, figure: Any) -> None:  # noqa: A
 def _frontier(plot: Plot, panel: Panel, axis: Any, figure: Any) -> None:  # noqa: ARG001
     for number, line in enumerate(panel.lines):
         places = [point.x for point in line.points]
-        axis.plot(places, _values(line), label=line.label, color=_colour(number), marker="o", markersize=4)
+        across = [(point.x, point.across) for point in line.points if point.across is not None]
+        widths = [[max(0.0, x - each.low) for x, each in across], [max(0.0, each.high - x) for x, each in across]]
+        style = {"marker": "o", "markersize": 4, "capsize": 2, "elinewidth": 0.7}
+        bars = {"xerr": widths if across else None, "yerr": _errors(line)}
+        axis.errorbar(places, _values(line), **bars, **style, label=line.label, color=_colour(number))
         for point in line.points:
             axis.annotate(point.label, (point.x, point.y.value), fontsize=6, xytext=(3, 3), textcoords="offset points")
     axis.set_xlabel(plot.x_metric)

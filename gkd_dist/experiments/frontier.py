@@ -1,6 +1,8 @@
 """Two curves compared where both are: the mean of a metric over the values of another one that both sides reach.
 
 Each side has one point for each label of an axis (alpha, say), whose labels mean different things on the two sides.
+Both metrics are of the same rows, and both are uncertain: under every resample of the rows the points move in both
+directions, and all is computed anew, the common range too.
 """
 
 from collections.abc import Sequence
@@ -16,6 +18,9 @@ _NUM_PLACES = 201
 
 Points = Sequence[tuple[Cell, Cell]]
 """Metric and the other metric, by label of the axis."""
+_Array = npt.NDArray[np.float64]
+_Curve = tuple[_Array, _Array]
+"""[A] values of the other metric and of the metric."""
 
 
 def at_equal(above: Points, below: Points) -> tuple[Cell, Cell] | None:
@@ -26,11 +31,13 @@ def at_equal(above: Points, below: Points) -> tuple[Cell, Cell] | None:
     """
     sides: tuple[dict[str, Measurement], dict[str, Measurement]] = ({}, {})
     for seed in _seeds(above) & _seeds(below):
-        places = [np.array([x.by_seed[seed].value for _, x in points]) for points in (above, below)]
-        low, high = max(each.min() for each in places), min(each.max() for each in places)
-        if low < high:
-            for side, points, place in zip(sides, (above, below), places, strict=True):
-                side[seed] = _mean(points, seed, _weights(place, float(low), float(high)))
+        heights = _heights(_curve(above, seed), _curve(below, seed))
+        if heights is None:
+            continue
+        moved = [[_curve(points, seed, number) for points in (above, below)] for number in range(_num_resamples(above))]
+        resampled = np.array([_mean_heights(first, second) for first, second in moved])
+        for side, points, value, values in zip(sides, (above, below), heights, resampled.T, strict=True):
+            side[seed] = _measurement(points, seed, value, values)
     if not sides[0]:
         return None
     first, second = (
@@ -44,15 +51,47 @@ def _seeds(points: Points) -> set[str]:
     return set() if not points else set.intersection(*({*y.by_seed} & {*x.by_seed} for y, x in points))
 
 
-def _weights(places: npt.NDArray[np.float64], low: float, high: float) -> npt.NDArray[np.float64]:
-    """[A] of each point in the mean height of the curve between `low` and `high`."""
+def _num_resamples(points: Points) -> int:
+    return len(next(iter(points[0][0].by_seed.values())).resampled)
+
+
+def _curve(points: Points, seed: str, number: int | None = None) -> _Curve:
+    """Ordered by the other metric.
+
+    Args:
+        number: of the resample; None: as measured.
+    """
+    pairs = [(x.by_seed[seed], y.by_seed[seed]) for y, x in points]
+    places, heights = (
+        np.array([each.value if number is None else each.resampled[number] for each in side])
+        for side in zip(*pairs, strict=True)
+    )
     order = np.argsort(places, kind="stable")
-    wanted = np.linspace(low, high, _NUM_PLACES)
-    heights = [np.interp(wanted, places[order], unit) for unit in np.eye(len(places))[:, order]]
-    return np.asarray(np.mean(heights, axis=1))
+    return places[order], heights[order]
 
 
-def _mean(points: Points, seed: str, weights: npt.NDArray[np.float64]) -> Measurement:
+def _heights(first: _Curve, second: _Curve) -> tuple[float, float] | None:
+    """Of both curves, None where they have no common range."""
+    low, high = _range(first, second)
+    return _mean_heights(first, second) if low < high else None
+
+
+def _range(first: _Curve, second: _Curve) -> tuple[float, float]:
+    return float(max(first[0][0], second[0][0])), float(min(first[0][-1], second[0][-1]))
+
+
+def _mean_heights(first: _Curve, second: _Curve) -> tuple[float, float]:
+    """Mean height of both curves between the ends of their common range.
+
+    A resample may draw the curves apart, the ends change sides: each curve is then at its end that is next to the
+    other, to which its height tends as the range shrinks to nothing.
+    """
+    wanted = np.linspace(*_range(first, second), _NUM_PLACES)
+    above, below = (float(np.interp(wanted, *curve).mean()) for curve in (first, second))
+    return above, below
+
+
+def _measurement(points: Points, seed: str, value: float, resampled: _Array) -> Measurement:
     own = [y.by_seed[seed] for y, _ in points]
     return Measurement(
         run=own[0].run,
@@ -60,7 +99,7 @@ def _mean(points: Points, seed: str, weights: npt.NDArray[np.float64]) -> Measur
         labels=own[0].labels,
         evaluation=own[0].evaluation,
         metric=own[0].metric,
-        value=float(weights @ np.array([each.value for each in own])),
-        resampled=weights @ np.stack([each.resampled for each in own]),
+        value=value,
+        resampled=resampled,
         num_rows=min(each.num_rows for each in own),
     )

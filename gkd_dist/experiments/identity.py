@@ -38,9 +38,15 @@ def evaluation_identity(run_identity: str, evaluation: PlannedEvaluation, folder
 
 
 def settings_of(run: PlannedRun, folder: Path) -> dict[str, Any]:
-    """The part of a run's configuration that counts, by dotted key, as JSON has it."""
-    flat = dict(_leaves("", _placeless(dict(run.config), folder)))
-    return {key: value for key, value in flat.items() if not any(fnmatchcase(key, each) for each in _WHERE_AND_HOW)}
+    """The part of a run's configuration that counts, by dotted key, as JSON has it.
+
+    Keys that are null are left out: one that a later version adds, and that nobody sets, changes no run.
+    """
+    return {
+        key: value
+        for key, value in _leaves("", _placeless(dict(run.config), folder))
+        if value is not None and not any(fnmatchcase(key, each) for each in _WHERE_AND_HOW)
+    }
 
 
 def inputs(plan: Sequence[PlannedRun], folder: Path, contents: Contents) -> dict[str, dict[str, Inputs]]:

@@ -1,7 +1,6 @@
 """From an experiment to its runs: names, folders, commands, what each waits for. Nothing is read or started here."""
 
 import itertools
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -9,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from gkd_dist.config.load import load_eval_config, load_run_config
-from gkd_dist.config.yaml_text import YamlTextError, parse_yaml
 from gkd_dist.errors import ConfigError
 from gkd_dist.experiments.spec import SEED, AxisValue, Evaluation, Experiment, Selection, Stage
-from gkd_dist.experiments.texts import Lookups, fill, number
+from gkd_dist.experiments.texts import Lookups, fill, in_settings, number, override_text
 
 RUN_NAME = "run"
 """What `gkd run` calls its numbered folder inside of a run's own."""
@@ -175,7 +173,10 @@ def _run(expansion: _Expansion, name: str, stage: Stage, labels: dict[str, str])
         filled = {"seed": seed, **filled, **ALONE, "name": RUN_NAME, "output_dir": str(folder)}
         recipe = str(fill(stage.recipe, names))
         arguments = ["run", recipe, *(f"{key}={override_text(value)}" for key, value in filled.items())]
-        loaded = load_run_config(recipe, arguments[2:])
+        try:
+            loaded = load_run_config(recipe, arguments[2:])
+        except ConfigError as error:
+            raise ConfigError([in_settings(problem, overrides) for problem in error.problems]) from error
         config = loaded.model_dump(mode="json")
         num_steps = loaded.learner.max_steps
     evaluations = tuple(  # before `waits_for` is read: they may name stages too
@@ -293,14 +294,3 @@ def _evaluations(
         overrides = [f"{key}={override_text(each)}" for key, each in filled.items()]
         load_eval_config(None, given, overrides)
         yield PlannedEvaluation(title, ("eval", str(model), "--task", task, "--data", data, *overrides), own)
-
-
-def override_text(value: Any) -> str:
-    """YAML of one line that reads back as `value`, plain where that is possible."""
-    if isinstance(value, str):
-        try:
-            plain = parse_yaml(value) == value
-        except YamlTextError:
-            plain = False
-        return value if plain else json.dumps(value, ensure_ascii=False)
-    return json.dumps(value, ensure_ascii=False)

@@ -80,7 +80,7 @@ def _ranking_lines(tables: Sequence[Ranked], experiment: Experiment) -> list[str
         for cell in table.cells:
             found, seeds = cell.interval, len(cell.by_seed.keys() - {NO_SEED})
             lines.append(
-                f"  {found.value:8.3f} [{found.low:.3f}, {found.high:.3f}]  {_name(cell, table.place, experiment)}"
+                f"  {found.value:z8.3f} [{found.low:z.3f}, {found.high:z.3f}]  {_name(cell, table.place, experiment)}"
                 f"  ({_seeds(seeds)})"
             )
     return lines
@@ -95,8 +95,8 @@ def _claim_lines(findings: Sequence[Finding]) -> list[str]:
         if each.difference is not None:
             low, high = each.difference.low, each.difference.high
             detail = (
-                f": {each.metric} {each.above:.3f} against {each.below:.3f}, "
-                f"difference {each.difference.value:+.3f} [{low:+.3f}, {high:+.3f}], {_seeds(each.num_seeds)}"
+                f": {each.metric} {each.above:z.3f} against {each.below:z.3f}, "
+                f"difference {each.difference.value:+z.3f} [{low:+z.3f}, {high:+z.3f}], {_seeds(each.num_seeds)}"
             )
         lines.append(f"  {each.verdict:10} {each.text}{_at(each.place)}{detail}")
     return lines

@@ -16,7 +16,7 @@ class Point:
     x: float
     y: Interval
     across: Interval | None = None
-    """Of `x_metric`, in a frontier; `x` is its value then."""
+    """Of `x_metric`, in every point of a frontier; `x` is its value then."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,7 @@ def _points(plot: Plot, experiment: Experiment, own: Sequence[Cell], cells: Sequ
             if plot.x_metric is None:
                 points.append(Point(title, _place_of(plot, experiment, label, number), y))
                 continue
-            place = {**cell.place, "evaluation": plot.x_evaluation or cell.place["evaluation"]}
-            other = next((each for each in cells if each.metric == plot.x_metric and each.place == place), None)
+            other = next((each for each in cells if each.metric == plot.x_metric and each.place == cell.place), None)
             if other is not None:
                 points.append(Point(title, other.value, y, other.interval))
     return points

@@ -103,8 +103,7 @@ class Plot(Strict):
     title: str
     metric: str
     x_metric: str | None = None
-    x_evaluation: Label | None = None
-    """Of `x_metric`, where it is another one than that of the metric."""
+    """Of the same evaluation as the metric."""
     x: str
     x_title: str | None = None
     """Under the horizontal axis; None means the name of `x`."""
@@ -139,8 +138,7 @@ class Claim(Strict):
     x: Name | None = None
     """Axis with the points of a curve on each side: curves are compared where both reach the same `x_metric`."""
     x_metric: str | None = None
-    x_evaluation: Label | None = None
-    """Of `x_metric`, where it is another one than that of the metric."""
+    """Of the same evaluation as the metric."""
 
     @model_validator(mode="after")
     def _curve(self) -> Self:
@@ -189,6 +187,8 @@ class Experiment(Strict):
     scales: dict[Label, dict[str, Any]] = Field(default_factory=dict)
     """Other values of settings, of `seeds` or of `axes.NAME`, by the name that --scale takes; the first is default."""
     axes: dict[Name, dict[Label, AxisValue]] = Field(default_factory=dict)
+    left_out: dict[Name, tuple[Label, ...]] = Field(default_factory=dict)
+    """Labels of axes that a scale or the command line has taken away; plots and claims may mention them still."""
     seeds: tuple[int, ...] = (0,)
     evaluations: dict[Label, Evaluation] = Field(default_factory=dict)
     stages: dict[Label, Stage] = Field(default_factory=dict)

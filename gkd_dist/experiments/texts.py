@@ -1,9 +1,11 @@
-"""Names in braces inside the texts of an experiment."""
+"""Texts of an experiment: names in braces inside of them, and values on a command line."""
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from gkd_dist.config.yaml_text import YamlTextError, parse_yaml
 from gkd_dist.errors import ConfigError
 
 _NAME = re.compile(r"\{((?:(?:stage|recipe):)?[A-Za-z0-9][A-Za-z0-9_.+-]*)\}")
@@ -55,6 +57,20 @@ def fill(value: Any, names: Mapping[str, Any], lookups: Lookups | None = None, d
     return _NAME.sub(lambda match: _text(lookup(match[1])), value)
 
 
+def in_settings(problem: str, texts: Mapping[str, Any]) -> str:
+    """`problem`, and which settings are behind the keys that it names.
+
+    Args:
+        texts: by key of a recipe, as `fill` gets them.
+    """
+    behind = []
+    for key, text in texts.items():
+        setting, name = _NAME.fullmatch(text) if isinstance(text, str) else None, key.rpartition(".")[2]
+        if setting and ":" not in setting[1] and re.search(rf"(?<!\w){re.escape(name)}(?!\w)", problem):
+            behind.append(f"{name} is {setting[1]}=")
+    return f"{problem} (here {', '.join(behind)})" if behind else problem
+
+
 def _text(value: Any) -> str:
     return "null" if value is None else str(value)
 
@@ -67,3 +83,14 @@ def number(value: Any, what: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ConfigError([f"{what}: must be a number, got {value!r}"])
     return float(value)
+
+
+def override_text(value: Any) -> str:
+    """YAML of one line that reads back as `value`, plain where that is possible."""
+    if isinstance(value, str):
+        try:
+            plain = parse_yaml(value) == value
+        except YamlTextError:
+            plain = False
+        return value if plain else json.dumps(value, ensure_ascii=False)
+    return json.dumps(value, ensure_ascii=False)

@@ -1,7 +1,9 @@
 """What a person sees around a run: elapsed time, tables, and texts side by side (floor F2)."""
 
+import contextlib
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TextIO
 
 from rich.console import Console
@@ -28,6 +30,13 @@ class Narrator:
 
     def __call__(self, text: str) -> None:
         print(f"[{self.elapsed_s:6.1f} s] {text}", flush=True)
+
+
+@contextlib.contextmanager
+def aside(wanted: bool) -> Iterator[None]:
+    """Inside, what is told goes to the standard error stream where the standard output is for data."""
+    with contextlib.redirect_stdout(sys.stderr) if wanted else contextlib.nullcontext():
+        yield
 
 
 def print_table(stream: TextIO, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

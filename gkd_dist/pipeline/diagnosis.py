@@ -38,5 +38,6 @@ def _replicas(pool: Replicas[Any]) -> dict[str, Any]:
         "target": pool.target,
         "states": dict(pool.states),
         "outstanding": pool.num_outstanding,
+        "waiting": pool.num_waiting,
         "events": [asdict(event) for event in pool.events[-_NUM_EVENTS:]],
     }

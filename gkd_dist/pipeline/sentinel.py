@@ -4,19 +4,29 @@ A teacher that answers as it should costs one small scoring call. In synchronous
 nothing else, so that the batches of the run are what they would be without it.
 """
 
+import asyncio
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from operator import methodcaller
+from typing import TypeVar
 
 from gkd_dist.checks import TeacherCheck
 from gkd_dist.errors import ModelError, TeacherChangedError, plain
 from gkd_dist.fleet import Fleet
-from gkd_dist.interfaces import Replicas, Teacher
+from gkd_dist.interfaces import Teacher
 from gkd_dist.pipeline.accounting import StepAccounts
 from gkd_dist.supervision.failures import Failure, classify
+from gkd_dist.supervision.together import gather_all
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+AT_ONCE = 64
+"""Replicas that are checked together."""
 
 _LOOK_AT_WEIGHTS = "look at the weights of teacher.model, or at the server that answers"
 _LOOK_AT_HEAD = (
@@ -51,7 +61,7 @@ async def check_at_start(
     Raises:
         ModelError: one does not answer as it should, or as its replicas do.
     """
-    verified = await _verify(fleet.teachers, progressed)
+    verified = await _verify(fleet, progressed)
     checks = {replica: check for replica, (_, check) in verified.items()}
     record(list(checks.values()))
     for replica, check in checks.items():
@@ -165,7 +175,7 @@ class Sentinel:
             self._judge(None, await self._ask(names))
 
     async def _ask(self, names: Sequence[str]) -> dict[ReplicaName, TeacherCheck]:
-        return await _verify_living({name: self._fleet.teachers[name] for name in names}, self._accounts.progressed)
+        return await _verify_living(self._fleet, names, self._accounts.progressed)
 
     def _tell(self) -> None:
         watched = [self.last_good(name) for name, steps in self._steps_between.items() if steps]
@@ -194,36 +204,57 @@ def due(step: int, steps_between: Mapping[str, int]) -> list[str]:
     return [name for name, steps in steps_between.items() if steps and step and step % steps == 0]
 
 
-async def _verify(
-    teachers: Mapping[str, Replicas[Teacher]], progressed: Callable[[], None]
-) -> dict[ReplicaName, tuple[Teacher, TeacherCheck]]:
-    named = {
-        ReplicaName(name, slot): teacher
-        for name, replicas in teachers.items()
-        for slot, teacher in replicas.serving.items()
-    }
-    # In turn: replicas may be one server, where sequences asked together share a batch, and its rounding.
-    checks = {}
-    for replica, teacher in named.items():
-        checks[replica] = (teacher, await teacher.verify())
+async def _verify(fleet: Fleet, progressed: Callable[[], None]) -> dict[ReplicaName, tuple[Teacher, TeacherCheck]]:
+    async def verify(_: ReplicaName, teacher: Teacher) -> tuple[Teacher, TeacherCheck]:
+        check = await teacher.verify()
         progressed()
-    return checks
+        return teacher, check
+
+    return await _each(fleet, fleet.teachers, verify)
 
 
 async def _verify_living(
-    teachers: Mapping[str, Replicas[Teacher]], progressed: Callable[[], None]
+    fleet: Fleet, names: Sequence[str], progressed: Callable[[], None]
 ) -> dict[ReplicaName, TeacherCheck]:
     """As `_verify`, but a replica that dies meanwhile is left to supervision. One of each teacher answers at least."""
+
+    async def verify(replica: ReplicaName, teacher: Teacher) -> TeacherCheck | None:
+        check = None
+        try:
+            check = await teacher.verify()
+        except Exception as error:
+            if classify(error) is not Failure.INFRA:
+                raise
+            logger.warning("%s is not checked: %s", replica, plain(error))
+        progressed()
+        return check
+
+    answers = await _each(fleet, names, verify)
     checks: dict[ReplicaName, TeacherCheck] = {}
-    for name, replicas in teachers.items():
-        found = {}
-        for slot, teacher in replicas.serving.items():
-            try:
-                found[ReplicaName(name, slot)] = await teacher.verify()
-            except Exception as error:
-                if classify(error) is not Failure.INFRA:
-                    raise
-                logger.warning("%s is not checked: %s", ReplicaName(name, slot), plain(error))
-            progressed()
-        checks |= found or {ReplicaName(name, 0): await replicas.call(methodcaller("verify"), "verify its answers")}
+    for name in names:
+        found = {replica: check for replica, check in answers.items() if check is not None and replica.name == name}
+        again = methodcaller("verify")
+        checks |= found or {ReplicaName(name, 0): await fleet.teachers[name].call(again, "verify its answers")}
     return checks
+
+
+async def _each(
+    fleet: Fleet, names: Collection[str], ask: Callable[[ReplicaName, Teacher], Awaitable[T]]
+) -> dict[ReplicaName, T]:
+    """What `ask` says of every replica of these teachers that serves, in their order.
+
+    Many are asked at once, but replicas that are one server, or one process, in turn: sequences that are asked together
+    share a batch there, and its rounding.
+    """
+    room, turns = asyncio.Semaphore(AT_ONCE), defaultdict[str, asyncio.Lock](asyncio.Lock)
+
+    async def asked(replica: ReplicaName, teacher: Teacher) -> T:
+        shared = fleet.shared.get(replica.name)
+        async with nullcontext() if shared is None else turns[shared], room:
+            return await ask(replica, teacher)
+
+    replicas = {
+        ReplicaName(name, slot): teacher for name in names for slot, teacher in fleet.teachers[name].serving.items()
+    }
+    answers = await gather_all(asked(replica, teacher) for replica, teacher in replicas.items())
+    return dict(zip(replicas, answers, strict=True))

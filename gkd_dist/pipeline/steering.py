@@ -121,7 +121,7 @@ class Steering:
                     elapsed_s=_DECISION_S,
                     queue_depth=ring.replay.depth,
                     queue_capacity=capacity,
-                    num_in_flight=pool.num_outstanding,
+                    num_in_flight=pool.num_outstanding + pool.num_waiting,
                     waited_s=waited - waited_before,
                     blocked_s=blocked - blocked_before,
                     num_taken=ring.plan.batch_size,

@@ -15,7 +15,7 @@ from gkd_dist.data.routes import empty_sources
 from gkd_dist.errors import ConfigError
 from gkd_dist.preparation.prepared import Data, PreparedJob
 from gkd_dist.preparation.problems import collect
-from gkd_dist.preparation.reward import try_function
+from gkd_dist.preparation.reward import NUM_TRIED, try_function
 from gkd_dist.types import Trajectory
 
 
@@ -73,7 +73,9 @@ def fit(config: RunConfig, data: Data, folders: Mapping[str, Path], prune: Prune
 
         collect(problems, lambda: check_targets(student, lora))
     if rendered is not None:
-        collect(problems, lambda: try_function(config, rendered))
+        tried = [(row.text, row.reference) for row in rendered.train[:NUM_TRIED]]
+        timeout_s = config.cluster.request_timeout_s
+        collect(problems, lambda: try_function(config.reward, tried, timeout_s=timeout_s))
     if problems or rendered is None:
         raise ConfigError(problems)
     blueprint = Blueprint(

@@ -123,6 +123,8 @@ class Scenario:
     probe_interval_s: float = 5.0
     request_timeout_s: float = 600.0
     max_restarts: int = 5
+    max_ongoing_requests: float | None = None
+    """Of one sampler or teacher; infinity gives out all at once. None: twice what it works on at once."""
 
     def __post_init__(self) -> None:
         shared = (self.num_samplers, self.num_teachers, self.batch_size)
@@ -130,6 +132,42 @@ class Scenario:
             raise ValueError(
                 f"samplers, teachers and batch must be multiples of {self.num_shards} shards, got {shared}"
             )
+
+    @classmethod
+    def of_stages(
+        cls, sampling_s: float, scoring_s: float, learning_s: float, *, max_steps: int, max_staleness: int
+    ) -> "Scenario":
+        """A small ring without any chance in it, whose step takes these seconds in each stage and none elsewhere: 8
+        answers of 50 tokens to prompts of 10, by two samplers and two teachers, one at a time each."""
+        each, prompt_tokens, tokens = 4, 10, 50
+        return cls(
+            num_samplers=2,
+            num_teachers=2,
+            batch_size=2 * each,
+            max_steps=max_steps,
+            max_staleness=max_staleness,
+            prompt_tokens=prompt_tokens,
+            sampler=SamplerRates(
+                max_running=1,
+                step_s=sampling_s / (each * tokens),
+                step_per_sequence_s=0.0,
+                prompt_token_cost=0.0,
+                median_tokens=tokens,
+                sigma=0,
+                load_s=0.0,
+            ),
+            teacher=TeacherRates(tokens_per_s=each * (prompt_tokens + tokens) / scoring_s),
+            learner=LearnerRates(step_s=learning_s, gather_s=0.0),
+            weights=WeightRates(num_bytes=0.0),
+            has_housekeeping=False,
+        )
+
+    def max_ongoing(self, num_at_once: int) -> float:
+        """Requests in the hands of an actor that works on so many sequences at once: by default as in a run
+        (`RunConfig.max_ongoing_requests`)."""
+        if self.max_ongoing_requests is not None:
+            return self.max_ongoing_requests
+        return -(-2 * num_at_once // self.num_generations)
 
     @property
     def limits_per_s(self) -> dict[str, float]:

@@ -96,9 +96,23 @@ async def started(
     samplers = SimulatedLauncher(make_sampler, scenario.lifetimes, f"{seed}/sampler")
     teachers = SimulatedLauncher(make_teacher, scenario.lifetimes, f"{seed}/teacher")
     first = scenario.num_samplers // share if scenario.scaling is None else scenario.scaling.first
-    sampler_pool = Pool("sampler", samplers, rules, target=first, clock=clock, metrics=exporter)
+    sampler_pool = Pool(
+        "sampler",
+        samplers,
+        rules,
+        target=first,
+        max_ongoing=scenario.max_ongoing(scenario.sampler.max_running),
+        clock=clock,
+        metrics=exporter,
+    )
     teacher_pool = Pool(
-        "teacher", teachers, rules, target=scenario.num_teachers // share, clock=clock, metrics=exporter
+        "teacher",
+        teachers,
+        rules,
+        target=scenario.num_teachers // share,
+        max_ongoing=scenario.max_ongoing(1),
+        clock=clock,
+        metrics=exporter,
     )
     await asyncio.gather(sampler_pool.start(), teacher_pool.start())
     samplers.is_running = teachers.is_running = True

@@ -1,7 +1,7 @@
 """The state machine of one slot: what may follow what, and which failures lead there. Pure; every call says the time.
 
     DEAD -> RESTARTING -> STALE -> HEALTHY <-> SUSPECT     a replica serves in the last two
-    DEAD -> RETIRED                                        more than max_restarts
+    DEAD -> RETIRED                                        more than max_restarts in one spell of trouble
     RESTARTING, STALE, HEALTHY, SUSPECT, DRAINING -> DEAD
     STALE, HEALTHY, SUSPECT -> DRAINING -> STALE           scaled away, and taken back
     HEALTHY, SUSPECT -> STALE                              late with what others have done, such as load new weights
@@ -11,6 +11,7 @@ probes and of real requests are counted apart, because an engine may answer `pin
 request: only a finished request excuses failed ones, only a good probe failed probes. A new replica begins anew.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -139,7 +140,7 @@ class SlotHealth:
         self._death = Reason.NEW
         self.state = State.DEAD
         self.num_restarts = 0
-        """Used of the budget."""
+        """Used of the budget since the last long time in good health."""
         self.restart_at = now
         """When a dead slot may be started."""
         self.since = now
@@ -154,8 +155,19 @@ class SlotHealth:
     def may_be_tried(self, now: float) -> bool:
         """Whether it is time for a replica that requests made suspect to show what it can: nothing else clears or
         condemns it while others are healthy."""
-        waited = now >= self._request_failed_at + self._rules.probe_interval_s
-        return self.state is State.SUSPECT and self._requests.suspicious and waited
+        return now >= self.trial_at
+
+    @property
+    def trial_at(self) -> float:
+        """When `may_be_tried` begins; infinity where it does not."""
+        if self.state is not State.SUSPECT or not self._requests.suspicious:
+            return math.inf
+        return self._request_failed_at + self._rules.probe_interval_s
+
+    def forgive(self, now: float) -> None:
+        """Restarts are forgotten after so long in good health: the budget is for one spell of trouble."""
+        if self.state is State.HEALTHY and now >= self.since + self._rules.restart_reset_s:
+            self.num_restarts = 0
 
     def begin_start(self, now: float) -> None:
         if self.state is State.DEAD and now < self.restart_at:
@@ -240,6 +252,7 @@ class SlotHealth:
     def _move(self, to_state: State, now: float, reason: Reason, detail: str = "") -> None:
         if to_state not in EDGES[self.state]:
             raise IllegalTransitionError(f"slot {self._slot} cannot go from {self.state} to {to_state} ({reason})")
+        self.forgive(now)
         event = Event(now, self._slot, self.state, to_state, reason, detail)
         self.state = to_state
         self.since = now

@@ -18,9 +18,13 @@ from typing import Generic, TypeVar
 from gkd_dist.config.supervision import SupervisionConfig
 from gkd_dist.interfaces import Metrics, SlotView
 from gkd_dist.supervision.census import Census
-from gkd_dist.supervision.health import Event, Reason, State
+from gkd_dist.supervision.given import Given
+from gkd_dist.supervision.health import Event, State
+from gkd_dist.supervision.obligations import Obligations
+from gkd_dist.supervision.queue import Queue
 from gkd_dist.supervision.request import Request
 from gkd_dist.supervision.roster import Roster
+from gkd_dist.supervision.signs import Signs
 from gkd_dist.supervision.slots import Incarnation, Launcher, Replica, Slot
 from gkd_dist.supervision.supervisor import Supervisor
 from gkd_dist.supervision.together import gather_all
@@ -37,6 +41,7 @@ class Pool(Generic[Replica]):
         role: in messages, such as `sampler` or `teacher NAME`; its first word labels the metrics.
         launcher: starts, probes and kills replicas.
         target: slots, at least 1.
+        max_ongoing: requests that a replica has in hand at most; the others wait until one has room.
         clock: seconds; only differences count.
         metrics: None reports to nobody. A census instead, where several pools are one role.
         sleep: waits for so many seconds of `clock`.
@@ -52,13 +57,17 @@ class Pool(Generic[Replica]):
         rules: SupervisionConfig,
         *,
         target: int,
+        max_ongoing: float = math.inf,
         clock: Callable[[], float] = time.monotonic,
         metrics: Metrics | Census | None = None,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
         census = metrics if isinstance(metrics, Census) else Census(metrics)
-        self._roster = Roster(role, launcher, rules, clock=clock, sleep=sleep, census=census)
-        self._supervisor = Supervisor(self._roster)
+        self._roster = Roster(role, launcher, rules, clock=clock, sleep=sleep, census=census, max_ongoing=max_ongoing)
+        self._queue = Queue(self._roster)
+        self._signs = Signs(self._roster)
+        self._obligations = Obligations(self._roster)
+        self._supervisor = Supervisor(self._roster, self._signs, self._obligations)
         self._roster.target = _checked(role, target)
 
     @classmethod
@@ -69,13 +78,15 @@ class Pool(Generic[Replica]):
         *,
         role: str = "replica",
         metrics: Census | None = None,
+        max_ongoing: float = math.inf,
     ) -> "Pool[Replica]":
         """Replicas that are there already: none is probed, ended or restarted; what fails on all of them is raised.
 
         Args:
             rules: how often a request is asked, and when it is hedged; None is the defaults.
         """
-        pool = cls(role, _Given(replicas), rules or SupervisionConfig(), target=len(replicas), metrics=metrics)
+        given, rules = Given(replicas), rules or SupervisionConfig()
+        pool = cls(role, given, rules, target=len(replicas), max_ongoing=max_ongoing, metrics=metrics)
         pool._roster.is_fixed = True
         for index, replica in enumerate(replicas):
             slot = pool._roster.add(index)
@@ -121,6 +132,11 @@ class Pool(Generic[Replica]):
         return sum(len(slot.incarnation.requests) for slot in slots if slot.incarnation is not None)
 
     @property
+    def num_waiting(self) -> int:
+        """Requests that wait until a replica has room."""
+        return len(self._queue)
+
+    @property
     def busy_s(self) -> float:
         """Seconds in which a replica had something in hand, added up over all replicas there ever were."""
         return self._roster.busy_s
@@ -164,7 +180,7 @@ class Pool(Generic[Replica]):
             RoleLostError: no replica served for supervision.role_loss_grace_s, or none can ever again.
             Exception: what the last attempt raised.
         """
-        return await Request(self._roster, work, what).run()
+        return await Request(self._roster, self._queue, self._signs, work, what).run()
 
     async def spread(
         self, items: Sequence[Item], call: Callable[[Replica, Sequence[Item]], Awaitable[list[Result]]]
@@ -179,7 +195,10 @@ class Pool(Generic[Replica]):
         shares = [items[start:stop] for start, stop in itertools.pairwise(bounds)]
 
         async def ask(first: Incarnation[Replica] | None, share: Sequence[Item]) -> list[Result]:
-            return await Request(self._roster, lambda replica: call(replica, share), "take its share").run(first)
+            request = Request(
+                self._roster, self._queue, self._signs, lambda replica: call(replica, share), "take its share"
+            )
+            return await request.run(first)
 
         parts = await gather_all(ask(first, share) for first, share in zip(firsts, shares, strict=True) if share)
         return [result for part in parts for result in part]
@@ -195,61 +214,12 @@ class Pool(Generic[Replica]):
         Raises:
             Exception: with fixed replicas, the first failure.
         """
-        roster = self._roster
-        roster.obligation = obligation
-        roster.newest += 1
-        works = {incarnation: self._oblige(incarnation, roster.newest) for incarnation in roster.serving}
-        if roster.is_fixed:
-            await gather_all(works.values())
-            return
-        number = roster.newest
-        late = await self._until_late([roster.spawn(work) for work in works.values()], number)
-        for incarnation in roster.serving if late else []:
-            if incarnation.fulfilled < number:
-                incarnation.slot.health.fall_behind(roster.clock())
-
-    async def _until_late(self, tasks: list[asyncio.Task[None]], number: int) -> bool:
-        """Wait for `tasks`; True where some go on after the deadline, while another replica has done it."""
-        roster = self._roster
-        deadline = roster.clock() + roster.rules.catch_up_timeout_s
-        all_done = asyncio.ensure_future(asyncio.gather(*tasks, return_exceptions=True))
-        try:
-            while True:
-                changed = roster.changed  # who starts meanwhile may be the one that has done it
-                if all_done.done():
-                    return False
-                is_late = roster.clock() >= deadline
-                if is_late and any(each.fulfilled >= number for each in roster.serving):
-                    return True
-                # Each of thousands would wake this up; only once it is late does the first one matter.
-                open_tasks = [task for task in tasks if is_late and not task.done()]
-                await roster.wait(changed, math.inf if is_late else deadline, all_done, *open_tasks)
-        except asyncio.CancelledError:
-            for task in tasks:
-                task.cancel()
-            raise
+        await self._obligations.bring_up(obligation)
 
     def require(self, obligation: Callable[[Replica], Awaitable[object]], done_by: Collection[Replica]) -> None:
         """As `bring_up`, for all but `done_by`: another one that serves already serves no more until it has done it,
         too."""
-        roster = self._roster
-        roster.obligation = obligation
-        roster.newest += 1
-        for incarnation in roster.serving:
-            if any(incarnation.replica is each for each in done_by):
-                incarnation.fulfilled = roster.newest
-            else:
-                incarnation.slot.health.fall_behind(roster.clock())
-
-    async def _oblige(self, incarnation: Incarnation[Replica], number: int) -> None:
-        roster = self._roster
-        try:
-            await roster.fulfil(incarnation, number)
-        except Exception as error:
-            if roster.is_fixed:
-                raise
-            if not incarnation.ended:
-                roster.condemn(incarnation, Reason.OBLIGATION, error)
+        self._obligations.require(obligation, done_by)
 
     def set_target(self, target: int) -> None:
         """Converge to so many slots, while `supervise` runs. New ones catch up before they serve; the highest ones are
@@ -275,7 +245,8 @@ class Pool(Generic[Replica]):
 
     async def _end_all(self, graceful: bool) -> None:
         roster = self._roster
-        await roster.cancel_all()
+        self._queue.close()
+        await roster.background.end()
         incarnations = [slot.incarnation for slot in roster.slots.values() if slot.incarnation is not None]
         serving = roster.serving if graceful else []
         for incarnation in incarnations:
@@ -287,29 +258,6 @@ class Pool(Generic[Replica]):
         for result in results:
             if isinstance(result, BaseException):
                 raise result
-
-
-class _Given(Generic[Replica]):
-    """Implements `Launcher` for replicas that somebody else started."""
-
-    def __init__(self, replicas: Sequence[Replica]) -> None:
-        self._replicas = replicas
-
-    async def start(self, slot: int) -> Replica:
-        return self._replicas[slot]
-
-    def waits_for(self, slot: int) -> str:  # noqa: ARG002 - of the Protocol
-        """They are there."""
-        return ""
-
-    async def probe(self, replica: Replica) -> None:
-        """Taken for granted."""
-
-    async def kill(self, replica: Replica) -> None:
-        """It was closed, and runs in this process."""
-
-    def describe(self, replica: Replica) -> dict[str, str | int]:
-        return {"type": type(replica).__name__}
 
 
 def _checked(role: str, target: int) -> int:

@@ -4,13 +4,15 @@ import asyncio
 import logging
 import math
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Coroutine
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any, Generic, TypeVar
 
 from gkd_dist.config.supervision import SupervisionConfig
-from gkd_dist.errors import EngineError, OutOfMemoryError, WeightsError, plain
+from gkd_dist.errors import OutOfMemoryError, plain
+from gkd_dist.supervision.background import Background
 from gkd_dist.supervision.census import Census
-from gkd_dist.supervision.failures import Failure, ReplicaEndedError, classify
+from gkd_dist.supervision.changes import Changes, Clock, Sleep
+from gkd_dist.supervision.failures import ReplicaEndedError
 from gkd_dist.supervision.health import Event, Reason, SlotHealth, State
 from gkd_dist.supervision.loads import Loads
 from gkd_dist.supervision.slots import Incarnation, Launcher, Replica, Slot
@@ -18,8 +20,6 @@ from gkd_dist.supervision.slots import Incarnation, Launcher, Replica, Slot
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-Clock = Callable[[], float]
-Sleep = Callable[[float], Awaitable[object]]
 
 MAX_EVENTS = 1000
 """The newest changes of state that are kept: a replica that is suspect now and then changes as long as a run lasts."""
@@ -30,6 +30,7 @@ class Roster(Generic[Replica]):
 
     Args:
         role: in messages, such as `sampler` or `teacher NAME`.
+        max_ongoing: requests in the hands of a replica.
         is_fixed: nothing is probed, condemned or restarted.
     """
 
@@ -42,6 +43,7 @@ class Roster(Generic[Replica]):
         clock: Clock,
         sleep: Sleep,
         census: Census,
+        max_ongoing: float = math.inf,
         is_fixed: bool = False,
     ) -> None:
         self.role = role
@@ -50,23 +52,20 @@ class Roster(Generic[Replica]):
         self.clock = clock
         self.is_fixed = is_fixed
         self.census = census
+        self.max_ongoing = max_ongoing
+        self.changes = Changes(clock, sleep)
+        self.background = Background(role)
+        self.when_freed: Callable[[], None] = lambda: None
+        """Called where some replica may have room that had none."""
         self.slots: dict[int, Slot[Replica]] = {}
         self.target = 0
         self.events: deque[Event] = deque(maxlen=MAX_EVENTS)
-        self.obligation: Callable[[Replica], Awaitable[object]] | None = None
-        self.newest = 0
-        """Number of the newest obligation; 0 is none."""
         self.num_done = 0
         """Requests and obligations that came to an end, however: who counts them sees whether anything moves."""
-        self.changed = asyncio.Event()
-        """Set once at the next change of any slot, and then replaced: take it before looking, then wait."""
-        self._sleep = sleep
         self._busy_s = 0.0
         self._healthy: Loads[Replica] = Loads(self._is_chosen_from, self._healthy_ones)
-        self._suspects: set[int] = set()
-        """Slots; few, while those that are healthy may be thousands."""
-        self._tasks: set[asyncio.Task[Any]] = set()
-        self._ends: set[asyncio.Task[None]] = set()
+        self._slots_in: dict[State, set[int]] = {State.HEALTHY: set(), State.SUSPECT: set()}
+        """The suspect ones are few, while those that are healthy may be thousands."""
 
     @property
     def serving(self) -> list[Incarnation[Replica]]:
@@ -96,15 +95,35 @@ class Roster(Generic[Replica]):
         """No slot can ever serve again."""
         return all(slot.health.state is State.RETIRED for slot in self.slots.values())
 
+    @property
+    def num_healthy(self) -> int:
+        return len(self._slots_in[State.HEALTHY])
+
+    @property
+    def next_trial_at(self) -> float:
+        """When a suspect replica is to be tried that is not yet."""
+        now = self.clock()
+        trials = (each.slot.health.trial_at for each in self._suspects() if not each.requests)
+        return min((trial_at for trial_at in trials if trial_at > now), default=math.inf)
+
     def choose(self, avoid: Collection[Incarnation[Replica]] = ()) -> Incarnation[Replica] | None:
         """Who gets the next request: a suspect replica that it is time to try, else the one with the least to do."""
-        present = [self.slots[index].incarnation for index in sorted(self._suspects) if index in self.slots]
-        suspects = [each for each in present if each is not None and self.serves(each) and each not in avoid]
+        suspects = [each for each in self._suspects() if each not in avoid]
         due = next((each for each in suspects if self._is_due(each)), None)
         if due is not None:
             return due
         healthy = self._healthy.least(avoid)
         return healthy or min(suspects, key=lambda each: len(each.requests), default=None)
+
+    def _suspects(self) -> list[Incarnation[Replica]]:
+        present = [
+            self.slots[index].incarnation for index in sorted(self._slots_in[State.SUSPECT]) if index in self.slots
+        ]
+        return [each for each in present if each is not None and self.serves(each)]
+
+    def has_room(self, incarnation: Incarnation[Replica]) -> bool:
+        """Whether it takes one more request."""
+        return len(incarnation.requests) < self.max_ongoing
 
     def serves(self, incarnation: Incarnation[Replica]) -> bool:
         """Whether it is the present replica of its slot, and takes requests."""
@@ -140,7 +159,7 @@ class Roster(Generic[Replica]):
         """
         if incarnation.ended:
             raise self._ended_while(incarnation, what)
-        task = asyncio.ensure_future(work(incarnation.replica))
+        task = asyncio.ensure_future(_performed(work, incarnation.replica))
         if incarnation.busy_since is None:
             incarnation.busy_since = self.clock()
         tasks.add(task)
@@ -174,51 +193,9 @@ class Roster(Generic[Replica]):
             self._busy_s += self.clock() - incarnation.busy_since
             incarnation.busy_since = None
         self._healthy.changed(incarnation)
+        self.when_freed()
         if incarnation.slot.health.state is State.DRAINING:
             self.notify()
-
-    def succeeded(self, incarnation: Incarnation[Replica]) -> None:
-        """A request was answered."""
-        incarnation.is_blamed = False
-        if not incarnation.ended:
-            incarnation.slot.health.request_succeeded(self.clock())
-
-    def failed(self, incarnation: Incarnation[Replica], error: Exception) -> None:
-        """A request failed. The replica is probed where the error may mean that it is dead."""
-        if incarnation.ended or self.is_fixed or classify(error) is Failure.DATA:
-            return
-        if isinstance(error, OutOfMemoryError):  # known to be dead
-            self.condemn(incarnation, Reason.DIED, error)
-            return
-        if isinstance(error, WeightsError):  # it serves with weights that it should not have
-            self.condemn(incarnation, Reason.OBLIGATION, error)
-            return
-        incarnation.slot.health.request_failed(self.clock(), plain(error))
-        self.settle(incarnation)
-        if isinstance(error, EngineError) and not incarnation.ended and not incarnation.probes:
-            self.probe(incarnation, condemn=True)
-
-    def probe(self, incarnation: Incarnation[Replica], condemn: bool = False) -> None:
-        """Ask for a sign of life, in the background; without one it is condemned, or its probes count one failure."""
-        incarnation.probed_at = self.clock()
-        task = self.spawn(self._probe(incarnation, condemn))
-        incarnation.probes.add(task)
-        task.add_done_callback(incarnation.probes.discard)
-
-    async def _probe(self, incarnation: Incarnation[Replica], condemn: bool) -> None:
-        try:
-            await self.launcher.probe(incarnation.replica)
-        except Exception as error:
-            if incarnation.ended:
-                return
-            if condemn or isinstance(error, OutOfMemoryError):
-                self.condemn(incarnation, Reason.DIED, error)
-            else:
-                incarnation.slot.health.probe_failed(self.clock(), plain(error))
-                self.settle(incarnation)
-        else:
-            if not incarnation.ended:
-                incarnation.slot.health.probe_succeeded(self.clock())
 
     def condemn(self, incarnation: Incarnation[Replica], reason: Reason, error: Exception | None = None) -> None:
         """Its slot is dead from now on: the replica is killed, and what it had in hand goes elsewhere.
@@ -236,71 +213,23 @@ class Roster(Generic[Replica]):
             return
         slot.incarnation = None
         incarnation.end(drained)
-        slot.phase = asyncio.create_task(self.launcher.kill(incarnation.replica))
-        self._ends.add(slot.phase)
-        slot.phase.add_done_callback(self._ends.discard)
+        slot.phase = self.background.finish(self.launcher.kill(incarnation.replica))
         slot.phase.add_done_callback(lambda _: self.notify())
-
-    async def fulfil(self, incarnation: Incarnation[Replica], number: int) -> None:
-        """Do the newest obligation, unless number `number` or a newer one is done; one at a time.
-
-        Raises:
-            ReplicaEndedError: it was ended meanwhile.
-            Exception: what the obligation raised.
-        """
-        async with incarnation.turn:
-            while incarnation.fulfilled < number and self.obligation is not None:
-                newest = self.newest
-                try:
-                    begun = self.begin(incarnation, self.obligation, incarnation.duties, "catch up")
-                    answer = await self.outcome(incarnation, begun, "catch up")
-                except Exception as error:
-                    self.census.failed(self.role, error)
-                    raise
-                incarnation.fulfilled = max(incarnation.fulfilled, newest)  # `require` may have gone on meanwhile
-                self.census.fulfilled(self.role, incarnation.slot.index, answer)
-
-    def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """Work in the background that ends with the pool."""
-        task = asyncio.create_task(work)
-        self.keep(task)
-        return task
-
-    def keep(self, task: asyncio.Task[Any]) -> None:
-        """Remember a task that nobody waits for, and log what it raises."""
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            logger.debug("%s, in the background: %r", self.role, task.exception())
-
-    async def cancel_all(self) -> None:
-        """End what runs in the background, but for kills: those are waited for."""
-        tasks = [task for task in self._tasks if task is not asyncio.current_task()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, *self._ends, return_exceptions=True)
 
     def notify(self) -> None:
         """Something changed."""
-        changed, self.changed = self.changed, asyncio.Event()
-        changed.set()
+        self.changes.tell()
+        self.when_freed()
 
-    async def wait(self, changed: asyncio.Event, until: float, *others: asyncio.Future[Any]) -> None:
-        """Return at the change, when the clock says `until`, or when one of `others` is done."""
-        change = asyncio.ensure_future(changed.wait())
-        timers = [] if until == math.inf else [self.timer(until - self.clock())]
-        try:
-            await asyncio.wait([change, *timers, *others], return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in (change, *timers):
-                task.cancel()
-
-    def timer(self, seconds: float) -> asyncio.Future[Any]:
-        """Done after so many seconds."""
-        return asyncio.ensure_future(self._sleep(max(0.0, seconds)))
+    def loss(self, what: str) -> str:
+        """Why nobody does `what`, in words."""
+        states = ", ".join(f"{index} is {slot.health.state}" for index, slot in sorted(self.slots.items()))
+        why = (
+            "every one was restarted supervision.max_restarts times"
+            if self.is_hopeless
+            else f"none came back within supervision.role_loss_grace_s ({self.rules.role_loss_grace_s:g} s)"
+        )
+        return f"no {self.role} is left to {what}: {why}; {states or 'none was started'}"
 
     def report(self) -> None:
         """The numbers of replicas, to the census."""
@@ -327,10 +256,8 @@ class Roster(Generic[Replica]):
 
     def _follow(self, event: Event) -> None:
         """Keep apart who is healthy and who is suspect."""
-        if event.to_state is State.SUSPECT:
-            self._suspects.add(event.slot)
-        else:
-            self._suspects.discard(event.slot)
+        for state, slots in self._slots_in.items():
+            (slots.add if event.to_state is state else slots.discard)(event.slot)
         slot = self.slots.get(event.slot)
         if event.to_state is State.HEALTHY and slot is not None and slot.incarnation is not None:
             self._healthy.changed(slot.incarnation)
@@ -346,6 +273,11 @@ class Roster(Generic[Replica]):
 
     def _is_due(self, incarnation: Incarnation[Replica]) -> bool:
         return not incarnation.requests and incarnation.slot.health.may_be_tried(self.clock())
+
+
+async def _performed(work: Callable[[Replica], Awaitable[T]], replica: Replica) -> T:
+    """What `work` raises before there is anything to wait for is its failure as well."""
+    return await work(replica)
 
 
 def cause_of_death(reason: Reason, error: Exception | None) -> tuple[Reason, str]:

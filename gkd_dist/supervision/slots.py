@@ -78,6 +78,9 @@ class Incarnation(Generic[Replica]):
         self.drained = False
         """It ended because it was scaled away."""
         self.probed_at = now
+        """Or when it last had shown by an answer that it needs no probe."""
+        self.answered_at = now
+        """When it last answered a request; else when it started."""
         self.probes: set[asyncio.Task[None]] = set()
 
     def end(self, drained: bool) -> None:

@@ -11,21 +11,25 @@ from typing import Any, Generic
 
 from gkd_dist.errors import DeadlineError, ResourceError
 from gkd_dist.supervision.health import RUNNING, Reason, State
+from gkd_dist.supervision.obligations import Obligations
 from gkd_dist.supervision.roster import Roster, cause_of_death
+from gkd_dist.supervision.signs import Signs
 from gkd_dist.supervision.slots import Incarnation, Replica, Slot
 
 
 class Supervisor(Generic[Replica]):
     """The life of every slot: start, catch-up, probes, drain, end."""
 
-    def __init__(self, roster: Roster[Replica]) -> None:
+    def __init__(self, roster: Roster[Replica], signs: Signs[Replica], obligations: Obligations[Replica]) -> None:
         self._roster = roster
+        self._signs = signs
+        self._obligations = obligations
 
     async def run(self) -> None:
         """Endless."""
         while True:
-            changed = self._roster.changed
-            await self._roster.wait(changed, self.look())
+            changed = self._roster.changes.next
+            await self._roster.changes.wait(changed, self.look())
 
     async def start_all(self) -> None:
         """Start every slot of the target at once.
@@ -86,6 +90,7 @@ class Supervisor(Generic[Replica]):
     def _tend(self, slot: Slot[Replica]) -> float:
         roster, now, health, incarnation = self._roster, self._roster.clock(), slot.health, slot.incarnation
         due = math.inf
+        health.forgive(now)
         if health.state is State.DEAD and not slot.is_busy and slot.index < roster.target:
             if now < health.restart_at:
                 return health.restart_at
@@ -99,14 +104,11 @@ class Supervisor(Generic[Replica]):
                 roster.condemn(incarnation, Reason.SCALED)
                 return math.inf
         if incarnation is not None and health.state in RUNNING - {State.STALE}:
-            probe_at = incarnation.probed_at + roster.rules.probe_interval_s
-            if now >= probe_at and not incarnation.probes:
-                roster.probe(incarnation)
-            due = min(due, max(probe_at, incarnation.probed_at + roster.rules.probe_interval_s))
+            due = min(due, self._signs.look_for(incarnation))
         return due
 
     def _spawn(self, slot: Slot[Replica], work: Coroutine[Any, Any, None]) -> None:
-        slot.phase = self._roster.spawn(work)
+        slot.phase = self._roster.background.spawn(work)
         slot.phase.add_done_callback(lambda _: self._roster.notify())
 
     async def _start(self, slot: Slot[Replica]) -> None:
@@ -126,10 +128,10 @@ class Supervisor(Generic[Replica]):
 
     async def _catch_up(self, slot: Slot[Replica], incarnation: Incarnation[Replica]) -> None:
         """Do the newest obligation, and any newer one that comes up meanwhile; then it serves."""
-        roster = self._roster
+        roster, obligations = self._roster, self._obligations
         try:
-            while incarnation.fulfilled < roster.newest:
-                await roster.fulfil(incarnation, roster.newest)
+            while incarnation.fulfilled < obligations.newest:
+                await obligations.fulfil(incarnation, obligations.newest)
         except Exception as error:
             if not incarnation.ended:
                 roster.condemn(incarnation, Reason.OBLIGATION, error)

@@ -101,6 +101,8 @@ class FakeLauncher:
         self.waits: dict[int, str] = {}
         """What starts under way wait for, by slot."""
         self.num_starts = 0
+        self.probed: list[int] = []
+        """Slots."""
         self.hold_starts = False
         self.hold_kills = False
         self._gate = asyncio.Event()
@@ -136,7 +138,11 @@ class FakeLauncher:
         self.replicas.append(FakeReplica(slot, self.num_starts))
         return self.replicas[-1]
 
+    def num_probes(self, slot: int) -> int:
+        return self.probed.count(slot)
+
     async def probe(self, replica: FakeReplica) -> None:
+        self.probed.append(replica.slot)
         if not replica.is_alive:
             raise EngineError(f"pid {replica.pid} is dead")
         if replica.is_hung:

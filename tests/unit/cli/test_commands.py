@@ -12,7 +12,7 @@ import pytest
 from gkd_dist.closing import closing
 from gkd_dist.config.load import load_run_config
 from gkd_dist.pipeline.job import Outcome
-from gkd_dist.reporting import _fall, _known, report, text_of, transport_name
+from gkd_dist.reporting import _fall, known, report, text_of, transport_name
 from gkd_dist.runs.run_directory import RunDirectory
 
 
@@ -33,7 +33,7 @@ def test_the_fall_is_a_share_of_what_is_large_enough_to_divide_by(before: float,
 
 def test_what_the_transport_cannot_tell_is_not_available() -> None:
     assert (text_of(math.nan), text_of(0.12345)) == ("n/a", "0.123")
-    assert _known({"a": math.nan, "b": 0.5}) == {"a": None, "b": 0.5}
+    assert known({"a": math.nan, "b": 0.5}) == {"a": None, "b": 0.5}
 
 
 class Stuck:

@@ -37,8 +37,8 @@ class FakeModules:
             monkeypatch.setitem(sys.modules, module, fake)
 
     def _record(self, name: str) -> Callable[..., int]:
-        def call(*args: Any) -> int:
-            self.calls.append((name, *args))
+        def call(*args: Any, **options: Any) -> int:
+            self.calls.append((name, *args, *([options] if options else [])))
             if isinstance(self.result, BaseException):
                 raise self.result
             return self.result
@@ -208,4 +208,4 @@ def test_prune_hands_over_its_arguments(fakes: FakeModules, extra: list[str], dr
 @pytest.mark.parametrize(("extra", "model"), [([], None), (["--model", "runs/x/student"], "runs/x/student")])
 def test_eval_hands_over_configuration_and_model(fakes: FakeModules, extra: list[str], model: str | None) -> None:
     assert main(["eval", "tiny", *MODELS, *extra]) == 0
-    assert fakes.calls == [("evaluate", load_run_config("tiny", MODELS), model)]
+    assert fakes.calls == [("evaluate", load_run_config("tiny", MODELS), model, {"as_json": False})]

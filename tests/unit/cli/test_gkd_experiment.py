@@ -1,5 +1,7 @@
 """The command `gkd experiment`, as far as nothing is trained."""
 
+import gzip
+import re
 from pathlib import Path
 
 import pytest
@@ -18,7 +20,11 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
 def test_the_list_names_every_experiment(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "--list")
     assert code == 0
-    assert [line.split()[0] for line in out.splitlines()] == experiment_names()
+    lines = {line.split()[0]: line for line in out.splitlines()}
+    assert list(lines) == experiment_names()
+    assert lines["multi30k"].endswith("[small, smoke]")
+    assert lines["figure7"].endswith("[small, paper]")
+    assert not lines["figure2"].endswith("]")
 
 
 def test_a_dry_run_shows_commands_and_cost_and_writes_nothing(
@@ -30,7 +36,7 @@ def test_a_dry_run_shows_commands_and_cost_and_writes_nothing(
     written = lines.index("written  after teacher, rows")
     assert lines[written + 1].startswith("  gkd generate ")
     assert "distil_2m_seqkd_seed4  after init_2m, written" in lines
-    assert any("learner.max_steps=400" in line and "seed=4" in line for line in lines)
+    assert any("learner.max_steps=1000" in line and "seed=4" in line for line in lines)
     assert any(line.startswith("│ all") for line in lines)
     assert list(tmp_path.iterdir()) == []
 
@@ -63,6 +69,8 @@ def test_a_fit_needs_nothing_but_itself(capsys: pytest.CaptureFixture[str], tmp_
         ((), "--list"),
         (("figure12",), "no such experiment"),
         (("multi30k",), "data: required, but not given; add data=VALUE"),
+        (("multi30k", "data=x", "steps=200"), "warmup_steps is warmup=, decay_steps is decay="),
+        (("multi30k", "data=x", "seeds=0"), "error: seeds: must be a list of whole numbers, such as [0, 1], got 0"),
         (("multi30k", "data=x", "distil.learner.batch_siz=3"), "batch_siz"),
         (("multi30k", "data=x", "--scale", "huge"), "multi30k has small, smoke"),
     ],
@@ -83,8 +91,11 @@ def test_an_experiment_that_is_worked_on_is_left_alone(capsys: pytest.CaptureFix
     folder = tmp_path / "multi30k-smoke"
     folder.mkdir()
     lock = RunLock(folder / "lock")
+    for name in ("train.jsonl.gz", "test_2016_flickr.jsonl.gz"):
+        with gzip.open(tmp_path / name, "wt") as file:
+            file.write('{"en": "a", "de": "b"}\n')
     try:
-        code, _, err = run(capsys, "multi30k", "data=x", "--scale", "smoke", "--output-dir", str(tmp_path))
+        code, _, err = run(capsys, "multi30k", f"data={tmp_path}", "--scale", "smoke", "--output-dir", str(tmp_path))
     finally:
         lock.close()
     assert code == 2
@@ -95,3 +106,43 @@ def test_a_report_of_nothing_is_empty_and_not_an_error(capsys: pytest.CaptureFix
     code, out, _ = run(capsys, "multi30k", "data=x", "--scale", "smoke", "--report", "--output-dir", str(tmp_path))
     assert code == 0
     assert "not measured on-policy GKD above SFT" in " ".join(out.split())
+
+
+def test_all_that_is_wrong_is_told_at_once(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run(capsys, "multi30k", "data=none", "steps=abc", "teacher=/nofolder", "axes.methods=[x]")
+    assert code == 2
+    lines = err.splitlines()
+    assert lines[0] == "error: steps: must be a number, got 'abc'"
+    assert lines[1].startswith("error: axes.methods: not known here")
+    assert lines[2] == "error: teacher: no such file or folder: /nofolder"
+    files = [line.partition(": no such file: ")[2].partition(";")[0] for line in lines[3:]]
+    assert sorted(files) == ["none/test_2016_flickr.jsonl.gz", "none/train.jsonl.gz"]
+    code, _, err = run(capsys, "multi30k", "data=none", "distil.learner.learning_rat=3", "axes.methods=[x]")
+    assert [line.partition(": ")[2].partition(": ")[0] for line in err.splitlines()] == ["axes.methods", "distil"]
+
+
+def test_columns_that_are_not_there_are_told_before_anything_starts(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    for name in ("train.jsonl.gz", "test_2016_flickr.jsonl.gz"):
+        with gzip.open(tmp_path / name, "wt") as file:
+            file.write('{"english": "a", "german": "b"}\n')
+    command = ("multi30k", f"data={tmp_path}", "--output-dir", str(tmp_path / "out"))
+    code, _, err = run(capsys, *command)
+    assert code == 2
+    assert "train.jsonl.gz:1: no column" in err and "test_2016_flickr.jsonl.gz:1: no column" in err
+    code, out, _ = run(capsys, *command, "--dry-run")
+    assert code == 0
+    assert sum(line.startswith("a start would be refused: ") for line in out.splitlines()) == 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_documented_short_run_is_valid(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "paper-figures.md").read_text()
+    (settings,) = re.findall(r"`(steps=200[^`]*)`", page)
+    code, out, _ = run(capsys, "multi30k", "--dry-run", "data=/pairs", *settings.split())
+    assert code == 0
+    assert "learner.max_steps=200" in out

@@ -6,7 +6,7 @@ import pytest
 
 from gkd_dist.cluster.session import ray_session
 from gkd_dist.config.ring import ClusterConfig
-from gkd_dist.errors import ResourceError
+from gkd_dist.errors import DeadlineError, ResourceError
 
 
 @pytest.fixture
@@ -58,3 +58,24 @@ def test_one_that_listens_is_joined(asked: list[str]) -> None:
         with ray_session(ClusterConfig(address=address)):
             pass
     assert asked == [address]
+
+
+def test_one_that_does_not_start_in_time_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def late(**_: object) -> None:
+        raise Exception("The current node timed out during startup.")  # as Ray does
+
+    monkeypatch.setattr("ray.init", late)
+    with pytest.raises(DeadlineError) as caught, ray_session(ClusterConfig(address="local")):
+        raise AssertionError("it was joined")
+    told = str(caught.value)
+    assert "timed out during startup" in told and "run the same command again" in told
+    assert len(told.splitlines()) == 1
+
+
+def test_a_fault_of_this_program_is_not_taken_for_a_slow_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(**_: object) -> None:
+        raise KeyError("log_to_driver")
+
+    monkeypatch.setattr("ray.init", broken)
+    with pytest.raises(KeyError), ray_session(ClusterConfig(address="local")):
+        raise AssertionError("it was joined")

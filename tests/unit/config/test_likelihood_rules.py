@@ -28,7 +28,7 @@ def test_no_teacher_is_needed_or_asked_for(tmp_path: Path) -> None:
 
 def test_every_other_divergence_still_needs_one() -> None:
     assert problems_of("student.model=s", "teacher=null") == [
-        "teacher: required, but not given; set teacher.model, or name several models under teachers"
+        "teacher: required by objective.divergence, but not given; set teacher.model, or several under teachers"
     ]
 
 

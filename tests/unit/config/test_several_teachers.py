@@ -122,7 +122,7 @@ def test_a_problem_of_routed_teachers_is_told_in_words(write: Any, override: str
         ("teachers.one.transport=sampled", "teachers.one.transport=sampled: objective.combine_teachers=geometric needs the distribution over the whole vocabulary; use hidden or full"),  # noqa: E501
         ("teachers.one.sources=[a]", "teachers.one.sources: with objective.combine_teachers=geometric every teacher scores all data; remove them, or set objective.combine_teachers=route"),  # noqa: E501
         ("teachers={one: {model: a}}", "objective.combine_teachers=geometric needs several teachers under teachers, and there is one; remove it"),  # noqa: E501
-        ("teachers={}", "teacher: required, but not given; set teacher.model, or name several models under teachers"),
+        ("teachers={}", "teacher: required by objective.divergence, but not given; set teacher.model, or several under teachers"),  # noqa: E501
         ("teachers=null", "teacher.model: required, but not given; set it in the file or with teacher.model=VALUE"),
     ],
 )  # fmt: skip

@@ -1,5 +1,6 @@
 import gzip
 import json
+import logging
 import os
 from pathlib import Path
 
@@ -300,3 +301,27 @@ def test_what_is_unwanted_is_taken_out_of_completions(file):
         read(write(file, PAIR), strip=".*")
     with pytest.raises(ValidationError, match="must be a regular expression"):
         DataConfig(strip="(")
+
+
+@pytest.mark.parametrize("bad", ["{broken", {"prompt": 7, "completion": "Four."}])
+def test_several_bad_rows_are_told_together(file, bad):
+    path = write(file, PAIR, bad, PAIR, bad, bad, bad)
+    with pytest.raises(DataError) as caught:
+        read(path)
+    *shown, rest = str(caught.value).splitlines()
+    assert [line.split(":")[1] for line in shown] == ["2", "4", "5"]
+    assert rest == "1 more rows cannot be read either, 4 in all"
+
+
+def test_a_hub_that_does_not_answer_is_told_in_one_line(monkeypatch):
+    import datasets
+
+    def unreachable(*_, **__):
+        raise ConnectionError("Couldn't reach it\nand more of this")
+
+    monkeypatch.setattr(datasets, "load_dataset", unreachable)
+    with pytest.raises(DataError) as caught:
+        read("some/rows")
+    (line,) = str(caught.value).splitlines()
+    assert line.startswith("data.path: some/rows is not a file here") and "Couldn't reach it" in line
+    assert not logging.getLogger("huggingface_hub.utils").isEnabledFor(logging.WARNING)

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gkd_dist.cli import main
+from gkd_dist.errors import RunError
 from gkd_dist.evaluation.drafts import Drafts
 from gkd_dist.evaluation.writers import Completion, write_all
 from gkd_dist.types import Prompt, SamplingParams
@@ -38,8 +39,14 @@ class Counting:
         """Nothing is open."""
 
 
-def write(writer: Counting, path: Path, asked: list[Prompt], author: dict[str, object] = AUTHOR) -> list[Completion]:
-    with Drafts(path, author, asked) as drafts:
+def write(
+    writer: Counting,
+    path: Path,
+    asked: list[Prompt],
+    author: dict[str, object] = AUTHOR,
+    told: list[str] | None = None,
+) -> list[Completion]:
+    with Drafts(path, author, asked, ([] if told is None else told).append) as drafts:
         return asyncio.run(write_all(writer, asked, PARAMS, batch_size=2, progress=lambda _: None, kept=drafts))
 
 
@@ -82,9 +89,32 @@ def test_drafts_of_another_model_or_for_other_prompts_are_begun_anew(tmp_path: P
     interrupted(path, asked, 1)
     author = AUTHOR | {"seed": 1} if change == "author" else AUTHOR
     asked = prompts([3, 4, 6]) if change == "prompts" else asked
-    again = Counting()
-    write(again, path, asked, author)
+    again, told = Counting(), list[str]()
+    write(again, path, asked, author, told)
     assert len(again.asked) == 3
+    assert told == [f"{path}: 2 completions of another command are dropped, and written anew"]
+
+
+def test_going_on_is_told(tmp_path: Path) -> None:
+    path, asked = tmp_path / "out.draft", prompts([3, 4, 5])
+    told: list[str] = []
+    with pytest.raises(KeyboardInterrupt):
+        write(Counting(1), path, asked, told=told)
+    assert told == []
+    write(Counting(), path, asked, told=told)
+    assert told == [f"going on behind 2 of 3 completions, kept in {path}"]
+
+
+def test_two_commands_do_not_write_one_file(tmp_path: Path) -> None:
+    path, asked = tmp_path / "out.draft", prompts([3, 4, 5])
+    with Drafts(path, AUTHOR, asked) as drafts:
+        drafts.add({0: Completion(np.array([7], np.int32), False)})
+        before = path.read_bytes()
+        with pytest.raises(RunError, match="another process writes there"), Drafts(path, AUTHOR | {"seed": 1}, asked):
+            raise AssertionError("both wrote")
+        assert path.read_bytes() == before
+    with Drafts(path, AUTHOR, asked) as drafts:
+        assert list(drafts.completions) == [0]
 
 
 def test_a_file_that_holds_no_drafts_is_overwritten(tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ import pytest
 from gkd_dist import eval_preparation, evaluating
 from gkd_dist.cli import main
 from gkd_dist.config.load import load_eval_config
+from gkd_dist.evaluation.intervals import Figure
+from gkd_dist.evaluation.results import row_of
 from tests.tiny import VOCABULARY, save_causal, save_t5, save_tokenizer
 
 
@@ -55,6 +57,28 @@ def test_a_causal_model_against_its_teacher_and_again_from_its_predictions(
     assert json.loads((tmp_path / "out" / "results.json").read_text()) == result
     again = evaluate(capsys, "--predictions", tmp_path / "out" / "predictions.jsonl", "num_resamples=100")
     assert again["figures"] == result["figures"]
+
+
+@pytest.mark.parametrize(("num_words", "num_tokens", "num_cut"), [(6, 7, 0), (600, 509, 1)])
+def test_references_are_measured_whole_or_told_to_be_cut(
+    models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], num_words: int, num_tokens: int, num_cut: int
+) -> None:
+    """The models have 512 positions, three of which the prompt takes; the length limit of what is written is 2."""
+    row = {"prompt": "w7 w8 w5", "completion": "w9 " * num_words}
+    file = tmp_path / "rows.jsonl"
+    file.write_text(f"{json.dumps(row)}\n")
+    arguments = [
+        str(models / "student"), "--task", "generation", "--data", str(file), "decoding.max_new_tokens=2",
+        "fields.reference=completion", f"teacher={models / 'teacher'}", f"output={tmp_path / 'out'}",
+    ]  # fmt: skip
+    assert main(["eval", *arguments]) == 0
+    assert (f"reference_text/*: {num_cut} references were cut" in capsys.readouterr().out) == (num_cut > 0)
+    result = json.loads((tmp_path / "out" / "results.json").read_text())
+    written = json.loads((tmp_path / "out" / "predictions.jsonl").read_text())
+    assert written["on_reference"]["num_tokens"] == num_tokens
+    assert result["num_references_cut"] == num_cut
+    again = evaluate(capsys, "--predictions", tmp_path / "out" / "predictions.jsonl")
+    assert again["num_references_cut"] == num_cut
 
 
 @pytest.mark.parametrize("search", [("decoding.num_beams=3", "decoding.length_penalty=0.6"), ()])
@@ -129,6 +153,22 @@ def test_the_student_of_a_run_is_found(
     assert [(row["index"], row["prompt"]) for row in rows] == [(0, "w7 w8 w5"), (1, "w8 w9 w5")]
     assert all(len(row["completions"]) == 1 for row in rows)
     assert "2 of 2 completions" in err
+
+
+def test_results_say_which_run_latest_was(
+    models: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "runs" / "r-1"
+    run.mkdir(parents=True)
+    (run / "config.yaml").write_text("")
+    (run / "final").symlink_to(models / "student")
+    (tmp_path / "runs" / "latest").symlink_to("r-1")
+    monkeypatch.chdir(tmp_path)
+    result = evaluate(
+        capsys, "latest", "--task", "generation", "--data", data, "num_rows=1", "decoding.max_new_tokens=2"
+    )
+    assert (result["model"], result["model_path"]) == ("latest", str(models / "student"))
+    assert (tmp_path / "evaluations" / "r-1-generation-1" / "results.json").is_file()
 
 
 def test_what_is_written_says_its_row_and_is_there_whole_or_not_at_all(
@@ -264,3 +304,59 @@ def test_prompts_that_are_too_long_are_an_error_or_dropped(
         assert (result["num_rows"], result["num_dropped"]) == (6, 0)
     assert main(["eval", *map(str, arguments), "decoding.max_new_tokens=600"]) == 2
     assert "leave room for prompts of 0 tokens" in capsys.readouterr().err
+
+
+def test_every_file_that_is_missing_is_told_under_its_own_key(
+    models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text('{"prompt": 1}\n' + "".join(f'{{"prompt": "w{n}"}}\n' for n in range(4)))
+    arguments = [
+        str(models / "student"), "--task", "gsm8k", "--data", str(bad), "fields.prompt=prompt",
+        "fields.reference=completion", "teacher=/nope", "not_in=/nope2", "shots.path=/nope3",
+    ]  # fmt: skip
+    assert main(["eval", *arguments]) == 2
+    lines = [line.removeprefix("error: ") for line in capsys.readouterr().err.splitlines()]
+    wanted = [
+        "not_in: no such file: /nope2",
+        "shots.path: no such file: /nope3",
+        f"{bad}:1: prompt must be text",
+        f"{bad}:2: no column 'completion', only prompt; map it with fields.reference",
+        f"{bad}:3: ",
+        "2 more rows cannot be read either, 5 in all",
+        "teacher: ",
+    ]
+    assert len(lines) == len(wanted)
+    assert all(line.startswith(start) for line, start in zip(lines, wanted, strict=True))
+
+
+def test_a_wrong_value_does_not_hide_a_missing_file_and_makes_no_other_problem(
+    models: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for file, told in ((tmp_path / "none.jsonl", ["task: must be", "data: no such file"]), (data, ["task: must be"])):
+        arguments = [str(models / "student"), "--task", "translatoin", "--data", str(file)]
+        assert main(["eval", *arguments]) == 2
+        lines = capsys.readouterr().err.splitlines()
+        assert [line.startswith(f"error: {start}") for line, start in zip(lines, told, strict=True)] == [True] * len(
+            told
+        )
+
+
+def test_predictions_and_a_model_exclude_each_other(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["eval", "model", "--predictions", "p.jsonl"]) == 2
+    assert "a model has no part in --predictions; leave model out" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_zero_has_no_sign() -> None:
+    assert row_of("x", Figure(-1e-9, -0.0004, 0.0, 3)) == ["x", "0.000", "0.000 .. 0.000", "3"]
+    assert row_of("x", Figure(-0.001, None, None, 1))[1] == "-0.001"
+
+
+def test_prompts_without_a_prompt_name_its_key_alone(
+    models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"question": "w7"}\n')
+    assert main(["generate", str(models / "student"), "--prompts", str(file)]) == 2
+    err = capsys.readouterr().err
+    assert "map it with fields.prompt" in err and "fields.reference" not in err

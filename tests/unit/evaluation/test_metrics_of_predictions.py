@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from gkd_dist.config.evaluation import TaskName
 from gkd_dist.errors import DataError
 from gkd_dist.evaluation.intervals import Bootstrap
 from gkd_dist.evaluation.metrics import MetricSettings, Report, compute
+from gkd_dist.evaluation.names import OF_TASK, is_figure
 from gkd_dist.evaluation.predictions import Distance, Prediction, Sample, read_predictions, write_predictions
 
 SETTINGS = MetricSettings(rouge_stemmer=True, bleu_tokenize="13a", bootstrap=Bootstrap(num_resamples=100))
@@ -98,3 +100,21 @@ def test_tasks_are_not_mixed(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot be read"):
         read_predictions(tmp_path / "none.jsonl")
     assert json.loads((tmp_path / "p.jsonl").read_text().splitlines()[0])["task"] == "bbh"
+
+
+@pytest.mark.parametrize("task", ["summarisation", "translation", "gsm8k", "bbh", "generation"])
+def test_figures_are_called_as_experiments_expect_them(task: TaskName) -> None:
+    near = Distance(1.0, 1.0, 1.0, 2)
+    rows = [
+        replace(
+            said(task, ["a 4", "b 5"], "a 4", subset=name),
+            on_samples=(near, near),
+            on_reference=near,
+            rewards=(1.0, 0.0),
+        )
+        for name in ("one", "two")
+    ]
+    found = compute(rows, SETTINGS).figures
+    assert set(OF_TASK[task]) <= found.keys()
+    assert all(is_figure(name, task) for name in found)
+    assert not is_figure("blue", task)

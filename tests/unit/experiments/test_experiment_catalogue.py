@@ -143,7 +143,7 @@ def eval_config(arguments: Sequence[str]) -> EvalConfig:
 def test_a_reward_is_not_drawn_against_itself() -> None:
     """The reward of this experiment is whether answers are right, which is what accuracy is."""
     experiment = loaded("figure6-gsm8k", "small")
-    assert experiment.stages["distil"].overrides["reward.type"] == "answer"
+    assert experiment.axes["alpha"]["0.5"].overrides == {"reward.type": "answer"}
     metrics = [each.metric for each in (*experiment.plots.values(), *experiment.claims)]
     assert metrics == ["student_text/jsd_nats"] * 2
     for run in planned("figure6-gsm8k", "small"):
@@ -151,6 +151,28 @@ def test_a_reward_is_not_drawn_against_itself() -> None:
             (evaluation,) = run.evaluations
             assert eval_config(evaluation.arguments).teacher == str(Path("out/runs/teacher/latest/final").absolute())
             assert "teacher" in run.waits_for
+
+
+@pytest.mark.parametrize(
+    ("name", "scale"), [pair for pair in SCALED if pair[0].startswith("figure6")], ids=lambda each: str(each)
+)
+def test_reward_and_metric_of_a_frontier_are_of_the_same_text(name: str, scale: str) -> None:
+    """One evaluation has both, with the reward that is trained for; alpha goes from reward alone to none."""
+    experiment = loaded(name, scale)
+    assert {each.x_metric for each in (*experiment.plots.values(), *experiment.claims) if each.x_metric} == {
+        "reward_mean"
+    }
+    assert list(experiment.axes["alpha"]) == ["0", "0.25", "0.5", "0.75", "1"]
+    for run in planned(name, scale):
+        if run.stage != "distil":
+            continue
+        (evaluation,) = run.evaluations
+        judged = eval_config(evaluation.arguments).reward
+        assert judged is not None
+        alpha, reward = run.config["objective"]["alpha"], run.config["reward"]
+        assert alpha == float(run.labels["alpha"])
+        assert reward == (None if alpha == 1 else judged.model_dump(mode="json"))
+        assert not run.config["evaluation"]["enabled"]
 
 
 @pytest.mark.parametrize(("name", "scale"), [("figure1", "paper"), ("figure1", "small")])

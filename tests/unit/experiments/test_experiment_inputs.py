@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import pytest
 from gkd_dist import __version__
 from gkd_dist.errors import RunError
 from gkd_dist.experiments.contents import Contents, named_files
-from gkd_dist.experiments.plan import expand
+from gkd_dist.experiments.identity import identities
+from gkd_dist.experiments.plan import PlannedRun, expand
 from gkd_dist.experiments.spec import Experiment
 from gkd_dist.experiments.survey import move_changed, note_inputs
 from tests.workshop import Workshop, carry_out, standings
@@ -130,6 +132,16 @@ def test_records_of_a_former_version_are_taken_and_completed(out: Path) -> None:
     write(out.parent / "train.jsonl", "other")
     with pytest.raises(RunError, match=r"^3 run\(s\) were begun"):
         standings(out, experiment(out))
+
+
+def test_a_key_that_a_later_version_adds_and_nobody_sets_changes_no_run(out: Path) -> None:
+    plan = expand(experiment(out), out)
+
+    def with_new(value: int | None) -> list[PlannedRun]:
+        return [replace(run, config={**run.config, "new": value}) for run in plan]
+
+    assert identities(with_new(None), out) == identities(plan, out)
+    assert identities(with_new(1), out).items().isdisjoint(identities(plan, out).items())
 
 
 def test_options_that_come_back_are_evaluated_again(out: Path) -> None:

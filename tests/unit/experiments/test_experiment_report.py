@@ -4,9 +4,11 @@ import csv
 import json
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from sacrebleu.metrics import BLEU
 
@@ -45,8 +47,7 @@ EXPERIMENT = Experiment.model_validate(
                 "kind": "frontier",
                 "title": "f",
                 "metric": "bleu",
-                "x_metric": "on_policy/reward_mean",
-                "x_evaluation": "held-out",
+                "x_metric": "reward_mean",
                 "x": "lambda",
                 "series": "method",
                 "where": {"evaluation": "greedy"},
@@ -76,10 +77,15 @@ def texts(share_right: float, seed: int) -> list[str]:
     ]
 
 
+def right(text: str) -> float:
+    """A reward: the share of words that are no `x`."""
+    return 1 - text.split().count("x") / 8
+
+
 def evaluated(folder: Path, written: Sequence[str]) -> Path:
     """What `gkd eval` leaves."""
     predictions = [
-        Prediction("translation", row, "p", (reference,), samples=(Sample(text, 8, False),))
+        Prediction("translation", row, "p", (reference,), samples=(Sample(text, 8, False),), rewards=(right(text),))
         for row, (reference, text) in enumerate(zip(REFERENCES, written, strict=True))
     ]
     write_predictions(predictions, folder / "predictions.jsonl")
@@ -130,6 +136,27 @@ def test_the_report_has_every_table_and_picture(tmp_path: Path) -> None:
     (line,) = [line for line in lines if "holds      good above bad (lambda 1): bleu" in line]
     assert line.endswith(", 2 seeds")
     assert "taken as it is" in text
+
+
+def test_a_reward_is_resampled_with_the_rows_of_the_metric(tmp_path: Path) -> None:
+    """Rows with more words right have more of both: drawn together, the two move together."""
+    found = measure(finished(tmp_path))
+    bleu, reward = (next(each for each in found if each.metric == metric) for metric in ("bleu", "reward_mean"))
+    written = texts(0.9, 0)
+    assert reward.value == pytest.approx(sum(map(right, written)) / len(written))
+    assert reward.num_rows == bleu.num_rows == len(REFERENCES)
+    assert float(np.corrcoef(bleu.resampled, reward.resampled)[0, 1]) > 0.5
+
+
+def test_points_of_a_frontier_have_intervals_in_both_directions(tmp_path: Path) -> None:
+    plot = EXPERIMENT.plots["frontier"]
+    shown = panels(plot, EXPERIMENT, cells(measure(finished(tmp_path))))
+    points = [point for line in shown[0].lines for point in line.points]
+    assert all(point.across is not None and point.across.low < point.x < point.across.high for point in points)
+    marks = draw(plot, shown, tmp_path / "with")[0].read_text().count("<use")
+    bare = [replace(line, points=tuple(replace(p, across=None) for p in line.points)) for line in shown[0].lines]
+    fewer = draw(plot, [replace(shown[0], lines=tuple(bare))], tmp_path / "without")[0].read_text().count("<use")
+    assert marks - fewer >= 2 * len(points)  # two caps each
 
 
 def test_the_same_numbers_draw_the_same_picture(tmp_path: Path) -> None:

@@ -32,12 +32,13 @@ class Blueprint:
 
     def __init__(self, *parts: Any) -> None:
         self._parts = list(parts)
-        replicas = SimpleNamespace(num_replicas=1)
+        replicas = SimpleNamespace(num_replicas=1, base_url=None)
         self.config = SimpleNamespace(
             sampler=SimpleNamespace(num_replicas=2),
             named_teachers={"teacher": replicas},
             reward=None,
             supervision=SupervisionConfig(),
+            max_ongoing_requests=lambda _: 8,
         )
 
     def make(self, name: str = "") -> Any:

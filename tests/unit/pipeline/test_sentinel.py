@@ -12,7 +12,7 @@ from gkd_dist.errors import EngineError, ModelError
 from gkd_dist.pipeline.accounting import StepAccounts
 from gkd_dist.pipeline.controller import make_ring, run_ring
 from gkd_dist.pipeline.job import distil
-from gkd_dist.pipeline.sentinel import check_at_start, due
+from gkd_dist.pipeline.sentinel import AT_ONCE, check_at_start, due
 from gkd_dist.replay.ledger import Ledger
 from gkd_dist.supervision.health import State
 from gkd_dist.supervision.pool import Pool
@@ -144,22 +144,46 @@ def test_replicas_of_one_teacher_have_to_agree(other: tuple[float, ...], message
         asyncio.run(check_at_start(together))
 
 
-def test_teachers_are_asked_in_turn() -> None:
-    """Replicas may be one server: asked together, they would share its batch."""
-    under_way, most = 0, 0
+class Slow(FakeTeacher):
+    """Says how many are asked at the same time."""
 
-    class Slow(FakeTeacher):
-        async def verify(self) -> TeacherCheck:
-            nonlocal under_way, most
-            under_way += 1
-            most = max(most, under_way)
-            await asyncio.sleep(0.01)
-            under_way -= 1
-            return await super().verify()
+    under_way = most = 0
 
+    async def verify(self) -> TeacherCheck:
+        Slow.under_way += 1
+        Slow.most = max(Slow.most, Slow.under_way)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        Slow.under_way -= 1
+        return await super().verify()
+
+
+def test_teachers_are_asked_side_by_side_but_so_many_at_most() -> None:
+    Slow.most = 0
+    fleet = fleet_of([FakeSampler()], {"a": [Slow() for _ in range(70)], "b": [Slow()]}, FakeLearner())
+    names = list(asyncio.run(check_at_start(fleet)))
+    assert [name.slot for name in names] == [*range(70), 0], "in their order"
+    assert Slow.most == AT_ONCE == 64
+
+
+def test_replicas_that_are_one_server_are_asked_in_turn() -> None:
+    """Asked together, they would share its batch."""
+    Slow.most = 0
     fleet = fleet_of([FakeSampler()], {"a": [Slow(), Slow()], "b": [Slow()]}, FakeLearner())
-    assert len(asyncio.run(check_at_start(fleet))) == 3
-    assert most == 1
+    apart = replace(fleet, shared={"a": "http://one", "b": "http://other"})
+    assert len(asyncio.run(check_at_start(apart))) == 3
+    assert Slow.most == 2
+    Slow.most = 0
+    together = replace(fleet, shared=dict.fromkeys("ab", "http://one"))
+    assert len(asyncio.run(check_at_start(together))) == 3
+    assert Slow.most == 1
+
+
+def test_checks_of_a_run_are_side_by_side_too() -> None:
+    Slow.most = 0
+    teachers = {"teacher": [Slow(), Slow(), MortalTeacher(), Slow()]}
+    run(make_plan(5, 0.5, sentinel_steps={"teacher": 2}), fleet_of([FakeSampler()], teachers, FakeLearner()))
+    assert Slow.most == 3
 
 
 def test_a_refusal_at_start_is_the_users_to_mend() -> None:

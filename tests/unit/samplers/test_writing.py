@@ -46,38 +46,28 @@ class Counting:
         self._reader.keep(indices)  # type: ignore[attr-defined]
 
 
+SMALL = {
+    "vocab_size": tiny.VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "initializer_range": 0.3,
+    "pad_token_id": tiny.PAD,
+}
+
+
 def save_hybrid(path: Path) -> Path:
     """Half of its layers keep a state that has no rows to drop."""
     torch.manual_seed(0)
-    config = Lfm2Config(
-        vocab_size=tiny.VOCABULARY,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        layer_types=["conv", "full_attention"],
-        initializer_range=0.3,
-        pad_token_id=tiny.PAD,
-    )
-    Lfm2ForCausalLM(config).save_pretrained(path)
+    Lfm2ForCausalLM(Lfm2Config(**SMALL, layer_types=["conv", "full_attention"])).save_pretrained(path)
     return path
 
 
 def save_sliding(path: Path) -> Path:
     torch.manual_seed(0)
-    config = MistralConfig(
-        vocab_size=tiny.VOCABULARY,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        sliding_window=6,
-        initializer_range=0.3,
-        pad_token_id=tiny.PAD,
-    )
-    MistralForCausalLM(config).save_pretrained(path)
+    MistralForCausalLM(MistralConfig(**SMALL, sliding_window=6)).save_pretrained(path)
     return path
 
 

@@ -15,34 +15,12 @@ from gkd_dist.simulation.run import simulate, turn
 from gkd_dist.simulation.scenario import (
     LearnerRates,
     Lifetimes,
-    SamplerRates,
     Scaling,
     Scenario,
-    TeacherRates,
     WeightRates,
 )
 
-EXACT = Scenario(
-    num_samplers=2,
-    num_teachers=2,
-    batch_size=8,
-    max_steps=14,
-    max_staleness=2,
-    prompt_tokens=10,
-    sampler=SamplerRates(
-        max_running=1,
-        step_s=0.01,
-        step_per_sequence_s=0.0,
-        prompt_token_cost=0.0,
-        median_tokens=50,
-        sigma=0,
-        load_s=0.0,
-    ),
-    teacher=TeacherRates(tokens_per_s=60 / 0.2),
-    learner=LearnerRates(step_s=0.5, gather_s=0.0),
-    weights=WeightRates(num_bytes=0.0),
-    has_housekeeping=False,
-)
+EXACT = Scenario.of_stages(2.0, 0.8, 0.5, max_steps=14, max_staleness=2)
 """Per step of 8: 2 s of sampling, 0.8 s of scoring, 0.5 s of learning; nothing else costs anything."""
 
 
@@ -156,6 +134,27 @@ def test_the_policy_of_the_ring_finds_the_number_of_samplers() -> None:
     assert [number for _, number in outcome.targets][:2] == [2, 4]
     assert outcome.targets[-1][1] in range(5, 10)
     assert outcome.of_ideal > 0.85
+
+
+@pytest.mark.parametrize(("max_ongoing_requests", "is_healthy"), [(None, True), (math.inf, False)])
+def test_the_queue_of_the_first_sampler_runs_into_no_deadline(
+    max_ongoing_requests: float | None, is_healthy: bool
+) -> None:
+    """48 sequences of half a second each for one sampler, and others join later: given out at once, the last ones miss
+    their deadline of 8 s there, and it is ended as if it hung."""
+    scenario = replace(
+        EXACT,
+        num_samplers=8,
+        batch_size=16,
+        max_steps=20,
+        lifetimes=Lifetimes(startup_s=2.0),
+        scaling=Scaling(first=1, maximum=8),
+        has_housekeeping=True,
+        request_timeout_s=8.0,
+        max_restarts=1000,
+        max_ongoing_requests=max_ongoing_requests,
+    )
+    assert (simulate(scenario).num_restarts == 0) is is_healthy
 
 
 def test_real_time_and_virtual_time_agree() -> None:

@@ -179,6 +179,39 @@ def test_restarts_wait_longer_and_longer_and_come_to_an_end() -> None:
     assert [event.reason for event in events[-2:]] == [Reason.START, Reason.EXHAUSTED]
 
 
+@pytest.mark.fault(5)
+@pytest.mark.parametrize("way_out", ["die", "request_failed", "probe_failed", "drain", "fall_behind"])
+@pytest.mark.parametrize(("healthy_s", "is_forgiven"), [(599.9, False), (600.0, True)])
+def test_restarts_are_forgiven_after_a_long_time_in_good_health_however_it_ends(
+    way_out: str, healthy_s: float, is_forgiven: bool
+) -> None:
+    health, _, now = brought_to(State.HEALTHY)
+    health.die(now, Reason.DIED)
+    health.begin_start(now := health.restart_at)
+    health.started(now)
+    health.caught_up(now)
+    assert health.num_restarts == 1
+    ACTIONS[way_out](health, now + healthy_s)
+    expected = 0 if is_forgiven else 1
+    assert health.num_restarts == expected + (way_out == "die")
+
+
+def test_trouble_in_between_is_no_long_time_in_good_health() -> None:
+    health, _, now = brought_to(State.HEALTHY)
+    health.die(now, Reason.DIED)
+    health.begin_start(now := health.restart_at)
+    health.started(now)
+    health.caught_up(now)
+    health.probe_failed(now + 300)
+    for _ in range(RULES.successes_to_clear):
+        health.probe_succeeded(now + 301)
+    assert health.state is State.HEALTHY
+    health.forgive(now + 900)
+    assert health.num_restarts == 1
+    health.forgive(now + 901)
+    assert health.num_restarts == 0
+
+
 def test_a_start_before_its_time_is_refused() -> None:
     health, _, now = brought_to(State.HEALTHY)
     health.die(now, Reason.DIED)

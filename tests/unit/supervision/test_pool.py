@@ -127,6 +127,52 @@ async def test_a_replica_that_dies_while_idle_is_found_by_its_probes() -> None:
         assert it.count("gkd_replica_restarts_total", reason="probe") == 1
 
 
+@in_a_loop
+async def test_who_has_answered_a_request_since_its_last_turn_is_not_probed() -> None:
+    async with scene(2) as it:
+        for number in range(6):
+            (task,) = await it.asked(number)
+            assert it.where(number) == [0]
+            await it.time.advance(1.0)
+            it.finish(number)
+            await task
+            await it.time.advance(RULES.probe_interval_s - 1.0)
+        assert [it.launcher.num_probes(slot) for slot in (0, 1)] == [0, 6]
+        it.launcher.running(0).is_hung = True  # with nothing to do
+        await it.time.advance(RULES.probe_interval_s * RULES.failures_to_condemn)
+        assert it.launcher.replicas[0].is_killed
+
+
+@in_a_loop
+async def test_who_has_failed_a_probe_is_probed_whatever_it_answers() -> None:
+    async with scene(1) as it:
+        it.launcher.running(0).is_hung = True
+        await it.time.advance(RULES.probe_interval_s)
+        assert it.pool.states == {0: State.SUSPECT}
+        it.launcher.running(0).is_hung = False
+        for number in range(RULES.successes_to_clear):
+            (task,) = await it.asked(number)
+            it.finish(number)
+            await task
+            assert it.pool.states == {0: State.SUSPECT}
+            await it.time.advance(RULES.probe_interval_s)
+        assert it.pool.states == {0: State.HEALTHY}
+        assert it.launcher.num_probes(0) == 1 + RULES.successes_to_clear
+
+
+@pytest.mark.fault(5)
+@in_a_loop
+async def test_a_replica_that_fails_now_and_then_is_restarted_as_long_as_a_run_lasts() -> None:
+    async with scene(1, restart_reset_s=100.0) as it:
+        for _ in range(3 * RULES.max_restarts):
+            it.launcher.running(0).die()
+            await it.time.advance(20.0)
+            assert it.pool.states == {0: State.HEALTHY}
+            assert [each.num_restarts for each in it.pool.slots] == [1]
+            await it.time.advance(100.0)
+            assert [each.num_restarts for each in it.pool.slots] == [0], "shown, too"
+
+
 @pytest.mark.fault(4)
 @in_a_loop
 async def test_a_replica_that_answers_probes_and_no_request_is_tried_again_until_it_is_condemned() -> None:

@@ -1,10 +1,12 @@
 """Random schedules of requests, failures, deaths, hangs, new weights and new targets, in a time of their own.
 
 Whatever happens: no request is lost or answered wrongly, none is given to a replica that has not the weights that are
-live, obligations come newest last and never twice, and once the faults end the pool has its target and is at work.
+live or that has as many as it may, none waits while a healthy replica that has not failed it has room, obligations come
+newest last and never twice, and once the faults end the pool has its target and is at work.
 """
 
 import asyncio
+import math
 from collections import Counter
 from collections.abc import Coroutine
 from typing import Any
@@ -16,7 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from gkd_dist.config.supervision import SupervisionConfig
 from gkd_dist.errors import DeadlineError, EngineError, RejectedError, ResourceError
-from gkd_dist.supervision.health import EDGES, SERVING
+from gkd_dist.supervision.health import EDGES, SERVING, State
 from gkd_dist.supervision.pool import Pool
 from gkd_dist.testing.replicas import FakeLauncher, FakeReplica
 from gkd_dist.testing.timing import FakeTime
@@ -26,19 +28,25 @@ START_ERRORS = {"engine": EngineError("cannot load"), "full": ResourceError("ful
 
 
 class RandomPool(RuleBasedStateMachine):
-    @initialize(num_slots=st.integers(1, 4), hedge_after_s=st.sampled_from([None, 2.0]))
-    def begin(self, num_slots: int, hedge_after_s: float | None) -> None:
+    @initialize(
+        num_slots=st.integers(1, 4),
+        hedge_after_s=st.sampled_from([None, 2.0]),
+        max_ongoing=st.sampled_from([1, 2, math.inf]),
+    )
+    def begin(self, num_slots: int, hedge_after_s: float | None, max_ongoing: float) -> None:
         rules = SupervisionConfig(
             max_restarts=1000, infra_attempts=1000, data_attempts=2, role_loss_grace_s=2e6, drain_timeout_s=20.0,
             max_restart_backoff_s=8.0, hedge_after_s=hedge_after_s, catch_up_timeout_s=10.0,
         )  # fmt: skip
         self.is_hedging = hedge_after_s is not None
+        self.max_ongoing = max_ongoing
         self.loop = asyncio.new_event_loop()
         self.time = FakeTime()
         self.launcher = FakeLauncher()
         self.pool: Pool[FakeReplica] = Pool(
-            "sampler", self.launcher, rules, target=num_slots, clock=self.time.clock, sleep=self.time.sleep
-        )
+            "sampler", self.launcher, rules, target=num_slots, max_ongoing=max_ongoing, clock=self.time.clock,
+            sleep=self.time.sleep,
+        )  # fmt: skip
         self.calls: dict[int, asyncio.Task[int]] = {}
         self.bringing: list[asyncio.Task[None]] = []
         self.num_obligations = 0
@@ -77,6 +85,19 @@ class RandomPool(RuleBasedStateMachine):
             return await replica.serve(number)
 
         self.calls[number] = self.loop.create_task(self.pool.call(serve, "sample"))
+        self.settle()
+
+    @precondition(lambda self: any(not call.done() for call in self.calls.values()))
+    @rule(data=st.data(), turns=st.integers(0, 3))
+    def cancel(self, data: st.DataObject, turns: int) -> None:
+        """Of somebody, in the moment in which a replica has answered, say."""
+        number = data.draw(st.sampled_from([number for number, call in self.calls.items() if not call.done()]))
+        if self.pending():
+            replica, other = data.draw(st.sampled_from(self.pending()))
+            replica.finish(other)
+        for _ in range(turns):
+            self.do(asyncio.sleep(0))
+        self.calls[number].cancel()
         self.settle()
 
     @precondition(lambda self: self.pending())
@@ -158,7 +179,7 @@ class RandomPool(RuleBasedStateMachine):
     @invariant()
     def answers_are_right(self) -> None:
         for number, call in self.calls.items():
-            if call.done():
+            if call.done() and not call.cancelled():
                 error = call.exception()
                 assert error is FAILURES["rejected"] or (error is None and call.result() == number), repr(error)
 
@@ -170,6 +191,18 @@ class RandomPool(RuleBasedStateMachine):
             assert max(copies.values(), default=0) <= 2
         else:
             assert copies.keys() <= {number for number, call in self.calls.items() if not call.done()}
+
+    @invariant()
+    def nobody_has_more_than_the_bound(self) -> None:
+        assert all(len(replica.pending) <= self.max_ongoing for replica in self.launcher.left)
+
+    @invariant()
+    def nobody_waits_who_could_be_served(self) -> None:
+        asked = {number for replica in self.launcher.left for number in replica.pending}
+        waiting = {number for number, call in self.calls.items() if not call.done()} - asked
+        for slot, replica in self.pool.serving.items():
+            if self.pool.states[slot] is State.HEALTHY and len(replica.pending) < self.max_ongoing:
+                assert waiting <= set(replica.asked), f"{waiting} wait, and {slot} has room"
 
     @invariant()
     def obligations_come_newest_last_and_once(self) -> None:
@@ -211,7 +244,7 @@ class RandomPool(RuleBasedStateMachine):
     def heal(self) -> None:
         """No more faults; every request is finished wherever it is."""
         self.launcher.errors.clear()
-        for _ in range(60):
+        for _ in range(100):
             for replica in self.launcher.left:
                 replica.obligation_error = None
             self.release()
