@@ -47,4 +47,4 @@ def test_what_the_object_store_gave_is_not_copied_for_an_engine() -> None:
         receiver = ray.remote(num_cpus=0)(Receiver).remote()
         files, found = ray.get(receiver.receive.remote(*(ray.put(bucket) for bucket in buckets)))
     assert found == [digest(bucket) for bucket in buckets]
-    assert files == ["bucket-2"]  # Ray hands small values over by value
+    assert files == []
