@@ -8,7 +8,7 @@ first round does not count. After every turn each receiver looks at all of its p
 and that the newest. Writes benchmarks/publication.json; sizes that are measured alone replace only their own figures.
 
     model       ours, into a model in the receiving actor's process, as `HfSampler` does
-    engine      ours, into an engine in a process of its own, through a shared segment, as `VllmSampler` does
+    engine      ours, into an engine in a process of its own, which maps what the store holds, as `VllmSampler` does
     checkpoint  the learner writes safetensors to the disk (no flush), receivers read them
     put         the learner puts every tensor into the object store by itself, receivers get them
     copy        the floor: every receiver copies as many bytes within its own memory
@@ -242,8 +242,7 @@ class Receiver(FakeSampler):
         self.stall_s = time.perf_counter() - start
 
     async def _swap(self, manifest: WeightManifest, segment: SharedSegment) -> None:
-        paths = [str(path) for path in segment.paths]
-        await asyncio.to_thread(self.engine.ask, (paths, manifest.tensors))  # type: ignore[union-attr]
+        await asyncio.to_thread(self.engine.ask, (segment.buckets, manifest.tensors))  # type: ignore[union-attr]
 
     def receive(self, way: str, sent: Any) -> None:
         start = time.perf_counter()

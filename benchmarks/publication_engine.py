@@ -32,8 +32,8 @@ def main(descriptor: int, size_gb: float) -> None:
         if question == "range":
             orders.send(value_range(weights))
             continue
-        paths, entries = question
-        for name, tensor in read_tensors([map_bucket(path) for path in paths], entries):
+        buckets, entries = question
+        for name, tensor in read_tensors([map_bucket(bucket) for bucket in buckets], entries):
             weights[name].copy_(tensor)
         orders.send(True)
 

@@ -45,7 +45,7 @@ class ReplayConfig(Strict):
 
 class WeightsConfig(Strict):
     bucket_bytes: int = Field(default=64 * 1024 * 1024, ge=1024)
-    """Weights are published in pieces of about this size; one piece at a time is held beside the model."""
+    """Weights are published in pieces of about this size; two pieces at most are held beside the model."""
     dtype: Literal["float32", "bfloat16"] | None = None
     """What is published; None means the sampler's dtype."""
     kv_cache: Literal["keep", "recompute"] = "keep"

@@ -1,5 +1,6 @@
 """The learner: owns the student's parameters, the optimizer and the policy version."""
 
+import asyncio
 import math
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -75,7 +76,8 @@ class GkdLearner:
         return await self._thread.run(lambda: self._publisher.publish(self._student.published(), self._step))
 
     async def stream(self) -> AsyncIterator[ByteArray | WeightManifest]:
-        """As `publish`: each bucket as soon as it is filled, then the manifest; at most one is held here.
+        """As `publish`: each bucket as soon as it is filled, then the manifest; the next one is filled while the caller
+        takes one, and no more than these two are held here.
 
         Raises:
             EngineError: a parameter is not finite, or a step was trained meanwhile.
@@ -89,9 +91,14 @@ class GkdLearner:
                 raise EngineError(f"step {self._step} was trained while version {step} was published")
             return next(parts, None)
 
-        while (part := await self._thread.run(following)) is not None:
-            yield part
-            del part
+        filling = asyncio.ensure_future(self._thread.run(following))
+        try:
+            while (part := await filling) is not None:
+                filling = asyncio.ensure_future(self._thread.run(following))
+                yield part
+                del part
+        finally:
+            filling.cancel()
 
     async def save(self, path: Path) -> None:
         await self._thread.run(lambda: self._save(path))

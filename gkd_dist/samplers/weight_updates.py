@@ -12,7 +12,7 @@ import numpy as np
 from gkd_dist.errors import WeightsError
 from gkd_dist.types import ByteArray, WeightManifest, WeightPublication
 from gkd_dist.weights.manifest import verify
-from gkd_dist.weights.shared_memory import SharedSegment
+from gkd_dist.weights.shared_memory import SharedSegment, map_bucket
 from gkd_dist.weights.subscription import Subscription
 
 Swap = Callable[[WeightManifest, SharedSegment], Awaitable[None]]
@@ -59,7 +59,7 @@ class WeightUpdates:
         self._spent: Counter[str] = Counter()
 
     def time_spent(self) -> Mapping[str, float]:
-        """See `interfaces.Timed`: `load_verify`, `load_copy`, `load_paused`."""
+        """See `interfaces.Timed`: `load_copy`, `load_verify`, `load_paused`."""
         spent, self._spent = self._spent, Counter()
         return spent
 
@@ -92,11 +92,11 @@ class WeightUpdates:
         buckets: list[ByteArray] = [np.asarray(bucket, dtype=np.uint8) for bucket in publication.buckets]
         async with self._lock:
             self._subscription.check(manifest)
-            with self._spending("load_verify"):
-                await asyncio.to_thread(verify, manifest, buckets)
             with SharedSegment() as segment:
                 with self._spending("load_copy"):
                     await asyncio.to_thread(segment.write, buckets)
+                with self._spending("load_verify"):  # what the engine is going to map, wherever it lies
+                    await asyncio.to_thread(_verify_shared, manifest, segment)
                 with self._spending("load_paused"):
                     await self._swap_paused(manifest, segment)
 
@@ -118,3 +118,7 @@ class WeightUpdates:
                 raise WeightsError(f"loading version {manifest.version} failed: {error}") from error
             raise
         self.weights_lost = False
+
+
+def _verify_shared(manifest: WeightManifest, segment: SharedSegment) -> None:
+    verify(manifest, [map_bucket(bucket) for bucket in segment.buckets])

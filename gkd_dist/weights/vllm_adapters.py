@@ -59,7 +59,7 @@ class EngineAdapter:
 
     async def load(self, engine: AdapterEngine, manifest: WeightManifest, published: SharedSegment) -> None:
         """Make the paused `engine` apply the version in `published`."""
-        buckets = [map_bucket(str(path)) for path in published.paths]
+        buckets = [map_bucket(bucket) for bucket in published.buckets]
         self._write(read_tensors(buckets, manifest.tensors))
         request = LoRARequest(_NAME, _ID, str(self._segment.folder), load_inplace=True)
         if not await engine.add_lora(request):

@@ -22,7 +22,7 @@ from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 from vllm.platforms import current_platform
 
 from gkd_dist.types import TensorEntry, WeightManifest
-from gkd_dist.weights.shared_memory import SharedSegment, map_bucket
+from gkd_dist.weights.shared_memory import SharedBucket, SharedSegment, map_bucket
 from gkd_dist.weights.tensors import read_tensors
 
 if TYPE_CHECKING:
@@ -69,14 +69,14 @@ class SharedMemoryInitInfo(WeightTransferInitInfo):
 class SharedMemoryUpdateInfo(WeightTransferUpdateInfo):
     """Where the buckets lie and what is in them."""
 
-    paths: list[str]
+    buckets: list[dict[str, Any]]
     tensors: list[dict[str, Any]]
 
 
 def update_info(manifest: WeightManifest, segment: SharedSegment) -> dict[str, Any]:
     """The update request for a segment, in types that vLLM's own serialisation carries."""
     tensors = [asdict(entry) | {"shape": list(entry.shape)} for entry in manifest.tensors]
-    return {"paths": [str(path) for path in segment.paths], "tensors": tensors}
+    return {"buckets": [asdict(bucket) for bucket in segment.buckets], "tensors": tensors}
 
 
 class SharedMemoryTransferEngine(WeightTransferEngine[SharedMemoryInitInfo, SharedMemoryUpdateInfo]):
@@ -110,7 +110,7 @@ class SharedMemoryTransferEngine(WeightTransferEngine[SharedMemoryInitInfo, Shar
 
     def receive_weights(self, update_info: SharedMemoryUpdateInfo) -> None:
         entries = [TensorEntry(**tensor | {"shape": tuple(tensor["shape"])}) for tensor in update_info.tensors]
-        buckets = [map_bucket(path) for path in update_info.paths]
+        buckets = [map_bucket(SharedBucket(**bucket)) for bucket in update_info.buckets]
         weights = read_tensors(buckets, entries)
         if self._direct is not None:
             self._direct.load(weights)

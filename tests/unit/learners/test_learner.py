@@ -5,6 +5,7 @@ import math
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ from gkd_dist.teachers.hf_teacher import HfTeacher
 from gkd_dist.teachers.readout import load_readout
 from gkd_dist.types import ScoredTrajectory, TeacherScore, TrainBatch
 from gkd_dist.weights.publisher import WeightPublisher
-from gkd_dist.weights.tensors import read_tensors
+from gkd_dist.weights.tensors import fill_bucket, read_tensors
 from tests import tiny
 
 SHAPES = [(5, 7), (1, 3), (9, 1), (4, 12), (6, 6)]
@@ -353,7 +354,35 @@ def test_a_stream_is_the_publication_in_pieces_and_ends_where_a_step_comes_betwe
         await anext(stream)
         await learner.train(make_batch(scored))
         with pytest.raises(EngineError, match="step 1 was trained while version 0 was published"):
-            await anext(stream)
+            [part async for part in stream]  # what was filled before the step, and no manifest
+
+    asyncio.run(scenario())
+
+
+def test_the_next_bucket_of_a_stream_is_filled_while_one_is_taken_and_no_third(
+    student_path: Path, teacher_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled = asyncio.Queue[int]()
+
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+
+        def noted(*arguments: Any) -> np.ndarray:
+            bucket = fill_bucket(*arguments)
+            loop.call_soon_threadsafe(filled.put_nowait, bucket.size)
+            return bucket
+
+        monkeypatch.setattr("gkd_dist.weights.publisher.fill_bucket", noted)
+        learner = make_learner(student_path, teacher_path)
+        stream = learner.stream()
+        await anext(stream)
+        await filled.get()
+        async with asyncio.timeout(60):
+            await filled.get()
+        await learner.close()
+        with pytest.raises(RuntimeError, match="closed"):  # a third was not asked for before
+            [part async for part in stream]
+        assert filled.empty()
 
     asyncio.run(scenario())
 

@@ -41,7 +41,7 @@ class Engine:
     async def swap(self, manifest: WeightManifest, segment: SharedSegment) -> None:
         self.swapping.set()
         await self.go.wait()
-        assert all(path.exists() for path in segment.paths)
+        assert all(Path(bucket.path).exists() for bucket in segment.buckets)
         if self.error:
             raise self.error
         self.calls.append(f"swap {manifest.version}")
@@ -154,5 +154,24 @@ def test_a_refused_publication_does_not_pause_the_engine() -> None:
                 await running.run(refused)
         assert engine.calls == []
         assert not running.weights_lost
+
+    asyncio.run(scenario())
+
+
+def test_what_is_damaged_on_its_way_into_shared_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    write = SharedSegment.write
+
+    def spoiled(self: SharedSegment, buckets: list[np.ndarray]) -> None:
+        write(self, buckets)
+        Path(self.buckets[0].path).write_bytes(bytes(buckets[0].size))
+
+    monkeypatch.setattr(SharedSegment, "write", spoiled)
+
+    async def scenario() -> None:
+        engine = Engine()
+        running, _ = updates(engine)
+        with pytest.raises(WeightsError, match="bucket 0 of version 1 has digest"):
+            await running.run(publication(1))
+        assert engine.calls == []
 
     asyncio.run(scenario())

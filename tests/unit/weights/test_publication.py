@@ -1,9 +1,11 @@
 """From parameters to buckets, through shared memory, and back."""
 
 import math
+import mmap
 import os
 import subprocess
 import sys
+import tempfile
 import weakref
 from pathlib import Path
 
@@ -98,13 +100,49 @@ def test_a_segment_is_readable_by_path_until_closed() -> None:
     buckets = [np.arange(200, dtype=np.uint8), np.arange(7, dtype=np.uint8)]
     with SharedSegment() as segment:
         segment.write(buckets)
-        paths = segment.paths
-        for path, bucket in zip(paths, buckets, strict=True):
-            np.testing.assert_array_equal(map_bucket(str(path)), bucket)
-        mapped = map_bucket(str(paths[0]))
-    assert not any(Path(path).exists() for path in paths)
-    assert not paths[0].parent.exists()
+        for shared, bucket in zip(segment.buckets, buckets, strict=True):
+            assert Path(shared.path).parent == segment.folder
+            np.testing.assert_array_equal(map_bucket(shared), bucket)
+        mapped = map_bucket(segment.buckets[0])
+    assert not segment.folder.exists()
     np.testing.assert_array_equal(mapped, buckets[0])
+
+
+CHILD_OF_A_STORE = """
+import mmap, os, sys
+import numpy as np
+from gkd_dist.weights.shared_memory import SharedSegment, map_bucket
+
+descriptor, offset, size = map(int, sys.argv[1:])
+store = np.frombuffer(mmap.mmap(descriptor, 0), np.uint8)
+os.close(descriptor)
+inside, outside = store[offset : offset + size], np.full(5, 9, np.uint8)
+with SharedSegment() as segment:
+    segment.write([inside, outside, inside[::2]])
+    print(sorted(os.listdir(segment.folder)))
+    for bucket in segment.buckets:
+        print(bucket.path, bucket.offset_bytes, bucket.num_bytes, *map_bucket(bucket)[:4])
+"""
+
+
+def test_a_bucket_in_the_memory_of_the_starting_process_is_named_where_it_lies(tmp_path: Path) -> None:
+    """As a worker has buckets from Ray's object store: mapped from a file without a name that its raylet holds open."""
+    with tempfile.TemporaryFile(dir=tmp_path) as store:
+        store.write(bytes(3 * mmap.PAGESIZE) + bytes(range(200)))
+        store.flush()
+        arguments = [str(store.fileno()), str(3 * mmap.PAGESIZE), "200"]
+        child = subprocess.run(
+            [sys.executable, "-c", CHILD_OF_A_STORE, *arguments],
+            pass_fds=[store.fileno()],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        files, inside, outside, strided = child.stdout.splitlines()
+        assert files == "['bucket-1', 'bucket-2']"
+        assert inside == f"/proc/{os.getpid()}/fd/{store.fileno()} {3 * mmap.PAGESIZE} 200 0 1 2 3"
+        assert outside.endswith("/bucket-1 0 5 9 9 9 9")
+        assert strided.endswith("/bucket-2 0 100 0 2 4 6")
 
 
 @pytest.fixture
@@ -140,7 +178,7 @@ def test_segments_of_dead_processes_are_swept_and_no_others(base: Path) -> None:
     with SharedSegment() as own:
         own.write([np.zeros(3, np.uint8)])
         sweep()
-        assert own.paths[0].exists()
+        assert Path(own.buckets[0].path).exists()
     assert sorted(base.iterdir()) == sorted(others)
 
 
