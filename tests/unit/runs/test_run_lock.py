@@ -179,7 +179,7 @@ def test_one_that_ends_after_it_was_replaced_leaves_the_name_of_the_other(
     assert path.read_text() == other
 
 
-TORN = ["{", '{"pid": 1}', '{"run_epoch": 3}', "[]", "\0" * 90]
+TORN = ["{", '{"pid": 1}', '{"run_epoch": 3}', "[]", pytest.param("\0" * 90, id="zeros")]
 
 
 @pytest.mark.fault(18)
