@@ -157,7 +157,7 @@ def test_a_reward_is_not_drawn_against_itself() -> None:
     ("name", "scale"), [pair for pair in SCALED if pair[0].startswith("figure6")], ids=lambda each: str(each)
 )
 def test_reward_and_metric_of_a_frontier_are_of_the_same_text(name: str, scale: str) -> None:
-    """One evaluation has both, with the reward that is trained for; alpha goes from reward alone to none."""
+    """Each evaluation has both, with the reward that is trained for; alpha goes from reward alone to none."""
     experiment = loaded(name, scale)
     assert {each.x_metric for each in (*experiment.plots.values(), *experiment.claims) if each.x_metric} == {
         "reward_mean"
@@ -166,12 +166,13 @@ def test_reward_and_metric_of_a_frontier_are_of_the_same_text(name: str, scale: 
     for run in planned(name, scale):
         if run.stage != "distil":
             continue
-        (evaluation,) = run.evaluations
-        judged = eval_config(evaluation.arguments).reward
-        assert judged is not None
         alpha, reward = run.config["objective"]["alpha"], run.config["reward"]
         assert alpha == float(run.labels["alpha"])
-        assert reward == (None if alpha == 1 else judged.model_dump(mode="json"))
+        assert run.evaluations
+        for evaluation in run.evaluations:
+            judged = eval_config(evaluation.arguments).reward
+            assert judged is not None
+            assert reward == (None if alpha == 1 else judged.model_dump(mode="json"))
         assert not run.config["evaluation"]["enabled"]
 
 
