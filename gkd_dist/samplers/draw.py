@@ -13,6 +13,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from gkd_dist.errors import EngineError
 from gkd_dist.types import SamplingParams
 
 BELOW_ONE = 1 - 2.0**-50
@@ -35,11 +36,18 @@ class Draw:
         self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
 
     def __call__(self, scores: Tensor) -> tuple[Tensor, Tensor]:
-        """Of scores [B, V]: ids [B] int64, and their log-probs [B] float32 in what they were drawn from."""
+        """Of scores [B, V]: ids [B] int64, and their log-probs [B] float32 in what they were drawn from.
+
+        Raises:
+            EngineError: a row has a score that is NaN or infinity, or none above minus infinity.
+        """
         real = scores[:, : self._num_ids].float()
         log_probs = torch.log_softmax(self._warpers(None, real), dim=-1)
         ids = log_probs.argmax(dim=-1) if self._greedy else self._drawn(log_probs)
-        return ids, log_probs.gather(1, ids[:, None]).squeeze(1)
+        chosen = log_probs.gather(1, ids[:, None]).squeeze(1)
+        if not chosen.isfinite().all():
+            raise EngineError("the model's scores of the next token are not finite")
+        return ids, chosen
 
     def keep(self, indices: Tensor) -> None:
         """Rows [B] that go on; their generators do, too."""
@@ -54,17 +62,22 @@ class Draw:
         shares = log_probs.exp().double().cumsum(dim=-1)
         uniforms = torch.stack([torch.rand(1, dtype=torch.float64, generator=each) for each in self._generators])
         reached = uniforms.to(shares.device) * BELOW_ONE * shares[:, -1:]
-        return torch.searchsorted(shares, reached, right=True).squeeze(1)
+        return (
+            torch.searchsorted(shares, reached, right=True).squeeze(1).clamp(max=shares.shape[1] - 1)
+        )  # of NaN: past it
 
 
 def _warpers(params: SamplingParams) -> LogitsProcessorList:
+    """In the order of vLLM, which also leaves greedy scores as they are: one recipe is one policy on both engines."""
     warpers = LogitsProcessorList()
-    if params.temperature not in (0, 1):
+    if params.temperature == 0:
+        return warpers
+    if params.temperature != 1:
         warpers.append(TemperatureLogitsWarper(params.temperature))
+    if params.min_p > 0:
+        warpers.append(MinPLogitsWarper(params.min_p))
     if params.top_k > 0:
         warpers.append(TopKLogitsWarper(params.top_k))
     if params.top_p < 1:
         warpers.append(TopPLogitsWarper(params.top_p))
-    if params.min_p > 0:
-        warpers.append(MinPLogitsWarper(params.min_p))
     return warpers

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from gkd_dist.errors import EngineError
 from gkd_dist.samplers.draw import Draw
 from gkd_dist.samplers.seeds import sample_seed
 from gkd_dist.types import SampleId, SamplingParams
@@ -35,6 +36,28 @@ def test_top_k_and_top_p_remove_the_tail() -> None:
 
 def test_temperature_zero_is_the_argmax() -> None:
     assert draw(SamplingParams(max_new_tokens=1, temperature=0))[0] == 1.0
+
+
+def test_min_p_cuts_before_top_p_as_in_vllm() -> None:
+    """Of (0.5, 0.3, 0.1, 0.1), min_p leaves 0.625 and 0.375, of which the first alone reaches top_p."""
+    scores = torch.tensor([0.5, 0.3, 0.1, 0.1]).log().expand(200, -1)
+    ids, log_probs = Draw(SamplingParams(max_new_tokens=1, top_p=0.62, min_p=0.3), list(range(200)))(scores)
+    assert (ids == 0).all() and (log_probs == 0).all()
+
+
+def test_greedy_log_probs_are_of_the_whole_distribution_as_in_vllm() -> None:
+    params = SamplingParams(max_new_tokens=1, temperature=0, top_k=1, top_p=0.5, min_p=0.5)
+    _, log_probs = Draw(params, [0])(LOGITS[None])
+    torch.testing.assert_close(log_probs, torch.log_softmax(LOGITS, dim=-1)[:1])
+
+
+@pytest.mark.parametrize("temperature", [0, 1])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), None], ids=str)
+def test_scores_that_are_not_finite_are_told(bad: float | None, temperature: float) -> None:
+    scores = LOGITS.repeat(2, 1)
+    scores[1] = scores[1].index_fill(0, torch.tensor([2]), bad) if bad is not None else -torch.inf
+    with pytest.raises(EngineError, match="not finite"):
+        Draw(SamplingParams(max_new_tokens=1, temperature=temperature), [0, 1])(scores)
 
 
 def test_log_probs_are_those_of_what_was_chosen() -> None:
