@@ -62,9 +62,8 @@ class Draw:
         shares = log_probs.exp().double().cumsum(dim=-1)
         uniforms = torch.stack([torch.rand(1, dtype=torch.float64, generator=each) for each in self._generators])
         reached = uniforms.to(shares.device) * BELOW_ONE * shares[:, -1:]
-        return (
-            torch.searchsorted(shares, reached, right=True).squeeze(1).clamp(max=shares.shape[1] - 1)
-        )  # of NaN: past it
+        ids = torch.searchsorted(shares, reached, right=True).squeeze(1)
+        return ids.clamp(max=shares.shape[1] - 1)  # scores that are not finite lead past the end
 
 
 def _warpers(params: SamplingParams) -> LogitsProcessorList:
