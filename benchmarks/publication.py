@@ -27,6 +27,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ from gkd_dist.cluster.session import ray_session
 from gkd_dist.config.ring import ClusterConfig, WeightsConfig
 from gkd_dist.process import actor_environment
 from gkd_dist.samplers.weight_updates import WeightUpdates
+from gkd_dist.serial import SerialThread
 from gkd_dist.testing.fakes import FakeSampler
 from gkd_dist.types import ByteArray, WeightManifest, WeightPublication
 from gkd_dist.weights.manifest import digest, verify
@@ -183,11 +185,14 @@ class SendingLearner(CountingLearner):
         self.weights = make_weights(size_gb)
         self.version = 0
         self._publisher = WeightPublisher("epoch-1", WeightsConfig().bucket_bytes, "bfloat16")
+        self._thread = SerialThread("learner")
 
     async def stream(self) -> AsyncIterator[ByteArray | WeightManifest]:
-        for part in self._publisher.stream(list(self.weights.items()), self.version):
-            yield part
-            del part
+        parts = self._publisher.stream(list(self.weights.items()), self.version)
+        async with aclosing(self._thread.ahead(lambda: next(parts, None))) as filled:
+            async for part in filled:
+                yield part
+                del part
 
 
 class SendingActor(LearnerActor):

@@ -3,7 +3,7 @@
 import asyncio
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
@@ -49,6 +49,20 @@ class SerialThread:
         future: Future[T] = Future()
         self._calls.put((future, work))
         return await asyncio.wrap_future(future)
+
+    async def ahead(self, following: Callable[[], T | None]) -> AsyncGenerator[T]:
+        """What calls of `following` give, up to None: the next one is made while the caller takes one.
+
+        No more than these two are held here.
+        """
+        making = asyncio.ensure_future(self.run(following))
+        try:
+            while (made := await making) is not None:
+                making = asyncio.ensure_future(self.run(following))
+                yield made
+                del made
+        finally:
+            making.cancel()
 
     def check(self) -> None:
         """Raises:

@@ -1,8 +1,8 @@
 """The learner: owns the student's parameters, the optimizer and the policy version."""
 
-import asyncio
 import math
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from pathlib import Path
 
 import torch
@@ -91,14 +91,10 @@ class GkdLearner:
                 raise EngineError(f"step {self._step} was trained while version {step} was published")
             return next(parts, None)
 
-        filling = asyncio.ensure_future(self._thread.run(following))
-        try:
-            while (part := await filling) is not None:
-                filling = asyncio.ensure_future(self._thread.run(following))
+        async with aclosing(self._thread.ahead(following)) as filled:
+            async for part in filled:
                 yield part
                 del part
-        finally:
-            filling.cancel()
 
     async def save(self, path: Path) -> None:
         await self._thread.run(lambda: self._save(path))

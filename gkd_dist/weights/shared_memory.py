@@ -4,7 +4,8 @@ What Ray's object store gave is shared memory already, and an engine maps it whe
 of one machine map the same bytes, and Ray owns them. Any other bucket is copied into a segment.
 
 One segment is one folder below /dev/shm (or the temporary folder where there is none) with one file per bucket. Its
-name tells the process that wrote it, so that what a killed process left behind can be found and removed.
+name tells the process that wrote it, so that what a killed process left behind can be found and removed; containers
+that share the memory count their processes each for itself, and the name tells that, too.
 """
 
 import os
@@ -41,7 +42,7 @@ class SharedSegment:
     """
 
     def __init__(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=_base()))
+        self.folder = Path(tempfile.mkdtemp(prefix=f"{_own_prefix()}{os.getpid()}-", dir=_base()))
         self._writing = threading.Lock()
         self._written: Sequence[ByteArray] = ()
         self.buckets: tuple[SharedBucket, ...] = ()
@@ -75,8 +76,8 @@ class SharedSegment:
 
 def sweep() -> None:
     """Remove the segments of processes that are no more."""
-    for folder in _base().glob(f"{_PREFIX}*-*"):
-        pid = folder.name.removeprefix(_PREFIX).partition("-")[0]
+    for folder in _base().glob(f"{_own_prefix()}*-*"):
+        pid = folder.name.removeprefix(_own_prefix()).partition("-")[0]
         if pid.isdecimal() and not _is_alive(int(pid)):
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -138,14 +139,31 @@ def _found(bucket: ByteArray, mappings: Sequence[_Mapping]) -> SharedBucket | No
     start = bucket.ctypes.data
     for each in mappings:
         if each.start <= start and start + bucket.size <= each.end and bucket.flags.c_contiguous:
-            return SharedBucket(each.path, each.offset_bytes + start - each.start, bucket.size)
+            found = SharedBucket(each.path, each.offset_bytes + start - each.start, bucket.size)
+            return found if _can_be_mapped(found) else None
     return None
+
+
+def _can_be_mapped(bucket: SharedBucket) -> bool:
+    """What can be listed may still be refused, by a security module for one."""
+    try:
+        map_bucket(bucket)
+    except OSError:
+        return False
+    return True
 
 
 def _copied(bucket: ByteArray, path: Path) -> SharedBucket:
     with path.open("wb") as file:
         file.write(np.ascontiguousarray(bucket).data)
     return SharedBucket(str(path), 0, bucket.size)
+
+
+def _own_prefix() -> str:
+    try:
+        return f"{_PREFIX}{os.stat('/proc/self/ns/pid').st_ino}-"
+    except OSError:  # a system without them
+        return f"{_PREFIX}0-"
 
 
 def _base() -> Path:

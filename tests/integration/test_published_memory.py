@@ -24,27 +24,33 @@ print(digest(map_bucket(SharedBucket(sys.argv[1], int(sys.argv[2]), int(sys.argv
 
 
 @pytest.mark.ray
-def test_what_the_object_store_gave_is_not_copied_for_an_engine() -> None:
+def test_what_the_object_store_gave_is_not_copied_and_stays_while_it_is_held() -> None:
     class Receiver:  # a local class travels by value: actors cannot import this module
-        def receive(self, *buckets: ByteArray) -> tuple[list[str], list[str]]:
-            """The files that were written, and the digests that another process finds."""
-            with SharedSegment() as segment:
-                segment.write(buckets)
-                found = [
-                    subprocess.run(
-                        [sys.executable, "-c", CHILD, bucket.path, str(bucket.offset_bytes), str(bucket.num_bytes)],
-                        capture_output=True,
-                        text=True,
-                        check=True,
-                    ).stdout.strip()
-                    for bucket in segment.buckets
-                ]
-                return os.listdir(segment.folder), found
+        """Holds buckets as a sampler does while its engine loads them."""
+
+        def receive(self, *buckets: ByteArray) -> list[str]:
+            """The files that were written for them."""
+            self.segment = SharedSegment()
+            self.segment.write(buckets)
+            return os.listdir(self.segment.folder)
+
+        def digests(self) -> list[str]:
+            """What another process finds."""
+            return [
+                subprocess.run(
+                    [sys.executable, "-c", CHILD, bucket.path, str(bucket.offset_bytes), str(bucket.num_bytes)],
+                    capture_output=True,
+                    text=True,
+                    check=True,
+                ).stdout.strip()
+                for bucket in self.segment.buckets
+            ]
 
     random = np.random.default_rng(0)
     buckets = [random.integers(0, 256, size, dtype=np.uint8) for size in (1 << 20, (1 << 20) + 64, 1024)]
     with ray_session(ClusterConfig(object_store_bytes=80_000_000)):
         receiver = ray.remote(num_cpus=0)(Receiver).remote()
-        files, found = ray.get(receiver.receive.remote(*(ray.put(bucket) for bucket in buckets)))
-    assert found == [digest(bucket) for bucket in buckets]
-    assert files == []
+        assert ray.get(receiver.receive.remote(*(ray.put(bucket) for bucket in buckets))) == []
+        for _ in range(20):  # the store is full of others twice over
+            ray.put(np.zeros(8_000_000, np.uint8))
+        assert ray.get(receiver.digests.remote()) == [digest(bucket) for bucket in buckets]

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from gkd_dist.errors import EngineError, WeightsError
 from gkd_dist.types import WeightManifest
+from gkd_dist.weights import shared_memory
 from gkd_dist.weights.manifest import digest, verify
 from gkd_dist.weights.publisher import WeightPublisher
 from gkd_dist.weights.shared_memory import SharedSegment, map_bucket, sweep
@@ -145,6 +146,16 @@ def test_a_bucket_in_the_memory_of_the_starting_process_is_named_where_it_lies(t
         assert strided.endswith("/bucket-2 0 100 0 2 4 6")
 
 
+def test_a_bucket_that_is_found_but_cannot_be_opened_is_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    bucket = np.arange(200, dtype=np.uint8)
+    start = bucket.ctypes.data
+    where = shared_memory._Mapping(start, start + bucket.size, "/nowhere", 0)
+    monkeypatch.setattr(shared_memory, "_shared_mappings", lambda: iter([where]))
+    with SharedSegment() as segment:
+        segment.write([bucket])
+        np.testing.assert_array_equal(map_bucket(segment.buckets[0]), bucket)
+
+
 @pytest.fixture
 def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A shared memory of our own."""
@@ -170,8 +181,14 @@ def test_a_write_behind_the_close_leaves_nothing(base: Path) -> None:
 def test_segments_of_dead_processes_are_swept_and_no_others(base: Path) -> None:
     child = subprocess.Popen([sys.executable, "-c", ""])
     child.wait()
-    dead = base / f"gkd-weights-{child.pid}-x"
-    others = [base / f"gkd-weights-{os.getppid()}-x", base / "gkd-weights-x-y", base / f"other-{child.pid}-x"]
+    space = os.stat("/proc/self/ns/pid").st_ino
+    dead = base / f"gkd-weights-{space}-{child.pid}-x"
+    others = [
+        base / f"gkd-weights-{space}-{os.getppid()}-x",
+        base / f"gkd-weights-{space + 1}-{child.pid}-x",  # of a container that counts its processes for itself
+        base / f"gkd-weights-{space}-x-y",
+        base / f"other-{child.pid}-x",
+    ]
     for folder in (dead, *others):
         folder.mkdir()
         (folder / "bucket-0").write_bytes(b"0")
