@@ -81,6 +81,10 @@ def measure(student: StudentModel, trajectories: list[Trajectory], arguments: ar
         "sorted": (padded, padded.groups(trajectories, MAX_TOKENS)),
         "fixed": (padded, fixed),
     }
+    computed = {
+        name: tokens_embedded(student, step(student, layout, groups, trajectories, not arguments.float32))
+        for name, (layout, groups) in providers.items()
+    }
     seconds: dict[str, list[float]] = {name: [] for name in providers}
     for _ in range(arguments.rounds + 1):
         for name, (layout, groups) in providers.items():
@@ -91,12 +95,12 @@ def measure(student: StudentModel, trajectories: list[Trajectory], arguments: ar
         "providers": {
             name: {
                 "forwards": len(groups),
-                "useful_token_share": round(sum(lengths) / computed(layout, groups, lengths), 4),
+                "useful_token_share": round(sum(lengths) / computed[name], 4),
                 "median_s": round(statistics.median(seconds[name][1:]), 3),
                 "useful_tokens_per_s": round(sum(lengths) / statistics.median(seconds[name][1:]), 1),
                 "seconds": [round(value, 3) for value in seconds[name][1:]],
             }
-            for name, (layout, groups) in providers.items()
+            for name, (_, groups) in providers.items()
         },
         "packed_over": {name: round(ratio(seconds, name), 3) for name in ("sorted", "fixed")},
     }
@@ -165,11 +169,18 @@ def timed(work: Callable[[], None], device: str) -> float:
     return time.perf_counter() - start
 
 
-def computed(layout: Layout, groups: list[list[int]], lengths: list[int]) -> int:
-    """Tokens that go through the model, padding included."""
-    if isinstance(layout, PackedLayout):
-        return sum(lengths)
-    return sum(len(group) * max(lengths[index] for index in group) for group in groups)
+def tokens_embedded(student: StudentModel, work: Callable[[], None]) -> int:
+    """Tokens that go through the model during `work`, padding included."""
+    seen = 0
+
+    def count(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        nonlocal seen
+        seen += inputs[0].numel()
+
+    hook = student.model.get_input_embeddings().register_forward_pre_hook(count)
+    work()
+    hook.remove()
+    return seen
 
 
 def ratio(seconds: dict[str, list[float]], name: str) -> float:
