@@ -1,13 +1,16 @@
 """Fail where a ratio that is kept here has become worse: measures the fast benchmarks anew and compares.
 
-    .venv/bin/python benchmarks/compare.py [NAME ...] [--jobs N] [--measured FOLDER]      # or: make compare
+    .venv/bin/python benchmarks/compare.py [NAME ...] [--jobs N] [--measured FOLDER | --keep]      # or: make compare
 
 The ratios, whether more or less of each is better, and how far it may be off are in benchmarks/ratios.yaml. Times are
 never compared: those of two days, or of two machines, say nothing about the code. A script whose ratio seems worse is
 run again, up to three times in all, and the best of them counts: a machine that others use is only ever in the way.
 
-The scripts run in a copy of this folder, so the kept files stay as they are. `--measured` takes the JSON files of a
-folder instead of running anything; without names it then compares all that are there, slow ones too.
+The scripts run in a copy of this folder, so the kept files stay as they are. They run with fewer rounds and smaller
+cases than those whose results the pages show, some by another clock: `--keep` writes what they say so to
+benchmarks/gate, and where a script has a result there, it is that one which is compared with. `--measured` takes the
+JSON files of a folder instead of running anything, and compares with those of the pages; without names it then compares
+all that are there, slow ones too.
 
 Ends with 1 where a ratio is worse than it may be, or could not be measured; with 2 for wrong usage.
 """
@@ -74,7 +77,9 @@ class Verdict:
 def main(arguments: Sequence[str] | None = None, folder: Path = HERE) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help="benchmarks to compare; default: all fast ones")
-    parser.add_argument("--measured", type=Path, metavar="FOLDER", help="compare these JSON files instead")
+    either = parser.add_mutually_exclusive_group()
+    either.add_argument("--measured", type=Path, metavar="FOLDER", help="compare these JSON files instead")
+    either.add_argument("--keep", action="store_true", help="measure what is compared with from now on")
     parser.add_argument(
         "--jobs", type=int, default=1, metavar="N", help="scripts that run at once; 1 is the most exact"
     )
@@ -82,7 +87,10 @@ def main(arguments: Sequence[str] | None = None, folder: Path = HERE) -> int:
     try:
         benchmarks = read_table(folder / "ratios.yaml")
         wanted = chosen(benchmarks, options.names, options.measured)
-        kept = {each.name: kept_values(each, folder) for each in wanted}
+        if options.keep:
+            return keep(wanted, folder)
+        of_pages = options.measured is not None
+        kept = {each.name: kept_values(each, kept_file(each, folder, of_pages)) for each in wanted}
     except UsageError as error:
         print(f"compare: {error}", file=sys.stderr)
         return 2
@@ -122,6 +130,29 @@ def chosen(benchmarks: Sequence[Benchmark], names: Sequence[str], measured: Path
             raise UsageError(f"{measured} has no result of any benchmark of the table")
         return found
     return [each for each in benchmarks if each.run is not None]
+
+
+def kept_file(benchmark: Benchmark, folder: Path, of_pages: bool) -> Path:
+    """What the script said when it was run as it is run here, if that was kept; else, or of the pages, all of it."""
+    gate = folder / "gate" / f"{benchmark.name}.json"
+    return gate if gate.is_file() and not of_pages else folder / f"{benchmark.name}.json"
+
+
+def keep(benchmarks: Sequence[Benchmark], folder: Path) -> int:
+    """1 where a script left nothing that could be compared with; what was kept of it stays."""
+    failed = []
+    for each in benchmarks:
+        content = run(each, folder)
+        if any(verdict.now is None for verdict in judge(each, [0.0] * len(each.ratios), content)):
+            failed.append(each.name)
+            continue
+        file = folder / "gate" / f"{each.name}.json"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        print(f"written to {file}", flush=True)
+    if failed:
+        print(f"compare: nothing to compare with was measured of {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
 
 
 def document(folder: Path, name: str) -> Any:

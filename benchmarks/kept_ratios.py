@@ -137,16 +137,16 @@ def read_table(file: Path) -> list[Benchmark]:
         raise UsageError(f"{file}: {type(error).__name__}: {error}") from error
 
 
-def kept_values(benchmark: Benchmark, folder: Path) -> list[float]:
+def kept_values(benchmark: Benchmark, file: Path) -> list[float]:
     """
     Raises:
         UsageError: the kept file does not have what the table asks for.
     """
     try:
-        content = json.loads((folder / f"{benchmark.name}.json").read_bytes())
+        content = json.loads(file.read_bytes())
         return [each.read(content) for each in benchmark.ratios]
     except (OSError, ValueError) as error:
-        raise UsageError(f"{benchmark.name}.json, which is kept: {error}") from error
+        raise UsageError(f"{file.name}, which is kept: {error}") from error
 
 
 def number_at(content: Any, path: Route) -> float:

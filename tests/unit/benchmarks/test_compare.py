@@ -156,6 +156,32 @@ def test_the_best_of_three_tries_counts(compare: ModuleType, folder: Path, capsy
     assert re.search(r"fast: share +0\.5 +0\.8 ", said)
 
 
+def test_what_was_kept_by_the_same_arguments_is_compared_with(
+    compare: ModuleType, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The page's result has a share of 0.5; what the fast arguments give was 0.8."""
+    write_script(folder, *[{**KEPT, "share": share} for share in (0.8, 0.85, 0.9, 0.9, 0.9)])
+    assert compare.main(["--keep"], folder) == 0
+    assert json.loads((folder / "fast.json").read_text()) == KEPT
+    assert compare.main([], folder) == 0
+    assert re.search(r"fast: share +0\.8 +0\.85 ", capsys.readouterr().out)
+    assert compare.main([], folder) == 1
+    capsys.readouterr()
+    assert compare.main(measured(folder), folder) == 0
+    assert re.search(r"fast: share +0\.5 +0\.5 ", capsys.readouterr().out)
+
+
+def test_nothing_is_kept_of_a_script_that_fails_or_lacks_a_ratio(
+    compare: ModuleType, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_script(folder, KEPT, None, {"share": 0.5})
+    assert compare.main(["--keep"], folder) == 0
+    for _ in range(2):
+        assert compare.main(["--keep"], folder) == 1
+        assert "nothing to compare with was measured of fast" in capsys.readouterr().err
+        assert json.loads((folder / "gate" / "fast.json").read_text()) == KEPT
+
+
 def test_a_script_that_fails_each_time_fails_and_says_why(
     compare: ModuleType, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -227,7 +253,7 @@ def test_a_wrong_table_is_wrong_usage(compare: ModuleType, folder: Path, table: 
 def test_the_table_of_this_repository_fits_what_is_kept(compare: ModuleType) -> None:
     benchmarks = compare.read_table(FOLDER / "ratios.yaml")
     for benchmark in benchmarks:
-        kept = compare.kept_values(benchmark, FOLDER)
+        kept = compare.kept_values(benchmark, compare.kept_file(benchmark, FOLDER, of_pages=False))
         failed = [
             ratio.name for ratio, value in zip(benchmark.ratios, kept, strict=True) if not ratio.allows(value, value)
         ]
@@ -239,4 +265,7 @@ def test_every_kept_result_is_in_the_table(compare: ModuleType) -> None:
     kept = {
         str(path.relative_to(FOLDER).with_suffix("")) for path in FOLDER.rglob("*.json") if ".venv" not in path.parts
     }
-    assert kept == {benchmark.name for benchmark in compare.read_table(FOLDER / "ratios.yaml")}
+    benchmarks = compare.read_table(FOLDER / "ratios.yaml")
+    gate = {name for name in kept if name.startswith("gate/")}
+    assert kept - gate == {benchmark.name for benchmark in benchmarks}
+    assert gate <= {f"gate/{benchmark.name}" for benchmark in benchmarks if benchmark.run is not None}
