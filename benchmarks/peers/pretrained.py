@@ -44,7 +44,7 @@ EXPECTED_STEP_S = {
 }
 """On two cores with nothing else on them, for `--plan` alone."""
 EXPECTED_START_S = {OURS: 75, "gkd": 25, "distillation": 25}
-EXPECTED_EVALUATION_S = 60
+EXPECTED_EVALUATION_S = 110
 
 
 @dataclass
@@ -212,7 +212,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--data", help="JSONL or Parquet; default: the word problems of the package")
     made.add_argument("--prompt-column")
     made.add_argument("--completion-column")
-    made.add_argument("--held-out", type=int, default=32, help="rows for the divergence, never trained on")
+    made.add_argument("--held-out", type=int, default=64, help="rows for the divergence, never trained on")
     made.add_argument("--steps", type=int, default=6)
     made.add_argument("--warm-up", type=int, default=2, help="first steps that do not count")
     made.add_argument("--rounds", type=int, default=2)

@@ -62,6 +62,10 @@ def held_out(student: Path, teacher: Path, rows: Path, new_tokens: int, folder: 
 
     Args:
         rows: JSON lines with prompt and completion.
+
+    Returns:
+        `figures`, and for each row of `summary.HELD_OUT` its nats and its tokens, so that students can be compared row
+        by row.
     """
     fresh(folder)
     command = [
@@ -70,4 +74,16 @@ def held_out(student: Path, teacher: Path, rows: Path, new_tokens: int, folder: 
         *("decoding.temperature=1", "decoding.batch_size=32", "dtype=float32", f"output={folder / 'results'}"),
     ]
     measure(command, folder / "log.txt", actor_environment())
-    return json.loads((folder / "results" / "results.json").read_text())["figures"]
+    figures = json.loads((folder / "results" / "results.json").read_text())["figures"]
+    predictions = [json.loads(line) for line in (folder / "results" / "predictions.jsonl").read_text().splitlines()]
+    return {
+        "figures": figures,
+        "rows": {
+            "on_policy": [_nats(each["on_samples"]) for each in predictions],
+            "reference": [_nats([each["on_reference"]]) for each in predictions],
+        },
+    }
+
+
+def _nats(distances: Sequence[dict[str, float]]) -> list[float]:
+    return [sum(each["forward_kl"] for each in distances), sum(each["num_tokens"] for each in distances)]
