@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gkd_dist import __version__
 from gkd_dist.config.evaluation import EvalConfig
@@ -18,7 +18,17 @@ from gkd_dist.eval_preparation import EvalJob, missing_packages, prepare_eval, s
 from gkd_dist.metrics.console import Narrator, aside, print_table
 from gkd_dist.preparation.eval_reward import MakeReward, prepare_reward
 
+if TYPE_CHECKING:
+    from gkd_dist.evaluation.drafts import Drafts
+
 SECONDS_BETWEEN_LINES = 10.0
+DECIDES_NO_TEXT: dict[str, Any] = {
+    **dict.fromkeys(
+        ("output", "teacher", "reward", "rouge_stemmer", "bleu_tokenize", "num_resamples", "confidence"), True
+    ),
+    "decoding": {"batch_size": True},
+}
+"""Keys of an evaluation that change no completion: what was written with others is gone on with."""
 
 
 def evaluate(config: EvalConfig, *, as_json: bool, output_dir: Path) -> int:
@@ -95,9 +105,19 @@ def generate(config: EvalConfig, output: Path | None, *, output_dir: Path) -> in
         narrate = Narrator()
         job = prepare_eval(config, narrate, output_dir=output_dir)
         narrate(describe(job))
-        drafts = None if output is None else output.with_name(f"{output.name}.draft")
-        predictions = _predict(job, narrate, drafts)
-    lines = [
+        if output is not None:
+            with _drafts(job, output, narrate) as drafts:
+                write_whole(output, _lines(_predict(job, narrate, drafts)).encode())
+                drafts.discard()
+            return 0
+        text = _lines(_predict(job, narrate))
+    sys.stdout.write(text)
+    return 0
+
+
+def _lines(predictions: Sequence[Any]) -> str:
+    """JSON lines of what was written."""
+    lines = (
         json.dumps(
             {
                 "index": each.index,
@@ -108,15 +128,8 @@ def generate(config: EvalConfig, output: Path | None, *, output_dir: Path) -> in
             ensure_ascii=False,
         )
         for each in predictions
-    ]
-    text = "".join(f"{line}\n" for line in lines)
-    if output is None:
-        sys.stdout.write(text)
-    else:
-        write_whole(output, text.encode())
-    if drafts is not None:
-        drafts.unlink(missing_ok=True)
-    return 0
+    )
+    return "".join(f"{line}\n" for line in lines)
 
 
 def describe(job: EvalJob) -> str:
@@ -129,21 +142,25 @@ def describe(job: EvalJob) -> str:
     return f"{job.config.task}: {len(job.cases)} rows{of_subsets}{dropped}; {longest}; chat template {chat}"
 
 
-def _predict(job: EvalJob, narrate: Narrator, drafts: Path | None = None) -> list[Any]:
+def _predict(job: EvalJob, narrate: Narrator, kept: "Drafts | None" = None) -> list[Any]:
     """
     Args:
-        drafts: the file where completions are kept while they are written; None: nowhere.
+        kept: where completions are kept while they are written; None: nowhere.
     """
-    from gkd_dist.evaluation.drafts import Drafts
     from gkd_dist.evaluation.predicting import predict
 
-    if drafts is None:
-        make_drafts = None
-    else:
-        drafts.parent.mkdir(parents=True, exist_ok=True)
-        make_drafts = partial(Drafts, drafts, _author(job), tell=narrate)
     watch = partial(_watch, narrate)
-    return asyncio.run(predict(job.config, job.cases, job.engines, job.renderer, watch, make_drafts))
+    return asyncio.run(predict(job.config, job.cases, job.engines, job.renderer, watch, kept))
+
+
+def _drafts(job: EvalJob, output: Path, narrate: Narrator) -> "Drafts":
+    """Beside `output`."""
+    from gkd_dist.evaluation.drafts import Drafts
+    from gkd_dist.evaluation.predicting import prompts_of
+
+    output.parent.mkdir(parents=True, exist_ok=True)
+    path = output.with_name(f"{output.name}.draft")
+    return Drafts(path, _author(job), prompts_of(job.config, job.cases), narrate)
 
 
 def _judge(predictions: list[Any], make_reward: MakeReward | None, narrate: Narrator) -> list[Any]:
@@ -174,7 +191,7 @@ def _author(job: EvalJob) -> dict[str, Any]:
     """All that decides a completion beside its prompt."""
     files = sorted(path for path in job.engines.model.iterdir() if path.is_file())
     return {
-        "settings": job.config.model_dump(mode="json", exclude={"output"}),
+        "settings": job.config.model_dump(mode="json", exclude=DECIDES_NO_TEXT),
         "version": __version__,
         "model": [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files],
     }

@@ -292,7 +292,7 @@ def test_completions_that_the_length_limit_cut_are_left_out(file):
     rows = read(write(file, *records), fields={"completion": "completions"})
     assert rows.rows == (Row("a", "whole"),)
     assert rows.num_skipped == {"cut off by the length limit": 2}
-    with pytest.raises(DataError, match="none of the 1 rows .* 1 with cut off by the length limit"):
+    with pytest.raises(DataError, match=r"none of the 1 rows .* 1 with cut off by the length limit"):
         read(write(file, records[1]), fields={"completion": "completions"})
 
 
@@ -360,7 +360,7 @@ def test_a_file_of_bad_rows_keeps_no_text_of_each(file, bad, monkeypatch):
     """Also where the reader of rows meets them, and where that of lines does."""
     made, alive = DataError, weakref.WeakSet()
 
-    class Watched(DataError):
+    class WatchedError(DataError):
         def __str__(self):
             text = Text(super().__str__())
             alive.add(text)
@@ -369,7 +369,7 @@ def test_a_file_of_bad_rows_keeps_no_text_of_each(file, bad, monkeypatch):
 
     most = []
     for module in ("sources", "formats"):
-        monkeypatch.setattr(f"gkd_dist.data.{module}.DataError", Watched)
+        monkeypatch.setattr(f"gkd_dist.data.{module}.DataError", WatchedError)
     with pytest.raises(made):
         read(write(file, PAIR, *[bad] * 50))
     assert max(most) <= 5 and len(most) >= 50
