@@ -126,6 +126,23 @@ def test_a_function_that_does_not_return_has_a_deadline(module: ModuleType) -> N
         judge(module, sleeps, timeout_s=0.01)
 
 
+@pytest.mark.parametrize(
+    ("key", "end"), [(None, "make it faster"), ("cluster.x_s", "make it faster, or raise cluster.x_s")]
+)
+def test_a_deadline_names_the_key_that_it_was_set_by(module: ModuleType, key: str | None, end: str) -> None:
+    module.function = lambda completions: threading.Event().wait(0.5)  # type: ignore[attr-defined]
+
+    async def run() -> None:
+        reward = FunctionReward("my_rewards:function", timeout_s=0.01, timeout_key=key)
+        try:
+            await reward.judge(ANSWERS)
+        finally:
+            await reward.close()
+
+    with pytest.raises(DeadlineError, match=f"within 0 s for 2 completions; {end}$"):
+        asyncio.run(run())
+
+
 @pytest.mark.parametrize("ends", ["deadline", "close"])
 def test_a_coroutine_that_sleeps_for_ever_is_cancelled(module: ModuleType, ends: str) -> None:
     """It neither holds up the next call nor closing, which gives a call that is stuck five seconds."""
