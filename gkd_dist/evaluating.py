@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -13,7 +14,7 @@ from gkd_dist import __version__
 from gkd_dist.config.evaluation import EvalConfig
 from gkd_dist.data.formats import TRUNCATED
 from gkd_dist.disk import write_whole
-from gkd_dist.errors import ConfigError
+from gkd_dist.errors import ConfigError, DeadlineError, EngineError
 from gkd_dist.eval_preparation import EvalJob, missing_packages, prepare_eval, short_name
 from gkd_dist.metrics.console import Narrator, aside, print_table
 from gkd_dist.preparation.eval_reward import MakeReward, prepare_reward
@@ -21,6 +22,7 @@ from gkd_dist.preparation.eval_reward import MakeReward, prepare_reward
 if TYPE_CHECKING:
     from gkd_dist.evaluation.drafts import Drafts
 
+PREDICTIONS, RESULTS = "predictions.jsonl", "results.json"
 SECONDS_BETWEEN_LINES = 10.0
 DECIDES_NO_TEXT: dict[str, Any] = {
     **dict.fromkeys(
@@ -44,9 +46,11 @@ def evaluate(config: EvalConfig, *, as_json: bool, output_dir: Path) -> int:
         narrate = Narrator()
         job = prepare_eval(config, narrate, output_dir=output_dir)
         narrate(describe(job))
-        predictions = _judge(_predict(job, narrate), job.make_reward, narrate)
+        predictions = _predict(job, narrate)
         name = f"{short_name(config.model, output_dir)}-{config.task}"
         folder = config.output or free_folder(Path("evaluations"), name)
+        if job.make_reward is not None:
+            predictions = _judge_kept(predictions, job.make_reward, folder, config, narrate)
         facts = {
             "task": config.task,
             "model": config.model,
@@ -57,9 +61,12 @@ def evaluate(config: EvalConfig, *, as_json: bool, output_dir: Path) -> int:
             "seconds": round(narrate.elapsed_s, 1),
         }
         content = _content(predictions, config, facts)
-        with whole_folder(folder) as draft:
-            write_predictions(predictions, draft / "predictions.jsonl")
-            write_results(content, draft / "results.json")
+        if job.make_reward is not None:
+            write_results(content, folder / RESULTS)
+        else:
+            with whole_folder(folder) as draft:
+                write_predictions(predictions, draft / PREDICTIONS)
+                write_results(content, draft / RESULTS)
     _tell(content, folder, as_json)
     return 0
 
@@ -68,10 +75,10 @@ def recompute(file: Path, config: EvalConfig, *, as_json: bool) -> int:
     """The figures of predictions that are there already; returns 0.
 
     Args:
-        config: of its keys, those of metrics, intervals and the reward are read. Without a reward, the figure is that
-            of the rewards that were kept.
+        config: of its keys, those of metrics, intervals, the reward and the output are read. Without a reward, the
+            figure is that of the rewards that were kept; with one, its rewards go with the predictions to the output.
     """
-    from gkd_dist.evaluation.predictions import read_predictions
+    from gkd_dist.evaluation.predictions import read_predictions, write_predictions
     from gkd_dist.evaluation.results import write_results
 
     predictions = read_predictions(file)
@@ -79,15 +86,22 @@ def recompute(file: Path, config: EvalConfig, *, as_json: bool) -> int:
     problems = missing_packages(config)
     if config.reward is not None and not predictions[0].samples:
         problems.append(f"reward: task={config.task} writes no text to judge; remove it")
+    rewarded = None if config.reward is None or config.output is None else config.output / PREDICTIONS
+    if rewarded is not None and rewarded.exists() and not rewarded.samefile(file):
+        problems.append(f"output: {config.output} holds other predictions; choose another folder")
     if problems:
         raise ConfigError(problems)
     asked = [(each.prompt, each.references[0] if each.references else None) for each in predictions]
     with aside(as_json):
-        predictions = _judge(predictions, prepare_reward(config, asked, str(file)), Narrator())
+        make_reward = prepare_reward(config, asked, str(file))
+        if make_reward is not None:
+            predictions = _judge(predictions, make_reward, Narrator())
     facts = {"task": config.task, "predictions": str(file), "num_rows": len(predictions)}
     content = _content(predictions, config, facts)
+    if rewarded is not None:
+        write_predictions(predictions, rewarded)
     if config.output is not None:
-        write_results(content, config.output / "results.json")
+        write_results(content, config.output / RESULTS)
     _tell(content, config.output, as_json)
     return 0
 
@@ -163,10 +177,32 @@ def _drafts(job: EvalJob, output: Path, narrate: Narrator) -> "Drafts":
     return Drafts(path, _author(job), prompts_of(job.config, job.cases), narrate)
 
 
-def _judge(predictions: list[Any], make_reward: MakeReward | None, narrate: Narrator) -> list[Any]:
-    """With rewards, where any are asked for."""
-    if make_reward is None:
-        return predictions
+def _judge_kept(
+    predictions: list[Any], make_reward: MakeReward, folder: Path, config: EvalConfig, narrate: Narrator
+) -> list[Any]:
+    """As `_judge`; what the model wrote is in `folder` before, whatever becomes of the reward, and with it after."""
+    from gkd_dist.evaluation.predictions import write_predictions
+    from gkd_dist.evaluation.results import whole_folder
+
+    file = folder / PREDICTIONS
+    with whole_folder(folder) as draft:
+        write_predictions(predictions, draft / PREDICTIONS)
+    try:
+        predictions = _judge(predictions, make_reward, narrate)
+    except BaseException as error:
+        keys = {} if config.reward is None else config.reward.model_dump(mode="json", exclude_unset=True)
+        words = [f"--predictions={file}", f"output={folder}", *(f"reward.{key}={keys[key]}" for key in keys)]
+        hint = f"what the model wrote is kept; judge it with: gkd eval {shlex.join(words)}"
+        if isinstance(error, DeadlineError | EngineError):
+            raise type(error)(f"{error}\n{hint}") from error
+        narrate(hint)
+        raise
+    write_predictions(predictions, file)
+    return predictions
+
+
+def _judge(predictions: list[Any], make_reward: MakeReward, narrate: Narrator) -> list[Any]:
+    """With rewards."""
     from gkd_dist.evaluation.judging import judge
 
     num_answers = sum(len(each.samples) for each in predictions)
