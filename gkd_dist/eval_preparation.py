@@ -165,6 +165,11 @@ def _check_output(config: EvalConfig) -> None:
     names = {path.name for path in config.output.iterdir()} if config.output.is_dir() else set()
     if names:
         what = "results" if names & {"results.json", "predictions.jsonl"} else "files"
+        if "predictions.jsonl" in names and "results.json" not in names:
+            told = (
+                f"holds what a model wrote, without figures: gkd eval --predictions {config.output}/predictions.jsonl"
+            )
+            raise ConfigError([f"output: {config.output} {told} computes them; or choose a new or an empty folder"])
         raise ConfigError([f"output: {config.output} holds {what} already; choose a new or an empty folder"])
 
 

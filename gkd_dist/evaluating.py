@@ -2,23 +2,35 @@
 
 import asyncio
 import json
+import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gkd_dist import __version__
 from gkd_dist.config.evaluation import EvalConfig
 from gkd_dist.data.formats import TRUNCATED
 from gkd_dist.disk import write_whole
-from gkd_dist.errors import ConfigError
+from gkd_dist.errors import ConfigError, DeadlineError, EngineError
 from gkd_dist.eval_preparation import EvalJob, missing_packages, prepare_eval, short_name
 from gkd_dist.metrics.console import Narrator, aside, print_table
 from gkd_dist.preparation.eval_reward import MakeReward, prepare_reward
 
+if TYPE_CHECKING:
+    from gkd_dist.evaluation.drafts import Drafts
+
+PREDICTIONS, RESULTS = "predictions.jsonl", "results.json"
 SECONDS_BETWEEN_LINES = 10.0
+DECIDES_NO_TEXT: dict[str, Any] = {
+    **dict.fromkeys(
+        ("output", "teacher", "reward", "rouge_stemmer", "bleu_tokenize", "num_resamples", "confidence"), True
+    ),
+    "decoding": {"batch_size": True},
+}
+"""Keys of an evaluation that change no completion: what was written with others is gone on with."""
 
 
 def evaluate(config: EvalConfig, *, as_json: bool, output_dir: Path) -> int:
@@ -34,9 +46,11 @@ def evaluate(config: EvalConfig, *, as_json: bool, output_dir: Path) -> int:
         narrate = Narrator()
         job = prepare_eval(config, narrate, output_dir=output_dir)
         narrate(describe(job))
-        predictions = _judge(_predict(job, narrate), job.make_reward, narrate)
+        predictions = _predict(job, narrate)
         name = f"{short_name(config.model, output_dir)}-{config.task}"
         folder = config.output or free_folder(Path("evaluations"), name)
+        if job.make_reward is not None:
+            predictions = _judge_kept(predictions, job.make_reward, folder, config, narrate)
         facts = {
             "task": config.task,
             "model": config.model,
@@ -47,9 +61,12 @@ def evaluate(config: EvalConfig, *, as_json: bool, output_dir: Path) -> int:
             "seconds": round(narrate.elapsed_s, 1),
         }
         content = _content(predictions, config, facts)
-        with whole_folder(folder) as draft:
-            write_predictions(predictions, draft / "predictions.jsonl")
-            write_results(content, draft / "results.json")
+        if job.make_reward is not None:
+            write_results(content, folder / RESULTS)
+        else:
+            with whole_folder(folder) as draft:
+                write_predictions(predictions, draft / PREDICTIONS)
+                write_results(content, draft / RESULTS)
     _tell(content, folder, as_json)
     return 0
 
@@ -58,10 +75,10 @@ def recompute(file: Path, config: EvalConfig, *, as_json: bool) -> int:
     """The figures of predictions that are there already; returns 0.
 
     Args:
-        config: of its keys, those of metrics, intervals and the reward are read. Without a reward, the figure is that
-            of the rewards that were kept.
+        config: of its keys, those of metrics, intervals, the reward and the output are read. Without a reward, the
+            figure is that of the rewards that were kept; with one, its rewards go with the predictions to the output.
     """
-    from gkd_dist.evaluation.predictions import read_predictions
+    from gkd_dist.evaluation.predictions import read_predictions, write_predictions
     from gkd_dist.evaluation.results import write_results
 
     predictions = read_predictions(file)
@@ -69,15 +86,22 @@ def recompute(file: Path, config: EvalConfig, *, as_json: bool) -> int:
     problems = missing_packages(config)
     if config.reward is not None and not predictions[0].samples:
         problems.append(f"reward: task={config.task} writes no text to judge; remove it")
+    rewarded = None if config.reward is None or config.output is None else config.output / PREDICTIONS
+    if rewarded is not None and rewarded.exists() and not rewarded.samefile(file):
+        problems.append(f"output: {config.output} holds other predictions; choose another folder")
     if problems:
         raise ConfigError(problems)
     asked = [(each.prompt, each.references[0] if each.references else None) for each in predictions]
     with aside(as_json):
-        predictions = _judge(predictions, prepare_reward(config, asked, str(file)), Narrator())
+        make_reward = prepare_reward(config, asked, str(file))
+        if make_reward is not None:
+            predictions = _judge(predictions, make_reward, Narrator())
     facts = {"task": config.task, "predictions": str(file), "num_rows": len(predictions)}
     content = _content(predictions, config, facts)
+    if rewarded is not None:
+        write_predictions(predictions, rewarded)
     if config.output is not None:
-        write_results(content, config.output / "results.json")
+        write_results(content, config.output / RESULTS)
     _tell(content, config.output, as_json)
     return 0
 
@@ -95,9 +119,19 @@ def generate(config: EvalConfig, output: Path | None, *, output_dir: Path) -> in
         narrate = Narrator()
         job = prepare_eval(config, narrate, output_dir=output_dir)
         narrate(describe(job))
-        drafts = None if output is None else output.with_name(f"{output.name}.draft")
-        predictions = _predict(job, narrate, drafts)
-    lines = [
+        if output is not None:
+            with _drafts(job, output, narrate) as drafts:
+                write_whole(output, _lines(_predict(job, narrate, drafts)).encode())
+                drafts.discard()
+            return 0
+        text = _lines(_predict(job, narrate))
+    sys.stdout.write(text)
+    return 0
+
+
+def _lines(predictions: Sequence[Any]) -> str:
+    """JSON lines of what was written."""
+    lines = (
         json.dumps(
             {
                 "index": each.index,
@@ -108,15 +142,8 @@ def generate(config: EvalConfig, output: Path | None, *, output_dir: Path) -> in
             ensure_ascii=False,
         )
         for each in predictions
-    ]
-    text = "".join(f"{line}\n" for line in lines)
-    if output is None:
-        sys.stdout.write(text)
-    else:
-        write_whole(output, text.encode())
-    if drafts is not None:
-        drafts.unlink(missing_ok=True)
-    return 0
+    )
+    return "".join(f"{line}\n" for line in lines)
 
 
 def describe(job: EvalJob) -> str:
@@ -129,27 +156,53 @@ def describe(job: EvalJob) -> str:
     return f"{job.config.task}: {len(job.cases)} rows{of_subsets}{dropped}; {longest}; chat template {chat}"
 
 
-def _predict(job: EvalJob, narrate: Narrator, drafts: Path | None = None) -> list[Any]:
+def _predict(job: EvalJob, narrate: Narrator, kept: "Drafts | None" = None) -> list[Any]:
     """
     Args:
-        drafts: the file where completions are kept while they are written; None: nowhere.
+        kept: where completions are kept while they are written; None: nowhere.
     """
-    from gkd_dist.evaluation.drafts import Drafts
     from gkd_dist.evaluation.predicting import predict
 
-    if drafts is None:
-        make_drafts = None
-    else:
-        drafts.parent.mkdir(parents=True, exist_ok=True)
-        make_drafts = partial(Drafts, drafts, _author(job), tell=narrate)
     watch = partial(_watch, narrate)
-    return asyncio.run(predict(job.config, job.cases, job.engines, job.renderer, watch, make_drafts))
+    return asyncio.run(predict(job.config, job.cases, job.engines, job.renderer, watch, kept))
 
 
-def _judge(predictions: list[Any], make_reward: MakeReward | None, narrate: Narrator) -> list[Any]:
-    """With rewards, where any are asked for."""
-    if make_reward is None:
-        return predictions
+def _drafts(job: EvalJob, output: Path, narrate: Narrator) -> "Drafts":
+    """Beside `output`."""
+    from gkd_dist.evaluation.drafts import Drafts
+    from gkd_dist.evaluation.predicting import prompts_of
+
+    output.parent.mkdir(parents=True, exist_ok=True)
+    path = output.with_name(f"{output.name}.draft")
+    return Drafts(path, _author(job), prompts_of(job.config, job.cases), narrate)
+
+
+def _judge_kept(
+    predictions: list[Any], make_reward: MakeReward, folder: Path, config: EvalConfig, narrate: Narrator
+) -> list[Any]:
+    """As `_judge`; what the model wrote is in `folder` before, whatever becomes of the reward, and with it after."""
+    from gkd_dist.evaluation.predictions import write_predictions
+    from gkd_dist.evaluation.results import whole_folder
+
+    file = folder / PREDICTIONS
+    with whole_folder(folder) as draft:
+        write_predictions(predictions, draft / PREDICTIONS)
+    try:
+        predictions = _judge(predictions, make_reward, narrate)
+    except BaseException as error:
+        keys = {} if config.reward is None else config.reward.model_dump(mode="json", exclude_unset=True)
+        words = [f"--predictions={file}", f"output={folder}", *(f"reward.{key}={keys[key]}" for key in keys)]
+        hint = f"what the model wrote is kept; judge it with: gkd eval {shlex.join(words)}"
+        if isinstance(error, DeadlineError | EngineError):
+            raise type(error)(f"{error}\n{hint}") from error
+        narrate(hint)
+        raise
+    write_predictions(predictions, file)
+    return predictions
+
+
+def _judge(predictions: list[Any], make_reward: MakeReward, narrate: Narrator) -> list[Any]:
+    """With rewards."""
     from gkd_dist.evaluation.judging import judge
 
     num_answers = sum(len(each.samples) for each in predictions)
@@ -174,7 +227,7 @@ def _author(job: EvalJob) -> dict[str, Any]:
     """All that decides a completion beside its prompt."""
     files = sorted(path for path in job.engines.model.iterdir() if path.is_file())
     return {
-        "settings": job.config.model_dump(mode="json", exclude={"output"}),
+        "settings": job.config.model_dump(mode="json", exclude=DECIDES_NO_TEXT),
         "version": __version__,
         "model": [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files],
     }

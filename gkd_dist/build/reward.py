@@ -10,6 +10,9 @@ from gkd_dist.interfaces import Reward
 if TYPE_CHECKING:
     from gkd_dist.build.blueprint import Blueprint
 
+TIMEOUT_KEY = "cluster.request_timeout_s"
+"""Of a run."""
+
 
 def make_reward(blueprint: "Blueprint") -> Reward:
     """The reward of a run that has one."""
@@ -17,16 +20,19 @@ def make_reward(blueprint: "Blueprint") -> Reward:
     if config.reward is None:
         raise ValueError("the configuration has no reward")
     device, timeout_s = device_of(config.cluster.num_gpus_reward), config.cluster.request_timeout_s
-    return reward_of(config.reward, blueprint.reward_model, device=device, timeout_s=timeout_s)
+    return reward_of(config.reward, blueprint.reward_model, device=device, timeout_s=timeout_s, timeout_key=TIMEOUT_KEY)
 
 
-def reward_of(reward: RewardConfig, model: Path | None, *, device: str, timeout_s: float) -> Reward:
+def reward_of(
+    reward: RewardConfig, model: Path | None, *, device: str, timeout_s: float, timeout_key: str | None = None
+) -> Reward:
     """Any reward; validation has seen that its type has what it needs.
 
     Args:
         model: folder of the classifier, of `entailment`.
         device: of the classifier.
         timeout_s: of one call of a function.
+        timeout_key: where that is configured, for messages; None: nowhere.
     """
     match reward.type:
         case "answer":
@@ -36,7 +42,7 @@ def reward_of(reward: RewardConfig, model: Path | None, *, device: str, timeout_
         case "python":
             from gkd_dist.rewards.function import FunctionReward
 
-            return FunctionReward(reward.function, timeout_s=timeout_s)
+            return FunctionReward(reward.function, timeout_s=timeout_s, timeout_key=timeout_key)
         case "entailment":
             from gkd_dist.rewards.entailment import EntailmentReward
 

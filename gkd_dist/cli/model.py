@@ -93,6 +93,8 @@ def generate(
     config = load_task(None, {key: text for key, text in given.items() if text}, overrides, output_dir)
     if config.reward is not None:
         raise typer.BadParameter("gkd generate judges nothing; use gkd eval --task generation", param_hint="reward")
+    if config.teacher is not None:
+        raise typer.BadParameter("gkd generate measures nothing; use gkd eval --task generation", param_hint="teacher")
     from gkd_dist.evaluating import generate as generate_texts
 
     raise typer.Exit(generate_texts(config, output, output_dir=output_dir))

@@ -1,17 +1,27 @@
 """What is wrong with several rows of one file, told together (floor F2)."""
 
-from collections.abc import Sequence
-
 _SHOWN = 3
 
 
-def told(faults: Sequence[str]) -> str:
-    """The first few, one line each, and how many there are.
+class Faults:
+    """The first few, one line each, and how many there are; no more is kept, whatever the number of rows."""
 
-    Args:
-        faults: at least one; each begins with its place.
-    """
-    lines = list(faults[:_SHOWN])
-    if len(faults) > _SHOWN:
-        lines.append(f"{len(faults) - _SHOWN} more rows cannot be read either, {len(faults)} in all")
-    return "\n".join(lines)
+    def __init__(self) -> None:
+        self._shown: list[str] = []
+        self._number = 0
+
+    def add(self, fault: str) -> None:
+        """One more; it begins with its place."""
+        self._number += 1
+        if self._number <= _SHOWN:
+            self._shown.append(fault)
+
+    def __len__(self) -> int:
+        return self._number
+
+    def __str__(self) -> str:
+        if self._number <= _SHOWN:
+            return "\n".join(self._shown)
+        return "\n".join(
+            [*self._shown, f"{self._number - _SHOWN} more rows cannot be read either, {self._number} in all"]
+        )

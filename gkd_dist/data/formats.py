@@ -5,11 +5,13 @@
                          `gkd generate` writes them, is a row for each that is not `truncated`
     messages             a list of messages; the last assistant message is the completion, what precedes it the prompt
 
-A wrong type is an error that names the place; an empty cell makes the row unusable, which is counted.
+A wrong type is an error that names the place; an empty cell, or a completion that was cut, makes the row unusable,
+which is counted.
 """
 
 import difflib
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,8 +24,8 @@ TRUNCATED = "truncated"
 """Column beside a list of completions: for each, whether a length limit ended it."""
 
 
-class UnusableRowError(Exception):
-    """A well-formed record that holds nothing to train on; the message is the reason, for counting."""
+class _UnusableRowError(Exception):
+    """A well-formed row that holds nothing to train on; the message is the reason, for counting."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,22 +39,32 @@ class Columns:
     source: str | None = None
     """None where no source is read."""
 
-    def rows(self, record: Record, place: str) -> list[Row]:
-        """The rows of one record: one, or one for each of several completions that have an end.
+    def rows(self, record: Record, place: str) -> tuple[list[Row], Counter[str]]:
+        """The usable rows of one record, which is one row or has several completions; and how many rows are left out,
+        by reason: a cell is empty, a conversation has no answer, the length limit cut the completion.
 
         Raises:
             DataError: a column is missing or has the wrong type.
-            UnusableRowError: a cell is empty, or a conversation has no answer, or no completion has an end.
         """
+        rows: list[Row] = []
+        left_out: Counter[str] = Counter()
+        for single, is_cut in self._singles(record, place):
+            try:
+                if is_cut:  # an end behind it would be a false one
+                    raise _UnusableRowError("cut off by the length limit")
+                rows.append(self._row(single, place))
+            except _UnusableRowError as reason:
+                left_out[str(reason)] += 1
+        return rows, left_out
+
+    def _singles(self, record: Record, place: str) -> Iterator[tuple[Record, bool]]:
+        """A record for each completion, and whether that was cut."""
         texts = cell(record, self.completion, place) if self.format == "prompt+completion" else None
         if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
-            return [self._row(record, place)]
-        cut = record.get(TRUNCATED)
-        if isinstance(cut, list) and len(cut) == len(texts):  # an end behind these would be a false one
-            texts = [text for text, is_cut in zip(texts, cut, strict=True) if not is_cut]
-            if not texts:
-                raise UnusableRowError("cut off by the length limit")
-        return [self._row({**record, self.completion: text}, place) for text in texts]
+            yield record, False
+            return
+        for text, is_cut in zip(texts, _cut(record, len(texts), place), strict=True):
+            yield {**record, self.completion: text}, is_cut
 
     def _row(self, record: Record, place: str) -> Row:
         row = self._content(record, place)
@@ -133,6 +145,24 @@ def cell(record: Record, column: str, place: str) -> Any:
     raise DataError(f"{place}: no column {column!r}, only {_listed(record)}{hint}")
 
 
+def _cut(record: Record, number: int, place: str) -> list[bool]:
+    """For each of so many completions, whether a length limit ended it; none where the record does not say.
+
+    Raises:
+        DataError: it says so of another number of them, or in another way.
+    """
+    cut = record.get(TRUNCATED)
+    if cut is None:
+        return [False] * number
+    if isinstance(cut, list) and len(cut) == number and all(isinstance(each, bool) for each in cut):
+        return cut
+    found = f"{len(cut)} of them" if isinstance(cut, list) and len(cut) != number else f"{cut!r:.60}"
+    raise DataError(
+        f"{place}: {TRUNCATED} must be a list with true or false for each of the {number} completions, found {found}; "
+        "write the file anew with gkd generate, or remove the column where no completion was cut"
+    )
+
+
 def _listed(names: Iterable[object]) -> str:
     return ", ".join(map(str, names)) or "no columns at all"
 
@@ -140,7 +170,7 @@ def _listed(names: Iterable[object]) -> str:
 def _prompt(cell: Any, place: str) -> str | tuple[Message, ...]:
     if isinstance(cell, list):
         if not cell:
-            raise UnusableRowError("empty prompt")
+            raise _UnusableRowError("empty prompt")
         return _messages(cell, place)
     return _text(cell, place, "empty prompt", "text or a list of messages")
 
@@ -150,7 +180,7 @@ def _completion(cell: Any, place: str) -> str:
         return _text(cell, place, "empty completion", "text or a list with one assistant message")
     messages = _messages(cell, place)
     if not messages:
-        raise UnusableRowError("empty completion")
+        raise _UnusableRowError("empty completion")
     if len(messages) != 1 or messages[0].role != "assistant":
         raise DataError(
             f"{place}: a completion must be one assistant message, found roles "
@@ -165,10 +195,10 @@ def _conversation(cell: Any, place: str) -> Row:
     messages = _messages(cell or [], place)
     answers = [index for index, message in enumerate(messages) if message.role == "assistant"]
     if not answers:
-        raise UnusableRowError("no assistant message")
+        raise _UnusableRowError("no assistant message")
     last = answers[-1]
     if last == 0:
-        raise UnusableRowError("nothing before the assistant message")
+        raise _UnusableRowError("nothing before the assistant message")
     return Row(messages[:last], _text(messages[last].content, place, "empty completion", "text"))
 
 
@@ -188,11 +218,11 @@ def _messages(cell: list[Any], place: str) -> tuple[Message, ...]:
 
 def _text(cell: Any, place: str, empty: str, wanted: str) -> str:
     if cell is None:
-        raise UnusableRowError(empty)
+        raise _UnusableRowError(empty)
     if not isinstance(cell, str):
         raise DataError(f"{place}: must be {wanted}, found {type(cell).__name__}")
     if not cell.strip():
-        raise UnusableRowError(empty)
+        raise _UnusableRowError(empty)
     if any("\ud800" <= character <= "\udfff" for character in cell):
         raise DataError(f"{place}: holds half of a surrogate pair, which is no text; mend or drop the row")
     return cell

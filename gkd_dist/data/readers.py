@@ -1,13 +1,12 @@
 """Reading the rows of a run's data set (floor F2)."""
 
-import contextlib
 import re
 from collections import Counter
 from dataclasses import replace
 
 from gkd_dist.config.data import DataConfig, DataFields
-from gkd_dist.data.faults import told
-from gkd_dist.data.formats import Columns, UnusableRowError, detect_columns
+from gkd_dist.data.faults import Faults
+from gkd_dist.data.formats import Columns, detect_columns
 from gkd_dist.data.rows import Row, Rows
 from gkd_dist.data.sources import records
 from gkd_dist.data.word_problems import word_problems
@@ -40,8 +39,7 @@ def check_first_row(config: DataConfig) -> None:
     if config.path is None:
         return
     for place, record in records(config.path, config.split):
-        with contextlib.suppress(UnusableRowError):
-            detect_columns(config.fields, record, place).rows(record, place)
+        detect_columns(config.fields, record, place).rows(record, place)
         return
     raise DataError(f"data.path: {config.path} is empty; give a file with one row per line")
 
@@ -50,17 +48,18 @@ def _read(config: DataConfig, path: str) -> Rows:
     columns: Columns | None = None
     rows: list[Row] = []
     skipped: Counter[str] = Counter()
-    faults: list[str] = []
+    faults = Faults()
     for place, record in records(path, config.split):
         columns = columns or detect_columns(config.fields, record, place)
         try:
-            rows += columns.rows(record, place)
-        except UnusableRowError as reason:
-            skipped[str(reason)] += 1
+            own, left_out = columns.rows(record, place)
         except DataError as error:
-            faults.append(str(error))
+            faults.add(str(error))
+        else:
+            rows += own
+            skipped += left_out
     if faults:
-        raise DataError(told(faults))
+        raise DataError(str(faults))
     if columns is None:
         raise DataError(f"data.path: {path} is empty; give a file with one row per line")
     if not rows:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from gkd_dist.data.faults import told
+from gkd_dist.data.faults import Faults
 from gkd_dist.errors import DataError, plain
 
 Record = dict[str, Any]
@@ -68,7 +68,7 @@ def _json_lines(file: Path) -> Iterator[tuple[str, Record]]:
                 try:
                     record = _json_object(line, place)
                 except DataError as error:
-                    raise DataError(told([str(error), *_faults(lines, file, number)])) from error
+                    raise DataError(str(_faults(str(error), lines, file, number))) from error
                 yield place, record
     except (gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise DataError(f"{place}: damaged gzip data ({error}); fetch or compress the file again") from error
@@ -76,14 +76,17 @@ def _json_lines(file: Path) -> Iterator[tuple[str, Record]]:
         raise DataError(f"{place}: cannot be read: {error.strerror or error}") from error
 
 
-def _faults(lines: Iterable[bytes], file: Path, number: int) -> Iterator[str]:
-    """What is wrong with the lines behind line `number`."""
+def _faults(first: str, lines: Iterable[bytes], file: Path, number: int) -> Faults:
+    """What is wrong with line `number`, `first`, and with those behind it."""
+    faults = Faults()
+    faults.add(first)
     for later, line in enumerate(lines, start=number + 1):
         try:
             if line.strip():
                 _json_object(line, f"{file}:{later}")
         except DataError as error:
-            yield str(error)
+            faults.add(str(error))
+    return faults
 
 
 def _json_object(line: bytes, place: str) -> Record:

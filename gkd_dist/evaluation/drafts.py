@@ -4,6 +4,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +16,9 @@ from gkd_dist.errors import RunError
 from gkd_dist.evaluation.writers import Completion
 from gkd_dist.types import Prompt
 
+_HEAD = b'{"of": "'
+_ANY_HEAD = re.compile(_HEAD + rb'[0-9a-f]*"?}?\n?')
+
 
 class Drafts:
     """JSON lines beside the file that will be written: who wrote them for what, then one completion each.
@@ -25,11 +29,12 @@ class Drafts:
         prompts: as `write_all` gets them.
         tell: hears what becomes of drafts that are there already.
 
-    Drafts of another author, or for other prompts, are begun anew. A line that a kill cut off is left out: its
-    prompt is asked again.
+    What is there of another author, for other prompts, or of something else is moved to `FILE.draft.N`. A line that a
+    kill cut off is left out: its prompt is asked again.
 
     Raises:
-        RunError: on entering: another process writes there. The kernel's lock on the file ends with its process.
+        RunError: on entering: another process writes there. The kernel's lock on the file ends with its process, or
+            with the block: until then the file that is written from them is nobody else's either.
     """
 
     def __init__(
@@ -43,33 +48,34 @@ class Drafts:
         self._head = {"of": _digest(author, prompts)}
         self._num_prompts = len(prompts)
         self._tell = tell
-        self._stream: IO[str] | None = None
+        self._stream: IO[bytes] | None = None
         self.completions: dict[int, Completion] = {}
         """By place among the prompts."""
 
     def __enter__(self) -> "Drafts":
-        self._stream = self._path.open("a", encoding="utf-8")
+        self._stream = _locked(self._path)
         try:
-            fcntl.flock(self._stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+            while (kept := self._kept(content := self._path.read_bytes())) is None and not _is_empty(content):
+                former = _free(self._path)
+                self._path.rename(former)
+                self._tell(f"what {self._path} held is of another command: it is kept as {former}, all is written anew")
+                self._stream.close()
+                self._stream = _locked(self._path)
+            os.truncate(self._path, 0 if kept is None else content.rfind(b"\n") + 1)
+            if kept is None:
+                self._put(self._head)
+        except BaseException:
             self._stream.close()
-            raise RunError(
-                f"{self._path}: another process writes there; wait until it ends, or choose another --output"
-            ) from error
-        lines = _whole_lines(self._path)
-        if lines and lines[0] != self._head:
-            self._tell(f"{self._path}: {len(lines) - 1} completions of another command are dropped, and written anew")
-            lines = []
-        elif len(lines) > 1:
-            self._tell(f"going on behind {len(lines) - 1} of {self._num_prompts} completions, kept in {self._path}")
-        self.completions = {
-            each["place"]: Completion(np.asarray(each["token_ids"], np.int32), each["is_truncated"])
-            for each in lines[1:]
-        }
-        if not lines:
-            self._stream.truncate(0)
-            self._put(self._head)
+            raise
+        self.completions = kept or {}
+        if kept:
+            self._tell(f"going on behind {len(kept)} of {self._num_prompts} completions, kept in {self._path}")
         return self
+
+    def _kept(self, content: bytes) -> dict[int, Completion] | None:
+        """What is there of this command; None: something else is."""
+        head = _line(self._head)
+        return _completions(content[len(head) :]) if content.startswith(head) else None
 
     def add(self, completions: Mapping[int, Completion]) -> None:
         """They outlive this process from now on."""
@@ -78,6 +84,10 @@ class Drafts:
         if self._stream is not None:
             self._stream.flush()
         self.completions |= completions
+
+    def discard(self) -> None:
+        """They are of no use any more: what was to be written of them is."""
+        self._path.unlink(missing_ok=True)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -88,21 +98,59 @@ class Drafts:
     def _put(self, line: dict[str, Any]) -> None:
         if self._stream is None:
             raise RuntimeError("drafts are added inside `with`")
-        self._stream.write(json.dumps(line) + "\n")
+        self._stream.write(_line(line))
 
 
-def _whole_lines(path: Path) -> list[Any]:
-    """All but a last one that a kill cut off, which is taken out of the file."""
-    if not path.exists():
-        return []
-    content = path.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if whole != content:
-        os.truncate(path, len(whole))
+def _locked(path: Path) -> IO[bytes]:
+    """To be written at its end, and by nobody else."""
+    while True:
+        stream = path.open("ab")
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_at(path, stream):
+                return stream
+        except BlockingIOError as error:
+            stream.close()
+            raise RunError(
+                f"{path}: another process writes there; wait until it ends, or choose another --output"
+            ) from error
+        stream.close()  # who held it took it away between the two calls
+
+
+def _is_at(path: Path, stream: IO[bytes]) -> bool:
     try:
-        return [json.loads(line) for line in whole.splitlines()]
-    except ValueError:  # no drafts of ours
-        return []
+        return os.path.samestat(path.stat(), os.fstat(stream.fileno()))
+    except FileNotFoundError:
+        return False
+
+
+def _free(path: Path) -> Path:
+    """`FILE.N` with the first N from 1 on that is not there."""
+    number = 1
+    while (former := path.with_name(f"{path.name}.{number}")).exists():
+        number += 1
+    return former
+
+
+def _is_empty(content: bytes) -> bool:
+    """Whether it is a first line at most, of any command, perhaps cut."""
+    return _HEAD[: len(content)] == content or _ANY_HEAD.fullmatch(content) is not None
+
+
+def _line(value: Mapping[str, Any]) -> bytes:
+    return json.dumps(value).encode() + b"\n"
+
+
+def _completions(content: bytes) -> dict[int, Completion] | None:
+    """Of whole lines, by place; None: they are something else."""
+    lines = content[: content.rfind(b"\n") + 1].splitlines()
+    try:
+        return {
+            each["place"]: Completion(np.asarray(each["token_ids"], np.int32), each["is_truncated"])
+            for each in map(json.loads, lines)
+        }
+    except (ValueError, KeyError, TypeError, OverflowError):
+        return None
 
 
 def _digest(author: Mapping[str, Any], prompts: Sequence[Prompt]) -> str:

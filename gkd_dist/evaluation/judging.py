@@ -9,8 +9,8 @@ from gkd_dist.evaluation.writers import Progress
 from gkd_dist.interfaces import Reward
 from gkd_dist.types import Answer
 
-AT_ONCE = 256
-"""Answers that a reward gets in one call."""
+AT_ONCE = 32
+"""Answers that a reward gets in one call: few, because a call has a deadline and a function may be slow."""
 
 
 async def judge(predictions: Sequence[Prediction], reward: Reward, progress: Progress) -> list[Prediction]:

@@ -1,18 +1,16 @@
 """From rendered questions to predictions: write, compare options, measure distances."""
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from gkd_dist.closing import Closing
 from gkd_dist.config.evaluation import EvalConfig
 from gkd_dist.evaluation.distances import distances
-from gkd_dist.evaluation.drafts import Drafts
 from gkd_dist.evaluation.multiple_choice import option_log_probs
 from gkd_dist.evaluation.predictions import Prediction, Sample
 from gkd_dist.evaluation.questions import Question
-from gkd_dist.evaluation.writers import Completion, Progress, Writer, write_all
+from gkd_dist.evaluation.writers import Completion, Kept, Progress, Writer, write_all
 from gkd_dist.interfaces import Scorer
 from gkd_dist.types import FinishReason, IntArray, Prompt, SampleId, SamplingParams, Source, Trajectory
 
@@ -65,7 +63,11 @@ class Language(Protocol):
 
 Watch = Callable[[str, int], Progress]
 """`watch("completions", 20)` follows the progress of 20 of them."""
-MakeDrafts = Callable[[Sequence[Prompt]], Drafts]
+
+
+def prompts_of(config: EvalConfig, cases: Sequence[Case]) -> list[Prompt]:
+    """What is asked: each case `decoding.num_samples` times, one after the other."""
+    return [case.prompt(repeat) for case in cases for repeat in range(config.decoding.num_samples)]
 
 
 async def predict(
@@ -74,16 +76,16 @@ async def predict(
     engines: Engines,
     language: Language,
     watch: Watch,
-    make_drafts: MakeDrafts | None = None,
+    kept: Kept | None = None,
 ) -> list[Prediction]:
     """One prediction per case, in order.
 
     Args:
-        make_drafts: where completions are kept while they are written; None: nowhere.
+        kept: where completions are kept while they are written, by place among `prompts_of` all; None: nowhere.
     """
     if cases[0].option_ids:
         return await _compare(config, cases, engines, watch)
-    completions = await _write(config, cases, engines, language, watch, make_drafts)
+    completions = await _write(config, cases, engines, language, watch, kept)
     predictions = [
         replace(_bare(config, case), samples=tuple(_sample(each, case.question.stop, language) for each in own))
         for case, own in zip(cases, completions, strict=True)
@@ -111,11 +113,11 @@ async def _write(
     engines: Engines,
     language: Language,
     watch: Watch,
-    make_drafts: MakeDrafts | None,
+    kept: Kept | None,
 ) -> list[list[Completion]]:
     """Per case, `num_samples` completions."""
     decoding = config.decoding
-    prompts = [case.prompt(repeat) for case in cases for repeat in range(decoding.num_samples)]
+    prompts = prompts_of(config, cases)
     params = SamplingParams(
         max_new_tokens=decoding.max_new_tokens,
         temperature=decoding.temperature,
@@ -124,17 +126,16 @@ async def _write(
         stop_token_ids=language.stop_token_ids,
         seed=config.seed,
     )
-    at_once = None if make_drafts is None else AT_ONCE
-    with nullcontext() if make_drafts is None else make_drafts(prompts) as drafts:
-        async with Closing(engines.make_writer()) as writer:
-            written = await write_all(
-                writer,
-                prompts,
-                params,
-                batch_size=decoding.batch_size if config.engine == "hf" else at_once,
-                progress=watch("completions", len(prompts)),
-                kept=drafts,
-            )
+    at_once = None if kept is None else AT_ONCE
+    async with Closing(engines.make_writer()) as writer:
+        written = await write_all(
+            writer,
+            prompts,
+            params,
+            batch_size=decoding.batch_size if config.engine == "hf" else at_once,
+            progress=watch("completions", len(prompts)),
+            kept=kept,
+        )
     return [written[start : start + decoding.num_samples] for start in range(0, len(written), decoding.num_samples)]
 
 

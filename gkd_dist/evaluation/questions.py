@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gkd_dist.config.evaluation import EvalConfig
-from gkd_dist.data.faults import told
+from gkd_dist.data.faults import Faults
 from gkd_dist.data.formats import cell
 from gkd_dist.data.sources import Record, records
 from gkd_dist.errors import DataError
@@ -60,18 +60,18 @@ def _plain_questions(config: EvalConfig) -> Iterator[Question]:
         raise DataError(
             f"split: {config.data} is no file here; if it is a hub data set, set split=train or another one"
         )
-    faults: list[str] = []
+    faults = Faults()
     for index, (place, record) in enumerate(records(config.data, config.split or "test", "data")):
         if index == config.num_rows:
             break
         try:
             text, wanted = _texts_of(config, record, place, known)
         except DataError as error:
-            faults.append(str(error))
+            faults.add(str(error))
         else:
             yield Question(index, shots.prefix + template.replace("{prompt}", text), wanted, stop=shots.stop)
     if faults:
-        raise DataError(told(faults))
+        raise DataError(str(faults))
 
 
 def _texts_of(config: EvalConfig, record: Record, place: str, known: Set[str]) -> tuple[str, tuple[str, ...]]:

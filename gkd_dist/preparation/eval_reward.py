@@ -13,7 +13,7 @@ from gkd_dist.interfaces import Reward
 from gkd_dist.preparation.reward import NUM_TRIED, check_reward, try_function
 
 TIMEOUT_S = 600.0
-"""Of one call of a reward function: the default of a run's cluster.request_timeout_s."""
+"""Of one call of a reward function, with few answers at a time; no key changes it."""
 
 Asked = Sequence[tuple[str, str | None]]
 """Prompt and first reference of each row."""

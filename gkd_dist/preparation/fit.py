@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from gkd_dist.build import Blueprint
+from gkd_dist.build.reward import TIMEOUT_KEY
 from gkd_dist.config.models import PruneConfig
 from gkd_dist.config.run import RunConfig
 from gkd_dist.data.golden import golden_sequences
@@ -75,7 +76,7 @@ def fit(config: RunConfig, data: Data, folders: Mapping[str, Path], prune: Prune
     if rendered is not None:
         tried = [(row.text, row.reference) for row in rendered.train[:NUM_TRIED]]
         timeout_s = config.cluster.request_timeout_s
-        collect(problems, lambda: try_function(config.reward, tried, timeout_s=timeout_s))
+        collect(problems, lambda: try_function(config.reward, tried, timeout_s=timeout_s, timeout_key=TIMEOUT_KEY))
     if problems or rendered is None:
         raise ConfigError(problems)
     blueprint = Blueprint(

@@ -24,15 +24,22 @@ def check_reward(reward: RewardConfig | None, rows: Rows | None) -> None:
         load_function(reward.function)
 
 
-def try_function(reward: RewardConfig | None, rows: Sequence[tuple[str, str | None]], *, timeout_s: float) -> None:
+def try_function(
+    reward: RewardConfig | None,
+    rows: Sequence[tuple[str, str | None]],
+    *,
+    timeout_s: float,
+    timeout_key: str | None = None,
+) -> None:
     """A reward function of the user's own is called once: it is the part that was never run before.
 
     Args:
         rows: prompt and reference of some.
+        timeout_key: where `timeout_s` is configured, for messages; None: nowhere.
     """
     if reward is None or reward.function is None:
         return
     from gkd_dist.rewards.function import check_function
 
     answers = [Answer(prompt, reference or "", reference) for prompt, reference in rows]
-    check_function(reward.function, answers, timeout_s=timeout_s)
+    check_function(reward.function, answers, timeout_s=timeout_s, timeout_key=timeout_key)

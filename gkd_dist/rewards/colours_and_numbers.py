@@ -58,7 +58,8 @@ def german(text: str) -> _Said:
 
 
 def _digits(text: str) -> set[str]:
-    return {str(int(digits)) for digits in re.findall(r"[0-9]+", text)}
+    """Without leading zeros, as text: Python reads no number of thousands of digits."""
+    return {digits.lstrip("0") or "0" for digits in re.findall(r"[0-9]+", text)}
 
 
 def _beginning(word: str) -> set[str]:
@@ -130,8 +131,10 @@ _STEM = re.compile("|".join(sorted(_GERMAN_COLOURS, key=len, reverse=True)))
 _COLOUR_WORD = re.compile(
     rf"(?:dunkel|hell|mittel|tief|zart|sanft|blass|knall|grell|leucht|neon|marine|himmel|baby|wein|burgunder|olive?|gras"
     rf"|lind|zitronen|kastanien|feuer|scharlach|schnee)?"
-    rf"(?:{_STEM.pattern})+(?:farben|farbig|haarig|lich)?(?:e|en|er|es|em|ne|nen|ner|nes|nem)?"
+    rf"(?:{_STEM.pattern}){{1,3}}(?:farben|farbig|haarig|lich)?(?:e|en|er|es|em|ne|nen|ner|nes|nem)?"
 )
+"""At most three stems (`schwarzrotgold`): `rosarot` is one and also two, and without an end the ways to read
+`rosarotrosarot...` would double with each."""
 _BEGINNINGS = {
     "dunkelh\u00e4utig": "black",
     "hellh\u00e4utig": "white",

@@ -35,16 +35,18 @@ class FunctionReward:
     Args:
         spec: `package.module:function`.
         timeout_s: a call that takes longer raises DeadlineError.
+        timeout_key: where that is configured, for its message; None: nowhere.
 
     Raises:
         ConfigError: see `load_function`.
     """
 
-    def __init__(self, spec: str, *, timeout_s: float) -> None:
+    def __init__(self, spec: str, *, timeout_s: float, timeout_key: str | None = None) -> None:
         self._name = f"the reward function {spec}"
         self._function = load_function(spec)
         self._names = _accepted(self._function)
         self._timeout_s = timeout_s
+        self._hint = "" if timeout_key is None else f", or raise {timeout_key}"
         self._thread = SerialThread("reward")
         self._runner: asyncio.Runner | None = None
         self._open: set[_Call] = set()
@@ -63,7 +65,8 @@ class FunctionReward:
                 return await self._thread.run(lambda: self._call(call, chosen, len(answers)))
         except TimeoutError:
             raise DeadlineError(
-                f"{self._name} did not return within {self._timeout_s:.0f} s (cluster.request_timeout_s)"
+                f"{self._name} did not return within {self._timeout_s:.0f} s for {len(answers)} completions; make it "
+                f"faster{self._hint}"
             ) from None
         finally:
             call.give_up()
@@ -142,11 +145,11 @@ def load_function(spec: str) -> Callable[..., Any]:
     return function
 
 
-def check_function(spec: str, answers: Sequence[Answer], *, timeout_s: float) -> None:
+def check_function(spec: str, answers: Sequence[Answer], *, timeout_s: float, timeout_key: str | None = None) -> None:
     """Call the function once, in this process, and raise ConfigError unless it judges `answers` as it will have to."""
 
     async def judge() -> None:
-        async with Closing(FunctionReward(spec, timeout_s=timeout_s)) as reward:
+        async with Closing(FunctionReward(spec, timeout_s=timeout_s, timeout_key=timeout_key)) as reward:
             await reward.judge(answers)
 
     try:

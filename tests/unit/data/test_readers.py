@@ -2,12 +2,14 @@ import gzip
 import json
 import logging
 import os
+import weakref
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
 from gkd_dist.config.data import DataConfig
+from gkd_dist.data.faults import Faults
 from gkd_dist.data.readers import NUM_EMBEDDED, read_rows
 from gkd_dist.data.rows import Message, Row
 from gkd_dist.errors import DataError
@@ -289,7 +291,32 @@ def test_completions_that_the_length_limit_cut_are_left_out(file):
     ]
     rows = read(write(file, *records), fields={"completion": "completions"})
     assert rows.rows == (Row("a", "whole"),)
-    assert rows.num_skipped == {"cut off by the length limit": 1}
+    assert rows.num_skipped == {"cut off by the length limit": 2}
+    with pytest.raises(DataError, match=r"none of the 1 rows .* 1 with cut off by the length limit"):
+        read(write(file, records[1]), fields={"completion": "completions"})
+
+
+def test_an_empty_completion_leaves_the_others_of_its_record(file):
+    record = {"prompt": "a", "completions": ["whole", " ", "cut"], "truncated": [False, False, True]}
+    rows = read(write(file, record), fields={"completion": "completions"})
+    assert rows.rows == (Row("a", "whole"),)
+    assert rows.num_skipped == {"empty completion": 1, "cut off by the length limit": 1}
+
+
+@pytest.mark.parametrize(
+    ("truncated", "found"),
+    [([True], "1 of them"), ([], "0 of them"), ([0, "false"], r"\[0, 'false'\]"), (True, "True")],
+)
+def test_a_column_that_does_not_say_which_completion_was_cut_is_refused(file, truncated, found):
+    record = {"prompt": "a", "completions": ["one", "two"], "truncated": truncated}
+    with pytest.raises(DataError, match=rf"train\.jsonl:1: truncated must be .* of the 2 completions, found {found}; "):
+        read(write(file, record), fields={"completion": "completions"})
+    rows = read(write(file, record | {"truncated": None}), fields={"completion": "completions"})
+    assert len(rows) == 2
+
+
+def test_a_text_beside_a_column_truncated_of_its_own_is_read(file):
+    assert len(read(write(file, PAIR | {"truncated": True}, PAIR | {"truncated": "no"}))) == 2
 
 
 def test_what_is_unwanted_is_taken_out_of_completions(file):
@@ -311,6 +338,41 @@ def test_several_bad_rows_are_told_together(file, bad):
     *shown, rest = str(caught.value).splitlines()
     assert [line.split(":")[1] for line in shown] == ["2", "4", "5"]
     assert rest == "1 more rows cannot be read either, 4 in all"
+
+
+class Text(str):
+    """One that can be watched."""
+
+
+def test_of_any_number_of_faults_three_are_kept():
+    faults, alive = Faults(), weakref.WeakSet()
+    for number in range(1000):
+        text = Text(f"{number}: bad")
+        alive.add(text)
+        faults.add(text)
+    del text
+    assert len(alive) == 3 and len(faults) == 1000
+    assert str(faults).endswith("2: bad\n997 more rows cannot be read either, 1000 in all")
+
+
+@pytest.mark.parametrize("bad", ["{broken", {"prompt": 7, "completion": "Four."}])
+def test_a_file_of_bad_rows_keeps_no_text_of_each(file, bad, monkeypatch):
+    """Also where the reader of rows meets them, and where that of lines does."""
+    made, alive = DataError, weakref.WeakSet()
+
+    class WatchedError(DataError):
+        def __str__(self):
+            text = Text(super().__str__())
+            alive.add(text)
+            most.append(len(alive))
+            return text
+
+    most = []
+    for module in ("sources", "formats"):
+        monkeypatch.setattr(f"gkd_dist.data.{module}.DataError", WatchedError)
+    with pytest.raises(made):
+        read(write(file, PAIR, *[bad] * 50))
+    assert max(most) <= 5 and len(most) >= 50
 
 
 def test_a_hub_that_does_not_answer_is_told_in_one_line(monkeypatch):

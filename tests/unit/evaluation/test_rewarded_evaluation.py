@@ -1,6 +1,7 @@
 """`gkd eval` with a reward: what the model wrote is judged as in a run, and counts by row."""
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 
 from gkd_dist.cli import main
 from gkd_dist.evaluation.predictions import Prediction, Sample, write_predictions
+from gkd_dist.preparation import eval_reward
 from tests.classifier import save_classifier
 from tests.tiny import save_causal, save_t5
 
@@ -20,6 +22,20 @@ def share(prompts, completions, references):
 
 def broken(completions, **kwargs):
     return [float("nan")] * len(completions)
+
+TIMES = []
+
+def later_broken(completions, **kwargs):
+    TIMES.append(len(completions))
+    if len(TIMES) > 1 and ERROR is not None:
+        raise ERROR
+    return [3.0] * len(completions)
+
+async def slow(completions, **kwargs):
+    import asyncio
+    if len(completions) > 2:
+        await asyncio.Event().wait()
+    return [1.0] * len(completions)
 """
 
 
@@ -74,6 +90,7 @@ def test_samples_of_a_row_are_judged_and_kept_together(
     import judges_of_this_test  # type: ignore[import-not-found]
 
     prompts, completions, references = judges_of_this_test.SEEN[-1]
+    judges_of_this_test.SEEN.clear()
     assert prompts[:4] == ["say w7 w8 w5"] * 3 + ["say w8 w9 w5"]
     assert references[2:4] == ["w7 w4", "w8 w4"]
     assert completions == [sample["text"] for row in rows for sample in row["samples"]]
@@ -118,6 +135,89 @@ def test_what_a_reward_lacks_is_told_before_a_model_loads(
     assert "fields.reference" in refused(capsys, *only_prompts, "reward.type=answer")[-1]
     told = refused(capsys, models / "student", "--task", "mmlu", "--data", data, "reward.type=answer", "shots.num=0")
     assert "task=mmlu writes no text to judge" in told[0]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no key"), KeyboardInterrupt()])
+def test_what_was_written_outlives_a_reward_that_fails(
+    models: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], error: BaseException
+) -> None:
+    """The trial call before the model loads is the first one."""
+    import judges_of_this_test
+
+    judges_of_this_test.TIMES.clear()
+    judges_of_this_test.ERROR = error
+    folder, reward = tmp_path / "out", ["reward.type=python", "reward.function=judges_of_this_test:later_broken"]
+    base = [models / "student", "--task", "translation", "--data", data, "decoding.max_new_tokens=4"]
+    assert main(["eval", *map(str, base), *reward, f"output={folder}"]) != 0
+    err = capsys.readouterr()
+    told = next(line for line in (err.out + err.err).splitlines() if "judge it with: " in line)
+    assert "failed: RuntimeError: no key" in err.err or isinstance(error, KeyboardInterrupt)
+    words = shlex.split(told.partition("judge it with: ")[2])
+    assert words == ["gkd", "eval", f"--predictions={folder}/predictions.jsonl", f"output={folder}", *reward]
+    assert [path.name for path in folder.iterdir()] == ["predictions.jsonl"]
+    assert main(["eval", *map(str, base), *reward, f"output={folder}"]) == 2
+    assert "holds what a model wrote, without figures" in capsys.readouterr().err
+
+    judges_of_this_test.ERROR = None
+    again = evaluate(capsys, *words[2:])
+    assert again["figures"]["reward_mean"]["value"] == 3
+    assert {path.name for path in folder.iterdir()} == {"predictions.jsonl", "results.json"}
+    whole = evaluate(capsys, *base, f"output={tmp_path / 'whole'}")
+    assert again["figures"]["bleu"] == whole["figures"]["bleu"]
+
+
+def test_new_rewards_are_those_of_the_next_reading(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sample = Sample("w4 w4", 2, False)
+    rows = [Prediction("generation", row, "p", ("w4",), samples=(sample,), rewards=(9.0,)) for row in range(3)]
+    file = tmp_path / "old" / "predictions.jsonl"
+    write_predictions(rows, file)
+    reward = ["reward.type=python", "reward.function=judges_of_this_test:share"]
+
+    def mean(*arguments: object) -> float:
+        return float(evaluate(capsys, "--predictions", *arguments)["figures"]["reward_mean"]["value"])
+
+    before = file.read_bytes()
+    assert mean(file) == 9
+    assert mean(file, *reward) == 2
+    assert mean(file, *reward, f"output={tmp_path / 'new'}") == 2
+    assert mean(tmp_path / "new" / "predictions.jsonl") == 2
+    assert file.read_bytes() == before, "the rewards of the former evaluation stay with it"
+    assert mean(file, *reward, f"output={file.parent}") == 2
+    assert mean(file) == 2
+
+    write_predictions(rows, file)
+    told = refused(capsys, "--predictions", file, *reward, f"output={tmp_path / 'new'}")
+    assert "holds other predictions; choose another folder" in told[0]
+
+
+def test_a_function_gets_few_answers_at_a_time_and_its_deadline_names_no_key_of_a_run(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import judges_of_this_test
+
+    sample = Sample("w4", 1, False)
+    rows = [Prediction("generation", row, f"{row}", ("w4",), samples=(sample,)) for row in range(70)]
+    write_predictions(rows, tmp_path / "p.jsonl")
+    judges_of_this_test.SEEN.clear()
+    evaluate(
+        capsys, "--predictions", tmp_path / "p.jsonl", "reward.type=python", "reward.function=judges_of_this_test:share"
+    )
+    judged = [len(completions) for _, completions, _ in judges_of_this_test.SEEN]
+    assert judged == [2, 32, 32, 6], "a trial, and all"
+
+    monkeypatch.setattr(eval_reward, "TIMEOUT_S", 0.05)
+    slow = ["reward.type=python", "reward.function=judges_of_this_test:slow"]
+    assert main(["eval", "--predictions", str(tmp_path / "p.jsonl"), *slow]) == 70
+    (told,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("error: "))
+    assert told.endswith("did not return within 0 s for 32 completions; make it faster")
+
+
+def test_generate_measures_nothing(models: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    teacher = f"teacher={models / 'student'}"
+    assert main(["generate", str(models / "student"), "--prompts", str(data), teacher]) == 2
+    assert "gkd generate measures nothing" in capsys.readouterr().err
 
 
 def test_generate_judges_nothing(models: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:

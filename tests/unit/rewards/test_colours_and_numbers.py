@@ -1,6 +1,8 @@
 """The reward for colours and numbers: which words say which, and what a mistake costs."""
 
 import asyncio
+import subprocess
+import sys
 
 import pytest
 
@@ -21,7 +23,10 @@ from gkd_dist.types import Answer
         ("goldene und silberne Ringe", {"gold", "silver"}),
         ("eine blonde Frau, ein grauhaariger Mann", {"blond", "grey"}),
         ("Weisse Wand", {"white"}),
+        ("eine schwarzrotgoldene Fahne", {"black", "red", "gold"}),
         ("die Nummer 07 vor zw\u00f6lf Leuten", {"7", "12"}),
+        ("00", {"0"}),
+        ("0" + "1" * 5000, {"1" * 5000}),  # more digits than Python makes a number of
         ("Er macht Brot in der Nacht, schwei\u00dft und serviert am Klavier.", set()),
         ("Achterbahn, Zweige, Helfer, Trottoir, Elfen", set()),
         ("ein Mann, eine Frau", set()),
@@ -65,6 +70,16 @@ def test_what_english_surely_says(text: str, said: set[str]) -> None:
 )
 def test_a_reward_is_the_f1_of_what_both_say(source: str, text: str, reward: float) -> None:
     assert agreement([source], [text]) == [pytest.approx(reward)]
+
+
+def test_a_word_that_repeats_itself_is_read_at_once() -> None:
+    """In a process of its own: a search for all ways to read it would outlast any run."""
+    program = (
+        "from gkd_dist.rewards.colours_and_numbers import german\n"
+        "print(german('rosarot' * 60 + 'x'), german('purpurrot' * 60 + 'x'), german('rosarot' * 60))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.count("surely=frozenset(), perhaps=") == 3
 
 
 def test_it_is_found_by_its_name() -> None:

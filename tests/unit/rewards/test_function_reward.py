@@ -6,13 +6,16 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from gkd_dist.build.reward import make_reward
+from gkd_dist.closing import Closing
+from gkd_dist.config.reward import RewardConfig
 from gkd_dist.errors import ConfigError, DeadlineError, EngineError
 from gkd_dist.rewards.function import FunctionReward, check_function, load_function
 from gkd_dist.types import Answer
@@ -124,6 +127,34 @@ def test_a_function_that_does_not_return_has_a_deadline(module: ModuleType) -> N
 
     with pytest.raises(DeadlineError, match="did not return within 0 s"):
         judge(module, sleeps, timeout_s=0.01)
+
+
+@pytest.mark.parametrize(
+    ("key", "end"), [(None, "make it faster"), ("cluster.x_s", "make it faster, or raise cluster.x_s")]
+)
+def test_a_deadline_names_the_key_that_it_was_set_by(module: ModuleType, key: str | None, end: str) -> None:
+    module.function = lambda completions: threading.Event().wait(0.5)  # type: ignore[attr-defined]
+
+    async def run() -> None:
+        async with Closing(FunctionReward("my_rewards:function", timeout_s=0.01, timeout_key=key)) as reward:
+            await reward.judge(ANSWERS)
+
+    with pytest.raises(DeadlineError, match=f"within 0 s for 2 completions; {end}$"):
+        asyncio.run(run())
+
+
+def test_the_reward_of_a_run_names_the_key_of_a_run(module: ModuleType) -> None:
+    module.function = lambda completions: threading.Event().wait(0.5)  # type: ignore[attr-defined]
+    reward = RewardConfig(type="python", function="my_rewards:function")
+    cluster = SimpleNamespace(num_gpus_reward=0, request_timeout_s=0.01)
+    blueprint: Any = SimpleNamespace(config=SimpleNamespace(reward=reward, cluster=cluster), reward_model=None)
+
+    async def run() -> None:
+        async with Closing(make_reward(blueprint)) as made:
+            await made.judge(ANSWERS)
+
+    with pytest.raises(DeadlineError, match=r"raise cluster\.request_timeout_s$"):
+        asyncio.run(run())
 
 
 @pytest.mark.parametrize("ends", ["deadline", "close"])
