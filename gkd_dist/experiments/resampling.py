@@ -18,10 +18,9 @@ from gkd_dist.evaluation.intervals import Bootstrap, Figure, Indices, Values
 from gkd_dist.evaluation.metrics import MetricSettings, compute
 from gkd_dist.evaluation.predictions import read_predictions
 from gkd_dist.experiments.measurements import CONFIDENCE, NUM_RESAMPLES, Measurement
+from gkd_dist.experiments.places import HELD_OUT
 from gkd_dist.experiments.plan import PlannedRun
 
-HELD_OUT = "held-out"
-"""What the evaluation is called that is a part of a run."""
 _SEED = 20230613
 _BATCH = 100
 """Resamples at once: bounds memory."""
