@@ -90,7 +90,8 @@ def _ranking_lines(tables: Sequence[Ranked], experiment: Experiment) -> list[str
 def _claim_lines(findings: Sequence[Finding]) -> list[str]:
     if not findings:
         return []
-    lines = [f"claims: differences paired by seed and row; {METHOD}", *(f"  ({text})" for text in _CAVEATS)]
+    pairs = "differences paired by seed, and by row where both sides are of the same rows"
+    lines = [f"claims: {pairs}; {METHOD}", *(f"  ({text})" for text in _CAVEATS)]
     for each in findings:
         detail = ""
         if each.difference is not None:
