@@ -10,7 +10,7 @@ from gkd_dist.errors import ResourceError, RunError
 from gkd_dist.experiments.identity import evaluation_identity, identity_of
 from gkd_dist.experiments.plan import PlannedRun, expand
 from gkd_dist.experiments.progress import measured_cpu_s, remaining_cpu_s, state_document, status_record
-from gkd_dist.experiments.record import RunRecord, read_record, write_record
+from gkd_dist.experiments.record import read_record, write_record
 from gkd_dist.experiments.schedule import Schedule
 from gkd_dist.experiments.spec import Experiment
 from gkd_dist.experiments.survey import move_changed, note_inputs, survey
@@ -201,20 +201,10 @@ def test_records_of_a_version_that_digested_nulls_are_taken_as_they_are(tmp_path
     assert not any(each.is_renewed for each in again)
 
 
-def test_records_that_were_renewed_in_part_are_renewed_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_records_that_were_renewed_in_part_are_renewed_later(tmp_path: Path) -> None:
     carry_out(tmp_path, Workshop())
     with_nulls(tmp_path)
-    written: list[PlannedRun] = []
-
-    def write_one(run: PlannedRun, record: RunRecord) -> None:
-        if written:
-            raise OSError("the disk is full")
-        written.append(run)
-        write_record(run, record)
-
-    monkeypatch.setattr("gkd_dist.experiments.survey.write_record", write_one)
-    with pytest.raises(OSError, match="the disk is full"):
-        note_inputs(standings(tmp_path))
+    note_inputs(standings(tmp_path)[-1:])  # stopped after the one that it writes first
     found = standings(tmp_path)
     assert [each.is_renewed for each in found] == [True, True, False]
     assert all(each.is_done for each in found)
