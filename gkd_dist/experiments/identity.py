@@ -28,17 +28,8 @@ def identities(plan: Sequence[PlannedRun], folder: Path) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for run in plan:
-        found[run.name] = identity_of(settings_of(run, folder), [found[name] for name in run.waits_for])
+        found[run.name] = _digest([settings_of(run, folder), [found[name] for name in run.waits_for]])
     return found
-
-
-def identity_of(settings: Mapping[str, Any], waits_for: Sequence[str]) -> str:
-    """
-    Args:
-        settings: that count, by dotted key.
-        waits_for: identities of the runs that it reads from.
-    """
-    return _digest([dict(settings), list(waits_for)])
 
 
 def evaluation_identity(run_identity: str, evaluation: PlannedEvaluation, folder: Path) -> str:
@@ -49,8 +40,7 @@ def evaluation_identity(run_identity: str, evaluation: PlannedEvaluation, folder
 def settings_of(run: PlannedRun, folder: Path) -> dict[str, Any]:
     """The part of a run's configuration that counts, by dotted key, as JSON has it.
 
-    Keys that are null are left out: one that a later version adds with the default null changes no run, as long as
-    nobody sets it. One whose default is another value changes every run.
+    Keys that are null are left out: one that a later version adds, and that nobody sets, changes no run.
     """
     return {
         key: value
@@ -97,18 +87,6 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
         for key in sorted({*there, *here})
         if there.get(key) != here.get(key)
     ]
-
-
-def is_of_former_version(
-    identity: str, there: Mapping[str, Any], here: Mapping[str, Any], waits_for: Sequence[str]
-) -> bool:
-    """Whether a record is of this configuration, by a version that digested keys that are null too.
-
-    Args:
-        identity: of the record; so is `there`, its settings.
-        waits_for: identities in the records of the runs that it reads from, as they were before this question.
-    """
-    return not differences(there, here) and identity == identity_of(there, waits_for)
 
 
 def _leaves_of(key: str, value: Any) -> dict[str, Any]:

@@ -7,13 +7,11 @@ from pathlib import Path
 import pytest
 
 from gkd_dist.errors import ResourceError, RunError
-from gkd_dist.experiments.identity import evaluation_identity, identity_of
 from gkd_dist.experiments.plan import PlannedRun, expand
 from gkd_dist.experiments.progress import measured_cpu_s, remaining_cpu_s, state_document, status_record
-from gkd_dist.experiments.record import read_record, write_record
 from gkd_dist.experiments.schedule import Schedule
 from gkd_dist.experiments.spec import Experiment
-from gkd_dist.experiments.survey import move_changed, note_inputs, survey
+from gkd_dist.experiments.survey import move_changed, survey
 from tests.workshop import MODEL, Workshop, carry_out, experiment, standings
 
 
@@ -168,70 +166,6 @@ def test_a_changed_run_is_refused_and_can_be_put_aside(tmp_path: Path) -> None:
     assert all((path / "run-1" / "final").is_dir() for path in moved)
     left = {each.run.name: each.is_done for each in standings(tmp_path, other)}
     assert left == {"teacher": True, "distil_seed0": False, "distil_seed1": False}
-
-
-def with_nulls(folder: Path) -> None:
-    """Make the records those of a version that digested keys that are null too."""
-    former: dict[str, str] = {}
-    for each in standings(folder):
-        run, record = each.run, each.record
-        assert record is not None
-        settings = {**record.settings, "teacher.new_key": None, "learner.another": None}
-        former[run.name] = identity_of(settings, [former[name] for name in run.waits_for])
-        names = {each.identity: former[run.name]}
-        for one in run.evaluations:
-            own, was = (evaluation_identity(digest, one, folder) for digest in (each.identity, former[run.name]))
-            names[own] = was
-        parts = [part.model_copy(update={"identity": names[part.identity]}) for part in record.parts]
-        changes = {"identity": former[run.name], "settings": settings, "parts": parts}
-        write_record(run, record.model_copy(update=changes))
-
-
-def test_records_of_a_version_that_digested_nulls_are_taken_as_they_are(tmp_path: Path) -> None:
-    carry_out(tmp_path, Workshop())
-    before = [each.record for each in standings(tmp_path)]
-    with_nulls(tmp_path)
-    assert move_changed(expand(experiment(), tmp_path), tmp_path) == []
-    found = standings(tmp_path)
-    assert [each.record for each in found] == before
-    assert all(each.is_done and each.is_renewed for each in found)
-    note_inputs(found)
-    again = standings(tmp_path)
-    assert [read_record(each.run) for each in again] == before
-    assert not any(each.is_renewed for each in again)
-
-
-def test_records_that_were_renewed_in_part_are_renewed_later(tmp_path: Path) -> None:
-    carry_out(tmp_path, Workshop())
-    with_nulls(tmp_path)
-    note_inputs(standings(tmp_path)[-1:])  # stopped after the one that it writes first
-    found = standings(tmp_path)
-    assert [each.is_renewed for each in found] == [True, True, False]
-    assert all(each.is_done for each in found)
-
-
-def test_a_former_version_excuses_no_change(tmp_path: Path) -> None:
-    carry_out(tmp_path, Workshop())
-    with_nulls(tmp_path)
-    with pytest.raises(RunError, match=r"2 run\(s\)") as caught:
-        standings(tmp_path, experiment(steps=4))
-    assert "learner.max_steps: there 3, here 4" in str(caught.value)
-    spec = experiment()
-    longer = spec.stages["teacher"].model_copy(update={"asked": {"learner.max_steps": 9}})
-    with pytest.raises(RunError, match=r"3 run\(s\)") as caught:
-        standings(tmp_path, spec.model_copy(update={"stages": {**spec.stages, "teacher": longer}}))
-    assert str(caught.value).count("what it reads from has changed") == 2
-
-
-def test_students_of_a_teacher_that_was_done_anew_are_refused(tmp_path: Path) -> None:
-    """All settings agree, and what these records are of is no more there."""
-    carry_out(tmp_path, Workshop())
-    with_nulls(tmp_path)
-    teacher = expand(experiment(), tmp_path)[0]
-    teacher.folder.rename(tmp_path / "gone")
-    with pytest.raises(RunError, match=r"2 run\(s\)") as caught:
-        standings(tmp_path)
-    assert str(caught.value).count("what it reads from was done anew") == 2
 
 
 def test_a_changed_evaluation_is_done_again_without_training(tmp_path: Path) -> None:
