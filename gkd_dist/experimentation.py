@@ -242,21 +242,22 @@ async def _tick(sink: StatusLine | PlainLines, schedule: Schedule) -> None:
 
 
 def _report(experiment: Experiment, standings: Sequence[Standing], folder: Path) -> None:
-    """Tables and plots of every evaluation that is done."""
+    """Tables and plots of every evaluation that is done, and of what runs measured themselves."""
     from gkd_dist.experiments.report import write_report
     from gkd_dist.experiments.resampling import measure
 
-    measured = [(each.run, _done_folders(each)) for each in standings]
+    # Those without an evaluation too: they may have measured themselves.
+    measured = [(each.run, _done_folders(each)) for each in standings if each.is_trained]
     facts: dict[str, Any] = {
         "runs": len(standings),
         "finished": sum(each.is_done for each in standings),
         "cpu_s": round(measured_cpu_s(standings), 1),
         "versions": _versions(standings),
     }
-    for line in write_report(experiment, measure([pair for pair in measured if pair[1]]), folder, facts):
+    for line in write_report(experiment, measure(measured), folder, facts):
         print(line)
 
 
 def _done_folders(standing: Standing) -> list[Path]:
     left = {evaluation.name for evaluation, _ in standing.evaluations}
-    return [each.folder for each in standing.run.evaluations if standing.is_trained and each.name not in left]
+    return [each.folder for each in standing.run.evaluations if each.name not in left]

@@ -126,7 +126,7 @@ def _summary(job: PreparedJob, elapsed_s: float) -> dict[str, object]:
         "teacher": teacher_name(config),
         "transport": transport_name(config),
         "divergence": config.objective.divergence,
-        "student_fraction": config.objective.student_fraction,
+        "student_fraction": student_fraction(config),
         "steps": config.learner.max_steps,
         "elapsed_s": round(elapsed_s, 1),
     }
@@ -150,6 +150,15 @@ def teacher_name(config: RunConfig) -> str:
     total = sum(teacher.weight for teacher in teachers.values())
     parts = [f"{name}: {teacher.weight / total:.3g} of {teacher.model}" for name, teacher in teachers.items()]
     return f"{combine} mixture ({'; '.join(parts)})"
+
+
+def student_fraction(config: RunConfig) -> float | str:
+    """lambda of the paper; a text where it moves over the run: from where, to where, and how."""
+    objective, schedule = config.objective, config.objective.schedule
+    if schedule.type == "constant" or schedule.final is None:
+        return objective.student_fraction
+    where = "" if schedule.at_step is None else f", at step {schedule.at_step:,}"
+    return f"{objective.student_fraction:g} to {schedule.final:g} ({schedule.type}{where})"
 
 
 def transport_name(config: RunConfig) -> str:
@@ -183,7 +192,7 @@ def card_of(job: PreparedJob, outcome: Outcome, num_trained_tokens: int) -> str:
             student=student_name(config),
             transport=transport_name(config),
             divergence=config.objective.divergence,
-            student_fraction=config.objective.student_fraction,
+            student_fraction=student_fraction(config),
             num_steps=config.learner.max_steps,
             num_trained_tokens=num_trained_tokens,
             adapter_of=job.blueprint.base_name() if lora is not None and lora.save == "adapter" else None,

@@ -1,19 +1,20 @@
 """Who is above whom: orderings tested on differences, and everything in order, best first."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from gkd_dist.experiments.cells import Cell, Interval, difference
-from gkd_dist.experiments.frontier import Points, at_equal
-from gkd_dist.experiments.plan import matches
-from gkd_dist.experiments.spec import Claim, Ranking
+from gkd_dist.experiments.frontier import Points, at_equal, shared_seeds
+from gkd_dist.experiments.places import HELD_OUT, matches
+from gkd_dist.experiments.spec import Claim, Ranking, Selection
 
 Verdict = Literal["holds", "reversed", "undecided", "not measured", "ambiguous", "apart"]
 """`holds`: the whole confidence interval of the difference is above 0; `reversed`: below. `undecided`: neither, or of
-runs with seeds a single one is shared. `ambiguous`: a side of the claim selects several places. `apart`: two curves
-have no value of `x_metric` in common."""
+runs with seeds a single one is shared. `ambiguous`: a side of the claim selects several places, or several curves.
+`apart`: two curves have no value of `x_metric` in common. `not measured`: a side, a point of a curve, or any seed that
+both sides have is not there yet."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,15 @@ class Ranked:
     """The highest first."""
 
 
-def judge(claims: Sequence[Claim], cells: Sequence[Cell]) -> list[Finding]:
-    """Each claim at every place of its `per` where one side was measured."""
-    return [finding for claim in claims for finding in _findings(claim, cells)]
+def judge(
+    claims: Sequence[Claim], cells: Sequence[Cell], planned: Sequence[Mapping[str, str]] | None = None
+) -> list[Finding]:
+    """Each claim at every place of its `per` where one side was measured.
+
+    Args:
+        planned: `places.measured_places`, which say what points a curve will have; None: those that either side has.
+    """
+    return [finding for claim in claims for finding in _findings(claim, cells, planned)]
 
 
 def rank(rankings: Sequence[Ranking], cells: Sequence[Cell]) -> list[Ranked]:
@@ -59,26 +66,75 @@ def rank(rankings: Sequence[Ranking], cells: Sequence[Cell]) -> list[Ranked]:
     return tables
 
 
-def _findings(claim: Claim, cells: Sequence[Cell]) -> Iterator[Finding]:
+def _findings(claim: Claim, cells: Sequence[Cell], planned: Sequence[Mapping[str, str]] | None) -> Iterator[Finding]:
     wanted = [cell for cell in cells if cell.metric == claim.metric and matches(claim.where, cell.place)]
     sides = [[cell for cell in wanted if matches(side, cell.place)] for side in (claim.above, claim.below)]
     above, below = (_by_place(side, claim.per) for side in sides)
     # A side without an axis of `per` (one teacher for all students) is the same at every place.
     places = [place for place in dict.fromkeys([*above, *below]) if place] or [()]
     for place in places:
-        first, second = (side.get(place) or side.get(()) for side in (above, below))
-        if claim.x is not None and first and second:
-            both = at_equal(_points(claim, first, cells), _points(claim, second, cells))
-            if both is None:
-                yield Finding(claim.text, claim.metric, dict(place), "apart")
-                continue
-            first, second = [both[0]], [both[1]]
-        if len(first or ()) > 1 or len(second or ()) > 1:
+        first, second = (side.get(place) or side.get(()) or [] for side in (above, below))
+        if claim.x is not None:
+            yield _finding_of_curves(claim, claim.x, dict(place), (first, second), cells, planned)
+        elif len(first) > 1 or len(second) > 1:
             yield Finding(claim.text, claim.metric, dict(place), "ambiguous")
         elif first and second:
             yield _finding(claim, dict(place), first[0], second[0])
         else:
             yield Finding(claim.text, claim.metric, dict(place), "not measured")
+
+
+def _finding_of_curves(
+    claim: Claim,
+    x: str,
+    place: Mapping[str, str],
+    sides: tuple[Sequence[Cell], Sequence[Cell]],
+    cells: Sequence[Cell],
+    planned: Sequence[Mapping[str, str]] | None,
+) -> Finding:
+    if any(_is_mixed(side, x) for side in sides):
+        return Finding(claim.text, claim.metric, place, "ambiguous")
+    if planned is None:
+        wanted = [_labels(sides[0], x) | _labels(sides[1], x)] * 2
+    else:
+        wanted = [
+            _planned_labels(claim, selection, side, x, planned)
+            for selection, side in zip((claim.above, claim.below), sides, strict=True)
+        ]
+    above, below = (_points(claim, side, cells) for side in sides)
+    is_whole = all(
+        labels <= _labels([cell for cell, _ in points], x)
+        for labels, points in zip(wanted, (above, below), strict=True)
+    )
+    if not (above and below and is_whole and shared_seeds(above, below)):
+        return Finding(claim.text, claim.metric, place, "not measured")
+    both = at_equal(above, below)
+    return Finding(claim.text, claim.metric, place, "apart") if both is None else _finding(claim, place, *both)
+
+
+def _labels(side: Iterable[Cell], x: str) -> set[str | None]:
+    return {cell.place.get(x) for cell in side}
+
+
+def _fixed(side: Sequence[Cell], x: str) -> set[tuple[str, str]]:
+    """Where a curve is on the other axes; its points may be of several stages."""
+    return {(axis, label) for cell in side for axis, label in cell.place.items() if axis not in (x, "stage")}
+
+
+def _is_mixed(side: Sequence[Cell], x: str) -> bool:
+    """Whether these are the points of more than one curve, perhaps of none of them all."""
+    fixed = _fixed(side, x)
+    return len(_labels(side, x)) < len(side) or len({axis for axis, _ in fixed}) < len(fixed)
+
+
+def _planned_labels(
+    claim: Claim, selection: Selection, side: Sequence[Cell], x: str, planned: Sequence[Mapping[str, str]]
+) -> set[str | None]:
+    """Those of the points that the curve of `side` is to have, without what its experiment leaves out."""
+    fixed = dict(_fixed(side, x))
+    own = [each for each in planned if x in each and matches(claim.where, each) and matches(selection, each)]
+    own = [each for each in own if each[x] != HELD_OUT]  # no point of a curve over evaluations
+    return {each[x] for each in own if all(each.get(axis, label) == label for axis, label in fixed.items())}
 
 
 def _points(claim: Claim, curve: Sequence[Cell], cells: Sequence[Cell]) -> Points:

@@ -101,7 +101,7 @@ def _frontier(plot: Plot, panel: Panel, axis: Any, figure: Any) -> None:  # noqa
         axis.errorbar(places, _values(line), **bars, **style, label=line.label, color=_colour(number))
         for point in line.points:
             axis.annotate(point.label, (point.x, point.y.value), fontsize=6, xytext=(3, 3), textcoords="offset points")
-    axis.set_xlabel(plot.x_metric)
+    axis.set_xlabel(f"{plot.x_metric} (points joined in the order of {plot.x})")  # not that of a claim's curve
 
 
 def _grid(plot: Plot, panel: Panel, axis: Any, figure: Any) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from gkd_dist.experiments.cells import Cell
+from gkd_dist.experiments.cells import NO_SEED, Cell
 from gkd_dist.experiments.measurements import Measurement
 
 _NUM_PLACES = 201
@@ -30,7 +30,7 @@ def at_equal(above: Points, below: Points) -> tuple[Cell, Cell] | None:
     more than one value.
     """
     sides: tuple[dict[str, Measurement], dict[str, Measurement]] = ({}, {})
-    for seed in _seeds(above) & _seeds(below):
+    for seed in shared_seeds(above, below):
         heights = _heights(_curve(above, seed), _curve(below, seed))
         if heights is None:
             continue
@@ -47,8 +47,14 @@ def at_equal(above: Points, below: Points) -> tuple[Cell, Cell] | None:
     return first, second
 
 
-def _seeds(points: Points) -> set[str]:
-    return set() if not points else set.intersection(*({*y.by_seed} & {*x.by_seed} for y, x in points))
+def shared_seeds(above: Points, below: Points) -> list[str]:
+    """That all points of both curves have; what exists once is the same for every seed."""
+    found = [set(cell.by_seed) for point in (*above, *below) for cell in point]
+    return sorted(set.intersection(*([each for each in found if NO_SEED not in each] or found or [set()])))
+
+
+def _of_seed(cell: Cell, seed: str) -> Measurement:
+    return cell.by_seed[NO_SEED if NO_SEED in cell.by_seed else seed]
 
 
 def _num_resamples(points: Points) -> int:
@@ -61,7 +67,7 @@ def _curve(points: Points, seed: str, number: int | None = None) -> _Curve:
     Args:
         number: of the resample; None: as measured.
     """
-    pairs = [(x.by_seed[seed], y.by_seed[seed]) for y, x in points]
+    pairs = [(_of_seed(x, seed), _of_seed(y, seed)) for y, x in points]
     places, heights = (
         np.array([each.value if number is None else each.resampled[number] for each in side])
         for side in zip(*pairs, strict=True)
@@ -92,7 +98,7 @@ def _mean_heights(first: _Curve, second: _Curve) -> tuple[float, float]:
 
 
 def _measurement(points: Points, seed: str, value: float, resampled: _Array) -> Measurement:
-    own = [y.by_seed[seed] for y, _ in points]
+    own = [_of_seed(y, seed) for y, _ in points]
     return Measurement(
         run=own[0].run,
         stage=own[0].stage,

@@ -40,7 +40,8 @@ def evaluation_identity(run_identity: str, evaluation: PlannedEvaluation, folder
 def settings_of(run: PlannedRun, folder: Path) -> dict[str, Any]:
     """The part of a run's configuration that counts, by dotted key, as JSON has it.
 
-    Keys that are null are left out: one that a later version adds, and that nobody sets, changes no run.
+    Keys that are null are left out: one that a later version adds with the default null changes no run, as long as
+    nobody sets it. One whose default is another value changes every run.
     """
     return {
         key: value

@@ -24,7 +24,7 @@ class Measurement:
     metric: str
     value: float
     resampled: npt.NDArray[np.float64] = field(repr=False)
-    """[NUM_RESAMPLES] values under resampled rows; the same resamples for all runs with as many rows."""
+    """[NUM_RESAMPLES] values under resampled rows; the same resamples for all runs with the same rows."""
     num_rows: int
 
     @property

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from gkd_dist.config.evaluation import TASKS, TaskName
 from gkd_dist.errors import ConfigError
 from gkd_dist.evaluation.names import OF_RUN, OF_TASK, is_figure
-from gkd_dist.experiments.resampling import HELD_OUT
-from gkd_dist.experiments.spec import SEED, Claim, Evaluation, Experiment, Plot, Ranking, Selection
+from gkd_dist.experiments.places import HELD_OUT, evaluation_titles
+from gkd_dist.experiments.spec import SEED, Claim, Experiment, Plot, Ranking, Selection
 from gkd_dist.experiments.texts import fill
 
 
@@ -36,7 +36,7 @@ class _Known:
         self._evaluations = {
             title: evaluation
             for name, evaluation in experiment.evaluations.items()
-            for title in _titles(name, evaluation)
+            for title in evaluation_titles(name, evaluation)
         }
         self._labels: dict[str, list[str]] = {
             axis: [*values, *experiment.left_out.get(axis, ())] for axis, values in experiment.axes.items()
@@ -114,12 +114,6 @@ def _of_claim(claim: Claim, key: str, known: _Known) -> Iterator[str]:
         yield from known.selection(f"{key}.{name}", selection)
     yield from known.metric(f"{key}.metric", claim.metric, *sides.values())
     yield from known.metric(f"{key}.x_metric", claim.x_metric, *sides.values())
-
-
-def _titles(name: str, evaluation: Evaluation) -> Iterator[str]:
-    """As `plan` calls them."""
-    swept = next(iter(evaluation.sweep.values()), None)
-    yield from (name,) if swept is None else (f"{name}-{value}" for value in swept)
 
 
 def _all_of(wanted: str | Sequence[str]) -> Sequence[str]:

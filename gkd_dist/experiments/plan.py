@@ -9,7 +9,8 @@ from typing import Any
 
 from gkd_dist.config.load import load_eval_config, load_run_config
 from gkd_dist.errors import ConfigError
-from gkd_dist.experiments.spec import SEED, AxisValue, Evaluation, Experiment, Selection, Stage
+from gkd_dist.experiments.places import places_of
+from gkd_dist.experiments.spec import SEED, AxisValue, Evaluation, Experiment, Stage
 from gkd_dist.experiments.texts import Lookups, fill, in_settings, number, override_text
 
 RUN_NAME = "run"
@@ -89,7 +90,7 @@ def expand(experiment: Experiment, folder: Path) -> tuple[PlannedRun, ...]:
     """
     expansion = _Expansion(experiment, folder.absolute())
     for name, stage in experiment.stages.items():
-        for labels in _places(experiment, stage):
+        for labels in places_of(experiment, stage):
             try:
                 run = _run(expansion, name, stage, labels)
             except ConfigError as error:
@@ -113,28 +114,10 @@ def _needed(runs: Mapping[str, PlannedRun], experiment: Experiment) -> list[Plan
     return [run for name, run in runs.items() if name in needed]
 
 
-def matches(selection: Selection, row: Mapping[str, Any]) -> bool:
-    """Whether `row` has, for each key, the label or one of the labels that are selected."""
-    return all(
-        str(row.get(key)) in ((wanted,) if isinstance(wanted, str) else wanted) for key, wanted in selection.items()
-    )
-
-
 def run_name(stage: str, labels: Mapping[str, str]) -> str:
     """No label holds `_`, so no two runs share a name."""
     parts = [f"seed{label}" if axis == SEED else label for axis, label in labels.items()]
     return "_".join([stage, *parts])
-
-
-def _places(experiment: Experiment, stage: Stage) -> Iterator[dict[str, str]]:
-    """Every combination of the axes of a stage, the last axis moving fastest."""
-    ranges = [
-        [str(seed) for seed in experiment.seeds] if axis == SEED else list(experiment.axes[axis]) for axis in stage.over
-    ]
-    for combination in itertools.product(*ranges):
-        labels = dict(zip(stage.over, combination, strict=True))
-        if not any(matches(selection, labels) for selection in stage.skip):
-            yield labels
 
 
 def _run(expansion: _Expansion, name: str, stage: Stage, labels: dict[str, str]) -> PlannedRun:

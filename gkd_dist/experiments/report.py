@@ -11,6 +11,7 @@ from gkd_dist.experiments.cells import METHOD, NO_SEED, Cell, cells
 from gkd_dist.experiments.claims import Finding, Ranked, judge, rank
 from gkd_dist.experiments.drawing import draw
 from gkd_dist.experiments.measurements import Measurement
+from gkd_dist.experiments.places import measured_places
 from gkd_dist.experiments.series import panels
 from gkd_dist.experiments.spec import Experiment
 from gkd_dist.runs.documents import replace_file
@@ -34,7 +35,7 @@ def write_report(
         facts: what goes to the top of results.json: runs, CPU time.
     """
     over_seeds = cells(measurements)
-    findings = judge(experiment.claims, over_seeds)
+    findings = judge(experiment.claims, over_seeds, measured_places(experiment))
     tables = rank(experiment.rankings, over_seeds)
     shown = {name: panels(plot, experiment, over_seeds) for name, plot in experiment.plots.items()}
     _write_csv(folder / "results.csv", experiment, measurements, over_seeds)
@@ -89,7 +90,8 @@ def _ranking_lines(tables: Sequence[Ranked], experiment: Experiment) -> list[str
 def _claim_lines(findings: Sequence[Finding]) -> list[str]:
     if not findings:
         return []
-    lines = [f"claims: differences paired by seed and row; {METHOD}", *(f"  ({text})" for text in _CAVEATS)]
+    pairs = "differences paired by seed, and by row where both sides are of the same rows"
+    lines = [f"claims: {pairs}; {METHOD}", *(f"  ({text})" for text in _CAVEATS)]
     for each in findings:
         detail = ""
         if each.difference is not None:

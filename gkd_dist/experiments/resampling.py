@@ -1,8 +1,11 @@
 """Evaluations of finished runs, read again and computed anew under resampled rows.
 
-All runs that were evaluated on the same rows are resampled alike, so that differences between them are paired.
+All runs that were evaluated on the same rows are resampled alike, so that differences between them are paired. Rows
+are told apart by their numbers in the data file, and their subset: as many rows are not the same ones where
+`overlong=drop` has left out others.
 """
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,12 +19,11 @@ import numpy.typing as npt
 from gkd_dist.errors import DataError
 from gkd_dist.evaluation.intervals import Bootstrap, Figure, Indices, Values
 from gkd_dist.evaluation.metrics import MetricSettings, compute
-from gkd_dist.evaluation.predictions import read_predictions
+from gkd_dist.evaluation.predictions import Prediction, read_predictions
 from gkd_dist.experiments.measurements import CONFIDENCE, NUM_RESAMPLES, Measurement
+from gkd_dist.experiments.places import HELD_OUT
 from gkd_dist.experiments.plan import PlannedRun
 
-HELD_OUT = "held-out"
-"""What the evaluation is called that is a part of a run."""
 _SEED = 20230613
 _BATCH = 100
 """Resamples at once: bounds memory."""
@@ -38,9 +40,12 @@ class _Resampled(Figure):
 class _Resampling(Bootstrap):
     """Keeps what the bootstrap of an evaluation only takes percentiles of."""
 
+    rows: int = 0
+    """Which rows they are (`_rows`)."""
+
     def figure(self, sizes: Sequence[int], statistic: Callable[..., Values]) -> Figure:
         value = float(statistic(*(np.arange(size) for size in sizes)))
-        return _Resampled(value, None, None, sum(sizes), _resample(tuple(sizes), statistic))
+        return _Resampled(value, None, None, sum(sizes), _resample(tuple(sizes), statistic, self.rows))
 
 
 def measure(runs: Sequence[tuple[PlannedRun, Sequence[Path]]]) -> list[Measurement]:
@@ -72,8 +77,8 @@ def _held_out(run: PlannedRun) -> Iterator[Measurement]:
 
 
 def _of_folder(run: PlannedRun, folder: Path) -> Iterator[Measurement]:
-    settings = _settings(folder / "results.json")
-    report = compute(read_predictions(folder / "predictions.jsonl"), settings)
+    predictions = read_predictions(folder / "predictions.jsonl")
+    report = compute(predictions, _settings(folder / "results.json", _rows(predictions)))
     for metric, figure in report.figures.items():
         if isinstance(figure, _Resampled):
             yield Measurement(
@@ -88,21 +93,29 @@ def _of_folder(run: PlannedRun, folder: Path) -> Iterator[Measurement]:
             )
 
 
-def _settings(results: Path) -> MetricSettings:
+def _rows(predictions: Sequence[Prediction]) -> int:
+    """The same number for the same rows in the same order; 0 for all of a file from its first one on."""
+    rows = [(each.subset, each.index) for each in predictions]
+    if [index for _, index in rows] == list(range(len(rows))):
+        return 0
+    return int.from_bytes(hashlib.sha256(json.dumps(rows).encode()).digest()[:8])
+
+
+def _settings(results: Path, rows: int) -> MetricSettings:
     try:
         config: dict[str, Any] = json.loads(results.read_text(encoding="utf-8"))["settings"]
         return MetricSettings(
             rouge_stemmer=bool(config["rouge_stemmer"]),
             bleu_tokenize=str(config["bleu_tokenize"]),
-            bootstrap=_Resampling(num_resamples=NUM_RESAMPLES, confidence=CONFIDENCE, seed=_SEED),
+            bootstrap=_Resampling(num_resamples=NUM_RESAMPLES, confidence=CONFIDENCE, seed=_SEED, rows=rows),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{results}: is not a result of `gkd eval` ({error!r}); remove its folder") from error
 
 
-def _resample(sizes: tuple[int, ...], statistic: Callable[..., Values]) -> npt.NDArray[np.float64]:
+def _resample(sizes: tuple[int, ...], statistic: Callable[..., Values], rows: int) -> npt.NDArray[np.float64]:
     """[NUM_RESAMPLES] values of `statistic`."""
-    drawn = _draws(sizes)
+    drawn = _draws(sizes, rows)
     parts = [
         np.asarray(statistic(*(each[first : first + _BATCH] for each in drawn)), dtype=np.float64)
         for first in range(0, NUM_RESAMPLES, _BATCH)
@@ -111,7 +124,7 @@ def _resample(sizes: tuple[int, ...], statistic: Callable[..., Values]) -> npt.N
 
 
 @lru_cache(maxsize=8)
-def _draws(sizes: tuple[int, ...]) -> tuple[Indices, ...]:
-    """For each group [NUM_RESAMPLES, size] row numbers, the same whoever asks."""
-    generator = np.random.default_rng([_SEED, *sizes])
+def _draws(sizes: tuple[int, ...], rows: int) -> tuple[Indices, ...]:
+    """For each group [NUM_RESAMPLES, size] row numbers, the same for whoever asks of the same rows."""
+    generator = np.random.default_rng([_SEED, *sizes, *([rows] if rows else [])])
     return tuple(generator.integers(0, size, (NUM_RESAMPLES, size)) for size in sizes)

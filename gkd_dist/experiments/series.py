@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from gkd_dist.experiments.cells import Cell, Interval, difference
-from gkd_dist.experiments.plan import matches
+from gkd_dist.experiments.places import matches
 from gkd_dist.experiments.spec import Experiment, Plot, Selection
 
 

@@ -99,7 +99,8 @@ class Plot(Strict):
 
     kind: Literal["bars", "lines", "frontier", "grid"]
     """`bars` and `lines` show the metric over `x`, one colour for each of `series`; `frontier` shows it over
-    `x_metric`, with the points of `x` joined; `grid` is a coloured table of `series` (rows) and `x` (columns)."""
+    `x_metric`, with the points of `x` joined in the order of the axis, where the curve of a claim goes from the lowest
+    `x_metric` to the highest; `grid` is a coloured table of `series` (rows) and `x` (columns)."""
     title: str
     metric: str
     x_metric: str | None = None

@@ -28,6 +28,7 @@ from gkd_dist.experiments.record import (
 
 _SHOWN = 3
 """Differences of a run, and runs, that an error lists."""
+_WHY_UNKNOWN = "its configuration is the same, but what it reads from was done anew, or a former version began it"
 
 
 @dataclass
@@ -113,7 +114,7 @@ def _refusal(changed: list[tuple[PlannedRun, list[str]]]) -> str:
     lines = [f"{len(changed)} run(s) were begun with another configuration, or of other files:"]
     for run, texts in changed[:_SHOWN]:
         more = f"; and {len(texts) - _SHOWN} more" if len(texts) > _SHOWN else ""
-        lines.append(f"{run.folder}: {'; '.join(texts[:_SHOWN]) or 'what it reads from has changed'}{more}")
+        lines.append(f"{run.folder}: {'; '.join(texts[:_SHOWN]) or _WHY_UNKNOWN}{more}")
     if len(changed) > _SHOWN:
         lines.append(f"and {len(changed) - _SHOWN} more")
     lines.append(

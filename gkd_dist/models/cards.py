@@ -22,8 +22,8 @@ class DistillationFacts:
     teacher: str
     """Empty where there was none."""
     divergence: str
-    student_fraction: float
-    """lambda of the paper."""
+    student_fraction: float | str
+    """lambda of the paper; a text where it moves over the run."""
     num_steps: int
     num_trained_tokens: int
     adapter_of: str | None = None
@@ -81,7 +81,7 @@ def model_card(facts: DistillationFacts, *, license: str | None = None, tags: tu
         *([("teacher", facts.teacher)] if facts.teacher else []),
         *([("teacher transport", facts.transport)] if facts.transport else []),
         ("divergence", facts.divergence),
-        ("student fraction (lambda)", f"{facts.student_fraction:g}"),
+        ("student fraction (lambda)", _fraction(facts.student_fraction)),
         *([("reward", facts.reward), ("share of the divergence (alpha)", f"{facts.alpha:g}")] if facts.reward else []),
         ("train steps", f"{facts.num_steps:,}"),
         ("trained tokens", f"{facts.num_trained_tokens:,}"),
@@ -180,6 +180,10 @@ def _evaluation(facts: DistillationFacts) -> list[str]:
         for name, value in facts.metrics.items()
     ]
     return [*heading, *_table(("metric", "before training", "after"), rows)]
+
+
+def _fraction(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:g}"
 
 
 def _number(value: float) -> str:

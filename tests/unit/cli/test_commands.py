@@ -12,7 +12,7 @@ import pytest
 from gkd_dist.closing import closing
 from gkd_dist.config.load import load_run_config
 from gkd_dist.pipeline.job import Outcome
-from gkd_dist.reporting import _fall, known, report, text_of, transport_name
+from gkd_dist.reporting import _fall, card_of, known, report, text_of, transport_name
 from gkd_dist.runs.run_directory import RunDirectory
 
 
@@ -66,3 +66,31 @@ def test_a_run_without_evaluations_is_finished_too(tmp_path: Path) -> None:
     summary = json.loads(directory.summary.read_text())
     assert (summary["student"], summary["elapsed_s"]) == ("s", 12.3)
     assert not summary.keys() & {"before", "after"}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "summary", "row"),
+    [
+        (("objective.student_fraction=0.25",), 0.25, "0.25"),
+        (("objective.student_fraction=0", "objective.schedule={type: linear, final: 1}"), *["0 to 1 (linear)"] * 2),
+        (
+            ("objective.student_fraction=0.5", "objective.schedule={type: step, final: 1, at_step: 2}"),
+            *["0.5 to 1 (step, at step 2)"] * 2,
+        ),
+    ],
+)
+def test_a_share_that_moves_is_told_from_its_beginning_to_its_end(
+    tmp_path: Path, overrides: tuple[str, ...], summary: object, row: str
+) -> None:
+    """ImitKD begins at 0, which alone would be supervised distillation."""
+    config = load_run_config("tiny", ("student.model=s", "teacher.model=t", *overrides))
+    (tmp_path / "config.json").write_text("{}")
+    job: Any = SimpleNamespace(
+        blueprint=SimpleNamespace(config=config, student=tmp_path),
+        rendered=SimpleNamespace(train=(), held_out=()),
+        renderer=SimpleNamespace(uses_chat_template=False),
+    )
+    directory = RunDirectory.create(tmp_path, "r")
+    report(job, Outcome(None, None), directory, 1.0)
+    assert json.loads(directory.summary.read_text())["student_fraction"] == summary
+    assert f"| student fraction (lambda) | {row} |" in card_of(job, Outcome(None, None), 7).splitlines()

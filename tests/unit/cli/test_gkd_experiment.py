@@ -1,14 +1,18 @@
 """The command `gkd experiment`, as far as nothing is trained."""
 
 import gzip
+import json
 import re
 from pathlib import Path
 
 import pytest
 
 from gkd_dist.cli import main
+from gkd_dist.config.yaml_text import format_yaml
 from gkd_dist.experimentation import _text_of
 from gkd_dist.experiments.catalogue import experiment_names, load_experiment
+from gkd_dist.experiments.spec import Experiment
+from tests.workshop import MODEL, Workshop, carry_out
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -106,6 +110,36 @@ def test_a_report_of_nothing_is_empty_and_not_an_error(capsys: pytest.CaptureFix
     code, out, _ = run(capsys, "multi30k", "data=x", "--scale", "smoke", "--report", "--output-dir", str(tmp_path))
     assert code == 0
     assert "not measured on-policy GKD above SFT" in " ".join(out.split())
+
+
+def test_a_stage_that_only_measures_itself_is_reported(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """No `evaluate`: what there is stands in the summaries of the runs."""
+    tree = {
+        "title": "own figures",
+        "axes": {"method": ["good", "bad"]},
+        "seeds": [0, 1, 2],
+        "stages": {
+            "distil": {"over": ["method", "seed"], "recipe": "tiny", "overrides": {**MODEL, "evaluation.enabled": True}}
+        },
+        "claims": [
+            {
+                "text": "bad further away",
+                "metric": "on_policy/objective_nats",
+                "where": {"evaluation": "held-out"},
+                "above": {"method": "bad"},
+                "below": {"method": "good"},
+            }
+        ],
+    }
+    (tmp_path / "own.yaml").write_text(format_yaml(tree))
+    schedule = carry_out(tmp_path / "own", Workshop(), Experiment.model_validate(tree))
+    for number, standing in enumerate(schedule.standings.values()):
+        nats = {"bad": 2.0, "good": 1.0}[standing.run.labels["method"]] + 0.01 * number
+        summary = {"after": {"on_policy/objective_nats": nats}}
+        (standing.run.folder / "latest" / "summary.json").write_text(json.dumps(summary))
+    code, out, err = run(capsys, str(tmp_path / "own.yaml"), "--report", "--output-dir", str(tmp_path))
+    assert (code, err) == (0, "")
+    assert "holds bad further away: on_policy/objective_nats 2.0" in " ".join(out.split())
 
 
 def test_all_that_is_wrong_is_told_at_once(

@@ -12,7 +12,8 @@ from gkd_dist.config.load import load_eval_config, load_run_config
 from gkd_dist.config.yaml_text import format_yaml
 from gkd_dist.errors import ConfigError
 from gkd_dist.experiments.catalogue import experiment_names, experiment_title, load_experiment
-from gkd_dist.experiments.plan import PlannedRun, expand, matches
+from gkd_dist.experiments.places import matches
+from gkd_dist.experiments.plan import PlannedRun, expand
 from gkd_dist.experiments.spec import Experiment
 
 REQUIRED = ("data", "train", "test", "mmlu", "bbh")

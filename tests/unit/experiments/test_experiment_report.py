@@ -94,6 +94,19 @@ def evaluated(folder: Path, written: Sequence[str]) -> Path:
     return folder
 
 
+def kept(run: PlannedRun, indices: Sequence[int]) -> tuple[PlannedRun, list[Path]]:
+    """A run whose evaluation left rows out; what it wrote for a row is the same for all runs."""
+    predictions = [
+        Prediction("translation", row, "p", (REFERENCES[row],), samples=(Sample(text, 8, False),))
+        for row, text in enumerate(texts(0.7, 3))
+        if row in indices
+    ]
+    folder = run.evaluations[0].folder
+    write_predictions(predictions, folder / "predictions.jsonl")
+    (folder / "results.json").write_text(json.dumps({"settings": {"rouge_stemmer": True, "bleu_tokenize": "13a"}}))
+    return run, [folder]
+
+
 def finished(folder: Path) -> list[tuple[PlannedRun, list[Path]]]:
     """Every run of the plan, the good ones with more words right."""
     runs = []
@@ -148,12 +161,32 @@ def test_a_reward_is_resampled_with_the_rows_of_the_metric(tmp_path: Path) -> No
     assert float(np.corrcoef(bleu.resampled, reward.resampled)[0, 1]) > 0.5
 
 
+def test_as_many_rows_are_paired_only_where_they_are_the_same(tmp_path: Path) -> None:
+    """Two tokenizers find other prompts too long: with as many rows left, the first of one is not that of the other."""
+    first, last, gap = [*range(59)], [*range(1, 60)], [0, *range(2, 60)]
+    left = {"first": first, "same": first, "last": last, "last too": last, "gap": gap}
+    drawn = {}
+    for (name, rows), run in zip(left.items(), expand(EXPERIMENT, tmp_path), strict=False):
+        (drawn[name],) = (each for each in measure([kept(run, rows)]) if each.metric == "bleu")
+    assert {each.num_rows for each in drawn.values()} == {59}
+
+    def agree(one: str, other: str) -> float:
+        return float(np.corrcoef(drawn[one].resampled, drawn[other].resampled)[0, 1])
+
+    assert agree("first", "same") == pytest.approx(1)
+    assert agree("last", "last too") == pytest.approx(1)
+    # 1,000 resamples that have nothing to do with each other: a standard error of 0.03.
+    assert max(abs(agree(one, other)) for one, other in (("first", "last"), ("first", "gap"), ("last", "gap"))) < 0.15
+
+
 def test_points_of_a_frontier_have_intervals_in_both_directions(tmp_path: Path) -> None:
     plot = EXPERIMENT.plots["frontier"]
     shown = panels(plot, EXPERIMENT, cells(measure(finished(tmp_path))))
     points = [point for line in shown[0].lines for point in line.points]
     assert all(point.across is not None and point.across.low < point.x < point.across.high for point in points)
-    marks = draw(plot, shown, tmp_path / "with")[0].read_text().count("<use")
+    picture = draw(plot, shown, tmp_path / "with")[0].read_text()
+    assert "reward_mean (points joined in the order of lambda)" in picture
+    marks = picture.count("<use")
     bare = [replace(line, points=tuple(replace(p, across=None) for p in line.points)) for line in shown[0].lines]
     fewer = draw(plot, [replace(shown[0], lines=tuple(bare))], tmp_path / "without")[0].read_text().count("<use")
     assert marks - fewer >= 2 * len(points)  # two caps each
@@ -173,6 +206,18 @@ def test_half_an_experiment_is_reported_too(tmp_path: Path) -> None:
     assert {claim["verdict"] for claim in content["claims"]} == {"not measured"}
     write_report(EXPERIMENT, [], tmp_path / "none", {})  # no picture of nothing
     assert json.loads((tmp_path / "none" / "results.json").read_text())["means"] == []
+
+
+def test_a_curve_is_judged_once_all_points_of_the_plan_are_there(tmp_path: Path) -> None:
+    curve = {**EXPERIMENT.claims[0].model_dump(warnings=False), "per": (), "x": "lambda", "x_metric": "reward_mean"}
+    axes = {**EXPERIMENT.axes, "lambda": {"0": {"value": 0}, "0.5": {"value": 0.5}, "1": {"value": 1}}}
+    whole = {**EXPERIMENT.model_dump(warnings=False), "claims": [curve], "plots": {}}
+    measurements = measure(finished(tmp_path))
+    verdicts = []
+    for changes in ({}, {"axes": axes}):
+        write_report(Experiment.model_validate(whole | changes), measurements, tmp_path, {})
+        verdicts.append(json.loads((tmp_path / "results.json").read_text())["claims"][0]["verdict"])
+    assert verdicts == ["apart", "not measured"]  # rewards of 0.9 and 0.6; lambda 0.5 is to come
 
 
 def test_a_damaged_evaluation_is_named(tmp_path: Path) -> None:

@@ -8,35 +8,10 @@ import pytest
 
 from gkd_dist.experiments.cells import Cell, cells, difference, mean_interval
 from gkd_dist.experiments.claims import judge, rank
-from gkd_dist.experiments.frontier import at_equal
-from gkd_dist.experiments.measurements import NUM_RESAMPLES, Measurement
+from gkd_dist.experiments.measurements import NUM_RESAMPLES
 from gkd_dist.experiments.series import panels
 from gkd_dist.experiments.spec import Claim, Experiment, Plot, Ranking
-
-NUM_ROWS = 400
-
-
-def measured(
-    rows: np.ndarray, labels: Mapping[str, str], *, stage: str = "distil", metric: str = "score"
-) -> Measurement:
-    """A mean over rows, resampled as `resampling` does: the same rows for whoever has as many."""
-    drawn = np.random.default_rng(5).integers(0, len(rows), (NUM_RESAMPLES, len(rows)))
-    return Measurement(
-        run="_".join([stage, *labels.values()]),
-        stage=stage,
-        labels=labels,
-        evaluation="greedy",
-        metric=metric,
-        value=float(rows.mean()),
-        resampled=rows[drawn].mean(axis=1),
-        num_rows=len(rows),
-    )
-
-
-def scores(shift: float, seed: int) -> np.ndarray:
-    """Rows differ much from each other (spread 1), runs little (0.05): only paired differences are sharp."""
-    difficulty = np.random.default_rng(0).normal(0, 1, NUM_ROWS)
-    return difficulty + shift + np.random.default_rng(100 + seed).normal(0, 0.05, NUM_ROWS)
+from tests.measured_rows import NUM_ROWS, measured, scores
 
 
 def table(shifts: Mapping[str, float], seeds: int = 3) -> list[Cell]:
@@ -109,123 +84,6 @@ def test_one_side_without_the_axis_is_compared_everywhere() -> None:
     )
     verdicts = {each.place["size"]: each.verdict for each in judge([claim("a", {"stage": "teacher"})], found)}
     assert verdicts == {"small": "holds", "large": "reversed"}
-
-
-def curve(control: str, points: Mapping[str, tuple[float, float]], seed: str = "0") -> list[Measurement]:
-    """Of each alpha the reward and the score."""
-    found = []
-    for alpha, (reward, score) in points.items():
-        labels = {"control": control, "alpha": alpha, "seed": seed}
-        found += [
-            measured(np.full(10, reward), labels, metric="reward"),
-            measured(score + scores(0.0, 1), labels, metric="score"),
-        ]
-    return found
-
-
-CURVES = Claim.model_validate(
-    {
-        "text": "gkd above rlef",
-        "metric": "score",
-        "x": "alpha",
-        "x_metric": "reward",
-        "above": {"control": "gkd"},
-        "below": {"control": "rlef"},
-    }
-)
-
-
-def test_curves_are_compared_where_both_have_the_same_reward() -> None:
-    """At each alpha gkd scores less, because it has more reward there; at equal reward it is 2 above."""
-    measurements = []
-    for seed in ("0", "1", "2"):
-        lift = 0.01 * int(seed)  # seeds differ a little
-        gkd = {"0.1": (3.0, 7.0 + lift), "0.5": (5.0, 5.0 + lift), "0.9": (2.0, 8.0 + lift)}
-        rlef = {"0.1": (1.0, 7.0), "0.5": (4.0, 4.0), "0.9": (0.0, 8.0)}  # 8 - reward; gkd is 10 - reward
-        measurements += [*curve("gkd", gkd, seed), *curve("rlef", rlef, seed)]
-    (finding,) = judge([CURVES], cells(measurements))
-    assert finding.difference is not None
-    assert finding.difference.value == pytest.approx(2.01, abs=1e-6)
-    mean = scores(0.0, 1).mean()
-    assert (finding.above, finding.below) == pytest.approx((7.01 + mean, 5 + mean))  # rewards from 2 to 4, mean 3
-    assert (finding.verdict, finding.num_seeds) == ("holds", 3)
-
-
-def test_curves_without_a_reward_in_common_are_apart() -> None:
-    measurements = curve("gkd", {"0.1": (3.0, 7.0), "0.5": (5.0, 5.0)}) + curve(
-        "rlef", {"0.1": (0.0, 7.0), "0.5": (2.0, 4.0)}
-    )
-    assert judge([CURVES], cells(measurements))[0].verdict == "apart"
-
-
-def uncertain_curve(control: str, height: float, spread: float, seed: str) -> list[Measurement]:
-    """Points on a line of slope 100; resampled rows move its rewards, gkd's up where rlef's go down."""
-    noise = np.random.default_rng(0).normal(0, spread, NUM_ROWS)
-    away = (noise - noise.mean()) * (1 if control == "gkd" else -1)
-    found = []
-    for alpha, reward in {"0": 0.6, "0.5": 0.5, "1": 0.4}.items():
-        labels = {"control": control, "alpha": alpha, "seed": seed}
-        found += [
-            measured(reward + away, labels, metric="reward"),
-            measured(np.full(NUM_ROWS, height + 100 * reward), labels, metric="score"),
-        ]
-    return found
-
-
-@pytest.mark.parametrize(("spread", "verdict"), [(0.0, "holds"), (1.0, "undecided")])
-def test_rewards_of_other_rows_would_compare_other_heights(spread: float, verdict: str) -> None:
-    """The rows move the rewards of both curves apart: at slope 100, what was 1 above may as well be below."""
-    measurements = []
-    for seed in ("0", "1", "2"):
-        lift = 0.001 * int(seed)
-        measurements += uncertain_curve("gkd", 1 + lift, spread, seed) + uncertain_curve("rlef", 0, spread, seed)
-    (finding,) = judge([CURVES], cells(measurements))
-    assert finding.difference is not None
-    assert finding.difference.value == pytest.approx(1.001, abs=1e-6)
-    assert finding.verdict == verdict
-
-
-def test_every_resample_has_a_common_range_of_its_own() -> None:
-    """By hand, for the first resample: straight lines, so the mean height is that in the middle of the range."""
-    pairs = {
-        control: [
-            (
-                point(control, alpha, "score", y, [y, y_moved]),
-                point(control, alpha, "reward", x, [x, x_moved]),
-            )
-            for alpha, (x, x_moved, y, y_moved) in own.items()
-        ]
-        for control, own in {
-            "gkd": {"0": (0.0, 1.0, 0.0, 1.0), "1": (4.0, 5.0, 4.0, 7.0)},
-            "rlef": {"0": (2.0, 2.0, 0.0, 0.0), "1": (6.0, 9.0, 4.0, 7.0)},
-        }.items()
-    }
-    found = at_equal(pairs["gkd"], pairs["rlef"])
-    assert found is not None
-    gkd, rlef = (each.by_seed["0"] for each in found)
-    assert (gkd.value, rlef.value) == pytest.approx((3.0, 1.0))  # rewards from 2 to 4
-    assert (gkd.resampled[0], rlef.resampled[0]) == pytest.approx((3.0, 1.0))
-    assert (gkd.resampled[1], rlef.resampled[1]) == pytest.approx((4.75, 1.5))  # from 2 to 5
-
-
-def test_curves_that_a_resample_draws_apart_are_compared_at_their_nearest_ends() -> None:
-    moved = {"gkd": (0.0, 3.0), "rlef": (2.0, 5.0)}
-    pairs = {
-        control: [
-            (point(control, alpha, "score", y, [y]), point(control, alpha, "reward", x, [x + shift]))
-            for alpha, x, y in (("0", start, 10.0), ("1", end, 20.0))
-        ]
-        for (control, (start, end)), shift in zip(moved.items(), (0.0, 2.0), strict=True)
-    }
-    found = at_equal(pairs["gkd"], pairs["rlef"])
-    assert found is not None
-    gkd, rlef = (each.by_seed["0"] for each in found)
-    assert (gkd.resampled[0], rlef.resampled[0]) == pytest.approx((20.0, 10.0))  # the end at 3, the beginning at 4
-
-
-def point(control: str, alpha: str, metric: str, value: float, resampled: list[float]) -> Cell:
-    labels = {"control": control, "alpha": alpha, "seed": "0"}
-    return cells([Measurement("r", "distil", labels, "greedy", metric, value, np.array(resampled), 10)])[0]
 
 
 def test_a_ranking_puts_the_highest_first() -> None:
