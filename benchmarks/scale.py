@@ -3,8 +3,8 @@
     .venv/bin/python benchmarks/scale.py [PART ...] [--sizes N ...] [--again]
 
 Real: controller, intake, replay, ledger, supervised pools, status file, metrics, scaling policy (gkd_dist/simulation).
-Simulated: engines, links, failures, and what a call costs the controller's processor (`CALL_S`, `SEQUENCE_S`, from
-`calls`). Writes benchmarks/scale.json and docs/images/scale-weak.svg after every case; a case that is there already,
+Simulated: engines, links, failures, and what a call costs the controller's processor
+(gkd_dist/planning/controller.py, from `calls`). Writes benchmarks/scale.json and docs/images/scale-weak.svg after every case; a case that is there already,
 of the same scenario, is kept, so that a run that was stopped goes on where it was. Each case has a process of its own.
 
     calls       Ray, engines that cost nothing: what 1 and 8 sequences per request cost the driver

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gkd_dist.planning.controller import DriverCosts
 from gkd_dist.planning.learning import learning_time
 from gkd_dist.planning.prediction import Groups, Split, predict
 from gkd_dist.planning.sampling import sampling_time
@@ -24,7 +25,8 @@ def groups(work: Workload) -> Groups:
 def test_twice_the_rates_halve_the_step(work: Workload, samplers: int, teachers: int, ranks: int, shared: bool) -> None:
     split = Split(samplers, teachers, ranks)
     slow = predict(work, DEVICE, split, groups(work), shared=shared)
-    twice = replace(work, controller_s=work.controller_s / 2)
+    driver = DriverCosts(work.driver.call_s / 2, work.driver.sequence_s / 2)
+    twice = replace(work, driver=driver, probe_interval_s=work.probe_interval_s / 2)
     fast = predict(twice, DEVICE.faster(2), split, groups(work), shared=shared)
 
     assert fast.step_s == pytest.approx(slow.step_s / 2)
@@ -64,7 +66,7 @@ def test_an_asynchronous_step_is_its_slowest_role_once_enough_batches_are_under_
     found = predict(work, DEVICE, Split(2, 8, 16), groups(work))
 
     assert found.bottleneck == "sampling"
-    assert found.step_s == pytest.approx(found.busy["samplers"] + found.parts.publishing.deliver_s)
+    assert found.step_s == pytest.approx(found.busy["samplers"] + found.parts.publishing.load_s)
 
 
 def test_a_tight_staleness_bound_is_named() -> None:
