@@ -42,19 +42,29 @@ class Traffic:
     """Requests to samplers."""
     scored: float
     """Requests to teachers."""
-    sequences: float
-    """In all of these."""
+    written: float
+    """Sequences in the former."""
+    read: float
+    """Sequences in the latter."""
     orders: float
     """To load weights."""
     learner: float
     """To the learner's ranks."""
 
     def requests_s(self, costs: DriverCosts) -> float:
-        return costs.call_s * (self.sampled + self.scored) + costs.sequence_s * self.sequences
+        return costs.call_s * (self.sampled + self.scored) + costs.sequence_s * (self.written + self.read)
+
+    def release_s(self, costs: DriverCosts) -> float:
+        """Of what a version that is live sets free, and of the orders that wait behind it."""
+        return costs.call_s * (self.sampled + self.orders) + costs.sequence_s * self.written
+
+    def learner_s(self, costs: DriverCosts) -> float:
+        """For which the learner waits."""
+        return costs.call_s * self.learner
 
     def orders_s(self, costs: DriverCosts) -> float:
         """With what the learner is told."""
-        return costs.call_s * (self.orders + self.learner)
+        return costs.call_s * self.orders + self.learner_s(costs)
 
     def seconds(self, costs: DriverCosts) -> float:
         """All but probes."""
@@ -68,7 +78,9 @@ class Traffic:
             return 0.0
         turns = step_s / interval_s
         pairs = ((samplers, self.sampled), (teachers, self.scored))
-        return sum(costs.call_s * turns * number * math.exp(-asked / number / turns) for number, asked in pairs if number)
+        return sum(
+            costs.call_s * turns * number * math.exp(-asked / number / turns) for number, asked in pairs if number
+        )
 
 
 def row_traffic(
@@ -86,7 +98,8 @@ def row_traffic(
     return Traffic(
         sampled=prompts,
         scored=teachers * (prompts + fixed),
-        sequences=student + teachers * (student + fixed),
+        written=student,
+        read=teachers * (student + fixed),
         orders=orders,
         learner=learner_calls(ranks),
     )

@@ -1,12 +1,14 @@
 """One step of the ring on a given split of the devices (floor F2).
 
     synchronous    step = sampling + scoring + wire + learning + publishing + controller
-    asynchronous   step = max(samplers + load, teachers, wire + learner + gather, spread + load, controller + probes,
-                              latency / (max_staleness + 1))
+    asynchronous   step = max(samplers + load, teachers, wire + learner + gather + its calls,
+                              release + spread + load, controller + probes, latency / (max_staleness + 1))
 
 Latency is the synchronous sum: a sequence passes all stations one after the other, and at most max_staleness + 1
 batches are under way, so a step cannot be shorter than the latency over that number. The learner draws a batch before
-it is brought to it, and one version is on its way at a time (pipeline/learning.py, pipeline/publishing.py). Where roles share one device they
+it is brought to it, and one version is on its way at a time, whose orders wait behind the requests that the one before
+has released (pipeline/learning.py, pipeline/publishing.py). A load that falls into the sampling of another batch makes
+that one later; whether it does is a matter of phases, and not counted. Where roles share one device they
 take turns, and the step is the sum of what they occupy it for. Where the coin of Algorithm 1 decides, sampling is
 that of a whole batch in the share of the steps that it falls on.
 """
@@ -156,7 +158,8 @@ def traffic_of(work: Workload, split: Split) -> Traffic:
     return Traffic(
         sampled=work.student_steps * min(split.samplers, work.student_sequences),
         scored=sum(min(split.teachers, work.batch_size * load.share) for load in work.teachers),
-        sequences=rows.sequences,
+        written=rows.written,
+        read=rows.read,
         orders=orders,
         learner=learner_calls(split.ranks),
     )
@@ -181,8 +184,8 @@ def step_of(work: Workload, split: Split, parts: Parts, *, shared: bool) -> tupl
     terms = {
         "sampling": own * parts.sampling.seconds + publishing.load_s,
         "scoring": parts.scoring_s,
-        "learning": learner_s,
-        "publishing": publishing.deliver_s,
+        "learning": learner_s + parts.traffic.learner_s(work.driver),
+        "publishing": publishing.deliver_s + parts.traffic.release_s(work.driver),
         "controller": parts.controller_s,
         "staleness": latency / (work.max_staleness + 1),
     }

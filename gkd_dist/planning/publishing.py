@@ -77,8 +77,6 @@ def publishing_time(work: Workload, device: Device, receivers: Receivers) -> Pub
     each_s = achieved.overhead_s / 2
     return Publishing(
         gather_s=_GATHER_COPIES * copied_s + each_s,
-        spread_s=spread_s(
-            work.published_bytes, receivers.others, learner_bytes_per_s=link, reader_bytes_per_s=link
-        ),
+        spread_s=spread_s(work.published_bytes, receivers.others, learner_bytes_per_s=link, reader_bytes_per_s=link),
         load_s=_LOAD_COPIES * copied_s + each_s,
     )

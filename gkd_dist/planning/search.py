@@ -1,8 +1,10 @@
 """The best split of a number of devices (floor F2).
 
-Exhaustive over samplers and learner ranks; teachers get what is left, because more of them never take longer. Where a
+Exhaustive over samplers and learner ranks; teachers get what is left, because more of them never take longer (probes of
+those that have nothing to do are not counted here). Where a
 role could have more than 256 counts, 256 of them are looked at, spread evenly on a logarithmic scale. What the best
-split does not need is then left out: the fewest replicas whose step is at most 1 % longer.
+split does not need is then left out: the fewest replicas whose step is at most 1 % longer. The bottleneck is that of
+the best split: what more of anything does not help.
 """
 
 import math
@@ -144,7 +146,9 @@ def best_split(work: Workload, device: Device, num_devices: int) -> Prediction:
                 best = found
     if best is None:
         raise ConfigError([f"--gpus {num_devices}: no split fits"])
-    return predict(work, device, _fewest(best[2], least, asked, times), groups)
+    found = predict(work, device, _fewest(best[2], least, asked, times), groups)
+    limit = predict(replace(work, probe_interval_s=math.inf), device, best[2], groups)
+    return replace(found, bottleneck=limit.bottleneck, reason=limit.reason)
 
 
 def counts(least: int, most: int) -> list[int]:
@@ -159,7 +163,7 @@ class _Times:
     """Steps of many splits; what depends on one count alone is computed once."""
 
     def __init__(self, work: Workload, device: Device, groups: Groups) -> None:
-        self._work, self._device, self._groups = work, device, groups
+        self._work, self._device, self._groups = replace(work, probe_interval_s=math.inf), device, groups
 
         @cache
         def sampling(samplers: int) -> Sampling:

@@ -1,5 +1,6 @@
 """The simulation of what `gkd plan` predicts: the same rates, with queues and the order of events."""
 
+from gkd_dist.config.base import MAX_DURATION_S
 from gkd_dist.planning.devices import Device
 from gkd_dist.planning.prediction import Prediction
 from gkd_dist.planning.sampling import most_at_once, position_time
@@ -49,7 +50,7 @@ def planned_scenario(work: Workload, device: Device, found: Prediction, *, max_s
         weights=WeightRates(num_bytes=read_bytes, learner_bytes_per_s=link, replica_bytes_per_s=link),
         driver=work.driver,
         whole_steps=work.max_staleness == 0,
-        probe_interval_s=work.probe_interval_s,
+        probe_interval_s=min(work.probe_interval_s, MAX_DURATION_S),
     )
 
 
