@@ -146,9 +146,9 @@ def best_split(work: Workload, device: Device, num_devices: int) -> Prediction:
                 best = found
     if best is None:
         raise ConfigError([f"--gpus {num_devices}: no split fits"])
-    found = predict(work, device, _fewest(best[2], least, asked, times), groups)
+    needed = predict(work, device, _fewest(best[2], least, asked, times), groups)
     limit = predict(replace(work, probe_interval_s=math.inf), device, best[2], groups)
-    return replace(found, bottleneck=limit.bottleneck, reason=limit.reason)
+    return replace(needed, bottleneck=limit.bottleneck, reason=limit.reason)
 
 
 def counts(least: int, most: int) -> list[int]:
