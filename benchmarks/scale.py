@@ -3,7 +3,7 @@
     .venv/bin/python benchmarks/scale.py [PART ...] [--sizes N ...] [--again]
 
 Real: controller, intake, replay, ledger, supervised pools, status file, metrics, scaling policy (gkd_dist/simulation).
-Simulated: engines, links, failures, and what a call costs the controller's processor (`CALL_S`, `SEQUENCE_S`, from
+Simulated: engines, links, failures, and what a call costs the controller's processor (planning/controller.py, from
 `calls`). Writes benchmarks/scale.json and docs/images/scale-weak.svg after every case; a case that is there already,
 of the same scenario, is kept, so that a run that was stopped goes on where it was. Each case has a process of its own.
 
@@ -15,6 +15,7 @@ of the same scenario, is kept, so that a run that was stopped goes on where it w
     staleness   100 actors: what the bound costs where answers have a long tail
     failures    mean times between failures of one actor
     policy      queue pressure alone, from 1 sampler to N
+    planned     what `gkd plan` predicts of runs on 10, 100 and 1,000 devices, beside their simulation
 """
 
 import argparse
@@ -24,16 +25,19 @@ import os
 import platform
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
+from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from kept_cases import KeptCases
 from scale_fleets import DRIVER, SIZES, TREE, VARIANTS, grouped, load, rates, with_tree
+from scale_plans import PLANNED, plan_of
 
 from gkd_dist.errors import GkdError, plain
+from gkd_dist.planning.prediction import Prediction
 from gkd_dist.process import end_with_parent
 from gkd_dist.simulation.outcome import Outcome
 from gkd_dist.simulation.run import simulate, turn
@@ -240,6 +244,27 @@ def settling(scenario: Scenario) -> dict[str, Any]:
     }
 
 
+def planned(cases: KeptCases, _: object) -> None:
+    for size, bound in product(PLANNED, (0, 4)):
+        made = plan_of(size, bound)
+        cases.do("planned", f"staleness {bound}", str(size), of=made, measure=partial(predicted, *made))
+
+
+def predicted(found: Prediction, scenario: Scenario) -> dict[str, Any]:
+    outcome = simulate(scenario)
+    step_s = outcome.window.seconds * scenario.batch_size / outcome.window.num_sequences
+    return {
+        "devices": found.devices,
+        "split": asdict(found.split),
+        "batch_size": scenario.batch_size,
+        "predicted_step_s": round(found.step_s, 3),
+        "simulated_step_s": round(step_s, 3),
+        "predicted_over_simulated": round(found.step_s / step_s, 3),
+        "predicted_bottleneck": found.bottleneck,
+        "simulated_bottleneck": outcome.bottleneck,
+    }
+
+
 def draw(result: dict[str, Any]) -> None:
     """Throughput over the slowest role's own, by actors."""
     if not IMAGES.is_dir():  # this is a copy without docs
@@ -268,6 +293,7 @@ PARTS: dict[str, Callable[[KeptCases, list[int]], None]] = {
     "staleness": staleness,
     "failures": failures,
     "policy": policy,
+    "planned": planned,
 }
 
 if __name__ == "__main__":

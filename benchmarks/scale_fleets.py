@@ -4,14 +4,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from gkd_dist.simulation.driver import DriverCosts
+from gkd_dist.planning.controller import DRIVERS, row_traffic
 from gkd_dist.simulation.scenario import Scenario, WeightRates
-from gkd_dist.simulation.weights import depth_of
 
-CALL_S, SEQUENCE_S = 0.99e-3, 0.10e-3
-"""Of the driver's processor, per call and per sequence of a call: 2.2 ms for the two calls of a sequence that goes by
-itself (elastic.json); of eight that go together each costs a fifth of that (the ratio of `calls`)."""
-DRIVER = DriverCosts(CALL_S, SEQUENCE_S)
+DRIVER = DRIVERS["ray"]
 TREE = WeightRates(fan_out=2)
 GROUPED = 4
 """Sequences per request where requests are grouped."""
@@ -55,8 +51,8 @@ def rates() -> dict[str, Any]:
     return {
         "sampler_sequences_per_s": round(scenario.sampler.sequences_per_s(scenario.prompt_tokens), 3),
         "mean_answer_tokens": round(scenario.sampler.mean_tokens, 1),
-        "driver_call_s": CALL_S,
-        "driver_sequence_s": SEQUENCE_S,
+        "driver_call_s": DRIVER.call_s,
+        "driver_sequence_s": DRIVER.sequence_s,
         "weights_bytes": scenario.weights.num_bytes,
         "link_bytes_per_s": scenario.weights.learner_bytes_per_s,
         "learner_step_s": scenario.learner.step_s,
@@ -66,17 +62,18 @@ def rates() -> dict[str, Any]:
 
 def load(scenario: Scenario) -> dict[str, Any]:
     """Arithmetic, no simulation: what each controller's processor and the learner's link carry at full speed."""
-    per_s, shards, weights = scenario.ideal_per_s, scenario.num_shards, scenario.weights
+    per_s, shards = scenario.ideal_per_s, scenario.num_shards
     step_s = scenario.batch_size / per_s
-    requests = 2 * per_s / shards * (CALL_S / scenario.num_generations + SEQUENCE_S)
-    orders = scenario.num_samplers / shards * CALL_S / step_s
-    probes = (scenario.num_samplers + scenario.num_teachers) / shards * CALL_S / scenario.probe_interval_s
-    if weights.fan_out:
-        depth = depth_of(scenario.num_samplers - 1, weights.fan_out)
-        hop_s = weights.fan_out * weights.num_bytes / weights.replica_bytes_per_s
-        spread_s = hop_s * (1 + (depth - 1) / weights.num_pieces)
-    else:
-        spread_s = scenario.num_samplers * weights.num_bytes / weights.learner_bytes_per_s
+    samplers, teachers = scenario.num_samplers / shards, scenario.num_teachers / shards
+    traffic = row_traffic(
+        scenario.batch_size / shards, 0.0, num_generations=scenario.num_generations, teachers=1.0, orders=samplers
+    )
+    costs = scenario.driver
+    requests, orders = traffic.requests_s(costs) / step_s, traffic.orders_s(costs) / step_s
+    probed_s = traffic.probes_s(
+        costs, samplers=samplers, teachers=teachers, step_s=step_s, interval_s=scenario.probe_interval_s
+    )
+    probes = probed_s / step_s
     return {
         "controllers": shards,
         "sequences_per_s": round(per_s, 1),
@@ -85,5 +82,5 @@ def load(scenario: Scenario) -> dict[str, Any]:
         "driver_orders_to_load_weights": round(orders, 3),
         "driver_probes": round(probes, 3),
         "driver": round(requests + orders + probes, 3),
-        "weights_on_their_way_s": round(spread_s, 2),
+        "weights_on_their_way_s": round(scenario.weights.spread_s(scenario.num_samplers), 2),
     }

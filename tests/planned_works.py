@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from hypothesis import strategies as st
 
+from gkd_dist.planning.controller import DRIVERS
 from gkd_dist.planning.devices import Achieved, Device, Link, Shares
 from gkd_dist.planning.shapes import shape_of_size
 from gkd_dist.planning.workload import Lengths, TeacherLoad, Workload
@@ -30,6 +31,7 @@ TEACHER = TeacherLoad(
     dtype="bfloat16",
     share=1.0,
     engine="vllm",
+    max_concurrent=128,
     max_model_len=4096,
     tensor_parallel=None,
 )
@@ -58,7 +60,9 @@ WORK = Workload(
     state_bytes=16,
     loss_memory_bytes=None,
     published_bytes=STUDENT.num_params * 2,
-    controller_s=2.2e-3,
+    num_generations=1,
+    driver=DRIVERS["ray"],
+    probe_interval_s=5.0,
 )
 
 

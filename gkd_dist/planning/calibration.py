@@ -76,7 +76,7 @@ def work_of_step(work: Workload, record: Mapping[str, Any]) -> Workload:
     completions = (trained - own) / fixed if fixed and trained > own else lengths.fixed
     read = record.get("scored_tokens", 0.0)
     sequences = student + fixed
-    readers = sum(load.share for load in work.teachers)
+    readers = work.readers
     # Kept answers are not in scored_tokens: the prompts are then as long as elsewhere.
     prompt = read / readers / sequences - trained / sequences if readers else 0.0
     return replace(

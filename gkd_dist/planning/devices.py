@@ -24,7 +24,8 @@ class Achieved(Strict):
     memory: float = Field(gt=0)
     """Share of `memory_bytes_per_s`."""
     overhead_s: float = Field(default=0.0, ge=0)
-    """Beside the arithmetic: of one decoded position of a sampler, of one request to a teacher, of one train step."""
+    """Beside the arithmetic: of one decoded position of a sampler, of the sequences that a teacher's engine takes
+    together, of one train step."""
     source: str
     """Where the shares come from."""
 

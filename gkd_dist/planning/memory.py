@@ -61,8 +61,9 @@ def learner_bytes(work: Workload, ranks: int, loss_bytes: float = _LOSS_BYTES) -
     per_layer = _ACTIVATION_BYTES * width * student.hidden_size
     layers = student.num_layers
     kept = layers * 2 * width * student.hidden_size + per_layer if work.recomputes else layers * per_layer
-    # FSDP gathers one layer at a time, in float32, and the head, whose gradient is whole until it is reduced.
-    gathered = 8 * student.head_params + 4 * student.dense_params / layers if ranks > 1 else 0.0
+    # FSDP gathers one layer at a time, in float32, and the head, whose gradient, if it has one, is whole until reduced.
+    head = (4 if work.freezes_body else 8) * student.head_params
+    gathered = head + 4 * student.dense_params / layers if ranks > 1 else 0.0
     loss = min(work.loss_memory_bytes or loss_bytes, work.micro_batch_tokens * student.vocab_size * 8.0)
     return (held + frozen) / ranks + gathered + heads + work.micro_batch_tokens * kept + loss
 

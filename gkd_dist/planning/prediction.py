@@ -1,22 +1,27 @@
 """One step of the ring on a given split of the devices (floor F2).
 
     synchronous    step = sampling + scoring + wire + learning + publishing + controller
-    asynchronous   step = max(occupancy of each role, wire, controller, latency / (max_staleness + 1))
+    asynchronous   step = max(samplers + load, teachers, wire + learner + gather + its calls,
+                              release + spread + load, controller + probes, latency / (max_staleness + 1))
 
 Latency is the synchronous sum: a sequence passes all stations one after the other, and at most max_staleness + 1
-batches are under way, so a step cannot be shorter than the latency over that number. Where roles share one device they
+batches are under way, so a step cannot be shorter than the latency over that number. The learner draws a batch before
+it is brought to it, and one version is on its way at a time, whose orders wait behind the requests that the one before
+has released (pipeline/learning.py, pipeline/publishing.py). A load that falls into the sampling of another batch makes
+that one later; whether it does is a matter of phases, and not counted. Where roles share one device they
 take turns, and the step is the sum of what they occupy it for. Where the coin of Algorithm 1 decides, sampling is
 that of a whole batch in the share of the steps that it falls on.
 """
 
 from dataclasses import dataclass
 
+from gkd_dist.planning.controller import Traffic, learner_calls, row_traffic
 from gkd_dist.planning.devices import Device
 from gkd_dist.planning.learning import Learning, learning_time
-from gkd_dist.planning.publishing import Publishing, publishing_time
+from gkd_dist.planning.publishing import ONE_DEVICE, Publishing, Receivers, publishing_time
 from gkd_dist.planning.sampling import Sampling, sampling_time
 from gkd_dist.planning.scoring import scoring_time
-from gkd_dist.planning.wire import Wire, wire_bytes
+from gkd_dist.planning.wire import Wire, learner_bytes_in, wire_bytes
 from gkd_dist.planning.workload import Workload
 
 
@@ -56,7 +61,11 @@ class Parts:
     learning: Learning
     publishing: Publishing
     wire_s: float
+    """Of what comes into the learner."""
+    traffic: Traffic
     controller_s: float
+    """Of its processor, without probes."""
+    receivers: Receivers
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,51 +97,112 @@ class Prediction:
 
 def parts_of(work: Workload, device: Device, split: Split, groups: Groups, *, shared: bool) -> Parts:
     """Each part on its own."""
-    devices = 1 if shared else groups.total(split)
-    wire = wire_bytes(work)
     scoring = [
         scoring_time(work, load, device, split.teachers, max(1, group))
         for load, group in zip(work.teachers, groups.teachers, strict=True)
         if load.engine != "server"
     ]
-    return Parts(
+    return parts_with(
+        work,
+        device,
+        split,
+        groups,
         sampling=sampling_time(work, device, split.samplers, groups.sampler),
         scoring_s=max(scoring, default=0.0) if not shared else sum(scoring),
         learning=learning_time(work, device, split.ranks),
-        publishing=publishing_time(work, device, 1 if shared else split.samplers * groups.sampler),
-        wire_s=(wire.trajectories + wire.targets) / (split.ranks * device.links_between(devices)),
-        controller_s=work.controller_s * work.batch_size,
+        shared=shared,
     )
 
 
-def step_of(work: Workload, parts: Parts, *, shared: bool) -> tuple[float, str]:
+def parts_with(
+    work: Workload,
+    device: Device,
+    split: Split,
+    groups: Groups,
+    *,
+    sampling: Sampling,
+    scoring_s: float,
+    learning: Learning,
+    shared: bool = False,
+) -> Parts:
+    """Of roles whose times are known, with what is between them."""
+    devices = 1 if shared else groups.total(split)
+    receivers = ONE_DEVICE if shared else Receivers.of(device, split.samplers * groups.sampler, split.ranks)
+    traffic = traffic_of(work, split)
+    return Parts(
+        sampling=sampling,
+        scoring_s=scoring_s,
+        learning=learning,
+        publishing=publishing_time(work, device, receivers),
+        wire_s=learner_bytes_in(work) / (split.ranks * device.links_between(devices)),
+        traffic=traffic,
+        controller_s=traffic.seconds(work.driver),
+        receivers=receivers,
+    )
+
+
+def traffic_of(work: Workload, split: Split) -> Traffic:
+    """Calls of a mean step; synchronous, each replica is asked once for its share."""
+    student = work.batch_size * work.student_fraction
+    orders = work.publications * split.samplers
+    rows = row_traffic(
+        student,
+        work.batch_size - student,
+        num_generations=work.num_generations,
+        teachers=work.readers,
+        orders=orders,
+        ranks=split.ranks,
+    )
+    if work.max_staleness:
+        return rows
+    return Traffic(
+        sampled=work.student_steps * min(split.samplers, work.student_sequences),
+        scored=sum(min(split.teachers, work.batch_size * load.share) for load in work.teachers),
+        written=rows.written,
+        read=rows.read,
+        orders=orders,
+        learner=learner_calls(split.ranks),
+    )
+
+
+def step_of(work: Workload, split: Split, parts: Parts, *, shared: bool) -> tuple[float, str]:
     """Seconds of a mean step, and what decides them."""
-    own = work.student_steps
-    learner_s = parts.learning.seconds + parts.publishing.gather_s
+    own, publishing = work.student_steps, parts.publishing
+    learner_s = parts.wire_s + parts.learning.seconds + publishing.gather_s
     if work.max_staleness == 0 or shared:
         writing = parts.sampling.latency_s if work.max_staleness == 0 else parts.sampling.seconds
         terms = {
             "sampling": own * writing,
             "scoring": parts.scoring_s,
             "learning": parts.learning.seconds,
-            "publishing": work.publications * parts.publishing.seconds,
+            "publishing": work.publications * publishing.seconds,
             "wire": parts.wire_s,
             "controller": parts.controller_s,
         }
         return sum(terms.values()), max(terms, key=lambda name: terms[name])
-    latency = own * parts.sampling.latency_s + parts.scoring_s + parts.wire_s + learner_s
-    latency += parts.publishing.deliver_s + parts.controller_s
+    latency = own * parts.sampling.latency_s + parts.scoring_s + learner_s + publishing.deliver_s + parts.controller_s
     terms = {
-        "sampling": own * parts.sampling.seconds + parts.publishing.deliver_s,
+        "sampling": own * parts.sampling.seconds + publishing.load_s,
         "scoring": parts.scoring_s,
-        "learning": learner_s,
-        "wire": parts.wire_s,
+        "learning": learner_s + parts.traffic.learner_s(work.driver),
+        "publishing": publishing.deliver_s + parts.traffic.release_s(work.driver),
         "controller": parts.controller_s,
         "staleness": latency / (work.max_staleness + 1),
     }
+    terms["controller"] += parts.traffic.probes_s(
+        work.driver,
+        samplers=split.samplers,
+        teachers=split.teachers * len(work.teachers),
+        step_s=max(terms.values()),
+        interval_s=work.probe_interval_s,
+    )
     bottleneck = max(terms, key=lambda name: terms[name])
-    weights = {"sampling": parts.publishing.deliver_s, "learning": parts.publishing.gather_s}.get(bottleneck, 0.0)
-    return terms[bottleneck], "publishing" if 2 * weights > terms[bottleneck] else bottleneck
+    shares = {
+        "sampling": {"publishing": publishing.load_s},
+        "learning": {"publishing": publishing.gather_s, "wire": parts.wire_s},
+    }
+    mostly = (name for name, seconds in shares.get(bottleneck, {}).items() if 2 * seconds > terms[bottleneck])
+    return terms[bottleneck], next(mostly, bottleneck)
 
 
 def predict(work: Workload, device: Device, split: Split, groups: Groups, *, shared: bool = False) -> Prediction:
@@ -142,14 +212,14 @@ def predict(work: Workload, device: Device, split: Split, groups: Groups, *, sha
         shared: all roles on one device, whatever the split says of devices.
     """
     parts = parts_of(work, device, split, groups, shared=shared)
-    step_s, bottleneck = step_of(work, parts, shared=shared)
+    step_s, bottleneck = step_of(work, split, parts, shared=shared)
     own = work.student_steps
     return Prediction(
         split=split,
         groups=groups,
         shared=shared,
         parts=parts,
-        wire=wire_bytes(work),
+        wire=wire_bytes(work, parts.receivers.nodes),
         step_s=step_s,
         bottleneck=bottleneck,
         reason=_reason(work, parts, bottleneck),
@@ -161,7 +231,7 @@ def predict(work: Workload, device: Device, split: Split, groups: Groups, *, sha
         },
         tokens={
             "samplers": work.student_fraction * work.batch_size * work.lengths.completion,
-            "teachers": work.read_tokens * sum(load.share for load in work.teachers),
+            "teachers": work.read_tokens * work.readers,
             "learner": work.trained_tokens,
         },
         run_s=work.num_steps * step_s,
@@ -173,9 +243,9 @@ def _reason(work: Workload, parts: Parts, bottleneck: str) -> str:
         "sampling": f"limited by {parts.sampling.bound}, {parts.sampling.concurrent:.0f} sequences at once",
         "scoring": "the teachers' forward",
         "learning": f"mostly {parts.learning.bound}",
-        "publishing": "copies of the weights",
+        "publishing": f"weights to {parts.receivers.nodes} node(s) with samplers",
         "wire": "bytes into the learner",
-        "controller": f"{work.controller_s * 1e3:.2g} ms per sequence in one process",
+        "controller": f"{parts.controller_s / work.batch_size * 1e3:.2g} ms per sequence in one process",
         "staleness": f"only {work.max_staleness + 1} batches may be under way; raise replay.max_staleness",
     }
     return reasons[bottleneck]

@@ -1,10 +1,11 @@
 """Time of asking teachers (floor F2).
 
-    seconds = tokens / replicas * (body + head) / (g F f) + exchange + overhead        at least: weights read once
+    seconds = tokens / replicas * (body + head) / (g F f) + exchange + batches overhead    at least: weights read once
 
 `hidden` needs no LM head. The others project: vLLM, here or as a server, every token of a request, transformers the
 completion's alone; 2 H V FLOPs each, and 12 bytes per logit are moved for its log-softmax and selection. Every sequence
-is read once by each teacher that is asked about it; answers that were kept from former epochs are not counted on.
+is read once by each teacher that is asked about it; answers that were kept from former epochs are not counted on. An
+engine takes as many sequences together as it may, whatever requests they came in: of such a batch is the overhead.
 """
 
 from gkd_dist.planning.devices import Device
@@ -30,4 +31,5 @@ def scoring_time(work: Workload, load: TeacherLoad, device: Device, replicas: in
         seconds += projected * (2 * shape.head_params / flops + _BYTES_PER_LOGIT * shape.vocab_size / bandwidth)
     seconds += tokens * exchange_s(shape, load.dtype_bytes, device, group)
     read_s = shape.weights_read(share * tokens) * load.dtype_bytes / bandwidth
-    return max(share * seconds, read_s) + achieved.overhead_s
+    batches = max(1.0, share / load.max_concurrent)
+    return max(share * seconds, read_s) + batches * achieved.overhead_s

@@ -1,8 +1,10 @@
 """The best split of a number of devices (floor F2).
 
-Exhaustive over samplers and learner ranks; teachers get what is left, because more of them never take longer. Where a
+Exhaustive over samplers and learner ranks; teachers get what is left, because more of them never take longer (probes of
+those that have nothing to do are not counted here). Where a
 role could have more than 256 counts, 256 of them are looked at, spread evenly on a logarithmic scale. What the best
-split does not need is then left out: the fewest replicas whose step is at most 1 % longer.
+split does not need is then left out: the fewest replicas whose step is at most 1 % longer. The bottleneck is that of
+the best split: what more of anything does not help.
 """
 
 import math
@@ -13,11 +15,9 @@ from gkd_dist.errors import ConfigError
 from gkd_dist.planning.devices import Device
 from gkd_dist.planning.learning import Learning, learning_time
 from gkd_dist.planning.memory import USABLE, learner_bytes, sampler_bytes, smallest_group, teacher_bytes
-from gkd_dist.planning.prediction import Groups, Parts, Prediction, Split, predict, step_of
-from gkd_dist.planning.publishing import Publishing, publishing_time
+from gkd_dist.planning.prediction import Groups, Prediction, Split, parts_with, predict, step_of
 from gkd_dist.planning.sampling import Sampling, sampling_time
 from gkd_dist.planning.scoring import scoring_time
-from gkd_dist.planning.wire import wire_bytes
 from gkd_dist.planning.workload import TeacherLoad, Workload
 
 MOST_COUNTS = 256
@@ -146,7 +146,9 @@ def best_split(work: Workload, device: Device, num_devices: int) -> Prediction:
                 best = found
     if best is None:
         raise ConfigError([f"--gpus {num_devices}: no split fits"])
-    return predict(work, device, _fewest(best[2], least, asked, times), groups)
+    needed = predict(work, device, _fewest(best[2], least, asked, times), groups)
+    limit = predict(replace(work, probe_interval_s=math.inf), device, best[2], groups)
+    return replace(needed, bottleneck=limit.bottleneck, reason=limit.reason)
 
 
 def counts(least: int, most: int) -> list[int]:
@@ -161,13 +163,11 @@ class _Times:
     """Steps of many splits; what depends on one count alone is computed once."""
 
     def __init__(self, work: Workload, device: Device, groups: Groups) -> None:
-        self._work, self._device, self._groups = work, device, groups
-        self._wire = wire_bytes(work)
+        self._work, self._device, self._groups = replace(work, probe_interval_s=math.inf), device, groups
 
         @cache
-        def sampling(samplers: int) -> tuple[Sampling, Publishing]:
-            devices = samplers * groups.sampler
-            return sampling_time(work, device, samplers, groups.sampler), publishing_time(work, device, devices)
+        def sampling(samplers: int) -> Sampling:
+            return sampling_time(work, device, samplers, groups.sampler)
 
         @cache
         def scoring(teachers: int) -> float:
@@ -181,17 +181,16 @@ class _Times:
         self._sampling, self._scoring, self._learning = sampling, scoring, learning
 
     def step_s(self, split: Split) -> float:
-        sampling, publishing = self._sampling(split.samplers)
-        link = split.ranks * self._device.links_between(self._groups.total(split))
-        parts = Parts(
-            sampling=sampling,
+        parts = parts_with(
+            self._work,
+            self._device,
+            split,
+            self._groups,
+            sampling=self._sampling(split.samplers),
             scoring_s=self._scoring(split.teachers),
             learning=self._learning(split.ranks),
-            publishing=publishing,
-            wire_s=(self._wire.trajectories + self._wire.targets) / link,
-            controller_s=self._work.controller_s * self._work.batch_size,
         )
-        return step_of(self._work, parts, shared=False)[0]
+        return step_of(self._work, split, parts, shared=False)[0]
 
 
 def _fewest(split: Split, least_ranks: int, asked: bool, times: _Times) -> Split:
@@ -200,7 +199,7 @@ def _fewest(split: Split, least_ranks: int, asked: bool, times: _Times) -> Split
     floors = {"samplers": 1, "teachers": 1 if asked else 0, "ranks": least_ranks}
     for role, floor in floors.items():
         low, high = floor, getattr(split, role)
-        while low < high:  # shorter with every replica, up to nodes and hops: the first that is no worse
+        while low < high:  # longer with every replica less, but for weights and orders: the first that is no worse
             middle = (low + high) // 2
             if times.step_s(replace(split, **{role: middle})) <= bound:
                 high = middle

@@ -1,23 +1,21 @@
 """One train step as planning sees it: who reads and writes how many tokens (floor F2)."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from gkd_dist.config.models import TeacherConfig
 from gkd_dist.config.objective import ObjectiveConfig
 from gkd_dist.config.run import RunConfig
+from gkd_dist.planning.controller import DRIVERS, DriverCosts
 from gkd_dist.planning.shapes import ModelShape
 
 _DTYPE_BYTES = {"bfloat16": 2, "float32": 4}
-_VLLM_MAX_SEQUENCES = 256
-"""vLLM's own `max_num_seqs` where nothing is set."""
 _OPTIMIZER_BYTES = {"adamw": 36, "adafactor": 24}
 """Moved per trained parameter and step. AdamW in float32: weight, two moments and gradient read (16), weight and
 moments written (12), gradient read for its norm and zeroed (8). Adafactor keeps no full second moment."""
 _STATE_BYTES = {"adamw": 16, "adafactor": 8}
 """Held per trained parameter: float32 weight, gradient, and moments."""
-_CONTROLLER_S = {"ray": 2.2e-3, "local": 0.27e-3}
-"""Of the controller's CPU per sequence: benchmarks/elastic.json, over Ray actors and in one process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +45,8 @@ class TeacherLoad:
     share: float
     """Of the sequences that it reads."""
     engine: str
+    max_concurrent: int
+    """Most sequences that one replica reads together."""
     max_model_len: int
     tensor_parallel: int | None
     """Devices of one replica, where the configuration says so."""
@@ -103,8 +103,11 @@ class Workload:
     loss_memory_bytes: int | None
     published_bytes: float
     """Of one policy version."""
-    controller_s: float
-    """Of the controller per sequence."""
+    num_generations: int
+    """Sequences of the student that go round as one request; synchronous, a replica's whole share is one."""
+    driver: DriverCosts
+    probe_interval_s: float
+    """Infinite where nothing is probed."""
 
     @property
     def student_sequences(self) -> float:
@@ -143,6 +146,11 @@ class Workload:
         return self.batch_size * (self.lengths.prompt + self.completion)
 
     @property
+    def readers(self) -> float:
+        """Teachers that a sequence goes to, in the mean."""
+        return sum(each.share for each in self.teachers)
+
+    @property
     def head_widths(self) -> float:
         """d_t of the loss: hidden sizes of the teachers whose distributions are rebuilt for one token."""
         return sum(each.share * each.shape.hidden_size for each in self.teachers if each.transport == "hidden")
@@ -165,7 +173,6 @@ def workload_of(
     on_vllm = sampler.engine == "vllm"
     trained = _adapter_params(student, lora.r) if lora is not None else student.num_params
     published = trained if lora is not None and lora.publish == "adapter" else student.num_params
-    most = sampler.engine_args.get("max_num_seqs", _VLLM_MAX_SEQUENCES) if on_vllm else sampler.max_batch_size
     return Workload(
         name=config.name,
         student=student,
@@ -179,7 +186,7 @@ def workload_of(
         per_batch=config.objective.mix == "per_batch",
         max_staleness=config.max_staleness,
         sampler_dtype=sampler.dtype,
-        max_concurrent=int(most),
+        max_concurrent=sampler.num_at_once,
         max_model_len=sampler.max_model_len,
         sampler_tensor_parallel=sampler.engine_args.get("tensor_parallel_size"),
         splits_engines=on_vllm,
@@ -192,7 +199,9 @@ def workload_of(
         state_bytes=_STATE_BYTES[learner.optimizer],
         loss_memory_bytes=learner.loss_memory_bytes,
         published_bytes=published * _DTYPE_BYTES[config.weights.dtype or sampler.dtype],
-        controller_s=_CONTROLLER_S[config.cluster.mode],
+        num_generations=config.sampling.num_generations,
+        driver=DRIVERS[config.cluster.mode],
+        probe_interval_s=config.supervision.probe_interval_s if config.cluster.mode == "ray" else math.inf,
     )
 
 
@@ -214,6 +223,7 @@ def _teacher(config: TeacherConfig, shape: ModelShape, share: float) -> TeacherL
         dtype=config.dtype,
         share=share,
         engine=config.engine,
+        max_concurrent=config.num_at_once,
         max_model_len=config.max_model_len,
         tensor_parallel=config.engine_args.get("tensor_parallel_size"),
     )

@@ -1,17 +1,8 @@
 """The one thread of a controller: what goes through it goes one after the other."""
 
 import asyncio
-from dataclasses import dataclass
 
-
-@dataclass(frozen=True, slots=True)
-class DriverCosts:
-    """Processor seconds that a controller spends on its calls."""
-
-    call_s: float = 0.0
-    """Of each call of an actor: a request, a ping, an order to load weights."""
-    sequence_s: float = 0.0
-    """Of each sequence of a request, on top."""
+from gkd_dist.planning.controller import DriverCosts
 
 
 class Driver:

@@ -191,7 +191,7 @@ class SimulatedLearner:
         self.busy_s = 0.0
 
     async def train(self, batch: TrainBatch) -> StepReport:
-        await self._driver.call()
+        await self._called(self._rates.num_calls - self._rates.num_calls // 2)
         await self._barrier.wait()
         self.busy_s += self._rates.step_s
         await asyncio.sleep(self._rates.step_s)
@@ -199,8 +199,12 @@ class SimulatedLearner:
         num_tokens = sum(each.trajectory.num_completion_tokens for each in batch.scored)
         return StepReport(batch.step, self._num_steps, 1.0, 1.0, 1e-4, len(batch.scored), num_tokens)
 
+    async def _called(self, times: int) -> None:
+        for _ in range(times):
+            await self._driver.call()
+
     async def publish(self) -> WeightPublication:
-        await self._driver.call()
+        await self._called(self._rates.num_calls // 2)
         await asyncio.sleep(self._rates.gather_s)
         return WeightPublication(WeightManifest(self._num_steps, "simulated", (), (), ()), ())
 

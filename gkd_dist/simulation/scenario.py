@@ -3,7 +3,8 @@
 import math
 from dataclasses import dataclass, field
 
-from gkd_dist.simulation.driver import DriverCosts
+from gkd_dist.planning.controller import DriverCosts
+from gkd_dist.planning.spreading import spread_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,8 @@ class LearnerRates:
     """Of a train step, whatever its batch: the learner's ranks are thought to grow with it."""
     gather_s: float = 0.5
     """Until the weights of a step may be read."""
+    num_calls: int = 2
+    """Of a step, that the controller makes: half of them before it trains, half before it gathers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +74,17 @@ class WeightRates:
     """0: every sampler reads from the learner. Else a tree, in which each node sends to so many others."""
     num_pieces: int = 54
     """Buckets of the weights: a node of the tree sends one on before it has the next."""
+
+    def spread_s(self, num_readers: int) -> float:
+        """Until the last of so many that ask at once has all of it."""
+        return spread_s(
+            self.num_bytes,
+            num_readers,
+            learner_bytes_per_s=self.learner_bytes_per_s,
+            reader_bytes_per_s=self.replica_bytes_per_s,
+            fan_out=self.fan_out,
+            num_pieces=self.num_pieces,
+        )
 
 
 @dataclass(frozen=True, slots=True)

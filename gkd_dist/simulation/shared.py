@@ -38,10 +38,6 @@ class Shared:
         self.full_s = 0.0
         """Seconds of flow, over all places: `busy_s` where there is one."""
 
-    @property
-    def num_flows(self) -> int:
-        return self._num_flows
-
     async def join(self) -> None:
         """Wait for a place; the caller then calls `flow`, or `leave`."""
         if self._num_flows < self._max_flows and not self._line:

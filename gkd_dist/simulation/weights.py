@@ -1,7 +1,6 @@
 """How new weights come from the learner to the samplers."""
 
 import asyncio
-import math
 from collections import Counter
 from typing import Protocol
 
@@ -30,6 +29,7 @@ class FromLearner:
 class Tree:
     """Each node sends to `fan_out` others at once, piece by piece; samplers take their places in the order in which
     they ask. A hop takes `fan_out` times the bytes over the link; behind the first one each adds the time of a piece.
+    Nobody waits for the node above: one that is dead holds up none below it.
     """
 
     def __init__(self, rates: WeightRates) -> None:
@@ -37,23 +37,8 @@ class Tree:
         self._num_asked: Counter[int] = Counter()
 
     async def receive(self, version: int) -> None:
-        depth = depth_of(self._num_asked[version], self._rates.fan_out)
         self._num_asked[version] += 1
-        await asyncio.sleep(self._hop_s * (1 + (depth - 1) / self._rates.num_pieces))
-
-    @property
-    def _hop_s(self) -> float:
-        rates = self._rates
-        slowest = min(rates.replica_bytes_per_s, rates.learner_bytes_per_s)
-        return rates.fan_out * rates.num_bytes / slowest
-
-
-def depth_of(place: int, fan_out: int) -> int:
-    """Hops from the root to the node at `place`, counted from 0 without the root, of a tree that is filled level by
-    level."""
-    if fan_out == 1:
-        return place + 1
-    return math.ceil(math.log((place + 1) * (fan_out - 1) / fan_out + 1, fan_out) - 1e-9)
+        await asyncio.sleep(self._rates.spread_s(self._num_asked[version]))
 
 
 def make_distribution(rates: WeightRates) -> Distribution:

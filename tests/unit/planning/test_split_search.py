@@ -7,6 +7,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from gkd_dist.errors import ConfigError
+from gkd_dist.planning.controller import DriverCosts
 from gkd_dist.planning.prediction import Prediction, Split, predict
 from gkd_dist.planning.search import (
     MOST_COUNTS,
@@ -72,6 +73,19 @@ def test_what_is_not_needed_is_left_out() -> None:
     small = replace(WORK, batch_size=4)
     split = best_split(small, DEVICE, 200).split
     assert max(split.samplers, split.teachers) <= 4
+
+
+def test_surplus_devices_make_no_step_longer() -> None:
+    """Thousands of teachers with nothing to do would be probed."""
+    work = replace(WORK, batch_size=4096, student_fraction=1.0, max_staleness=4, num_generations=4)
+    few, many = best_split(work, DEVICE, 200), best_split(work, DEVICE, 4096)
+    assert many.step_s <= few.step_s * SAME
+
+
+def test_the_bottleneck_is_what_no_device_helps() -> None:
+    slow = replace(WORK, batch_size=4096, student_fraction=1.0, max_staleness=4, driver=DriverCosts(2e-3, 0.0))
+    found = best_split(slow, DEVICE, 512)
+    assert (found.bottleneck, found.split.samplers < 200) == ("controller", True)
 
 
 def test_a_model_too_large_for_one_device_gets_several() -> None:

@@ -1,14 +1,20 @@
 """What a step takes: sums, maxima, and what they depend on."""
 
+import math
 from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gkd_dist.planning.controller import DriverCosts, row_traffic
 from gkd_dist.planning.learning import learning_time
+from gkd_dist.planning.memory import learner_bytes
 from gkd_dist.planning.prediction import Groups, Split, predict
+from gkd_dist.planning.publishing import Receivers, publishing_time
 from gkd_dist.planning.sampling import sampling_time
+from gkd_dist.planning.scoring import scoring_time
+from gkd_dist.planning.wire import wire_bytes
 from gkd_dist.planning.workload import Workload
 from tests.planned_works import DEVICE, TEACHER, WORK, works
 
@@ -24,7 +30,8 @@ def groups(work: Workload) -> Groups:
 def test_twice_the_rates_halve_the_step(work: Workload, samplers: int, teachers: int, ranks: int, shared: bool) -> None:
     split = Split(samplers, teachers, ranks)
     slow = predict(work, DEVICE, split, groups(work), shared=shared)
-    twice = replace(work, controller_s=work.controller_s / 2)
+    driver = DriverCosts(work.driver.call_s / 2, work.driver.sequence_s / 2)
+    twice = replace(work, driver=driver, probe_interval_s=work.probe_interval_s / 2)
     fast = predict(twice, DEVICE.faster(2), split, groups(work), shared=shared)
 
     assert fast.step_s == pytest.approx(slow.step_s / 2)
@@ -64,7 +71,7 @@ def test_an_asynchronous_step_is_its_slowest_role_once_enough_batches_are_under_
     found = predict(work, DEVICE, Split(2, 8, 16), groups(work))
 
     assert found.bottleneck == "sampling"
-    assert found.step_s == pytest.approx(found.busy["samplers"] + found.parts.publishing.deliver_s)
+    assert found.step_s == pytest.approx(found.busy["samplers"] + found.parts.publishing.load_s)
 
 
 def test_a_tight_staleness_bound_is_named() -> None:
@@ -110,6 +117,29 @@ def test_the_head_costs_three_widths_of_the_student_and_one_of_the_teacher() -> 
     assert head == pytest.approx(2 * WORK.trained_tokens * WORK.student.vocab_size * units / rate)
 
 
+def test_a_frozen_head_costs_no_product_for_its_gradient() -> None:
+    flops_only = DEVICE.model_copy(update={"memory_bytes_per_s": 1e30})
+    frozen = replace(WORK, freezes_body=True)
+    saved = learning_time(WORK, flops_only, 1).head_s - learning_time(frozen, flops_only, 1).head_s
+    rate = DEVICE.flops["bfloat16"] * DEVICE.achieved.learner.compute
+
+    assert saved == pytest.approx(2 * WORK.trained_tokens * WORK.student.head_params / rate)
+
+
+def test_frozen_parameters_are_gathered_and_their_gradients_not_reduced() -> None:
+    adapters = replace(WORK, freezes_body=True, trained_params=1e6)
+    whole, frozen = (learning_time(work, DEVICE, 4).exchange_s for work in (WORK, adapters))
+    num_params = WORK.student.num_params
+
+    assert frozen / whole == pytest.approx((8 * num_params + 4e6) / (12 * num_params))
+
+
+def test_a_frozen_head_has_no_gradient_to_hold() -> None:
+    spared = learner_bytes(WORK, 4) - learner_bytes(replace(WORK, freezes_body=True), 4)
+    held = WORK.student.num_params * 4 / 4  # of the body and head, beside what is trained
+    assert spared == pytest.approx(4 * WORK.student.head_params - held)
+
+
 def test_a_frozen_body_saves_a_third_and_recomputing_costs_one() -> None:
     plain = replace(WORK, recomputes=False)
     bodies = [
@@ -146,3 +176,84 @@ def test_weights_are_published_where_somebody_may_sample_with_them(
     found = predict(work, DEVICE, Split(2, 2, 2), groups(work))
     assert found.wire.weights == publications * work.published_bytes
     assert found.busy["weights"] == publications * found.parts.publishing.seconds
+
+
+@pytest.mark.parametrize(
+    ("samplers", "ranks", "beside", "others"),
+    [
+        (1, 1, 1, 0),
+        (7, 1, 1, 0),
+        (8, 1, 1, 1),
+        (15, 1, 1, 1),
+        (16, 1, 1, 2),
+        (4, 8, 0, 1),
+        (16, 12, 0, 2),
+        (1, 7, 1, 0),
+    ],
+)
+def test_samplers_beside_the_learner_read_nothing_over_the_network(
+    samplers: int, ranks: int, beside: int, others: int
+) -> None:
+    receivers = Receivers.of(DEVICE, samplers, ranks)
+    assert (receivers.beside, receivers.others) == (beside, others)
+    link = DEVICE.network_bytes_per_s * DEVICE.achieved.publish.network
+    assert publishing_time(WORK, DEVICE, receivers).spread_s == pytest.approx(others * WORK.published_bytes / link)
+
+
+def test_every_node_with_samplers_gets_its_copy_of_the_weights() -> None:
+    found = predict(WORK, DEVICE, Split(23, 1, 1), groups(WORK))
+    assert found.wire.weights == 3 * WORK.published_bytes
+
+
+def test_token_ids_go_to_every_teacher_and_to_the_learner() -> None:
+    alone = wire_bytes(replace(WORK, teachers=()), 1).trajectories
+    for shares in ((1.0,), (1.0, 1.0), (0.75, 0.25)):
+        work = replace(WORK, teachers=tuple(replace(TEACHER, share=share) for share in shares))
+        assert wire_bytes(work, 1).trajectories == pytest.approx(alone * (1 + sum(shares)))
+
+
+def test_a_teacher_pays_its_overhead_for_every_batch_that_it_takes() -> None:
+    teacher = DEVICE.achieved.teacher.model_copy(update={"overhead_s": 1e3})
+    device = DEVICE.model_copy(update={"achieved": DEVICE.achieved.model_copy(update={"teacher": teacher})})
+    overheads = [scoring_time(WORK, replace(TEACHER, max_concurrent=most), device, 2, 2) for most in (128, 64, 32)]
+    assert overheads == pytest.approx([1e3, 2e3, 4e3], rel=1e-2)  # 128 sequences each
+
+
+def test_requests_of_several_sequences_cost_the_controller_less() -> None:
+    """2 B (call / k + sequence), the orders, and two calls of a learner of one rank."""
+    work = replace(WORK, student_fraction=1.0, max_staleness=4)
+    call, sequence = work.driver.call_s, work.driver.sequence_s
+    for number in (1, 4, 8):
+        parts = predict(replace(work, num_generations=number), DEVICE, Split(5, 2, 1), groups(work)).parts
+        expected = 2 * work.batch_size * (call / number + sequence) + (5 + 2) * call
+        assert parts.controller_s == pytest.approx(expected)
+
+
+def test_a_synchronous_step_asks_each_replica_once() -> None:
+    traffic = predict(replace(WORK, student_fraction=1.0), DEVICE, Split(5, 2, 4), groups(WORK)).parts.traffic
+    assert (traffic.sampled, traffic.scored, traffic.orders, traffic.learner) == (5, 2, 5, 12)
+    assert traffic.written == traffic.read == WORK.batch_size
+
+
+def test_fixed_pairs_are_scored_by_themselves_and_sampled_by_nobody() -> None:
+    work = replace(WORK, student_fraction=0.75, max_staleness=4, num_generations=4)
+    traffic = predict(work, DEVICE, Split(5, 2, 1), groups(work)).parts.traffic
+    assert (traffic.sampled, traffic.scored) == (48, 48 + 64)
+    assert (traffic.written, traffic.read) == (192, 256)
+
+
+def test_the_controller_is_named_where_it_is_the_limit() -> None:
+    quick = replace(WORK, student_fraction=1.0, max_staleness=50, driver=DriverCosts(0.1, 0.0))
+    assert predict(quick, DEVICE, Split(8, 8, 8), groups(quick)).bottleneck == "controller"
+    grouped = replace(quick, num_generations=64, driver=DriverCosts(1e-3, 0.0))
+    assert predict(grouped, DEVICE, Split(8, 8, 8), groups(grouped)).bottleneck != "controller"
+
+
+def test_only_replicas_that_answer_seldom_are_probed() -> None:
+    costs = DriverCosts(1e-3)
+    busy = row_traffic(1000, 0, num_generations=1, teachers=1, orders=0)
+    idle = row_traffic(10, 0, num_generations=1, teachers=1, orders=0)
+    found = [each.probes_s(costs, samplers=100, teachers=0, step_s=50.0, interval_s=5.0) for each in (idle, busy)]
+    assert found[0] == pytest.approx(100 * 10 * 1e-3, rel=0.02)
+    assert found[1] == pytest.approx(found[0] / math.e, rel=0.02)
+    assert idle.probes_s(costs, samplers=100, teachers=0, step_s=50.0, interval_s=math.inf) == 0

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gkd_dist.errors import GkdError
-from gkd_dist.simulation.driver import DriverCosts
+from gkd_dist.planning.controller import DriverCosts
 from gkd_dist.simulation.outcome import Outcome
 from gkd_dist.simulation.run import simulate, turn
 from gkd_dist.simulation.scenario import (
