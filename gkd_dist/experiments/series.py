@@ -65,6 +65,8 @@ def _points(plot: Plot, experiment: Experiment, own: Sequence[Cell], cells: Sequ
             other = next((each for each in cells if each.metric == plot.x_metric and each.place == cell.place), None)
             if other is not None:
                 points.append(Point(title, other.value, y, other.interval))
+    if plot.kind == "lines":
+        points.sort(key=lambda point: point.x)
     return points
 
 

@@ -179,6 +179,15 @@ def test_as_many_rows_are_paired_only_where_they_are_the_same(tmp_path: Path) ->
     assert max(abs(agree(one, other)) for one, other in (("first", "last"), ("first", "gap"), ("last", "gap"))) < 0.15
 
 
+def test_lines_go_from_left_to_right_in_whatever_order_an_axis_is_written(tmp_path: Path) -> None:
+    labels = list(EXPERIMENT.axes["lambda"])
+    places = dict(zip(labels, range(len(labels), 0, -1), strict=True))
+    plot = EXPERIMENT.plots["lines"].model_copy(update={"x_values": places})
+    (panel,) = panels(plot, EXPERIMENT, cells(measure(finished(tmp_path))))
+    for line in panel.lines:
+        assert [point.x for point in line.points] == [1, 2]
+
+
 def test_points_of_a_frontier_have_intervals_in_both_directions(tmp_path: Path) -> None:
     plot = EXPERIMENT.plots["frontier"]
     shown = panels(plot, EXPERIMENT, cells(measure(finished(tmp_path))))
