@@ -19,6 +19,9 @@ from gkd_dist.errors import ConfigError
 from gkd_dist.experiments.mentions import mention_problems
 from gkd_dist.experiments.spec import Experiment
 
+_ENDINGS = (".yaml", ".yml")
+"""Of paths; names without one are those of packaged experiments."""
+
 
 def experiment_names() -> list[str]:
     """Of the packaged ones, in the order of the paper."""
@@ -133,15 +136,27 @@ def _problem_of_setting(former: Any, value: Any) -> str | None:
     return None
 
 
-def _tree(name: str) -> dict[str, Any]:
-    """A file over all that it extends."""
+def _tree(name: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
+    """A file over all that it extends.
+
+    Args:
+        above: files that extend it.
+    """
+    chain = (*above, name)
+    if _file_of(name) in map(_file_of, above):
+        raise ConfigError([f"{chain[0]}: extends goes in a circle: {' -> '.join(chain)}; name another file"])
     tree = _parsed(name)
     bases = tree.pop("extends", [])
     for base in reversed([bases] if isinstance(bases, str) else bases):
-        tree = _over(_tree(str(base)), tree)
+        tree = _over(_tree(str(base), chain), tree)
     if "title" not in tree and "/" not in name:
         raise ConfigError([f"{name}: needs a title"])
     return tree
+
+
+def _file_of(name: str) -> str:
+    """The same for all ways to write the path of one file."""
+    return str(Path(name).resolve()) if name.endswith(_ENDINGS) else name
 
 
 def _over(lower: dict[str, Any], upper: dict[str, Any]) -> dict[str, Any]:
@@ -154,7 +169,7 @@ def _over(lower: dict[str, Any], upper: dict[str, Any]) -> dict[str, Any]:
 
 def _parsed(name: str) -> dict[str, Any]:
     path = Path(name)
-    if name.endswith((".yaml", ".yml")):
+    if name.endswith(_ENDINGS):
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:

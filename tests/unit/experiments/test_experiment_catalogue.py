@@ -1,5 +1,6 @@
 """Packaged experiments can be carried out as they are; files and the command line change them as they say."""
 
+import itertools
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -316,3 +317,18 @@ def test_an_unknown_name_or_scale_is_told_with_what_there_is() -> None:
         load_experiment("figure99")
     with pytest.raises(ConfigError, match="--scale huge: figure7 has small, paper"):
         load_experiment("figure7", "huge")
+
+
+@pytest.mark.parametrize("through", [(), ("second.yaml",)])
+def test_a_file_that_extends_itself_is_told(tmp_path: Path, through: Sequence[str]) -> None:
+    names = ["first.yaml", *through, "../" + tmp_path.name + "/first.yaml"]
+    for name, base in itertools.pairwise(names):
+        (tmp_path / name).write_text(format_yaml({"title": "t", "extends": str(tmp_path / base)}))
+    with pytest.raises(ConfigError, match=r"first\.yaml: extends goes in a circle: .*first\.yaml -> "):
+        load_experiment(str(tmp_path / "first.yaml"))
+
+
+def test_a_file_may_be_extended_on_two_ways(tmp_path: Path) -> None:
+    base = str(tmp_path / "base.yaml")
+    (tmp_path / "middle.yaml").write_text(format_yaml({"title": "middle", "extends": base}))
+    assert load(tmp_path, {"extends": [base, str(tmp_path / "middle.yaml")]}).title == "middle"  # the last one wins
