@@ -332,3 +332,15 @@ def test_a_file_may_be_extended_on_two_ways(tmp_path: Path) -> None:
     base = str(tmp_path / "base.yaml")
     (tmp_path / "middle.yaml").write_text(format_yaml({"title": "middle", "extends": base}))
     assert load(tmp_path, {"extends": [base, str(tmp_path / "middle.yaml")]}).title == "middle"  # the last one wins
+
+
+def test_the_smoke_scale_trains_on_nothing_that_its_teacher_writes() -> None:
+    """After four steps it ends no sentence, so there would be no row."""
+    assert not [run.name for run in planned("multi30k", "smoke") if run.stage == "written"]
+    assert [run.name for run in planned("multi30k", "small") if run.stage == "written"] == ["written"]
+
+
+@pytest.mark.parametrize("scale", ["small", "paper"])
+def test_figures_of_two_students_are_of_two_students(scale: str) -> None:
+    smaller, larger = ({run.labels.get("size") for run in planned(name, scale)} for name in ("figure8", "figureA15"))
+    assert smaller & larger == {None}
