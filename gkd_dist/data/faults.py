@@ -23,5 +23,5 @@ class Faults:
         if self._number <= _SHOWN:
             return "\n".join(self._shown)
         return "\n".join(
-            [*self._shown, f"{self._number - _SHOWN} more rows cannot be read either, {self._number} in all"]
+            [*self._shown, f"{self._number - _SHOWN} more rows are refused too, {self._number} in all"]
         )
