@@ -263,6 +263,15 @@ def _report(experiment: Experiment, standings: Sequence[Standing], folder: Path)
     }
     for line in write_report(experiment, measure(measured), folder, facts):
         print(line)
+    others = _not_selected(standings, folder)
+    if others:
+        print(f"left out, for they are not selected: {len(others)} runs of {folder / 'runs'}: {', '.join(others)}")
+
+
+def _not_selected(standings: Sequence[Standing], folder: Path) -> list[str]:
+    """Names of runs that another selection has left in the same folder."""
+    there = {record.parent.name for record in folder.glob("runs/*/run.json")}
+    return sorted(there - {each.run.name for each in standings})
 
 
 def _done_folders(standing: Standing) -> list[Path]:

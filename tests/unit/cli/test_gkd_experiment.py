@@ -223,3 +223,16 @@ def test_a_dry_run_tells_of_files_with_fewer_rows_than_are_asked_for(
         f"{tmp_path}/train.jsonl.gz has 12 rows, fewer than are asked for: data.num_train=11, and 2 held out",
         f"{tmp_path}/test_2016_flickr.jsonl.gz has 3 rows, fewer than are asked for: num_rows=4",
     ]
+
+
+def test_a_report_of_another_selection_says_which_runs_it_leaves_out(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    command = ("multi30k", "data=x", "--scale", "smoke", "--report", "--output-dir", str(tmp_path))
+    for name in ("distil_2m_sft_seed0", "init_500k"):
+        (tmp_path / "multi30k-smoke" / "runs" / name).mkdir(parents=True)
+    (tmp_path / "multi30k-smoke" / "runs" / "distil_2m_sft_seed0" / "run.json").write_text("")
+    code, out, err = run(capsys, *command, "axes.size=[500k]")
+    assert (code, err) == (0, "")
+    assert out.splitlines()[-1].startswith("left out, for they are not selected: 1 runs of ")
+    assert out.splitlines()[-1].endswith(": distil_2m_sft_seed0")
