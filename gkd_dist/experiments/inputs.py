@@ -65,20 +65,35 @@ def scarce_rows(plan: Sequence[PlannedRun], folder: Path) -> list[str]:
     for run in plan:
         if "data" in run.config:
             data = DataConfig.model_validate_json(json.dumps(run.config["data"]))
-            if data.num_train is not None and _is_file(data.path, folder) and _is_news(["run", run.config["data"]], seen):
-                number, wanted = len(read_rows(data).rows), data.num_train + data.num_held_out
-                if number < wanted:
-                    asked = f"data.num_train={data.num_train}, and {data.num_held_out} held out"
-                    found[f"{data.path} has {number} rows, fewer than are asked for: {asked}"] = None
+            if _is_file(data.path, folder) and _is_news(["run", run.config["data"]], seen):
+                found |= dict.fromkeys(_scarce_training_rows(data))
         for config in map(_eval_config, run.evaluations):
-            if config.num_rows is None or config.task in _BY_SUBSET or not _is_file(config.data, folder):
-                continue
-            if _is_news([config.task, config.data, config.num_rows], seen):
-                rows = records(config.data, config.split or "test", "data")
-                number = sum(1 for _ in itertools.islice(rows, config.num_rows))
-                if number < config.num_rows:
-                    found[f"{config.data} has {number} rows, fewer than are asked for: num_rows={config.num_rows}"] = None
+            key = [config.task, config.data, config.num_rows]
+            if config.task not in _BY_SUBSET and _is_file(config.data, folder) and _is_news(key, seen):
+                found |= dict.fromkeys(_scarce_questions(config))
     return list(found)
+
+
+def _scarce_training_rows(data: DataConfig) -> Iterator[str]:
+    if data.num_train is None:
+        return
+    try:
+        number = len(read_rows(data).rows)
+    except DataError as error:
+        yield from str(error).splitlines()
+        return
+    if number < data.num_train + data.num_held_out:
+        asked = f"data.num_train={data.num_train}, and {data.num_held_out} held out"
+        yield f"{data.path} has {number} rows, fewer than are asked for: {asked}"
+
+
+def _scarce_questions(config: EvalConfig) -> Iterator[str]:
+    if config.num_rows is None:
+        return
+    rows = records(config.data, config.split or "test", "data")
+    number = sum(1 for _ in itertools.islice(rows, config.num_rows))
+    if number < config.num_rows:
+        yield f"{config.data} has {number} rows, fewer than are asked for: num_rows={config.num_rows}"
 
 
 def _of_run(run: PlannedRun, folder: Path, seen: set[str]) -> Iterator[str]:
