@@ -45,7 +45,8 @@ def load_experiment(name: str, scale: str | None = None, overrides: Sequence[str
         name: of a packaged one, or path of a YAML file.
         scale: None means the first that the file has.
         overrides: `key=value`, the value in YAML; key is a setting, `seeds`, `axes.NAME` (a list of the labels to
-            keep), `STAGE.key.of.its.recipe`, or a stage whose output is there already. A later one wins.
+            keep), `STAGE.key.of.its.recipe`, `evaluations.NAME.key` of `gkd eval`, or a stage whose output is there
+            already. A later one wins.
 
     Raises:
         InvalidError: with all problems, one line each, and the experiment without what could not be applied.
@@ -87,7 +88,10 @@ def load_experiment(name: str, scale: str | None = None, overrides: Sequence[str
 def _apply(tree: dict[str, Any], key: str, value: Any, where: str, problems: list[str]) -> None:
     """Set what the command line, or a scale, calls `key`."""
     first, _, rest = key.partition(".")
-    settings, axes, stages = (tree.setdefault(part, {}) for part in ("settings", "axes", "stages"))
+    name, _, option = rest.partition(".")
+    settings, axes, stages, evaluations = (
+        tree.setdefault(part, {}) for part in ("settings", "axes", "stages", "evaluations")
+    )
     if key == "seeds":
         if isinstance(value, list) and all(type(seed) is int for seed in value):
             tree["seeds"] = value
@@ -105,8 +109,12 @@ def _apply(tree: dict[str, Any], key: str, value: Any, where: str, problems: lis
         tree.setdefault("given", {})[key] = str(value)
     elif first in stages:
         stages[first].setdefault("asked", {})[rest] = value
+    elif first == "evaluations" and option and name in evaluations:
+        # A new mapping: files share some between evaluations.
+        evaluations[name] = {**evaluations[name], "options": {**evaluations[name].get("options", {}), option: value}}
     else:
         known = [*settings, "seeds", *(f"axes.{name}" for name in axes), *stages, *(f"{name}.KEY" for name in stages)]
+        known += [f"evaluations.{name}.KEY" for name in evaluations]
         problems.append(f"{where}{key}: not known here; known are {', '.join(known)}")
 
 

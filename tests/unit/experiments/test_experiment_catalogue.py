@@ -344,3 +344,24 @@ def test_the_smoke_scale_trains_on_nothing_that_its_teacher_writes() -> None:
 def test_figures_of_two_students_are_of_two_students(scale: str) -> None:
     smaller, larger = ({run.labels.get("size") for run in planned(name, scale)} for name in ("figure8", "figureA15"))
     assert smaller & larger == {None}
+
+
+def test_an_option_of_one_evaluation_changes_no_other(tmp_path: Path) -> None:
+    shared = {"num_rows": 3}
+    evaluations = {name: {"task": "translation", "data": "x", "options": shared} for name in ("a", "b")}
+    found = load(tmp_path, {**BASE, "evaluations": evaluations}, "evaluations.a.num_rows=4").evaluations
+    assert [found[name].options["num_rows"] for name in ("a", "b")] == [4, 3]
+    with pytest.raises(ConfigError, match=r"evaluations\.c\.num_rows: not known here; .*evaluations\.a\.KEY"):
+        load(tmp_path, {**BASE, "evaluations": evaluations}, "evaluations.c.num_rows=4")
+
+
+@pytest.mark.parametrize("scale", ["small", "paper"])
+def test_what_is_drawn_is_asked_in_the_template_of_the_recipe_too(scale: str) -> None:
+    """No packaged figure draws at scale paper; one of a user may."""
+    experiment = loaded("figure7", scale)
+    stage = experiment.stages["teacher"].model_copy(update={"evaluate": ("test", "drawn")})
+    whole = experiment.model_copy(update={"stages": {"teacher": stage}})
+    (teacher,) = expand(whole, Path("out"))
+    templates = [eval_config(each.arguments).template for each in teacher.evaluations]
+    assert templates[0] == templates[1] == load_run_config(str(experiment.settings["task"])).data.prompt_template
+    assert any("template" in word for word in teacher.evaluations[1].arguments) == (scale == "paper")
