@@ -15,9 +15,9 @@ from typing import Any
 from gkd_dist import __version__
 from gkd_dist.config.ring import ClusterConfig
 from gkd_dist.config.yaml_text import format_yaml
-from gkd_dist.errors import EngineError, RunError, StoppedError
+from gkd_dist.errors import DataError, EngineError, RunError, StoppedError
 from gkd_dist.experiments.catalogue import experiment_names, experiment_scales, experiment_title
-from gkd_dist.experiments.inputs import check_questions, input_problems
+from gkd_dist.experiments.inputs import input_problems, question_problems, scarce_rows
 from gkd_dist.experiments.launching import Launcher
 from gkd_dist.experiments.progress import (
     cost_table,
@@ -81,8 +81,11 @@ def dry_run(request: Request) -> int:
             print(f"  gkd {shlex.join(arguments)}" if arguments else f"  is there: {run.output}")
     table = cost_table(opened.plan)
     print_table(sys.stdout, opened.experiment.title, ["stage", "runs", "CPU h (estimate)"], table)
-    for problem in input_problems(opened.plan, opened.folder):
+    problems = input_problems(opened.plan, opened.folder) or question_problems(opened.plan)
+    for problem in problems:
         print(f"a start would be refused: {problem}")
+    for note in [] if problems else scarce_rows(opened.plan, opened.folder):
+        print(f"note: {note}")
     return 0
 
 
@@ -109,7 +112,9 @@ def run_experiment(request: Request) -> int:
     check_output_dir(request.output_dir)
     if experiment.fit is not None:
         return _fit(experiment, folder)
-    check_questions(plan)
+    problems = question_problems(plan)
+    if problems:
+        raise DataError("\n".join(problems))
     narrate = Narrator()
     folder.mkdir(parents=True, exist_ok=True)
     with _alone(folder):
@@ -119,6 +124,8 @@ def run_experiment(request: Request) -> int:
         standings = survey(plan, folder)
         note_inputs(standings)
         replace_file(folder / "experiment.yaml", _text_of(experiment))
+        for note in scarce_rows(plan, folder):
+            narrate(note)
         _say_what_is_left(standings, folder, narrate)
         outcome = _carry_out(request, standings, folder, scale, narrate)
         _report(experiment, standings, folder)
@@ -256,6 +263,15 @@ def _report(experiment: Experiment, standings: Sequence[Standing], folder: Path)
     }
     for line in write_report(experiment, measure(measured), folder, facts):
         print(line)
+    others = _not_selected(standings, folder)
+    if others:
+        print(f"left out, for they are not selected: {len(others)} runs of {folder / 'runs'}: {', '.join(others)}")
+
+
+def _not_selected(standings: Sequence[Standing], folder: Path) -> list[str]:
+    """Names of runs that another selection has left in the same folder."""
+    there = {record.parent.name for record in folder.glob("runs/*/run.json")}
+    return sorted(there - {each.run.name for each in standings})
 
 
 def _done_folders(standing: Standing) -> list[Path]:

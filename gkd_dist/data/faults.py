@@ -22,6 +22,4 @@ class Faults:
     def __str__(self) -> str:
         if self._number <= _SHOWN:
             return "\n".join(self._shown)
-        return "\n".join(
-            [*self._shown, f"{self._number - _SHOWN} more rows cannot be read either, {self._number} in all"]
-        )
+        return "\n".join([*self._shown, f"{self._number - _SHOWN} more rows are refused too, {self._number} in all"])

@@ -19,6 +19,9 @@ from gkd_dist.errors import ConfigError
 from gkd_dist.experiments.mentions import mention_problems
 from gkd_dist.experiments.spec import Experiment
 
+_ENDINGS = (".yaml", ".yml")
+"""Of paths; names without one are those of packaged experiments."""
+
 
 def experiment_names() -> list[str]:
     """Of the packaged ones, in the order of the paper."""
@@ -42,7 +45,8 @@ def load_experiment(name: str, scale: str | None = None, overrides: Sequence[str
         name: of a packaged one, or path of a YAML file.
         scale: None means the first that the file has.
         overrides: `key=value`, the value in YAML; key is a setting, `seeds`, `axes.NAME` (a list of the labels to
-            keep), `STAGE.key.of.its.recipe`, or a stage whose output is there already. A later one wins.
+            keep), `STAGE.key.of.its.recipe`, `evaluations.NAME.key` of `gkd eval`, or a stage whose output is there
+            already. A later one wins.
 
     Raises:
         InvalidError: with all problems, one line each, and the experiment without what could not be applied.
@@ -84,7 +88,10 @@ def load_experiment(name: str, scale: str | None = None, overrides: Sequence[str
 def _apply(tree: dict[str, Any], key: str, value: Any, where: str, problems: list[str]) -> None:
     """Set what the command line, or a scale, calls `key`."""
     first, _, rest = key.partition(".")
-    settings, axes, stages = (tree.setdefault(part, {}) for part in ("settings", "axes", "stages"))
+    name, _, option = rest.partition(".")
+    settings, axes, stages, evaluations = (
+        tree.setdefault(part, {}) for part in ("settings", "axes", "stages", "evaluations")
+    )
     if key == "seeds":
         if isinstance(value, list) and all(type(seed) is int for seed in value):
             tree["seeds"] = value
@@ -102,8 +109,12 @@ def _apply(tree: dict[str, Any], key: str, value: Any, where: str, problems: lis
         tree.setdefault("given", {})[key] = str(value)
     elif first in stages:
         stages[first].setdefault("asked", {})[rest] = value
+    elif first == "evaluations" and option and name in evaluations:
+        # A new mapping: files share some between evaluations.
+        evaluations[name] = {**evaluations[name], "options": {**evaluations[name].get("options", {}), option: value}}
     else:
         known = [*settings, "seeds", *(f"axes.{name}" for name in axes), *stages, *(f"{name}.KEY" for name in stages)]
+        known += [f"evaluations.{name}.KEY" for name in evaluations]
         problems.append(f"{where}{key}: not known here; known are {', '.join(known)}")
 
 
@@ -133,15 +144,27 @@ def _problem_of_setting(former: Any, value: Any) -> str | None:
     return None
 
 
-def _tree(name: str) -> dict[str, Any]:
-    """A file over all that it extends."""
+def _tree(name: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
+    """A file over all that it extends.
+
+    Args:
+        above: files that extend it.
+    """
+    chain = (*above, name)
+    if _file_of(name) in map(_file_of, above):
+        raise ConfigError([f"{chain[0]}: extends goes in a circle: {' -> '.join(chain)}; name another file"])
     tree = _parsed(name)
     bases = tree.pop("extends", [])
     for base in reversed([bases] if isinstance(bases, str) else bases):
-        tree = _over(_tree(str(base)), tree)
+        tree = _over(_tree(str(base), chain), tree)
     if "title" not in tree and "/" not in name:
         raise ConfigError([f"{name}: needs a title"])
     return tree
+
+
+def _file_of(name: str) -> str:
+    """The same for all ways to write the path of one file."""
+    return str(Path(name).resolve()) if name.endswith(_ENDINGS) else name
 
 
 def _over(lower: dict[str, Any], upper: dict[str, Any]) -> dict[str, Any]:
@@ -154,7 +177,7 @@ def _over(lower: dict[str, Any], upper: dict[str, Any]) -> dict[str, Any]:
 
 def _parsed(name: str) -> dict[str, Any]:
     path = Path(name)
-    if name.endswith((".yaml", ".yml")):
+    if name.endswith(_ENDINGS):
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:

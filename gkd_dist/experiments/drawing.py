@@ -161,12 +161,17 @@ def _canvas(num_panels: int, inches: tuple[float, float] = _PANEL_INCHES) -> tup
     return figure, list(axes[0])
 
 
+def pictures_of(path: Path) -> list[Path]:
+    """What `draw` writes."""
+    return [path.with_name(f"{path.name}.{ending}") for ending in ("svg", "png")]
+
+
 def _save(figure: Any, path: Path) -> list[Path]:
     """The same numbers give the same bytes."""
     import matplotlib
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    files = [path.with_name(f"{path.name}.{ending}") for ending in ("svg", "png")]
+    files = pictures_of(path)
     with matplotlib.rc_context({"svg.hashsalt": "gkd", "svg.fonttype": "none"}):
         figure.savefig(files[0], metadata={"Date": None})
     figure.savefig(files[1], dpi=110)

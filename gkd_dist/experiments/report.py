@@ -2,18 +2,18 @@
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from gkd_dist.experiments.cells import METHOD, NO_SEED, Cell, cells
 from gkd_dist.experiments.claims import Finding, Ranked, judge, rank
-from gkd_dist.experiments.drawing import draw
+from gkd_dist.experiments.drawing import draw, pictures_of
 from gkd_dist.experiments.measurements import Measurement
 from gkd_dist.experiments.places import measured_places
-from gkd_dist.experiments.series import panels
-from gkd_dist.experiments.spec import Experiment
+from gkd_dist.experiments.series import panels, why_empty
+from gkd_dist.experiments.spec import Experiment, Plot
 from gkd_dist.runs.documents import replace_file
 
 _COLUMNS = ("stage", "evaluation", "metric", "seed", "value", "low", "high", "num_rows", "run")
@@ -30,6 +30,8 @@ def write_report(
     experiment: Experiment, measurements: Sequence[Measurement], folder: Path, facts: Mapping[str, Any]
 ) -> list[str]:
     """Write everything below `folder`; returns what a person wants to read, line by line.
+
+    Pictures of plots that show nothing now are removed: they are of another selection.
 
     Args:
         facts: what goes to the top of results.json: runs, CPU time.
@@ -51,8 +53,10 @@ def write_report(
     }
     replace_file(folder / "results.json", json.dumps(content, indent=1) + "\n")
     files = [file for name, plot in experiment.plots.items() for file in draw(plot, shown[name], folder / name)]
-    lines = [*_ranking_lines(tables, experiment), *_claim_lines(findings)]
+    empty = {name: plot for name, plot in experiment.plots.items() if not shown[name]}
+    lines = [*_ranking_lines(tables, experiment), *_claim_lines(findings), *_empty_lines(empty, over_seeds)]
     replace_file(folder / "results.txt", "".join(f"{line}\n" for line in lines))
+    lines += [f"removed {file}: of a former report" for file in _remove(folder / name for name in empty)]
     return [*lines, *(f"wrote {file}" for file in (folder / "results.csv", folder / "results.json", *files))]
 
 
@@ -102,6 +106,22 @@ def _claim_lines(findings: Sequence[Finding]) -> list[str]:
             )
         lines.append(f"  {each.verdict:10} {each.text}{_at(each.place)}{detail}")
     return lines
+
+
+def _empty_lines(empty: Mapping[str, Plot], over_seeds: Sequence[Cell]) -> list[str]:
+    lines = [
+        f"  {'not drawn':12} {name}: {plot.title}: {why_empty(plot, over_seeds)} is measured"
+        for name, plot in empty.items()
+    ]
+    return ["plots:", *lines] if lines else []
+
+
+def _remove(plots: Iterable[Path]) -> list[Path]:
+    """Pictures that were there."""
+    files = [file for plot in plots for file in pictures_of(plot) if file.is_file()]
+    for file in files:
+        file.unlink()
+    return files
 
 
 def _seeds(number: int) -> str:

@@ -51,6 +51,14 @@ def panels(plot: Plot, experiment: Experiment, cells: Sequence[Cell]) -> list[Pa
     return shown
 
 
+def why_empty(plot: Plot, cells: Sequence[Cell]) -> str:
+    """What a plot without panels lacks: nothing of it is measured, or nothing of it is selected."""
+    if not any(cell.metric == plot.metric and matches(plot.where, cell.place) for cell in cells):
+        return f"no {plot.metric} of what it shows"
+    lacks = "what it is relative to" if plot.relative_to is not None else "its x"
+    return f"no {plot.x_metric} at the same places" if plot.x_metric is not None else f"no {plot.metric} of {lacks}"
+
+
 def _points(plot: Plot, experiment: Experiment, own: Sequence[Cell], cells: Sequence[Cell]) -> list[Point]:
     points = []
     for number, label in enumerate(_labels(plot.x, experiment, own)):

@@ -186,7 +186,8 @@ class Experiment(Strict):
     settings: dict[Name, Scalar | None] = Field(default_factory=dict)
     """`key=value` on the command line; null must be given."""
     scales: dict[Label, dict[str, Any]] = Field(default_factory=dict)
-    """Other values of settings, of `seeds` or of `axes.NAME`, by the name that --scale takes; the first is default."""
+    """Other values of settings, of `seeds`, `axes.NAME`, `STAGE.KEY` or `evaluations.NAME.KEY`, by the name that
+    --scale takes; the first is default."""
     axes: dict[Name, dict[Label, AxisValue]] = Field(default_factory=dict)
     left_out: dict[Name, tuple[Label, ...]] = Field(default_factory=dict)
     """Labels of axes that a scale or the command line has taken away; plots and claims may mention them still."""

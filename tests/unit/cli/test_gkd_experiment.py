@@ -180,3 +180,59 @@ def test_the_documented_short_run_is_valid(capsys: pytest.CaptureFixture[str]) -
     code, out, _ = run(capsys, "multi30k", "--dry-run", "data=/pairs", *settings.split())
     assert code == 0
     assert "learner.max_steps=200" in out
+
+
+def word_problems(folder: Path) -> tuple[str, ...]:
+    """A command line of a figure whose four questions were all trained on, where one more was."""
+    lines = [json.dumps({"prompt": f"{n} + 1?", "completion": f"{n + 1}"}) + "\n" for n in range(5)]
+    (folder / "train.jsonl").write_text("".join(lines))
+    (folder / "test.jsonl").write_text("".join(lines[:4]))
+    return ("figure10", f"train={folder}/train.jsonl", f"test={folder}/test.jsonl", "--output-dir", str(folder / "out"))
+
+
+def test_a_dry_run_tells_of_questions_that_were_trained_on(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    command = word_problems(tmp_path)
+    code, _, err = run(capsys, *command)
+    assert code == 2
+    refused = [line.removeprefix("error: ") for line in err.splitlines()]
+    assert len(refused) == 4
+    assert all("which was trained on" in line for line in refused[:3])
+    assert refused[3] == "1 more rows are refused too, 4 in all"
+    code, out, _ = run(capsys, *command, "--dry-run")
+    assert code == 0
+    start = "a start would be refused: "
+    assert [line.removeprefix(start) for line in out.splitlines() if line.startswith(start)] == refused
+
+
+def test_a_dry_run_tells_of_files_with_fewer_rows_than_are_asked_for(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    for name, number in (("train.jsonl.gz", 12), ("test_2016_flickr.jsonl.gz", 3)):
+        with gzip.open(tmp_path / name, "wt") as file:
+            file.write('{"en": "a", "de": "b"}\n' * number)
+    command = ("multi30k", "--dry-run", f"data={tmp_path}", "distil.data.num_held_out=2", "teacher.data.num_held_out=2")
+    command = (*command, "init.data.num_held_out=2")
+
+    def notes(*settings: str) -> list[str]:
+        code, out, _ = run(capsys, *command, *settings)
+        assert code == 0
+        return [line.removeprefix("note: ") for line in out.splitlines() if line.startswith("note: ")]
+
+    assert notes("num_train=10", "num_test=3") == []
+    assert notes("num_train=11", "num_test=4") == [
+        f"{tmp_path}/train.jsonl.gz has 12 rows, fewer than are asked for: data.num_train=11, and 2 held out",
+        f"{tmp_path}/test_2016_flickr.jsonl.gz has 3 rows, fewer than are asked for: num_rows=4",
+    ]
+
+
+def test_a_report_of_another_selection_says_which_runs_it_leaves_out(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    command = ("multi30k", "data=x", "--scale", "smoke", "--report", "--output-dir", str(tmp_path))
+    for name in ("distil_2m_sft_seed0", "init_500k"):
+        (tmp_path / "multi30k-smoke" / "runs" / name).mkdir(parents=True)
+    (tmp_path / "multi30k-smoke" / "runs" / "distil_2m_sft_seed0" / "run.json").write_text("")
+    code, out, err = run(capsys, *command, "axes.size=[500k]")
+    assert (code, err) == (0, "")
+    assert out.splitlines()[-1].startswith("left out, for they are not selected: 1 runs of ")
+    assert out.splitlines()[-1].endswith(": distil_2m_sft_seed0")

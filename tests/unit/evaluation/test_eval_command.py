@@ -323,7 +323,7 @@ def test_every_file_that_is_missing_is_told_under_its_own_key(
         f"{bad}:1: prompt must be text",
         f"{bad}:2: no column 'completion', only prompt; map it with fields.reference",
         f"{bad}:3: ",
-        "2 more rows cannot be read either, 5 in all",
+        "2 more rows are refused too, 5 in all",
         "teacher: ",
     ]
     assert len(lines) == len(wanted)

@@ -1,5 +1,6 @@
 """Packaged experiments can be carried out as they are; files and the command line change them as they say."""
 
+import itertools
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -316,3 +317,51 @@ def test_an_unknown_name_or_scale_is_told_with_what_there_is() -> None:
         load_experiment("figure99")
     with pytest.raises(ConfigError, match="--scale huge: figure7 has small, paper"):
         load_experiment("figure7", "huge")
+
+
+@pytest.mark.parametrize("through", [(), ("second.yaml",)])
+def test_a_file_that_extends_itself_is_told(tmp_path: Path, through: Sequence[str]) -> None:
+    names = ["first.yaml", *through, "../" + tmp_path.name + "/first.yaml"]
+    for name, base in itertools.pairwise(names):
+        (tmp_path / name).write_text(format_yaml({"title": "t", "extends": str(tmp_path / base)}))
+    with pytest.raises(ConfigError, match=r"first\.yaml: extends goes in a circle: .*first\.yaml -> "):
+        load_experiment(str(tmp_path / "first.yaml"))
+
+
+def test_a_file_may_be_extended_on_two_ways(tmp_path: Path) -> None:
+    base = str(tmp_path / "base.yaml")
+    (tmp_path / "middle.yaml").write_text(format_yaml({"title": "middle", "extends": base}))
+    assert load(tmp_path, {"extends": [base, str(tmp_path / "middle.yaml")]}).title == "middle"  # the last one wins
+
+
+def test_the_smoke_scale_trains_on_nothing_that_its_teacher_writes() -> None:
+    """After four steps it ends no sentence, so there would be no row."""
+    assert not [run.name for run in planned("multi30k", "smoke") if run.stage == "written"]
+    assert [run.name for run in planned("multi30k", "small") if run.stage == "written"] == ["written"]
+
+
+@pytest.mark.parametrize("scale", ["small", "paper"])
+def test_figures_of_two_students_are_of_two_students(scale: str) -> None:
+    smaller, larger = ({run.labels.get("size") for run in planned(name, scale)} for name in ("figure8", "figureA15"))
+    assert smaller & larger == {None}
+
+
+def test_an_option_of_one_evaluation_changes_no_other(tmp_path: Path) -> None:
+    shared = {"num_rows": 3}
+    evaluations = {name: {"task": "translation", "data": "x", "options": shared} for name in ("a", "b")}
+    found = load(tmp_path, {**BASE, "evaluations": evaluations}, "evaluations.a.num_rows=4").evaluations
+    assert [found[name].options["num_rows"] for name in ("a", "b")] == [4, 3]
+    with pytest.raises(ConfigError, match=r"evaluations\.c\.num_rows: not known here; .*evaluations\.a\.KEY"):
+        load(tmp_path, {**BASE, "evaluations": evaluations}, "evaluations.c.num_rows=4")
+
+
+@pytest.mark.parametrize("scale", ["small", "paper"])
+def test_what_is_drawn_is_asked_in_the_template_of_the_recipe_too(scale: str) -> None:
+    """No packaged figure draws at scale paper; one of a user may."""
+    experiment = loaded("figure7", scale)
+    stage = experiment.stages["teacher"].model_copy(update={"evaluate": ("test", "drawn")})
+    whole = experiment.model_copy(update={"stages": {"teacher": stage}})
+    (teacher,) = expand(whole, Path("out"))
+    templates = [eval_config(each.arguments).template for each in teacher.evaluations]
+    assert templates[0] == templates[1] == load_run_config(str(experiment.settings["task"])).data.prompt_template
+    assert any("template" in word for word in teacher.evaluations[1].arguments) == (scale == "paper")

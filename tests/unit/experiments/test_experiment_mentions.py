@@ -1,5 +1,7 @@
 """Plots, rankings and claims that name what is not there are refused, each name by itself."""
 
+import re
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +10,8 @@ import pytest
 from gkd_dist.errors import ConfigError
 from gkd_dist.evaluation.names import OF_RUN
 from gkd_dist.experiments.catalogue import load_experiment
+from gkd_dist.experiments.plan import expand
+from gkd_dist.experiments.spec import Plot
 from gkd_dist.pipeline.evaluation import Evaluation
 from gkd_dist.reporting import figures
 from gkd_dist.types import DivergenceReport, FinishReason, SampleId, Source, Trajectory
@@ -90,3 +94,15 @@ def test_every_figure_of_a_run_is_known() -> None:
     without = Evaluation(None, report, written, ())
     names = {name for each in (with_teacher, without) for name in figures(each)}
     assert names == set(OF_RUN)
+
+
+def test_the_parts_of_a_file_that_the_page_shows_are_an_experiment(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "paper-figures.md").read_text()
+    example = textwrap.dedent("    settings: " + page.partition("    settings: ")[2].partition("\nA *selection*")[0])
+    (tmp_path / "mine.yaml").write_text("title: mine\n" + example)
+    experiment, scale = load_experiment(str(tmp_path / "mine.yaml"), None, ["data=/pairs"])
+    assert (scale, experiment.seeds, list(experiment.axes["lambda"])) == ("small", (0,), ["0", "1"])
+    (first, _) = expand(experiment, tmp_path)
+    assert [each.name for each in first.evaluations] == ["test", "sampled-0.5", "sampled-1.0"]
+    rows = page.partition("| key | what it says |\n")[2].partition("\n\n")[0].splitlines()
+    assert {key for row in rows for key in re.findall("`([a-z_]+)`", row.split("|")[1])} == set(Plot.model_fields)

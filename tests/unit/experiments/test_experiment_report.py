@@ -217,6 +217,28 @@ def test_half_an_experiment_is_reported_too(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "none" / "results.json").read_text())["means"] == []
 
 
+def test_plots_that_show_nothing_are_named_and_their_former_pictures_removed(tmp_path: Path) -> None:
+    base = {"kind": "bars", "title": "gained", "metric": "bleu", "x": "method", "relative_to": {"method": "good"}}
+    tree = {**EXPERIMENT.model_dump(warnings=False), "plots": {**EXPERIMENT.plots, "gained": base}}
+    experiment, runs = Experiment.model_validate(tree), finished(tmp_path)
+    (tmp_path / "other.svg").write_text("of somebody else")
+    write_report(experiment, measure(runs), tmp_path, {})
+    assert (tmp_path / "gained.svg").is_file()
+    bad = [(run, folders) for run, folders in runs if run.labels["method"] == "bad"]
+    lines = write_report(experiment, measure(bad), tmp_path, {})
+    assert [" ".join(line.split()) for line in lines if "not drawn" in line] == [
+        "not drawn empty: e: no nothing of what it shows is measured",
+        "not drawn gained: gained: no bleu of what it is relative to is measured",
+    ]
+    assert [line for line in lines if line.startswith("removed")] == [
+        f"removed {tmp_path}/gained.{ending}: of a former report" for ending in ("svg", "png")
+    ]
+    assert {path.name for path in tmp_path.glob("*.svg")} == {
+        "bars.svg", "lines.svg", "grid.svg", "frontier.svg", "other.svg"
+    }  # fmt: skip
+    assert "not drawn" in (tmp_path / "results.txt").read_text()
+
+
 def test_a_curve_is_judged_once_all_points_of_the_plan_are_there(tmp_path: Path) -> None:
     curve = {**EXPERIMENT.claims[0].model_dump(warnings=False), "per": (), "x": "lambda", "x_metric": "reward_mean"}
     axes = {**EXPERIMENT.axes, "lambda": {"0": {"value": 0}, "0.5": {"value": 0.5}, "1": {"value": 1}}}
