@@ -117,7 +117,7 @@ def generate(config: EvalConfig, output: Path | None, *, output_dir: Path) -> in
     """
     with aside(output is None):
         narrate = Narrator()
-        job = prepare_eval(config, narrate, output_dir=output_dir)
+        job = prepare_eval(config, narrate, output_dir=output_dir, file=output)
         narrate(describe(job))
         if output is not None:
             with _drafts(job, output, narrate) as drafts:

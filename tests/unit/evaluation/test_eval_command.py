@@ -197,6 +197,20 @@ def test_what_is_written_says_its_row_and_is_there_whole_or_not_at_all(
     assert output.read_bytes() == before
 
 
+@pytest.mark.parametrize("name", ["rows.jsonl", "../{}/rows.jsonl", "link.jsonl", "same.jsonl"])
+def test_the_prompts_are_never_overwritten(
+    models: Path, data: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    (data.parent / "link.jsonl").symlink_to(data)
+    (data.parent / "same.jsonl").hardlink_to(data)
+    before = data.read_bytes()
+    output = data.parent / name.format(data.parent.name)
+    assert main(["generate", str(models / "student"), "--prompts", str(data), "--output", str(output)]) == 2
+    told = capsys.readouterr().err
+    assert f"error: --output: {output} is also --prompts, whose rows would be lost; choose another file\n" in told
+    assert data.read_bytes() == before
+
+
 def test_what_is_written_for_training_never_comes_from_a_test_split_unasked(
     models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
