@@ -85,6 +85,7 @@ def _find(
 
     if "task" not in unsure:
         problems += missing_packages(config)
+    problems += missing_device(config)
     questions = _questions(config, problems, is_read=not unsure)
     _collect(problems, lambda: _check_output(config), "")
     references: dict[str, str] = {}
@@ -130,6 +131,17 @@ def missing_packages(config: EvalConfig) -> list[str]:
     if not missing:
         return []
     return [f"task={config.task} needs {' and '.join(missing)}; run `pip install 'gkd-dist[eval]'`"]
+
+
+def missing_device(config: EvalConfig) -> list[str]:
+    """One line if there is no GPU, and one is asked for."""
+    if config.device != "cuda":
+        return []
+    import torch
+
+    # counting leaves CUDA alone, as far as it can: the process of an engine may be forked from this one
+    there = torch.cuda.is_available() if config.engine == "hf" else torch.cuda.device_count() > 0
+    return [] if there else ["device: cuda needs a GPU, and torch finds none here; set device=cpu"]
 
 
 def model_reference(name: str, output_dir: Path) -> str:
