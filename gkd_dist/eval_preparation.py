@@ -137,10 +137,9 @@ def missing_device(config: EvalConfig) -> list[str]:
     """One line if there is no GPU, and one is asked for."""
     if config.device != "cuda":
         return []
-    import torch
+    from gkd_dist.evaluation.devices import has_gpu
 
-    # counting leaves CUDA alone, as far as it can: the process of an engine may be forked from this one
-    there = torch.cuda.is_available() if config.engine == "hf" else torch.cuda.device_count() > 0
+    there = has_gpu(is_forked=config.engine == "vllm")
     return [] if there else ["device: cuda needs a GPU, and torch finds none here; set device=cpu"]
 
 
