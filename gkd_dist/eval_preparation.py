@@ -18,6 +18,7 @@ from gkd_dist.evaluation.predicting import Case
 from gkd_dist.evaluation.questions import Question, read_questions
 from gkd_dist.pipeline.job import Narrate
 from gkd_dist.preparation.eval_reward import Asked, MakeReward, check_rows, fit_reward
+from gkd_dist.preparation.output_file import output_problems
 from gkd_dist.runs.run_directory import RunDirectory, check_output_dir
 
 T = TypeVar("T")
@@ -37,11 +38,12 @@ class EvalJob:
     make_reward: MakeReward | None = None
 
 
-def prepare_eval(config: EvalConfig, narrate: Narrate, *, output_dir: Path) -> EvalJob:
+def prepare_eval(config: EvalConfig, narrate: Narrate, *, output_dir: Path, file: Path | None = None) -> EvalJob:
     """Read the data, find the models, render, and check that everything fits.
 
     Args:
         output_dir: where the run directories are.
+        file: `--output` of `gkd generate`; None: nothing is written to a file.
 
     Raises:
         ConfigError: every problem of a stage at once. Stages: packages, data and local folders; models; their fit.
@@ -50,6 +52,7 @@ def prepare_eval(config: EvalConfig, narrate: Narrate, *, output_dir: Path) -> E
 
     problems: list[str] = []
     questions, references = _find(config, output_dir, problems)
+    problems += output_problems(file, "--output", {"--prompts": config.data, "not_in": config.not_in})
     if problems:
         raise ConfigError(problems)
     folders: dict[str, Path] = {}
@@ -82,6 +85,7 @@ def _find(
 
     if "task" not in unsure:
         problems += missing_packages(config)
+    problems += missing_device(config)
     questions = _questions(config, problems, is_read=not unsure)
     _collect(problems, lambda: _check_output(config), "")
     references: dict[str, str] = {}
@@ -127,6 +131,16 @@ def missing_packages(config: EvalConfig) -> list[str]:
     if not missing:
         return []
     return [f"task={config.task} needs {' and '.join(missing)}; run `pip install 'gkd-dist[eval]'`"]
+
+
+def missing_device(config: EvalConfig) -> list[str]:
+    """One line if there is no GPU, and one is asked for."""
+    if config.device != "cuda":
+        return []
+    from gkd_dist.evaluation.devices import has_gpu
+
+    there = has_gpu(is_forked=config.engine == "vllm")
+    return [] if there else ["device: cuda needs a GPU, and torch finds none here; set device=cpu"]
 
 
 def model_reference(name: str, output_dir: Path) -> str:

@@ -5,7 +5,7 @@ import json
 import shlex
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,15 +14,15 @@ from gkd_dist import __version__
 from gkd_dist.config.evaluation import EvalConfig
 from gkd_dist.data.formats import TRUNCATED
 from gkd_dist.disk import write_whole
-from gkd_dist.errors import ConfigError, DeadlineError, EngineError
-from gkd_dist.eval_preparation import EvalJob, missing_packages, prepare_eval, short_name
+from gkd_dist.errors import DeadlineError, EngineError
+from gkd_dist.eval_preparation import EvalJob, prepare_eval, short_name
 from gkd_dist.metrics.console import Narrator, aside, print_table
+from gkd_dist.preparation.eval_again import PREDICTIONS, RESULTS, prepare_again
 from gkd_dist.preparation.eval_reward import MakeReward, prepare_reward
 
 if TYPE_CHECKING:
     from gkd_dist.evaluation.drafts import Drafts
 
-PREDICTIONS, RESULTS = "predictions.jsonl", "results.json"
 SECONDS_BETWEEN_LINES = 10.0
 DECIDES_NO_TEXT: dict[str, Any] = {
     **dict.fromkeys(
@@ -71,26 +71,19 @@ def evaluate(config: EvalConfig, *, as_json: bool, output_dir: Path) -> int:
     return 0
 
 
-def recompute(file: Path, config: EvalConfig, *, as_json: bool) -> int:
+def recompute(file: Path, config: EvalConfig, given: Collection[str], *, as_json: bool) -> int:
     """The figures of predictions that are there already; returns 0.
 
     Args:
-        config: of its keys, those of metrics, intervals, the reward and the output are read. Without a reward, the
-            figure is that of the rewards that were kept; with one, its rewards go with the predictions to the output.
+        config: without a reward, the figure is that of the rewards that were kept; with one, its rewards go with the
+            predictions to the output.
+        given: its keys that stand on the command line, each of which must have a part in this.
     """
-    from gkd_dist.evaluation.predictions import read_predictions, write_predictions
+    from gkd_dist.evaluation.predictions import write_predictions
     from gkd_dist.evaluation.results import write_results
 
-    predictions = read_predictions(file)
-    config = config.model_copy(update={"task": predictions[0].task})
-    problems = missing_packages(config)
-    if config.reward is not None and not predictions[0].samples:
-        problems.append(f"reward: task={config.task} writes no text to judge; remove it")
+    predictions, config = prepare_again(file, config, given)
     rewarded = None if config.reward is None or config.output is None else config.output / PREDICTIONS
-    if rewarded is not None and rewarded.exists() and not rewarded.samefile(file):
-        problems.append(f"output: {config.output} holds other predictions; choose another folder")
-    if problems:
-        raise ConfigError(problems)
     asked = [(each.prompt, each.references[0] if each.references else None) for each in predictions]
     with aside(as_json):
         make_reward = prepare_reward(config, asked, str(file))
@@ -117,9 +110,11 @@ def generate(config: EvalConfig, output: Path | None, *, output_dir: Path) -> in
     """
     with aside(output is None):
         narrate = Narrator()
-        job = prepare_eval(config, narrate, output_dir=output_dir)
+        job = prepare_eval(config, narrate, output_dir=output_dir, file=output)
         narrate(describe(job))
         if output is not None:
+            if output.exists():
+                narrate(f"{output} is there already, and is written anew")
             with _drafts(job, output, narrate) as drafts:
                 write_whole(output, _lines(_predict(job, narrate, drafts)).encode())
                 drafts.discard()

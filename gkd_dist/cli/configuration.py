@@ -32,6 +32,11 @@ def load_task(
     from gkd_dist.config.evaluation import EvalConfig
     from gkd_dist.config.load import InvalidError, load_eval_config
 
+    parts = [] if file is None else [str(file)] if file.exists() else str(file).split("+")  # recipes are of runs alone
+    if missing := [part for part in parts if not Path(part).expanduser().exists()]:
+        from gkd_dist.data.sources import no_such_file
+
+        raise ConfigError([no_such_file(part, "--config") for part in missing])
     try:
         return load_eval_config(file, given, overrides or [])
     except InvalidError as error:

@@ -75,7 +75,9 @@ def evaluate(
     from gkd_dist import evaluating
 
     if predictions is not None:
-        raise typer.Exit(evaluating.recompute(predictions, task_config, as_json=as_json))
+        keys = {each.partition("=")[0].partition(".")[0].strip() for each in overrides or []}
+        keys |= set() if data is None else {"data"}
+        raise typer.Exit(evaluating.recompute(predictions, task_config, keys, as_json=as_json))
     raise typer.Exit(evaluating.evaluate(task_config, as_json=as_json, output_dir=output_dir))
 
 

@@ -11,6 +11,7 @@ from gkd_dist.data.readers import read_rows
 from gkd_dist.data.rows import Row
 from gkd_dist.disk import write_whole
 from gkd_dist.errors import ConfigError
+from gkd_dist.preparation.output_file import output_problems
 
 
 def rows(config: RunConfig, output: Path | None, held_out: Path | None = None) -> int:
@@ -22,9 +23,14 @@ def rows(config: RunConfig, output: Path | None, held_out: Path | None = None) -
             the same prompt: a test split. None: all rows are in `output`.
 
     Raises:
-        ConfigError: nothing is left for `output`.
+        ConfigError: a file cannot be written or would take the rows of another one away, or nothing is left for
+            `output`.
         DataError: they cannot be read.
     """
+    problems = output_problems(output, "--output", {"--held-out": held_out, "data.path": config.data.path})
+    problems += output_problems(held_out, "--held-out", {"data.path": config.data.path})
+    if problems:
+        raise ConfigError(problems)
     found: Sequence[Row] = read_rows(config.data).rows
     if held_out is not None:
         apart, found = found[: config.data.num_held_out], found[config.data.num_held_out :]

@@ -148,6 +148,8 @@ class EvalConfig(Strict):
             problems.append(f"template: task={self.task} has its own; remove it")
         if self.task == "mmlu" and self.reward is not None:
             problems.append("reward: task=mmlu writes no text to judge; remove it")
+        if self.task == "mmlu" and self.decoding.calculator != "none":
+            problems.append("decoding.calculator: task=mmlu writes no text to compute in; remove it")
         if self.task == "mmlu" and self.teacher is not None:
             problems.append("teacher: task=mmlu writes no text to compare on; remove it")
         return problems

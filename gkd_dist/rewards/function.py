@@ -87,7 +87,7 @@ class FunctionReward:
             if inspect.isawaitable(result):
                 self._runner = self._runner or asyncio.Runner()
                 result = self._runner.run(call.result_of(result))
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # whose exit code would be that of gkd, without a word
             raise EngineError(f"{self._name} failed: {_told(error)}") from error
         return self._checked(result, num_answers)
 
@@ -96,6 +96,8 @@ class FunctionReward:
             values = None if isinstance(result, str | bytes | Mapping) else list(result)
         except TypeError:
             values = None
+        except (Exception, SystemExit) as error:  # a generator is called here
+            raise EngineError(f"{self._name} failed: {_told(error)}") from error
         if values is None:
             raise EngineError(
                 f"{self._name} returned {_shown(result)}; it must return a list of numbers, one per completion"
@@ -135,7 +137,7 @@ def load_function(spec: str) -> Callable[..., Any]:
                 f"(now {os.getcwd()})"
             ]
         ) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ConfigError([f"reward.function: importing {module_name} failed: {_told(error)}"]) from error
     function = getattr(module, name, None)
     if not callable(function):
@@ -228,7 +230,7 @@ class _Call:
                 self._cancel()
 
 
-def _told(error: Exception) -> str:
+def _told(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}".partition("\n")[0]
 
 

@@ -38,6 +38,37 @@ def test_rows_with_a_prompt_that_is_held_out_are_left_out(tmp_path: Path, capsys
     assert "data.num_held_out" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("output", "held_out", "told"),
+    [
+        ("r.jsonl", "./r.jsonl", ["--output: r.jsonl is also --held-out, whose rows would be lost"]),
+        ("data.jsonl", "r.jsonl", ["--output: data.jsonl is also data.path"]),
+        ("r.jsonl", "data.jsonl", ["--held-out: data.jsonl is also data.path"]),
+        ("folder", "r.jsonl", ["--output: folder is a folder; name a file"]),
+        ("data.jsonl/r.jsonl", "folder", ["--output: ", "--held-out: folder is a folder; name a file"]),
+    ],
+)
+def test_no_rows_are_lost_to_other_rows(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    output: str,
+    held_out: str,
+    told: list[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("folder").mkdir()
+    Path("data.jsonl").write_text("".join(f'{{"prompt": "{n}", "completion": "{n}"}}\n' for n in range(5)))
+    before = Path("data.jsonl").read_bytes()
+    command = ["rows", "small/multi30k", "data.path=data.jsonl", "data.fields=null", "data.num_held_out=2"]
+    assert main([*command, "--output", output, "--held-out", held_out]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == len(told)
+    assert all(line.startswith(f"error: {start}") for line, start in zip(lines, told, strict=True))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data.jsonl", "folder"]
+    assert Path("data.jsonl").read_bytes() == before
+
+
 def test_questions_that_were_trained_on_are_refused(tmp_path: Path) -> None:
     train, test = tmp_path / "train.jsonl", tmp_path / "test.jsonl"
     train.write_text(json.dumps({"prompt": "2 + 2?", "completion": "#### 4"}))

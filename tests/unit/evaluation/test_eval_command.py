@@ -13,6 +13,7 @@ from gkd_dist import eval_preparation, evaluating
 from gkd_dist.cli import main
 from gkd_dist.config.load import load_eval_config
 from gkd_dist.evaluation.intervals import Figure
+from gkd_dist.evaluation.predictions import Prediction, Sample, write_predictions
 from gkd_dist.evaluation.results import row_of
 from tests.tiny import VOCABULARY, save_causal, save_t5, save_tokenizer
 
@@ -172,7 +173,7 @@ def test_results_say_which_run_latest_was(
 
 
 def test_what_is_written_says_its_row_and_is_there_whole_or_not_at_all(
-    models: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    models: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = data.read_text().splitlines()
     data.write_text("\n".join([rows[0], json.dumps({"prompt": "w9 " * 20}), *rows[1:]]))
@@ -181,6 +182,9 @@ def test_what_is_written_says_its_row_and_is_there_whole_or_not_at_all(
     arguments += ["max_prompt_tokens=10", "overlong=drop", "decoding.max_new_tokens=2"]
     assert main(arguments) == 0
     assert [json.loads(line)["index"] for line in output.read_text().splitlines()] == [0, 2, 3, 4, 5]
+    assert "is written anew" not in capsys.readouterr().out
+    assert main(arguments) == 0
+    assert f"{output} is there already, and is written anew" in capsys.readouterr().out
     before = output.read_bytes()
 
     def full(path: Path, target: Path) -> None:
@@ -195,6 +199,33 @@ def test_what_is_written_says_its_row_and_is_there_whole_or_not_at_all(
                 output_dir=tmp_path,
             )
     assert output.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "../{}/rows.jsonl", "link.jsonl", "same.jsonl"])
+def test_the_prompts_are_never_overwritten(
+    models: Path, data: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    (data.parent / "link.jsonl").symlink_to(data)
+    (data.parent / "same.jsonl").hardlink_to(data)
+    before = data.read_bytes()
+    output = data.parent / name.format(data.parent.name)
+    assert main(["generate", str(models / "student"), "--prompts", str(data), "--output", str(output)]) == 2
+    told = capsys.readouterr().err
+    assert f"error: --output: {output} is also --prompts, whose rows would be lost; choose another file\n" in told
+    assert data.read_bytes() == before
+
+
+@pytest.mark.parametrize(("name", "told"), [("folder", "is a folder; name a file"), ("rows.jsonl/o", "not a folder")])
+def test_an_output_that_cannot_be_written_is_told_with_the_rest_before_the_model_loads(
+    models: Path, data: Path, capsys: pytest.CaptureFixture[str], name: str, told: str
+) -> None:
+    (data.parent / "folder").mkdir()
+    arguments = ["generate", str(models / "student"), "--prompts", str(data), "--output", str(data.parent / name)]
+    assert main([*arguments, "not_in=none.jsonl"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(": ")[:2] for line in lines] == [["error", "not_in"], ["error", "--output"]]
+    assert told in lines[1]
+    assert not list((data.parent / "folder").iterdir())
 
 
 def test_what_is_written_for_training_never_comes_from_a_test_split_unasked(
@@ -239,6 +270,10 @@ def test_what_is_written_for_training_never_comes_from_a_test_split_unasked(
             ],
             ["beam search needs engine=hf", "beam search returns one completion", "task=mmlu writes no text"],
         ),
+        (
+            ["m", "--task", "mmlu", "--data", "d.jsonl", "decoding.calculator=equations"],
+            ["decoding.calculator: task=mmlu writes no text to compute in; remove it"],
+        ),
         (["m", "--task", "gsm8k"], ["data: required, but not given"]),
         (
             ["m", "--task", "gsm8k", "--data", "d.jsonl", "decoding.num_samples=3", "template=x", "subsets=[a]"],
@@ -252,6 +287,16 @@ def test_wrong_settings(arguments: list[str], problems: list[str], capsys: pytes
     lines = [line for line in told if "no such file" not in line]  # of d.jsonl, where keys are right one by one
     assert len(lines) == len(problems)
     assert all(any(problem in line for line in lines) for problem in problems)
+
+
+@pytest.mark.parametrize("name", ["none.yaml", "quickstart", "small/multi30k"])
+def test_keys_of_a_task_come_from_a_file_not_from_a_recipe(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["eval", "--config", name]) == 2
+    told = capsys.readouterr().err
+    assert told == f"error: --config: no such file: {name}; relative paths start at {tmp_path}\n"
 
 
 def test_missing_packages_files_and_models_are_told_together(
@@ -271,6 +316,19 @@ def test_missing_packages_files_and_models_are_told_together(
     ]
     assert len(lines) == len(wanted)
     assert all(text in line for text, line in zip(wanted, lines, strict=True))
+
+
+@pytest.mark.parametrize("command", [["eval", "--task", "generation", "--data"], ["generate", "--prompts"]])
+def test_a_gpu_that_is_not_there_is_told_with_the_rest_before_the_model_loads(
+    models: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    name, *options = command
+    assert main([name, str(models / "student"), *options, "no.jsonl", "device=cuda"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert any(line.startswith("error: device: cuda needs a GPU") for line in lines)
+    assert any(line.startswith("error: data: no such file") for line in lines)
+    assert len(lines) == 2
 
 
 def test_vllm_is_refused_for_an_encoder_decoder(models: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -345,6 +403,58 @@ def test_a_wrong_value_does_not_hide_a_missing_file_and_makes_no_other_problem(
 def test_predictions_and_a_model_exclude_each_other(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["eval", "model", "--predictions", "p.jsonl"]) == 2
     assert "a model has no part in --predictions; leave model out" in " ".join(capsys.readouterr().err.split())
+
+
+def kept(folder: Path) -> Path:
+    row = Prediction("translation", 0, "w7", ("w4",), samples=(Sample("w4", 1, False),))
+    write_predictions([row], folder / "predictions.jsonl")
+    return folder / "predictions.jsonl"
+
+
+def test_what_has_no_part_in_predictions_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    idle = ["decoding.num_beams=4", "num_rows=2", "teacher=t", "device=cuda", "model=m"]
+    arguments = ["--predictions", str(kept(tmp_path)), "--task", "summarisation", "--data", "d.jsonl"]
+    assert main(["eval", *arguments, *idle, "seed=1"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    keys = ["data", "decoding", "device", "model", "num_rows", "teacher", "task"]
+    assert [line.split(": ")[:2] for line in lines] == [["error", key] for key in keys]
+    assert lines[-1].endswith(f"summarisation is not that of {tmp_path / 'predictions.jsonl'}, which is translation; "
+                              "remove it")  # fmt: skip
+
+
+def test_predictions_that_are_not_there_are_told_with_the_rest(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    assert main(["eval", "--predictions", str(tmp_path / "p.jsonl"), "num_rows=2", f"output={tmp_path / 'file'}"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    wanted = ["error: num_rows: ", "error: output: ", f"error: {tmp_path / 'p.jsonl'}: cannot be read"]
+    assert all(line.startswith(start) for line, start in zip(lines, wanted, strict=True))
+
+
+def test_figures_again_take_the_keys_of_metrics_and_a_file_with_all_keys(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keys = tmp_path / "eval.yaml"
+    keys.write_text("model: m\ntask: translation\ndata: d.jsonl\ndevice: cuda\ndecoding: {num_beams: 4}\n")
+    arguments = ["--predictions", kept(tmp_path), "--config", keys, "num_resamples=100", "confidence=0.9", "seed=3"]
+    result = evaluate(capsys, *arguments, "bleu_tokenize=intl", "rouge_stemmer=false", "--task", "translation")
+    assert "tok:intl" in result["signatures"]["bleu"]
+    assert (result["intervals"]["num_resamples"], result["intervals"]["seed"]) == (100, 3)
+
+
+def test_figures_again_replace_their_own_results_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own, other = kept(tmp_path / "own"), kept(tmp_path / "other")
+    evaluate(capsys, "--predictions", other, f"output={tmp_path / 'other'}")
+    evaluate(capsys, "--predictions", own, f"output={tmp_path / 'new'}")
+    for taken, what in (("other", "other predictions"), ("new", "results")):
+        before = (tmp_path / taken / "results.json").read_bytes()
+        assert main(["eval", "--predictions", str(own), f"output={tmp_path / taken}", "seed=1"]) == 2
+        assert f"error: output: {tmp_path / taken} holds {what} already; choose" in capsys.readouterr().err
+        assert (tmp_path / taken / "results.json").read_bytes() == before
+    for seed in (1, 2):
+        evaluate(capsys, "--predictions", own, f"output={tmp_path / 'own'}", f"seed={seed}")
+    assert json.loads((tmp_path / "own" / "results.json").read_text())["intervals"]["seed"] == 2
 
 
 def test_a_zero_has_no_sign() -> None:

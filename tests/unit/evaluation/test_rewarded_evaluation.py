@@ -137,7 +137,7 @@ def test_what_a_reward_lacks_is_told_before_a_model_loads(
     assert "task=mmlu writes no text to judge" in told[0]
 
 
-@pytest.mark.parametrize("error", [RuntimeError("no key"), KeyboardInterrupt()])
+@pytest.mark.parametrize("error", [RuntimeError("no key"), SystemExit(5), KeyboardInterrupt()])
 def test_what_was_written_outlives_a_reward_that_fails(
     models: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], error: BaseException
 ) -> None:
@@ -148,10 +148,13 @@ def test_what_was_written_outlives_a_reward_that_fails(
     judges_of_this_test.ERROR = error
     folder, reward = tmp_path / "out", ["reward.type=python", "reward.function=judges_of_this_test:later_broken"]
     base = [models / "student", "--task", "translation", "--data", data, "decoding.max_new_tokens=4"]
-    assert main(["eval", *map(str, base), *reward, f"output={folder}"]) != 0
+    assert main(["eval", *map(str, base), *reward, f"output={folder}"]) == (
+        130 if isinstance(error, KeyboardInterrupt) else 70
+    )
     err = capsys.readouterr()
     told = next(line for line in (err.out + err.err).splitlines() if "judge it with: " in line)
-    assert "failed: RuntimeError: no key" in err.err or isinstance(error, KeyboardInterrupt)
+    failed = f"failed: {type(error).__name__}: {error}"
+    assert failed in err.err or isinstance(error, KeyboardInterrupt)
     words = shlex.split(told.partition("judge it with: ")[2])
     assert words == ["gkd", "eval", f"--predictions={folder}/predictions.jsonl", f"output={folder}", *reward]
     assert [path.name for path in folder.iterdir()] == ["predictions.jsonl"]
@@ -189,7 +192,7 @@ def test_new_rewards_are_those_of_the_next_reading(
 
     write_predictions(rows, file)
     told = refused(capsys, "--predictions", file, *reward, f"output={tmp_path / 'new'}")
-    assert "holds other predictions; choose another folder" in told[0]
+    assert "holds other predictions already; choose a new folder" in told[0]
 
 
 def test_a_function_gets_few_answers_at_a_time_and_its_deadline_names_no_key_of_a_run(

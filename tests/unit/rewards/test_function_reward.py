@@ -120,6 +120,30 @@ def test_what_a_function_raises_is_told_in_one_line(module: ModuleType, is_async
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
 
 
+@pytest.mark.parametrize("kind", ["plain", "async", "generator"])
+def test_a_function_cannot_end_the_process(module: ModuleType, kind: str) -> None:
+    def plain(**kwargs: Any) -> list[float]:
+        sys.exit(5)
+
+    async def later(**kwargs: Any) -> list[float]:
+        return plain()
+
+    def generator(**kwargs: Any) -> Iterator[float]:
+        yield 1.0
+        sys.exit(5)
+
+    functions: dict[str, Callable[..., Any]] = {"plain": plain, "async": later, "generator": generator}
+    with pytest.raises(EngineError, match="the reward function my_rewards:function failed: SystemExit: 5"):
+        judge(module, functions[kind])
+
+
+def test_a_module_that_ends_the_process_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "ends_the_process.py").write_text("raise SystemExit(5)")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ConfigError, match="importing ends_the_process failed: SystemExit: 5"):
+        load_function("ends_the_process:f")
+
+
 def test_a_function_that_does_not_return_has_a_deadline(module: ModuleType) -> None:
     async def sleeps(**kwargs: Any) -> list[float]:
         await asyncio.sleep(0.3)
