@@ -20,6 +20,8 @@ from gkd_dist.planning.workload import Workload
 from gkd_dist.preparation.plan_inputs import Given, plan_inputs
 
 _CPU = "cpu"
+_BETWEEN = {"weights": "publishing", "wire": "wire", "controller": "controller"}
+"""What a step takes beside the roles, and what it is called in the table."""
 _WORKING = {"samplers": "written", "teachers": "read", "learner": "trained"}
 
 
@@ -156,6 +158,7 @@ def as_document(planned: Planned) -> dict[str, Any]:
         "tokens_per_s": rates(found),
         "tokens_per_s_while_working": working_rates(found),
         "busy_s": found.busy,
+        "staleness_s": found.staleness_s,
         "parts": asdict(found.parts),
         "step_s": found.step_s,
         "steps": work.num_steps,
@@ -205,26 +208,20 @@ def _show(planned: Planned, hardware: Hardware) -> None:
     whole, working, held = rates(found), working_rates(found), memory(planned)
     rows = []
     for role, number, used in zip(_WORKING, replicas, devices, strict=True):
-        busy = found.busy[role]
         rate = working[role]
-        rows.append(
-            [
-                role,
-                str(number),
-                "shared" if found.shared else str(used),
-                f"{held[role] / 1e9:.1f} GB",
-                f"{busy:.3g} s",
-                f"{min(1.0, busy / found.step_s):.0%}",
-                "-" if rate is None else f"{rate:,.0f}",
-                f"{whole[role]:,.0f}",
-            ]
-        )
-    columns = ["role", "replicas", "devices", "needs at least", "busy per step", "of step", "tokens/s busy", "tokens/s"]
+        own = [str(number), "shared" if found.shared else str(used), f"{held[role] / 1e9:.1f} GB"]
+        tokens = ["-" if rate is None else f"{rate:,.0f}", f"{whole[role]:,.0f}"]
+        rows.append([role, *own, *_time(found, found.busy[role]), *tokens])
+    for between, label in _BETWEEN.items():
+        rows.append([label, "", "", "", *_time(found, found.busy[between]), "", ""])
+    if found.staleness_s:
+        rows.append(["staleness bound", "", "", "", *_time(found, found.staleness_s), "", ""])
+    columns = ["part", "replicas", "devices", "needs at least", "busy per step", "of step", "tokens/s busy", "tokens/s"]
     of = "one device" if found.shared else f"{found.devices} devices"
     print_table(sys.stdout, f"{work.name} on {of}: {device.name}", columns, rows)
     unused = (hardware.num_devices or found.devices) - found.devices
     if unused > 0:
-        print(f"{unused} of {hardware.num_devices} devices are not needed: with them the step is at most 1 % shorter")
+        print(f"{unused} of {hardware.num_devices} devices are not needed: with them the step is less than 1 % shorter")
     print(
         f"step: {found.step_s:.3g} s; bottleneck: {found.bottleneck} ({found.reason}); "
         f"{work.num_steps} steps: {_duration(found.run_s)}, without start and evaluation"
@@ -236,6 +233,10 @@ def _show(planned: Planned, hardware: Hardware) -> None:
     )
     if hardware.save is not None:
         print(f"device written to {hardware.save}; use it with --device {hardware.save}")
+
+
+def _time(found: Prediction, seconds: float) -> list[str]:
+    return [f"{seconds:.3g} s", f"{min(1.0, seconds / found.step_s):.0%}"]
 
 
 def _teachers(work: Workload) -> str:

@@ -84,7 +84,17 @@ def test_people_get_a_table_and_the_bottleneck(recipe: list[str], capsys: pytest
     shown = capsys.readouterr().out
     assert "bottleneck: " in shown
     assert "NVIDIA A100" in shown
-    assert all(role in shown for role in ("samplers", "teachers", "learner"))
+    parts = ("samplers", "teachers", "learner", "publishing", "wire", "controller")
+    assert all(part in shown for part in parts)
+    assert "staleness bound" not in shown
+    assert main(["plan", *recipe, "--gpus", "16", "--device", "a100-80", "mode=async"]) == 0
+    assert "staleness bound" in capsys.readouterr().out
+
+
+def test_parts_of_a_synchronous_step_add_up_to_it(recipe: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    found = planned([*recipe, "--gpus", "64", "--device", "h100"], capsys)
+    assert sum(found["busy_s"].values()) == pytest.approx(found["step_s"])
+    assert found["busy_s"]["controller"] == found["parts"]["controller_s"] > 0
 
 
 def test_everything_that_is_wrong_is_told_at_once(capsys: pytest.CaptureFixture[str]) -> None:
@@ -129,5 +139,6 @@ def test_rates_of_a_run_are_saved_and_used(
     used = planned([*recipe, *own, "--device", str(device)], capsys)
 
     assert used["busy_s"] == pytest.approx(saved["busy_s"])
-    assert used["busy_s"] == pytest.approx({"samplers": 20, "teachers": 5, "learner": 40, "weights": 3})
+    roles = {role: used["busy_s"][role] for role in ("samplers", "teachers", "learner", "weights")}
+    assert roles == pytest.approx({"samplers": 20, "teachers": 5, "learner": 40, "weights": 3})
     assert {each["role"] for each in saved["calibration"]} == {"sampler", "teacher", "learner", "publish"}
