@@ -142,3 +142,28 @@ def test_rates_of_a_run_are_saved_and_used(
     roles = {role: used["busy_s"][role] for role in ("samplers", "teachers", "learner", "weights")}
     assert roles == pytest.approx({"samplers": 20, "teachers": 5, "learner": 40, "weights": 3})
     assert {each["role"] for each in saved["calibration"]} == {"sampler", "teacher", "learner", "publish"}
+
+
+@pytest.mark.parametrize(
+    ("option", "tokens", "needle"),
+    [
+        ("--prompt-tokens", "inf", "must be a number"),
+        ("--prompt-tokens", "100000", "sampler.max_model_len"),
+        ("--completion-tokens", "5000", "sampling.max_new_tokens"),
+        ("--fixed-tokens", "65", "sampling.max_new_tokens"),
+    ],
+)
+def test_lengths_that_the_recipe_does_not_allow_are_refused(
+    option: str, tokens: str, needle: str, recipe: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plan", *recipe, option, tokens]) == 2
+    told = capsys.readouterr().err
+    assert f"{option}: " in told
+    assert needle in told
+
+
+def test_a_size_gets_the_vocabulary_of_the_folder(recipe: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    command = [*recipe, "--student-params", "77M", "--gpus", "8", "--device", "h100", "teacher.transport=full"]
+    assert planned(command, capsys)["student"]["params"] == pytest.approx(77e6)
+    found = planned([*command, "--teacher-params", "8B"], capsys)
+    assert found["wire_bytes_per_step"]["targets"] == 4 * 128256 * found["tokens_per_step"]["learner"]
