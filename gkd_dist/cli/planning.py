@@ -18,8 +18,11 @@ from gkd_dist.planning.prediction import Groups, Prediction, Split
 from gkd_dist.planning.search import best_split, checked_split, groups_of, shared_device
 from gkd_dist.planning.workload import Workload
 from gkd_dist.preparation.plan_inputs import Given, plan_inputs
+from gkd_dist.runs.run_directory import RunDirectory
 
 _CPU = "cpu"
+FARTHEST = 10
+"""Times that a calibration moves a role's rates; what is farther ran on something else."""
 _BETWEEN = {"weights": "publishing", "wire": "wire", "controller": "controller"}
 """What a step takes beside the roles, and what it is called in the table."""
 _WORKING = {"samplers": "written", "teachers": "read", "learner": "trained"}
@@ -35,9 +38,11 @@ class Hardware:
     """None: what the recipe's own numbers of replicas take."""
     split: Split | None = None
     """Given instead of searched for."""
-    calibrate: Path | None = None
-    """A run directory."""
-    quantile: float = 0.5
+    calibrate: str | None = None
+    """A run directory, or the name of one below `output_dir`."""
+    output_dir: Path = Path("runs")
+    quantile: float | None = None
+    """None: the median."""
     save: Path | None = None
 
 
@@ -84,12 +89,17 @@ def planned_for(config: RunConfig, given: Given, hardware: Hardware) -> Planned:
         raise ConfigError(problems)
     fits: tuple[Fit, ...] = ()
     if hardware.calibrate is not None:
-        device, fits = calibrated(device, hardware.calibrate, hardware.quantile)
+        run = RunDirectory.find(hardware.calibrate, hardware.output_dir).path
+        device, fits = calibrated(device, run, 0.5 if hardware.quantile is None else hardware.quantile)
     return Planned(work, device, _prediction(config, work, device, hardware), fits)
 
 
 def calibrated(device: Device, run: Path, quantile: float) -> tuple[Device, tuple[Fit, ...]]:
-    """`device` with what the run in this directory reached."""
+    """`device` with what the run in this directory reached.
+
+    Raises:
+        ConfigError: it tells nothing, or is no run on such a device.
+    """
     if not (run / "config.yaml").is_file():
         raise ConfigError([f"--calibrate: {run} has no config.yaml; give a run directory"])
     config = load_run_config(str(run / "config.yaml"))
@@ -97,7 +107,7 @@ def calibrated(device: Device, run: Path, quantile: float) -> tuple[Device, tupl
     shared = device.num_per_node == 1
     groups = Groups(1, tuple(1 for _ in work.teachers)) if shared else groups_of(work, device)
     steps = read_steps(run / "metrics.jsonl")
-    return calibrate(
+    found, fits = calibrate(
         device,
         work,
         own_split(config),
@@ -107,6 +117,15 @@ def calibrated(device: Device, run: Path, quantile: float) -> tuple[Device, tupl
         quantile=quantile,
         source=f"calibrated on {run.resolve().name}",
     )
+    problems = [
+        f"--calibrate: {fit.role} of {run.name} took {fit.measured_s:.3g} s, {1 / fit.factor:.3g} times what "
+        f"{device.name} should; give the --device that it ran on, or a YAML file of one"
+        for fit in fits
+        if not 1 / FARTHEST <= fit.factor <= FARTHEST
+    ]
+    if problems:
+        raise ConfigError(problems)
+    return found, fits
 
 
 def own_split(config: RunConfig) -> Split:
@@ -128,6 +147,8 @@ def _contradictions(hardware: Hardware) -> list[str]:
     problems = []
     if hardware.num_devices is not None and hardware.split is not None:
         problems.append("--split: says itself how many devices there are; remove --gpus")
+    if hardware.quantile is not None and hardware.calibrate is None:
+        problems.append("--quantile: nothing was measured; give --calibrate RUN, or leave it out")
     if hardware.save is not None and hardware.calibrate is None:
         problems.append("--save-device: nothing was measured; give --calibrate RUN_DIR")
     return problems
