@@ -29,6 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from counts import positive
 from kept_ratios import Benchmark, Ratio, UsageError, kept_values, read_table
 
 from gkd_dist.process import actor_environment
@@ -81,7 +82,7 @@ def main(arguments: Sequence[str] | None = None, folder: Path = HERE) -> int:
     either.add_argument("--measured", type=Path, metavar="FOLDER", help="compare these JSON files instead")
     either.add_argument("--keep", action="store_true", help="measure what is compared with from now on")
     parser.add_argument(
-        "--jobs", type=int, default=1, metavar="N", help="scripts that run at once; 1 is the most exact"
+        "--jobs", type=positive, default=1, metavar="N", help="scripts that run at once; 1 is the most exact"
     )
     options = parser.parse_args(arguments)
     try:

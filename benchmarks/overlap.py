@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from counts import positive
 from rounds import machine
 
 from gkd_dist.config.objective import ScheduleConfig
@@ -134,8 +135,8 @@ def clocked(part: Any, method: str, taken_s: list[float]) -> Any:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--steps", type=int, default=30)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=positive, default=30)
+    parser.add_argument("--rounds", type=positive, default=3)
     arguments = parser.parse_args()
     cases = [(stages, staleness) for stages in STAGES_MS for staleness in STALENESS]
     about = machine()

@@ -23,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from counts import positive
 from tokenizers import Tokenizer, models
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -40,9 +41,9 @@ VOCABULARY = 512
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--sequences", type=int, default=32)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--layers", type=positive, default=4)
+    parser.add_argument("--sequences", type=positive, default=32)
+    parser.add_argument("--rounds", type=positive, default=5)
     parser.add_argument("--float32", action="store_true", help="without bfloat16 autocast")
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()

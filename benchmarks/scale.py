@@ -32,6 +32,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from counts import positive, writable
 from kept_cases import KeptCases
 from scale_fleets import DRIVER, SIZES, TREE, VARIANTS, grouped, load, rates, with_tree
 from scale_plans import PLANNED, plan_of
@@ -51,9 +52,9 @@ DAY_S = 86_400.0
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all where none is named")
-    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="actors of the cases of weak, calculated")
+    parser.add_argument("--sizes", type=positive, nargs="+", default=SIZES, help="actors of weak, calculated")
     parser.add_argument("--again", action="store_true", help="measure what is kept anew")
-    parser.add_argument("--result", type=Path, default=RESULT, help="file that the figures go to; draws none elsewhere")
+    parser.add_argument("--result", type=writable, default=RESULT, help="file of the figures; draws none elsewhere")
     arguments = parser.parse_args()
     parts = arguments.parts or list(PARTS)
     if unknown := set(parts) - set(PARTS):

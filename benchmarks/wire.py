@@ -32,6 +32,7 @@ import numpy as np
 import pyarrow
 import safetensors
 import safetensors.numpy
+from counts import positive
 from rounds import machine, ratio, summary, take_turns
 
 from gkd_dist.targets import HiddenTargets, TeacherTargets, TopKTargets
@@ -58,7 +59,7 @@ class Format:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=positive, default=15)
     rounds = parser.parse_args().rounds
     result = {
         "machine": machine(),

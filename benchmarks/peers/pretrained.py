@@ -135,8 +135,7 @@ def main() -> int:
     if arguments.plan:
         print_plan(arguments)
         return 0
-    if not Path(arguments.trl_python).exists():
-        sys.exit(f"{arguments.trl_python} is not there; `make peers` makes it, or give --trl-python")
+    Peer(arguments.trl_python).check()
     arguments.folder.mkdir(parents=True, exist_ok=True)
     arguments.folder = arguments.folder.resolve()
     comparison = prepared(arguments)

@@ -63,11 +63,13 @@ def main() -> int:
     parser.add_argument("--trl-path", default="")
     parser.add_argument("--output", type=Path, default=RESULT)
     arguments = parser.parse_args()
+    peer = Peer(arguments.trl_python, arguments.trl_path)
+    peer.check()
     with tempfile.TemporaryDirectory() as folder:
         pair = save_pair(Path(folder), VOCABULARY)
         student, teacher = Path(arguments.student or pair.student), Path(arguments.teacher or pair.teacher)
         sequences = batch()
-        theirs = of_trl(student, teacher, sequences, Peer(arguments.trl_python, arguments.trl_path), Path(folder))
+        theirs = of_trl(student, teacher, sequences, peer, Path(folder))
         ours = of_gkd_dist(student, teacher, sequences)
     result = {"sequences": SHAPES, "tolerance": TOLERANCE, "divergences": {}}
     for name in DIVERGENCES:

@@ -29,6 +29,11 @@ class Peer:
     python: str
     path: str = ""
 
+    def check(self) -> None:
+        """End this process, with what to do, where the interpreter is not there."""
+        if shutil.which(self.python) is None:
+            sys.exit(f"{self.python} is not there; `make peers` makes it, or give --trl-python")
+
 
 def settings_of_processes(threads: int) -> dict[str, str]:
     """Environment of either side: threads, and what gkd_dist sets for its own actors, so that it is no difference."""

@@ -39,6 +39,8 @@ SIDES = ("gkd_dist", "gkd")
 
 def main() -> int:
     arguments = parser().parse_args()
+    peer = Peer(arguments.trl_python, arguments.trl_path)
+    peer.check()
     end_whole()
     folder = arguments.folder
     folder.mkdir(parents=True, exist_ok=True)
@@ -46,7 +48,6 @@ def main() -> int:
     settings["threads"] = arguments.threads
     machine = {"cores": os.cpu_count(), "platform": platform.platform()}
     blocks = Blocks(arguments.output, settings, machine)
-    peer = Peer(arguments.trl_python, arguments.trl_path)
     try:
         for vocabulary in arguments.vocabularies:
             works = prepare(folder.resolve() / str(vocabulary), vocabulary, arguments.steps)

@@ -18,8 +18,13 @@ from gkd_dist.planning.prediction import Groups, Prediction, Split
 from gkd_dist.planning.search import best_split, checked_split, groups_of, shared_device
 from gkd_dist.planning.workload import Workload
 from gkd_dist.preparation.plan_inputs import Given, plan_inputs
+from gkd_dist.runs.run_directory import RunDirectory
 
 _CPU = "cpu"
+FARTHEST = 10
+"""Times that a calibration moves a role's rates; what is farther ran on something else."""
+_BETWEEN = {"weights": "publishing", "wire": "wire", "controller": "controller"}
+"""What a step takes beside the roles, and what it is called in the table."""
 _WORKING = {"samplers": "written", "teachers": "read", "learner": "trained"}
 
 
@@ -33,9 +38,11 @@ class Hardware:
     """None: what the recipe's own numbers of replicas take."""
     split: Split | None = None
     """Given instead of searched for."""
-    calibrate: Path | None = None
-    """A run directory."""
-    quantile: float = 0.5
+    calibrate: str | None = None
+    """A run directory, or the name of one below `output_dir`."""
+    output_dir: Path = Path("runs")
+    quantile: float | None = None
+    """None: the median."""
     save: Path | None = None
 
 
@@ -82,12 +89,17 @@ def planned_for(config: RunConfig, given: Given, hardware: Hardware) -> Planned:
         raise ConfigError(problems)
     fits: tuple[Fit, ...] = ()
     if hardware.calibrate is not None:
-        device, fits = calibrated(device, hardware.calibrate, hardware.quantile)
+        run = RunDirectory.find(hardware.calibrate, hardware.output_dir).path
+        device, fits = calibrated(device, run, 0.5 if hardware.quantile is None else hardware.quantile)
     return Planned(work, device, _prediction(config, work, device, hardware), fits)
 
 
 def calibrated(device: Device, run: Path, quantile: float) -> tuple[Device, tuple[Fit, ...]]:
-    """`device` with what the run in this directory reached."""
+    """`device` with what the run in this directory reached.
+
+    Raises:
+        ConfigError: it tells nothing, or is no run on such a device.
+    """
     if not (run / "config.yaml").is_file():
         raise ConfigError([f"--calibrate: {run} has no config.yaml; give a run directory"])
     config = load_run_config(str(run / "config.yaml"))
@@ -95,7 +107,7 @@ def calibrated(device: Device, run: Path, quantile: float) -> tuple[Device, tupl
     shared = device.num_per_node == 1
     groups = Groups(1, tuple(1 for _ in work.teachers)) if shared else groups_of(work, device)
     steps = read_steps(run / "metrics.jsonl")
-    return calibrate(
+    found, fits = calibrate(
         device,
         work,
         own_split(config),
@@ -105,6 +117,15 @@ def calibrated(device: Device, run: Path, quantile: float) -> tuple[Device, tupl
         quantile=quantile,
         source=f"calibrated on {run.resolve().name}",
     )
+    problems = [
+        f"--calibrate: {fit.role} of {run.name} took {fit.measured_s:.3g} s, {1 / fit.factor:.3g} times what "
+        f"{device.name} should; give the --device that it ran on, or a YAML file of one"
+        for fit in fits
+        if not 1 / FARTHEST <= fit.factor <= FARTHEST
+    ]
+    if problems:
+        raise ConfigError(problems)
+    return found, fits
 
 
 def own_split(config: RunConfig) -> Split:
@@ -126,6 +147,8 @@ def _contradictions(hardware: Hardware) -> list[str]:
     problems = []
     if hardware.num_devices is not None and hardware.split is not None:
         problems.append("--split: says itself how many devices there are; remove --gpus")
+    if hardware.quantile is not None and hardware.calibrate is None:
+        problems.append("--quantile: nothing was measured; give --calibrate RUN, or leave it out")
     if hardware.save is not None and hardware.calibrate is None:
         problems.append("--save-device: nothing was measured; give --calibrate RUN_DIR")
     return problems
@@ -156,6 +179,7 @@ def as_document(planned: Planned) -> dict[str, Any]:
         "tokens_per_s": rates(found),
         "tokens_per_s_while_working": working_rates(found),
         "busy_s": found.busy,
+        "staleness_s": found.staleness_s,
         "parts": asdict(found.parts),
         "step_s": found.step_s,
         "steps": work.num_steps,
@@ -205,26 +229,20 @@ def _show(planned: Planned, hardware: Hardware) -> None:
     whole, working, held = rates(found), working_rates(found), memory(planned)
     rows = []
     for role, number, used in zip(_WORKING, replicas, devices, strict=True):
-        busy = found.busy[role]
         rate = working[role]
-        rows.append(
-            [
-                role,
-                str(number),
-                "shared" if found.shared else str(used),
-                f"{held[role] / 1e9:.1f} GB",
-                f"{busy:.3g} s",
-                f"{min(1.0, busy / found.step_s):.0%}",
-                "-" if rate is None else f"{rate:,.0f}",
-                f"{whole[role]:,.0f}",
-            ]
-        )
-    columns = ["role", "replicas", "devices", "needs at least", "busy per step", "of step", "tokens/s busy", "tokens/s"]
+        own = [str(number), "shared" if found.shared else str(used), f"{held[role] / 1e9:.1f} GB"]
+        tokens = ["-" if rate is None else f"{rate:,.0f}", f"{whole[role]:,.0f}"]
+        rows.append([role, *own, *_time(found, found.busy[role]), *tokens])
+    for between, label in _BETWEEN.items():
+        rows.append([label, "", "", "", *_time(found, found.busy[between]), "", ""])
+    if found.staleness_s:
+        rows.append(["staleness bound", "", "", "", *_time(found, found.staleness_s), "", ""])
+    columns = ["part", "replicas", "devices", "needs at least", "busy per step", "of step", "tokens/s busy", "tokens/s"]
     of = "one device" if found.shared else f"{found.devices} devices"
     print_table(sys.stdout, f"{work.name} on {of}: {device.name}", columns, rows)
     unused = (hardware.num_devices or found.devices) - found.devices
     if unused > 0:
-        print(f"{unused} of {hardware.num_devices} devices are not needed: with them the step is at most 1 % shorter")
+        print(f"{unused} of {hardware.num_devices} devices are not needed: with them the step is less than 1 % shorter")
     print(
         f"step: {found.step_s:.3g} s; bottleneck: {found.bottleneck} ({found.reason}); "
         f"{work.num_steps} steps: {_duration(found.run_s)}, without start and evaluation"
@@ -236,6 +254,10 @@ def _show(planned: Planned, hardware: Hardware) -> None:
     )
     if hardware.save is not None:
         print(f"device written to {hardware.save}; use it with --device {hardware.save}")
+
+
+def _time(found: Prediction, seconds: float) -> list[str]:
+    return [f"{seconds:.3g} s", f"{min(1.0, seconds / found.step_s):.0%}"]
 
 
 def _teachers(work: Workload) -> str:

@@ -112,8 +112,8 @@ def load_device(name: str) -> Device:
         ConfigError: no such device, or a file that does not hold one; all problems at once.
     """
     entries = _packaged()
-    if name in entries:
-        return _checked(entries[name], name)
+    if name.lower() in entries:
+        return _checked(entries[name.lower()], name.lower())
     path = Path(name)
     if not path.is_file():
         known = ", ".join(sorted(entries))

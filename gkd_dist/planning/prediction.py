@@ -13,7 +13,7 @@ take turns, and the step is the sum of what they occupy it for. Where the coin o
 that of a whole batch in the share of the steps that it falls on.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gkd_dist.planning.controller import Traffic, learner_calls, row_traffic
 from gkd_dist.planning.devices import Device
@@ -64,8 +64,21 @@ class Parts:
     """Of what comes into the learner."""
     traffic: Traffic
     controller_s: float
-    """Of its processor, without probes."""
+    """Of its processor; of a `Prediction` with probes."""
     receivers: Receivers
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A mean step."""
+
+    seconds: float
+    bottleneck: str
+    """What decides them."""
+    probes_s: float
+    """Of the controller."""
+    staleness_s: float
+    """That the bound on staleness alone allows; 0 where there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +97,10 @@ class Prediction:
     reason: str
     """Of the bottleneck."""
     busy: dict[str, float]
-    """Seconds of a mean step that each role works."""
+    """Seconds of a mean step that each role works, weights and bytes are on their way, and the controller calculates:
+    synchronous, their sum is the step."""
+    staleness_s: float
+    """Shortest step that the bound on staleness allows; 0 where there is none."""
     tokens: dict[str, float]
     """Of a mean step, by role: sampled, read by teachers, trained."""
     run_s: float
@@ -165,8 +181,8 @@ def traffic_of(work: Workload, split: Split) -> Traffic:
     )
 
 
-def step_of(work: Workload, split: Split, parts: Parts, *, shared: bool) -> tuple[float, str]:
-    """Seconds of a mean step, and what decides them."""
+def step_of(work: Workload, split: Split, parts: Parts, *, shared: bool) -> Step:
+    """Of these parts, whose controller has no probes yet."""
     own, publishing = work.student_steps, parts.publishing
     learner_s = parts.wire_s + parts.learning.seconds + publishing.gather_s
     if work.max_staleness == 0 or shared:
@@ -179,7 +195,7 @@ def step_of(work: Workload, split: Split, parts: Parts, *, shared: bool) -> tupl
             "wire": parts.wire_s,
             "controller": parts.controller_s,
         }
-        return sum(terms.values()), max(terms, key=lambda name: terms[name])
+        return Step(sum(terms.values()), max(terms, key=lambda name: terms[name]), 0.0, 0.0)
     latency = own * parts.sampling.latency_s + parts.scoring_s + learner_s + publishing.deliver_s + parts.controller_s
     terms = {
         "sampling": own * parts.sampling.seconds + publishing.load_s,
@@ -189,20 +205,21 @@ def step_of(work: Workload, split: Split, parts: Parts, *, shared: bool) -> tupl
         "controller": parts.controller_s,
         "staleness": latency / (work.max_staleness + 1),
     }
-    terms["controller"] += parts.traffic.probes_s(
+    probes_s = parts.traffic.probes_s(
         work.driver,
         samplers=split.samplers,
         teachers=split.teachers * len(work.teachers),
         step_s=max(terms.values()),
         interval_s=work.probe_interval_s,
     )
+    terms["controller"] += probes_s
     bottleneck = max(terms, key=lambda name: terms[name])
     shares = {
         "sampling": {"publishing": publishing.load_s},
         "learning": {"publishing": publishing.gather_s, "wire": parts.wire_s},
     }
     mostly = (name for name, seconds in shares.get(bottleneck, {}).items() if 2 * seconds > terms[bottleneck])
-    return terms[bottleneck], next(mostly, bottleneck)
+    return Step(terms[bottleneck], next(mostly, bottleneck), probes_s, terms["staleness"])
 
 
 def predict(work: Workload, device: Device, split: Split, groups: Groups, *, shared: bool = False) -> Prediction:
@@ -212,7 +229,8 @@ def predict(work: Workload, device: Device, split: Split, groups: Groups, *, sha
         shared: all roles on one device, whatever the split says of devices.
     """
     parts = parts_of(work, device, split, groups, shared=shared)
-    step_s, bottleneck = step_of(work, split, parts, shared=shared)
+    step = step_of(work, split, parts, shared=shared)
+    parts = replace(parts, controller_s=parts.controller_s + step.probes_s)
     own = work.student_steps
     return Prediction(
         split=split,
@@ -220,21 +238,24 @@ def predict(work: Workload, device: Device, split: Split, groups: Groups, *, sha
         shared=shared,
         parts=parts,
         wire=wire_bytes(work, parts.receivers.nodes),
-        step_s=step_s,
-        bottleneck=bottleneck,
-        reason=_reason(work, parts, bottleneck),
+        step_s=step.seconds,
+        bottleneck=step.bottleneck,
+        reason=_reason(work, parts, step.bottleneck),
         busy={
             "samplers": own * parts.sampling.seconds,
             "teachers": parts.scoring_s,
             "learner": parts.learning.seconds,
             "weights": work.publications * parts.publishing.seconds,
+            "wire": parts.wire_s,
+            "controller": parts.controller_s,
         },
+        staleness_s=step.staleness_s,
         tokens={
             "samplers": work.student_fraction * work.batch_size * work.lengths.completion,
             "teachers": work.read_tokens * work.readers,
             "learner": work.trained_tokens,
         },
-        run_s=work.num_steps * step_s,
+        run_s=work.num_steps * step.seconds,
     )
 
 

@@ -1,28 +1,28 @@
 """The best split of a number of devices (floor F2).
 
-Exhaustive over samplers and learner ranks; teachers get what is left, because more of them never take longer (probes of
-those that have nothing to do are not counted here). Where a
-role could have more than 256 counts, 256 of them are looked at, spread evenly on a logarithmic scale. What the best
-split does not need is then left out: the fewest replicas whose step is at most 1 % longer. The bottleneck is that of
-the best split: what more of anything does not help.
+Exhaustive over samplers, teachers and learner ranks; of more than 64 replicas every number that is 3 % larger is looked
+at. More of a role may take longer: each replica costs the controller calls. Of the splits whose step is the shortest
+but for half a percent the one with the fewest devices is taken.
 """
 
 import math
-from dataclasses import replace
-from functools import cache
+
+import numpy as np
 
 from gkd_dist.errors import ConfigError
 from gkd_dist.planning.devices import Device
-from gkd_dist.planning.learning import Learning, learning_time
 from gkd_dist.planning.memory import USABLE, learner_bytes, sampler_bytes, smallest_group, teacher_bytes
-from gkd_dist.planning.prediction import Groups, Prediction, Split, parts_with, predict, step_of
-from gkd_dist.planning.sampling import Sampling, sampling_time
-from gkd_dist.planning.scoring import scoring_time
+from gkd_dist.planning.prediction import Groups, Prediction, Split, predict
+from gkd_dist.planning.steps import Steps
 from gkd_dist.planning.workload import TeacherLoad, Workload
 
-MOST_COUNTS = 256
-NO_WORSE = 1.01
-"""A step that counts as the same, over the shortest one."""
+ALL_BELOW, APART = 64, 1.03
+"""Where numbers of replicas begin to be left out, and how far those are apart that are looked at."""
+NO_WORSE = 1.005
+"""Between rungs of steps that count as the same."""
+ROUNDING = 1 + 1e-9
+MOST_RANKS = 4096
+"""Of a learner, looked for where it does not fit on fewer."""
 
 
 def groups_of(work: Workload, device: Device) -> Groups:
@@ -77,8 +77,8 @@ def shared_device(work: Workload, device: Device) -> Prediction:
     Raises:
         ConfigError: they do not fit together.
     """
-    need = sampler_bytes(work, 1) + sum(teacher_bytes(load, 1) for load in work.teachers) + learner_bytes(work, 1)
-    if need > USABLE * device.memory_bytes:
+    need = _bytes_together(work)
+    if not _fits_one_device(work, device):
         raise ConfigError(
             [
                 f"--gpus 1: samplers, teachers and learner together need {need / 1e9:.1f} GB, more than "
@@ -87,6 +87,14 @@ def shared_device(work: Workload, device: Device) -> Prediction:
         )
     groups = Groups(1, tuple(1 for _ in work.teachers))
     return predict(work, device, Split(1, 1 if work.teachers else 0, 1), groups, shared=True)
+
+
+def _bytes_together(work: Workload) -> float:
+    return sampler_bytes(work, 1) + sum(teacher_bytes(load, 1) for load in work.teachers) + learner_bytes(work, 1)
+
+
+def _fits_one_device(work: Workload, device: Device) -> bool:
+    return _bytes_together(work) <= USABLE * device.memory_bytes
 
 
 def checked_split(work: Workload, device: Device, split: Split) -> Prediction:
@@ -111,102 +119,66 @@ def checked_split(work: Workload, device: Device, split: Split) -> Prediction:
 
 
 def best_split(work: Workload, device: Device, num_devices: int) -> Prediction:
-    """The split of at most `num_devices` with the shortest step.
+    """The split of at most `num_devices` with the shortest step, without what that does not need.
 
     Raises:
         ConfigError: they are too few.
     """
     groups = groups_of(work, device)
     unit = sum(groups.teachers)
-    asked = bool(work.teachers)
-    least = fewest_ranks(work, device, num_devices)
+    least = fewest_ranks(work, device, MOST_RANKS)
     if least is None:
-        raise ConfigError([f"--gpus {num_devices}: {_too_few_ranks(work, device, num_devices)}"])
+        raise ConfigError([_too_few_ranks(work, device, MOST_RANKS)])
     smallest = groups.sampler + unit + least
     if smallest > num_devices:
-        raise ConfigError(
-            [
-                f"--gpus {num_devices}: a sampler takes {groups.sampler}, the teachers {unit}, the learner {least}; "
-                f"give {smallest} or more, or 1, which all share"
-            ]
-        )
-    times = _Times(work, device, groups)
-    most_ranks = num_devices - groups.sampler - unit
-    most_samplers = max(1, min(math.ceil(work.student_sequences), (num_devices - unit - least) // groups.sampler))
-    best: tuple[float, int, Split] | None = None
-    for ranks in counts(least, most_ranks):
-        for samplers in counts(1, most_samplers):
-            left = num_devices - ranks - samplers * groups.sampler
-            if left < unit:
-                break
-            teachers = (min(work.batch_size, left // unit) if unit else 1) if asked else 0
-            split = Split(samplers, teachers, ranks)
-            found = (times.step_s(split), groups.total(split), split)
-            if best is None or found[:2] < best[:2]:
-                best = found
-    if best is None:
-        raise ConfigError([f"--gpus {num_devices}: no split fits"])
-    needed = predict(work, device, _fewest(best[2], least, asked, times), groups)
-    limit = predict(replace(work, probe_interval_s=math.inf), device, best[2], groups)
-    return replace(needed, bottleneck=limit.bottleneck, reason=limit.reason)
+        taken = f"a sampler takes {groups.sampler}, the teachers {unit}, the learner {least}"
+        sharing = ", or 1, which all share" if num_devices > 1 and _fits_one_device(work, device) else ""
+        raise ConfigError([f"--gpus {num_devices}: {taken}; give {smallest} or more{sharing}"])
+    samplers = counts(1, max(1, min(math.ceil(work.student_sequences), num_devices // groups.sampler)))
+    teachers = counts(1, min(work.batch_size, num_devices // unit if unit else 1)) if work.teachers else [0]
+    ranks = counts(least, num_devices - groups.sampler - unit)
+    return predict(work, device, _fewest(work, device, groups, num_devices, (samplers, teachers, ranks)), groups)
 
 
 def counts(least: int, most: int) -> list[int]:
-    """From `least` to `most`; all of them, or 256 that are spread evenly on a logarithmic scale."""
-    if most - least < MOST_COUNTS:
-        return list(range(least, most + 1))
-    ratio = (most / least) ** (1 / (MOST_COUNTS - 1))
-    return sorted({min(most, round(least * ratio**step)) for step in range(MOST_COUNTS)} | {most})
+    """From `least` to `most`, all below 64 and then every one that is 3 % larger: with a larger `most` they are the
+    same and more."""
+    found, number = [least], least
+    while number <= most:
+        number = max(number + 1, math.floor(number * APART)) if number >= ALL_BELOW else number + 1
+        if number <= most:
+            found.append(number)
+    return found
 
 
-class _Times:
-    """Steps of many splits; what depends on one count alone is computed once."""
+def _fewest(
+    work: Workload, device: Device, groups: Groups, num_devices: int, replicas: tuple[list[int], list[int], list[int]]
+) -> Split:
+    """Of at most `num_devices`, with which the step is as short as it gets, up to a rung of `NO_WORSE`.
 
-    def __init__(self, work: Workload, device: Device, groups: Groups) -> None:
-        self._work, self._device, self._groups = replace(work, probe_interval_s=math.inf), device, groups
-
-        @cache
-        def sampling(samplers: int) -> Sampling:
-            return sampling_time(work, device, samplers, groups.sampler)
-
-        @cache
-        def scoring(teachers: int) -> float:
-            pairs = zip(work.teachers, groups.teachers, strict=True)
-            return max((scoring_time(work, load, device, teachers, group) for load, group in pairs if group), default=0)
-
-        @cache
-        def learning(ranks: int) -> Learning:
-            return learning_time(work, device, ranks)
-
-        self._sampling, self._scoring, self._learning = sampling, scoring, learning
-
-    def step_s(self, split: Split) -> float:
-        parts = parts_with(
-            self._work,
-            self._device,
-            split,
-            self._groups,
-            sampling=self._sampling(split.samplers),
-            scoring_s=self._scoring(split.teachers),
-            learning=self._learning(split.ranks),
-        )
-        return step_of(self._work, split, parts, shared=False)[0]
-
-
-def _fewest(split: Split, least_ranks: int, asked: bool, times: _Times) -> Split:
-    """Without the replicas that change nothing."""
-    bound = times.step_s(split) * NO_WORSE
-    floors = {"samplers": 1, "teachers": 1 if asked else 0, "ranks": least_ranks}
-    for role, floor in floors.items():
-        low, high = floor, getattr(split, role)
-        while low < high:  # longer with every replica less, but for weights and orders: the first that is no worse
-            middle = (low + high) // 2
-            if times.step_s(replace(split, **{role: middle})) <= bound:
-                high = middle
-            else:
-                low = middle + 1
-        split = replace(split, **{role: low})
-    return split
+    Rungs are the same for any number of devices, and so are the candidates but for those that are too large: with more
+    devices it is the same split, or one of a lower rung.
+    """
+    samplers, teachers, ranks = replicas
+    steps = Steps(work, device, groups, samplers, ranks)
+    floor_s = steps.floor_s
+    shortest, near = math.inf, list[tuple[int, float, Split]]()
+    for number in reversed(teachers):
+        total, bound = steps.devices(number), shortest * NO_WORSE * ROUNDING
+        pairs = np.flatnonzero((total <= num_devices) & (floor_s <= bound))
+        if not pairs.size:
+            continue
+        step_s = steps.with_teachers(number, pairs)
+        shortest = min(shortest, float(step_s.min()))
+        bound = shortest * NO_WORSE * ROUNDING
+        near = [each for each in near if each[1] <= bound]
+        for place in np.flatnonzero(step_s <= bound):
+            pair = pairs[place]
+            split = Split(int(steps.samplers[pair]), number, int(steps.ranks[pair]))
+            near.append((int(total[pair]), float(step_s[place]), split))
+    rung = NO_WORSE ** math.ceil(math.log(shortest / ROUNDING, NO_WORSE))
+    fits = [each for each in near if each[1] <= rung * ROUNDING]
+    return min(fits, key=lambda each: each[:2])[2]
 
 
 def _too_few_ranks(work: Workload, device: Device, ranks: int) -> str:

@@ -109,12 +109,16 @@ class ModelShape:
         )
 
 
-def shape_of_size(size: str) -> ModelShape:
+def shape_of_size(size: str, vocab_size: int | None = None) -> ModelShape:
     """A model of so many parameters, its proportions assumed: `1.7B`, or `30B-A3B` of which 3B are active.
 
+    Args:
+        vocab_size: None assumes `ASSUMED_VOCABULARY`.
+
     Raises:
-        ModelError: no such size.
+        ModelError: no such size, or one that the vocabulary leaves no room in.
     """
+    vocabulary = vocab_size or ASSUMED_VOCABULARY
     found = _SIZE.fullmatch(size.upper())
     total = float(found["all"]) * _UNITS[found["unit"]] if found else 0.0
     active = float(found["active"]) * _UNITS[found["of"]] if found and found["active"] else total
@@ -123,16 +127,27 @@ def shape_of_size(size: str) -> ModelShape:
     layers = max(1, round((active / (12 * _ASSUMED_ASPECT**2)) ** (1 / 3)))
     hidden = max(64, round(_ASSUMED_ASPECT * layers / 64) * 64)
     tied = total < _TIED_BELOW
-    heads = ASSUMED_VOCABULARY * hidden * (1 if tied else 2)
-    # Small models are mostly vocabulary: never let that take everything.
-    body_all, body_active = max(total - heads, total / 2), max(active - heads, active / 2)
+    copies = 1 if tied else 2
+    widest = int(active / 2 / (copies * vocabulary)) // 64 * 64
+    if hidden > widest:
+        # Small models are mostly vocabulary: narrower and deeper, until half of them is layers.
+        if widest < 64:
+            raise ModelError(
+                f"{size!r} is too small for a vocabulary of {vocabulary:,}, which takes "
+                f"{copies * vocabulary * 64 / 1e6:.3g} million parameters at a width of 64; "
+                "give the model a folder with its config.json instead"
+            )
+        hidden = widest
+        layers = max(1, round((active - copies * vocabulary * hidden) / (12 * hidden**2)))
+    heads = vocabulary * hidden * copies
+    body_all, body_active = total - heads, active - heads
     num_experts, chosen = _ASSUMED_EXPERTS if active < total else (0, 0)
     experts = (body_all - body_active) / (1 - chosen / num_experts) if num_experts else 0.0
     heads_cached = min(_CACHED_HEADS, max(1, hidden // _HEAD_SIZE))
     return ModelShape(
         name=size.upper(),
         hidden_size=hidden,
-        vocab_size=ASSUMED_VOCABULARY,
+        vocab_size=vocabulary,
         num_layers=layers,
         prompt_params=body_active,
         completion_params=body_active,

@@ -1,6 +1,7 @@
 """What `gkd plan` has to know of models and data, without loading a model (floor F5)."""
 
 import json
+import math
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -40,12 +41,13 @@ def plan_inputs(config: RunConfig, given: Given) -> Workload:
     Raises:
         ConfigError: models that are not here and have no size given; all problems at once.
     """
-    problems: list[str] = []
+    problems = _beyond_limits(config, given)
     trees: dict[str, Mapping[str, Any]] = {}
 
     def shape(reference: str, size: str | None, part: str) -> ModelShape | None:
         if size is not None:
-            return collect(problems, lambda: shape_of_size(size), f"--{part}-params: ")
+            vocabulary = _known_vocabulary(config, reference)
+            return collect(problems, lambda: shape_of_size(size, vocabulary), f"--{part}-params: ")
         if reference not in trees:
             tree = collect(problems, partial(_config_of, config, reference), f"{part}.model: ")
             if tree is None:
@@ -99,16 +101,51 @@ def _folder_of(reference: str) -> Path | None:
     return look(reference, default_cache_dir(), weights=False)
 
 
+def _known_vocabulary(config: RunConfig, reference: str) -> int | None:
+    """Of a student that is made from nothing, or of a folder; the hub is not asked."""
+    student = config.student
+    if reference == student.model and student.scratch is not None:
+        return student.scratch.vocab_size
+    try:
+        tree = json.loads((Path(reference).expanduser() / "config.json").read_bytes())
+        return shape_of_config(tree, reference).vocab_size
+    except (OSError, ValueError, AttributeError, UserError):
+        return None
+
+
+def _room(config: RunConfig) -> int:
+    """Longest prompt."""
+    return config.data.max_prompt_tokens or config.sampler.max_model_len - config.sampling.max_new_tokens
+
+
+def _beyond_limits(config: RunConfig, given: Given) -> list[str]:
+    longest = config.sampling.max_new_tokens
+    prompts = "data.max_prompt_tokens" if config.data.max_prompt_tokens else "sampler.max_model_len"
+    limits = {
+        "--prompt-tokens": (given.prompt_tokens, _room(config), prompts),
+        "--completion-tokens": (given.completion_tokens, longest, "sampling.max_new_tokens"),
+        "--fixed-tokens": (given.fixed_tokens, longest, "sampling.max_new_tokens"),
+    }
+    problems = []
+    for option, (number, limit, key) in limits.items():
+        if number is None:
+            continue
+        if not math.isfinite(number):
+            problems.append(f"{option}: must be a number of tokens, got {number}")
+        elif number > limit:
+            problems.append(f"{option}: {number:g} is more than the {limit} that the recipe has room for; raise {key}")
+    return problems
+
+
 def _lengths(config: RunConfig, given: Given) -> Lengths:
     """Measured on rows of the data where tokenizer and data are here; else the limits of the configuration."""
-    longest = config.sampling.max_new_tokens
-    room = config.data.max_prompt_tokens or config.sampler.max_model_len - longest
+    longest, room = config.sampling.max_new_tokens, _room(config)
     measured = None if given.student is not None else _measured(config, room)
     lengths = measured or Lengths(room, longest, longest, longest, "the limits of the recipe: give --prompt-tokens")
     if given.prompt_tokens is not None:
         lengths = replace(lengths, prompt=given.prompt_tokens, source="as given")
     if given.completion_tokens is not None:
-        lengths = replace(lengths, completion=given.completion_tokens, longest=max(longest, given.completion_tokens))
+        lengths = replace(lengths, completion=given.completion_tokens, longest=longest)
     if given.fixed_tokens is not None:
         lengths = replace(lengths, fixed=given.fixed_tokens)
     return lengths

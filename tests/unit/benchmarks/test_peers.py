@@ -184,3 +184,13 @@ def test_the_batch_of_the_same_loss_through_the_learner(tmp_path: Path) -> None:
         nats.append((teacher.exp() * (teacher - student)).sum(-1).numpy())
     assert found["token_mean"]["loss"] == pytest.approx(np.concatenate(nats).mean(), rel=1e-4)
     assert found["sequence_mean"]["loss"] == pytest.approx(np.mean([row.mean() for row in nats]), rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["same_loss", "tiny", "pretrained"])
+def test_without_the_peers_environment_a_script_says_what_makes_it(name: str, tmp_path: Path) -> None:
+    command = [sys.executable, str(PEERS / f"{name}.py"), "--trl-python", str(tmp_path / "python")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 1
+    assert "`make peers` makes it" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())

@@ -84,7 +84,17 @@ def test_people_get_a_table_and_the_bottleneck(recipe: list[str], capsys: pytest
     shown = capsys.readouterr().out
     assert "bottleneck: " in shown
     assert "NVIDIA A100" in shown
-    assert all(role in shown for role in ("samplers", "teachers", "learner"))
+    parts = ("samplers", "teachers", "learner", "publishing", "wire", "controller")
+    assert all(part in shown for part in parts)
+    assert "staleness bound" not in shown
+    assert main(["plan", *recipe, "--gpus", "16", "--device", "a100-80", "mode=async"]) == 0
+    assert "staleness bound" in capsys.readouterr().out
+
+
+def test_parts_of_a_synchronous_step_add_up_to_it(recipe: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    found = planned([*recipe, "--gpus", "64", "--device", "h100"], capsys)
+    assert sum(found["busy_s"].values()) == pytest.approx(found["step_s"])
+    assert found["busy_s"]["controller"] == found["parts"]["controller_s"] > 0
 
 
 def test_everything_that_is_wrong_is_told_at_once(capsys: pytest.CaptureFixture[str]) -> None:
@@ -110,6 +120,24 @@ def test_a_recipe_for_gpus_needs_a_device(recipe: list[str], capsys: pytest.Capt
     assert "h100" in capsys.readouterr().err
 
 
+def test_sizes_stand_in_for_models_that_the_recipe_does_not_name(capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = ["--student-params", "1B", "--teacher-params", "2B"]
+    assert planned(["tiny", *sizes, "--gpus", "1", "--device", "h100"], capsys)["student"]["params"] == pytest.approx(
+        1e9
+    )
+    assert main(["plan", "tiny", *sizes[:2]]) == 2
+    assert "teacher.model: required" in capsys.readouterr().err
+
+
+def test_a_quantile_of_nothing_is_refused_and_a_device_may_be_in_capitals(
+    recipe: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [*recipe, "--device", "H100", "--gpus", "8"]
+    assert "H100" in planned(command, capsys)["device"]
+    assert main(["plan", *command, "--quantile", "0.1"]) == 2
+    assert "--quantile: " in capsys.readouterr().err
+
+
 def test_rates_of_a_run_are_saved_and_used(
     recipe: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -125,9 +153,41 @@ def test_rates_of_a_run_are_saved_and_used(
     (run / "metrics.jsonl").write_text("".join(json.dumps({"step": step, **record}) + "\n" for step in range(5)))
     device = tmp_path / "mine.yaml"
 
-    saved = planned([*recipe, *own, "--calibrate", str(run), "--save-device", str(device)], capsys)
+    calibrated = [*recipe, *own, "--save-device", str(device), "--calibrate"]
+    assert main(["plan", *calibrated, str(run), "--device", "h100"]) == 2
+    assert "--calibrate: learner of run-1 took 40 s" in capsys.readouterr().err
+    assert not device.exists()
+    (tmp_path / "latest").symlink_to(run)
+    saved = planned([*calibrated, "latest", "--output-dir", str(tmp_path)], capsys)
     used = planned([*recipe, *own, "--device", str(device)], capsys)
 
     assert used["busy_s"] == pytest.approx(saved["busy_s"])
-    assert used["busy_s"] == pytest.approx({"samplers": 20, "teachers": 5, "learner": 40, "weights": 3})
+    roles = {role: used["busy_s"][role] for role in ("samplers", "teachers", "learner", "weights")}
+    assert roles == pytest.approx({"samplers": 20, "teachers": 5, "learner": 40, "weights": 3})
     assert {each["role"] for each in saved["calibration"]} == {"sampler", "teacher", "learner", "publish"}
+
+
+@pytest.mark.parametrize(
+    ("option", "tokens", "needle"),
+    [
+        ("--prompt-tokens", "inf", "must be a number"),
+        ("--prompt-tokens", "100000", "sampler.max_model_len"),
+        ("--completion-tokens", "5000", "sampling.max_new_tokens"),
+        ("--fixed-tokens", "65", "sampling.max_new_tokens"),
+    ],
+)
+def test_lengths_that_the_recipe_does_not_allow_are_refused(
+    option: str, tokens: str, needle: str, recipe: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plan", *recipe, option, tokens]) == 2
+    told = capsys.readouterr().err
+    assert f"{option}: " in told
+    assert needle in told
+
+
+def test_a_size_gets_the_vocabulary_of_the_folder(recipe: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = ["--student-params", "77M", "--teacher-params", "8B"]
+    engine = ["teacher.engine=hf", "teacher.transport=full"]
+    found = planned([*recipe, *sizes, *engine, "--gpus", "8", "--device", "h100"], capsys)
+    assert found["student"]["params"] == pytest.approx(77e6)
+    assert found["wire_bytes_per_step"]["targets"] == 4 * 128256 * found["tokens_per_step"]["learner"]

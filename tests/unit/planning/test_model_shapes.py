@@ -3,7 +3,7 @@
 import pytest
 
 from gkd_dist.errors import ModelError
-from gkd_dist.planning.shapes import shape_of_config, shape_of_size
+from gkd_dist.planning.shapes import ASSUMED_VOCABULARY, shape_of_config, shape_of_size
 
 LLAMA_8B = {
     "model_type": "llama",
@@ -113,6 +113,22 @@ def test_a_size_is_kept(size: str, billions: float, active: float) -> None:
     assert shape.num_params / 1e9 == pytest.approx(billions, rel=0.02)
     # Embeddings are no work: up to a quarter of a small model.
     assert 0.7 * active <= shape.active_params / 1e9 <= 1.01 * active
+
+
+@pytest.mark.parametrize(
+    ("size", "vocabulary", "params"),
+    [("77M", None, 77e6), ("20M", None, 20e6), ("2M", 512, 2e6), ("1.7B", 49_152, 1.7e9), ("8B-A0.5B", None, 8e9)],
+)
+def test_a_small_model_is_not_made_larger(size: str, vocabulary: int | None, params: float) -> None:
+    shape = shape_of_size(size, vocabulary)
+    assert shape.num_params == pytest.approx(params)
+    assert shape.vocab_size == (vocabulary or ASSUMED_VOCABULARY)
+    assert shape.head_params < shape.num_params
+
+
+def test_a_model_that_its_vocabulary_does_not_fit_into_is_refused() -> None:
+    with pytest.raises(ModelError, match=r"too small for a vocabulary of 151,936.*config\.json"):
+        shape_of_size("2M")
 
 
 @pytest.mark.parametrize("size", ["", "8", "large", "3B-A8B", "0B", "-1B"])

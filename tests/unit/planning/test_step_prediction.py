@@ -221,7 +221,7 @@ def test_a_teacher_pays_its_overhead_for_every_batch_that_it_takes() -> None:
 
 def test_requests_of_several_sequences_cost_the_controller_less() -> None:
     """2 B (call / k + sequence), the orders, and two calls of a learner of one rank."""
-    work = replace(WORK, student_fraction=1.0, max_staleness=4)
+    work = replace(WORK, student_fraction=1.0, max_staleness=4, probe_interval_s=math.inf)
     call, sequence = work.driver.call_s, work.driver.sequence_s
     for number in (1, 4, 8):
         parts = predict(replace(work, num_generations=number), DEVICE, Split(5, 2, 1), groups(work)).parts
