@@ -337,7 +337,7 @@ def test_several_bad_rows_are_told_together(file, bad):
         read(path)
     *shown, rest = str(caught.value).splitlines()
     assert [line.split(":")[1] for line in shown] == ["2", "4", "5"]
-    assert rest == "1 more rows cannot be read either, 4 in all"
+    assert rest == "1 more rows are refused too, 4 in all"
 
 
 class Text(str):
@@ -352,7 +352,7 @@ def test_of_any_number_of_faults_three_are_kept():
         faults.add(text)
     del text
     assert len(alive) == 3 and len(faults) == 1000
-    assert str(faults).endswith("2: bad\n997 more rows cannot be read either, 1000 in all")
+    assert str(faults).endswith("2: bad\n997 more rows are refused too, 1000 in all")
 
 
 @pytest.mark.parametrize("bad", ["{broken", {"prompt": 7, "completion": "Four."}])
