@@ -1,6 +1,5 @@
 """From an evaluation's configuration to cases: all that can be checked before a model loads (floor F5)."""
 
-import importlib.util
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
@@ -17,6 +16,7 @@ from gkd_dist.errors import ConfigError, DataError, UserError
 from gkd_dist.evaluation.predicting import Case
 from gkd_dist.evaluation.questions import Question, read_questions
 from gkd_dist.pipeline.job import Narrate
+from gkd_dist.preparation.eval_needs import missing_device, missing_packages
 from gkd_dist.preparation.eval_reward import Asked, MakeReward, check_rows, fit_reward
 from gkd_dist.preparation.output_file import output_problems
 from gkd_dist.runs.run_directory import RunDirectory, check_output_dir
@@ -118,29 +118,6 @@ def _questions(config: EvalConfig, problems: list[str], *, is_read: bool) -> lis
 
 def _asked(questions: Sequence[Question]) -> Asked:
     return [(each.prompt, each.references[0] if each.references else None) for each in questions]
-
-
-def missing_packages(config: EvalConfig) -> list[str]:
-    """One line if packages of the extra `eval` that this task computes with are not installed."""
-    wanted = {"scipy": "scipy"}
-    if config.task == "summarisation":
-        wanted["rouge_score"] = "rouge-score"
-    if config.task == "translation" or config.decoding.num_samples > 1:
-        wanted["sacrebleu"] = "sacrebleu"
-    missing = [package for module, package in wanted.items() if importlib.util.find_spec(module) is None]
-    if not missing:
-        return []
-    return [f"task={config.task} needs {' and '.join(missing)}; run `pip install 'gkd-dist[eval]'`"]
-
-
-def missing_device(config: EvalConfig) -> list[str]:
-    """One line if there is no GPU, and one is asked for."""
-    if config.device != "cuda":
-        return []
-    from gkd_dist.evaluation.devices import has_gpu
-
-    there = has_gpu(is_forked=config.engine == "vllm")
-    return [] if there else ["device: cuda needs a GPU, and torch finds none here; set device=cpu"]
 
 
 def model_reference(name: str, output_dir: Path) -> str:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from gkd_dist.config.evaluation import EvalConfig
 from gkd_dist.errors import ConfigError
-from gkd_dist.eval_preparation import missing_device, missing_packages
 from gkd_dist.evaluation.predictions import Prediction, read_predictions
+from gkd_dist.preparation.eval_needs import missing_device, missing_packages
 from gkd_dist.preparation.problems import collect
 from gkd_dist.runs.run_directory import check_output_dir
 

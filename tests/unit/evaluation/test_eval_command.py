@@ -9,12 +9,13 @@ from typing import Any
 import datasets
 import pytest
 
-from gkd_dist import eval_preparation, evaluating
+from gkd_dist import evaluating
 from gkd_dist.cli import main
 from gkd_dist.config.load import load_eval_config
 from gkd_dist.evaluation.intervals import Figure
 from gkd_dist.evaluation.predictions import Prediction, Sample, write_predictions
 from gkd_dist.evaluation.results import row_of
+from gkd_dist.preparation import eval_needs
 from tests.tiny import VOCABULARY, save_causal, save_t5, save_tokenizer
 
 
@@ -302,7 +303,7 @@ def test_keys_of_a_task_come_from_a_file_not_from_a_recipe(
 def test_missing_packages_files_and_models_are_told_together(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(eval_preparation.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(eval_needs.importlib.util, "find_spec", lambda name: None)
     (tmp_path / "results.json").write_text("{}")
     arguments = ["./none", "--task", "translation", "--data", "no.jsonl", "teacher=./no", f"output={tmp_path}"]
     assert main(["eval", *arguments]) == 2
