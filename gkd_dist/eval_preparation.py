@@ -196,7 +196,7 @@ def _fit(config: EvalConfig, questions: Sequence[Question], folders: dict[str, P
     if not cases:
         raise ConfigError([f"max_prompt_tokens: all {len(questions)} prompts are longer than {limit} tokens; raise it"])
     longest = max(int(case.prompt_ids.size) for case in cases)
-    engines = EvalEngines(config, model, teacher, renderer, num_ids, longest + room_behind, cases[0].question.stop)
+    engines = EvalEngines(config, model, teacher, renderer, num_ids, longest + room_behind, cases[0].question.stops)
     return EvalJob(config, tuple(cases), engines, renderer, len(questions) - len(cases), make_reward)
 
 

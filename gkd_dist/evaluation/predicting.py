@@ -87,7 +87,7 @@ async def predict(
         return await _compare(config, cases, engines, watch)
     completions = await _write(config, cases, engines, language, watch, kept)
     predictions = [
-        replace(_bare(config, case), samples=tuple(_sample(each, case.question.stop, language) for each in own))
+        replace(_bare(config, case), samples=tuple(_sample(each, case.question.stops, language) for each in own))
         for case, own in zip(cases, completions, strict=True)
     ]
     if config.teacher is None:
@@ -184,13 +184,14 @@ def _bare(config: EvalConfig, case: Case) -> Prediction:
     )
 
 
-def _sample(completion: Completion, stop: str | None, language: Language) -> Sample:
+def _sample(completion: Completion, stops: Sequence[str], language: Language) -> Sample:
     """A completion that goes on to a question of its own is cut there, and counts as ended."""
     text = language.decode(completion.token_ids)
-    place = -1 if stop is None else text.find(stop)
-    if place < 0:
+    places = [text.index(stop) for stop in stops if stop in text]
+    if not places:
         return Sample(text, int(completion.token_ids.size), completion.is_truncated)
-    return Sample(text[:place], int(language.text_ids(text[:place]).size), False)
+    own = text[: min(places)]
+    return Sample(own, int(language.text_ids(own).size), False)
 
 
 def _trajectory(case: Case, ids: IntArray) -> Trajectory:
