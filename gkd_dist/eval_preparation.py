@@ -17,9 +17,10 @@ from gkd_dist.evaluation.predicting import Case
 from gkd_dist.evaluation.questions import Question, read_questions
 from gkd_dist.pipeline.job import Narrate
 from gkd_dist.preparation.eval_needs import missing_device, missing_packages
+from gkd_dist.preparation.eval_output import check_output
 from gkd_dist.preparation.eval_reward import Asked, MakeReward, check_rows, fit_reward
 from gkd_dist.preparation.output_file import output_problems
-from gkd_dist.runs.run_directory import RunDirectory, check_output_dir
+from gkd_dist.runs.run_directory import RunDirectory
 
 T = TypeVar("T")
 REWARD = "reward.model"
@@ -87,7 +88,7 @@ def _find(
         problems += missing_packages(config)
     problems += missing_device(config)
     questions = _questions(config, problems, is_read=not unsure)
-    _collect(problems, lambda: _check_output(config), "")
+    _collect(problems, lambda: check_output(config.output), "")
     references: dict[str, str] = {}
     for key, name in (("model", config.model), ("teacher", config.teacher)):
         if name is None:
@@ -143,25 +144,6 @@ def short_name(name: str, output_dir: Path) -> str:
 def _named_run(name: str, output_dir: Path) -> RunDirectory | None:
     named = any((path / "config.yaml").is_file() for path in (output_dir / name, Path(name)))
     return RunDirectory.find(name, output_dir) if named else None
-
-
-def _check_output(config: EvalConfig) -> None:
-    if config.output is None:
-        return
-    try:
-        for folder in (config.output, config.output.absolute().parent):  # a draft beside it is renamed
-            check_output_dir(folder)
-    except ConfigError as error:
-        raise ConfigError([problem.replace("output_dir: ", "output: ") for problem in error.problems]) from error
-    names = {path.name for path in config.output.iterdir()} if config.output.is_dir() else set()
-    if names:
-        what = "results" if names & {"results.json", "predictions.jsonl"} else "files"
-        if "predictions.jsonl" in names and "results.json" not in names:
-            told = (
-                f"holds what a model wrote, without figures: gkd eval --predictions {config.output}/predictions.jsonl"
-            )
-            raise ConfigError([f"output: {config.output} {told} computes them; or choose a new or an empty folder"])
-        raise ConfigError([f"output: {config.output} holds {what} already; choose a new or an empty folder"])
 
 
 def _fit(config: EvalConfig, questions: Sequence[Question], folders: dict[str, Path]) -> EvalJob:

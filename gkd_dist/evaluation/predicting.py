@@ -126,17 +126,24 @@ async def _write(
         stop_token_ids=language.stop_token_ids,
         seed=config.seed,
     )
-    at_once = None if kept is None else AT_ONCE
+    progress, at_once = watch("completions", len(prompts)), None if kept is None else AT_ONCE
+    if kept is not None and len(kept.completions) == len(prompts):  # no engine is needed
+        progress(len(prompts))
+        return _grouped([kept.completions[place] for place in range(len(prompts))], decoding.num_samples)
     async with Closing(engines.make_writer()) as writer:
         written = await write_all(
             writer,
             prompts,
             params,
             batch_size=decoding.batch_size if config.engine == "hf" else at_once,
-            progress=watch("completions", len(prompts)),
+            progress=progress,
             kept=kept,
         )
-    return [written[start : start + decoding.num_samples] for start in range(0, len(written), decoding.num_samples)]
+    return _grouped(written, decoding.num_samples)
+
+
+def _grouped(completions: Sequence[Completion], size: int) -> list[list[Completion]]:
+    return [list(completions[start : start + size]) for start in range(0, len(completions), size)]
 
 
 async def _measure(
