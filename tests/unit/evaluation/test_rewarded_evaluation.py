@@ -220,7 +220,7 @@ def test_a_function_gets_few_answers_at_a_time_and_its_deadline_names_no_key_of_
     judged = [len(completions) for _, completions, _ in judges_of_this_test.SEEN]
     assert judged == [2, 32, 32, 6], "a trial, and all"
 
-    monkeypatch.setattr(eval_reward, "TIMEOUT_S", 0.05)
+    monkeypatch.setattr(eval_reward, "TIMEOUT_S", 0.4)
     slow = ["reward.type=python", "reward.function=judges_of_this_test:slow"]
     assert main(["eval", "--predictions", str(tmp_path / "p.jsonl"), *slow]) == 70
     (told,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("error: "))
