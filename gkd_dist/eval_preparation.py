@@ -17,9 +17,10 @@ from gkd_dist.evaluation.predicting import Case
 from gkd_dist.evaluation.questions import Question, read_questions
 from gkd_dist.pipeline.job import Narrate
 from gkd_dist.preparation.eval_needs import missing_device, missing_packages
+from gkd_dist.preparation.eval_output import check_output
 from gkd_dist.preparation.eval_reward import Asked, MakeReward, check_rows, fit_reward
 from gkd_dist.preparation.output_file import output_problems
-from gkd_dist.runs.run_directory import RunDirectory, check_output_dir
+from gkd_dist.runs.run_directory import RunDirectory
 
 T = TypeVar("T")
 REWARD = "reward.model"
@@ -87,7 +88,7 @@ def _find(
         problems += missing_packages(config)
     problems += missing_device(config)
     questions = _questions(config, problems, is_read=not unsure)
-    _collect(problems, lambda: _check_output(config), "")
+    _collect(problems, lambda: check_output(config.output), "")
     references: dict[str, str] = {}
     for key, name in (("model", config.model), ("teacher", config.teacher)):
         if name is None:
@@ -145,25 +146,6 @@ def _named_run(name: str, output_dir: Path) -> RunDirectory | None:
     return RunDirectory.find(name, output_dir) if named else None
 
 
-def _check_output(config: EvalConfig) -> None:
-    if config.output is None:
-        return
-    try:
-        for folder in (config.output, config.output.absolute().parent):  # a draft beside it is renamed
-            check_output_dir(folder)
-    except ConfigError as error:
-        raise ConfigError([problem.replace("output_dir: ", "output: ") for problem in error.problems]) from error
-    names = {path.name for path in config.output.iterdir()} if config.output.is_dir() else set()
-    if names:
-        what = "results" if names & {"results.json", "predictions.jsonl"} else "files"
-        if "predictions.jsonl" in names and "results.json" not in names:
-            told = (
-                f"holds what a model wrote, without figures: gkd eval --predictions {config.output}/predictions.jsonl"
-            )
-            raise ConfigError([f"output: {config.output} {told} computes them; or choose a new or an empty folder"])
-        raise ConfigError([f"output: {config.output} holds {what} already; choose a new or an empty folder"])
-
-
 def _fit(config: EvalConfig, questions: Sequence[Question], folders: dict[str, Path]) -> EvalJob:
     """Tokenizers, and prompts that fit into the model's positions."""
     from gkd_dist.models.suitability import context_limit
@@ -196,7 +178,7 @@ def _fit(config: EvalConfig, questions: Sequence[Question], folders: dict[str, P
     if not cases:
         raise ConfigError([f"max_prompt_tokens: all {len(questions)} prompts are longer than {limit} tokens; raise it"])
     longest = max(int(case.prompt_ids.size) for case in cases)
-    engines = EvalEngines(config, model, teacher, renderer, num_ids, longest + room_behind, cases[0].question.stop)
+    engines = EvalEngines(config, model, teacher, renderer, num_ids, longest + room_behind, cases[0].question.stops)
     return EvalJob(config, tuple(cases), engines, renderer, len(questions) - len(cases), make_reward)
 
 

@@ -10,63 +10,57 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gkd_dist import __version__
 from gkd_dist.config.evaluation import EvalConfig
 from gkd_dist.data.formats import TRUNCATED
 from gkd_dist.disk import write_whole
 from gkd_dist.errors import DeadlineError, EngineError
 from gkd_dist.eval_preparation import EvalJob, prepare_eval, short_name
 from gkd_dist.metrics.console import Narrator, aside, print_table
-from gkd_dist.preparation.eval_again import PREDICTIONS, RESULTS, prepare_again
+from gkd_dist.preparation.eval_again import prepare_again
+from gkd_dist.preparation.eval_output import PREDICTIONS, RESULTS, begun, drafts_of, put_predictions
 from gkd_dist.preparation.eval_reward import MakeReward, prepare_reward
 
 if TYPE_CHECKING:
     from gkd_dist.evaluation.drafts import Drafts
 
 SECONDS_BETWEEN_LINES = 10.0
-DECIDES_NO_TEXT: dict[str, Any] = {
-    **dict.fromkeys(
-        ("output", "teacher", "reward", "rouge_stemmer", "bleu_tokenize", "num_resamples", "confidence"), True
-    ),
-    "decoding": {"batch_size": True},
-}
-"""Keys of an evaluation that change no completion: what was written with others is gone on with."""
 
 
 def evaluate(config: EvalConfig, *, as_json: bool, output_dir: Path) -> int:
     """Ask the model, compute the figures, write and print them; returns 0.
 
+    What it writes is kept beside the output until the results are there, and the same command goes on behind it.
+
     Args:
         output_dir: where run directories are, one of which may be the model.
     """
-    from gkd_dist.evaluation.predictions import write_predictions
-    from gkd_dist.evaluation.results import free_folder, whole_folder, write_results
+    from gkd_dist.evaluation.results import write_results
 
     with aside(as_json):
         narrate = Narrator()
         job = prepare_eval(config, narrate, output_dir=output_dir)
         narrate(describe(job))
-        predictions = _predict(job, narrate)
         name = f"{short_name(config.model, output_dir)}-{config.task}"
-        folder = config.output or free_folder(Path("evaluations"), name)
-        if job.make_reward is not None:
-            predictions = _judge_kept(predictions, job.make_reward, folder, config, narrate)
-        facts = {
-            "task": config.task,
-            "model": config.model,
-            "model_path": str(job.engines.model.resolve()),
-            "num_rows": len(predictions),
-            "num_dropped": job.num_dropped,
-            "settings": config.model_dump(mode="json"),
-            "seconds": round(narrate.elapsed_s, 1),
-        }
-        content = _content(predictions, config, facts)
-        if job.make_reward is not None:
-            write_results(content, folder / RESULTS)
-        else:
-            with whole_folder(folder) as draft:
-                write_predictions(predictions, draft / PREDICTIONS)
-                write_results(content, draft / RESULTS)
+        with begun(job, name, narrate) as (folder, drafts):
+            predictions = _predict(job, narrate, drafts)
+            if job.make_reward is not None:
+                predictions = _judge_kept(predictions, job.make_reward, folder, config, narrate)
+            facts = {
+                "task": config.task,
+                "model": config.model,
+                "model_path": str(job.engines.model.resolve()),
+                "num_rows": len(predictions),
+                "num_dropped": job.num_dropped,
+                "settings": config.model_dump(mode="json"),
+                "seconds": round(narrate.elapsed_s, 1),
+            }
+            content = _content(predictions, config, facts)
+            if job.make_reward is None:
+                put_predictions(predictions, folder, content)
+            else:
+                write_results(content, folder / RESULTS)
+            if drafts is not None:
+                drafts.discard()
     _tell(content, folder, as_json)
     return 0
 
@@ -79,6 +73,7 @@ def recompute(file: Path, config: EvalConfig, given: Collection[str], *, as_json
             predictions to the output.
         given: its keys that stand on the command line, each of which must have a part in this.
     """
+    from gkd_dist.evaluation.drafts import discard_idle, draft_path
     from gkd_dist.evaluation.predictions import write_predictions
     from gkd_dist.evaluation.results import write_results
 
@@ -95,6 +90,7 @@ def recompute(file: Path, config: EvalConfig, given: Collection[str], *, as_json
         write_predictions(predictions, rewarded)
     if config.output is not None:
         write_results(content, config.output / RESULTS)
+        discard_idle(draft_path(config.output.resolve()))
     _tell(content, config.output, as_json)
     return 0
 
@@ -115,7 +111,7 @@ def generate(config: EvalConfig, output: Path | None, *, output_dir: Path) -> in
         if output is not None:
             if output.exists():
                 narrate(f"{output} is there already, and is written anew")
-            with _drafts(job, output, narrate) as drafts:
+            with drafts_of(job, output, narrate) as drafts:
                 write_whole(output, _lines(_predict(job, narrate, drafts)).encode())
                 drafts.discard()
             return 0
@@ -162,26 +158,14 @@ def _predict(job: EvalJob, narrate: Narrator, kept: "Drafts | None" = None) -> l
     return asyncio.run(predict(job.config, job.cases, job.engines, job.renderer, watch, kept))
 
 
-def _drafts(job: EvalJob, output: Path, narrate: Narrator) -> "Drafts":
-    """Beside `output`."""
-    from gkd_dist.evaluation.drafts import Drafts
-    from gkd_dist.evaluation.predicting import prompts_of
-
-    output.parent.mkdir(parents=True, exist_ok=True)
-    path = output.with_name(f"{output.name}.draft")
-    return Drafts(path, _author(job), prompts_of(job.config, job.cases), narrate)
-
-
 def _judge_kept(
     predictions: list[Any], make_reward: MakeReward, folder: Path, config: EvalConfig, narrate: Narrator
 ) -> list[Any]:
     """As `_judge`; what the model wrote is in `folder` before, whatever becomes of the reward, and with it after."""
     from gkd_dist.evaluation.predictions import write_predictions
-    from gkd_dist.evaluation.results import whole_folder
 
     file = folder / PREDICTIONS
-    with whole_folder(folder) as draft:
-        write_predictions(predictions, draft / PREDICTIONS)
+    put_predictions(predictions, folder)
     try:
         predictions = _judge(predictions, make_reward, narrate)
     except BaseException as error:
@@ -216,16 +200,6 @@ def _watch(narrate: Narrator, what: str, total: int) -> Callable[[int], None]:
             narrate(f"{done} of {total} {what}")
 
     return progress
-
-
-def _author(job: EvalJob) -> dict[str, Any]:
-    """All that decides a completion beside its prompt."""
-    files = sorted(path for path in job.engines.model.iterdir() if path.is_file())
-    return {
-        "settings": job.config.model_dump(mode="json", exclude=DECIDES_NO_TEXT),
-        "version": __version__,
-        "model": [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files],
-    }
 
 
 def _content(predictions: Sequence[Any], config: EvalConfig, facts: dict[str, Any]) -> dict[str, Any]:

@@ -28,7 +28,7 @@ class EvalEngines:
     """Real ids that are compared: those of the tokenizer that model and teacher share."""
     max_model_len: int
     """Longest prompt with what is written or compared behind it, tokens."""
-    stop: str | None
+    stops: tuple[str, ...]
     """Where a completion goes on to a question of its own; greedy decoding on transformers ends there."""
 
     def make_writer(self) -> "Writer":
@@ -51,7 +51,7 @@ class EvalEngines:
                 num_beams=decoding.num_beams,
                 length_penalty=decoding.length_penalty,
                 next_id=next_id,
-                is_over=None if self.stop is None else self._is_over,
+                is_over=self._is_over if self.stops else None,
                 device=self.config.device,
             )
         from gkd_dist.samplers.hf_sampler import HfSampler
@@ -94,7 +94,8 @@ class EvalEngines:
         return self._full_scorer(self.teacher)
 
     def _is_over(self, ids: Sequence[int]) -> bool:
-        return self.stop is not None and self.stop in self.renderer.decode(ids)
+        text = self.renderer.decode(ids)
+        return any(stop in text for stop in self.stops)
 
     def _vllm_sampler(self) -> Sampler:
         quiet_vllm()

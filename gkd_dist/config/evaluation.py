@@ -30,6 +30,8 @@ class ShotsConfig(Strict):
     (BBH) of the data folder, none elsewhere."""
     num: int | None = Field(default=None, ge=0)
     """The first so many examples; null means all there are (5 of MMLU)."""
+    style: Literal["cot", "direct"] | None = None
+    """Of BBH: `cot` shows and asks for chains of thought, `direct` answers alone; null means `cot`."""
 
 
 class DecodingConfig(Strict):
@@ -86,6 +88,9 @@ class EvalConfig(Strict):
     apply_chat_template: bool | Literal["auto"] | None = None
     """`auto`: where the tokenizer has one; null: never in mmlu and bbh, `auto` elsewhere."""
     shots: ShotsConfig = ShotsConfig()
+    stop: str | tuple[str, ...] | None = None
+    """Text, or texts, with which the model would go on to a question of its own: what it writes is cut before the first
+    of them. Null: as the examples of `shots` begin; without any, and with an empty list, nothing is cut."""
     max_prompt_tokens: int | None = Field(default=None, ge=1)
     """Null: what the model's positions leave after decoding.max_new_tokens."""
     overlong: Literal["error", "drop", "truncate_left", "truncate_right"] = "error"
@@ -140,12 +145,18 @@ class EvalConfig(Strict):
             problems.append(f"subsets: task={self.task} has none; remove it")
         if self.task in ("summarisation", "translation", "generation") and self.shots != ShotsConfig():
             problems.append(f"shots: task={self.task} has none; put examples into template")
+        if self.task in ("gsm8k", "mmlu") and self.shots.style is not None:
+            problems.append(f"shots.style: task={self.task} has one alone; remove it")
         if self.task in ("mmlu", "bbh") and self.not_in is not None:
             problems.append(f"not_in: task={self.task} has rows of its own; remove it")
         if self.template is not None and "{prompt}" not in self.template:
             problems.append("template: must contain {prompt}")
         if self.task in ("mmlu", "bbh") and self.template is not None:
             problems.append(f"template: task={self.task} has its own; remove it")
+        if self.stop is not None and "" in (self.stop, *self.stop):
+            problems.append("stop: an empty text stands before every text; name what begins the next question")
+        if self.task == "mmlu" and self.stop is not None:
+            problems.append("stop: task=mmlu writes no text to cut; remove it")
         if self.task == "mmlu" and self.reward is not None:
             problems.append("reward: task=mmlu writes no text to judge; remove it")
         if self.task == "mmlu" and self.decoding.calculator != "none":

@@ -1,4 +1,4 @@
-"""Completions on disk while they are written, so that `gkd generate` goes on where it was stopped."""
+"""Completions on disk while they are written, so that `gkd generate` and `gkd eval` go on where they were stopped."""
 
 import fcntl
 import hashlib
@@ -20,11 +20,16 @@ _HEAD = b'{"of": "'
 _ANY_HEAD = re.compile(_HEAD + rb'[0-9a-f]*"?}?\n?')
 
 
+def draft_path(output: Path) -> Path:
+    """Where what becomes `output`, a file or a folder, is kept until it is there."""
+    return output.with_name(f"{output.name}.draft")
+
+
 class Drafts:
-    """JSON lines beside the file that will be written: who wrote them for what, then one completion each.
+    """JSON lines beside the file or folder that will be written: who wrote them for what, then one completion each.
 
     Args:
-        path: `FILE.draft`.
+        path: `draft_path` of it.
         author: all that decides a completion beside its prompt (model, decoding, seed), as JSON has it.
         prompts: as `write_all` gets them.
         tell: hears what becomes of drafts that are there already.
@@ -51,6 +56,15 @@ class Drafts:
         self._stream: IO[bytes] | None = None
         self.completions: dict[int, Completion] = {}
         """By place among the prompts."""
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether what is there is of this command."""
+        try:
+            with self._path.open("rb") as file:
+                return file.readline() == _line(self._head)
+        except FileNotFoundError:
+            return False
 
     def __enter__(self) -> "Drafts":
         self._stream = _locked(self._path)
@@ -101,6 +115,18 @@ class Drafts:
         self._stream.write(_line(line))
 
 
+def discard_idle(path: Path) -> None:
+    """Remove drafts that no process holds; what is no drafts stays."""
+    try:
+        with path.open("rb") as file:
+            if _ANY_HEAD.match(file.readline()) is None:
+                return
+        with _locked(path):
+            path.unlink()
+    except (FileNotFoundError, RunError):
+        return
+
+
 def _locked(path: Path) -> IO[bytes]:
     """To be written at its end, and by nobody else."""
     while True:
@@ -112,7 +138,7 @@ def _locked(path: Path) -> IO[bytes]:
         except BlockingIOError as error:
             stream.close()
             raise RunError(
-                f"{path}: another process writes there; wait until it ends, or choose another --output"
+                f"{path}: another process writes there; wait until it ends, or choose another output"
             ) from error
         stream.close()  # who held it took it away between the two calls
 

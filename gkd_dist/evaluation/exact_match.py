@@ -1,21 +1,30 @@
-"""Exact match of short answers behind a chain of thought, as BIG-Bench Hard is graded."""
+"""Exact match of short answers, alone or behind a chain of thought, as BIG-Bench Hard is graded."""
 
 import re
 
 _MARKER = re.compile(r"answer is[\s:]*", re.IGNORECASE)
+_NEXT_QUESTION = re.compile(r"(?:^|\s)Q:")
+_SENTENCE_END = re.compile(r"\.\s")
 
 
 def final_answer(text: str) -> str:
-    """The line behind the last `answer is`, in any case, without a full stop; else the last line.
+    """The sentence behind the last `answer is`, in any case, without its full stop; else the last line.
 
-    Text behind a blank line followed by `Q:` is the model's next question, not its answer, and is cut first.
+    The model's next question is not its answer, and is cut first: text behind a blank line followed by `Q:`, and, since
+    not every tokenizer knows line breaks, any `Q:` behind an `answer is`.
 
     Example:
-        final_answer("2 < 3. So the answer is (B).\\n\\nQ: Next")  # "(B)"
+        final_answer("2 < 3. So the answer is (B). Q: Next")  # "(B)"
     """
     own = text.partition("\n\nQ:")[0].strip()
-    marks = list(_MARKER.finditer(own))
-    answer = own[marks[-1].end() :].partition("\n")[0] if marks else own.rpartition("\n")[2]
+    mark = _MARKER.search(own)
+    if mark is None:
+        answer = own.rpartition("\n")[2]
+    else:
+        behind = own[mark.end() :]
+        question = _NEXT_QUESTION.search(behind)
+        last = _MARKER.split(behind[: question.start()] if question else behind)[-1]
+        answer = _SENTENCE_END.split(last.partition("\n")[0], maxsplit=1)[0]
     return " ".join(answer.strip().removesuffix(".").split())
 
 

@@ -87,7 +87,7 @@ async def predict(
         return await _compare(config, cases, engines, watch)
     completions = await _write(config, cases, engines, language, watch, kept)
     predictions = [
-        replace(_bare(config, case), samples=tuple(_sample(each, case.question.stop, language) for each in own))
+        replace(_bare(config, case), samples=tuple(_sample(each, case.question.stops, language) for each in own))
         for case, own in zip(cases, completions, strict=True)
     ]
     if config.teacher is None:
@@ -126,17 +126,24 @@ async def _write(
         stop_token_ids=language.stop_token_ids,
         seed=config.seed,
     )
-    at_once = None if kept is None else AT_ONCE
+    progress, at_once = watch("completions", len(prompts)), None if kept is None else AT_ONCE
+    if kept is not None and len(kept.completions) == len(prompts):  # no engine is needed
+        progress(len(prompts))
+        return _grouped([kept.completions[place] for place in range(len(prompts))], decoding.num_samples)
     async with Closing(engines.make_writer()) as writer:
         written = await write_all(
             writer,
             prompts,
             params,
             batch_size=decoding.batch_size if config.engine == "hf" else at_once,
-            progress=watch("completions", len(prompts)),
+            progress=progress,
             kept=kept,
         )
-    return [written[start : start + decoding.num_samples] for start in range(0, len(written), decoding.num_samples)]
+    return _grouped(written, decoding.num_samples)
+
+
+def _grouped(completions: Sequence[Completion], size: int) -> list[list[Completion]]:
+    return [list(completions[start : start + size]) for start in range(0, len(completions), size)]
 
 
 async def _measure(
@@ -184,13 +191,14 @@ def _bare(config: EvalConfig, case: Case) -> Prediction:
     )
 
 
-def _sample(completion: Completion, stop: str | None, language: Language) -> Sample:
+def _sample(completion: Completion, stops: Sequence[str], language: Language) -> Sample:
     """A completion that goes on to a question of its own is cut there, and counts as ended."""
     text = language.decode(completion.token_ids)
-    place = -1 if stop is None else text.find(stop)
-    if place < 0:
+    places = [text.index(stop) for stop in stops if stop in text]
+    if not places:
         return Sample(text, int(completion.token_ids.size), completion.is_truncated)
-    return Sample(text[:place], int(language.text_ids(text[:place]).size), False)
+    own = text[: min(places)]
+    return Sample(own, int(language.text_ids(own).size), False)
 
 
 def _trajectory(case: Case, ids: IntArray) -> Trajectory:

@@ -11,7 +11,7 @@ from gkd_dist.data.formats import cell
 from gkd_dist.data.sources import Record, records
 from gkd_dist.errors import DataError
 from gkd_dist.evaluation.gsm8k import last_number
-from gkd_dist.evaluation.shots import NO_SHOTS, bbh_shots, gsm8k_shots, mmlu_prefix, mmlu_question
+from gkd_dist.evaluation.shots import NO_SHOTS, Shots, bbh_shots, gsm8k_shots, mmlu_prefix, mmlu_question
 
 _COLUMNS = {
     "summarisation": ("prompt", "completion"),
@@ -35,8 +35,8 @@ class Question:
     subset: str | None = None
     options: tuple[str, ...] = ()
     """To be compared instead of writing text; the reference is one of them."""
-    stop: str | None = None
-    """Where a completion goes on to a question of its own."""
+    stops: tuple[str, ...] = ()
+    """Where a completion goes on to a question of its own, at the first of any of them."""
 
 
 def read_questions(config: EvalConfig) -> list[Question]:
@@ -53,7 +53,7 @@ def read_questions(config: EvalConfig) -> list[Question]:
 
 def _plain_questions(config: EvalConfig) -> Iterator[Question]:
     shots = gsm8k_shots(config.shots) if config.task == "gsm8k" else NO_SHOTS
-    template = config.template or shots.template
+    template, stops = config.template or shots.template, _stops(config, shots)
     known = _prompts(config.not_in, _columns(config)[0])
     if config.task == "generation" and config.split is None and not Path(config.data).expanduser().exists():
         # What a teacher writes is trained on: nothing may take the test split by default.
@@ -69,7 +69,7 @@ def _plain_questions(config: EvalConfig) -> Iterator[Question]:
         except DataError as error:
             faults.add(str(error))
         else:
-            yield Question(index, shots.prefix + template.replace("{prompt}", text), wanted, stop=shots.stop)
+            yield Question(index, shots.prefix + template.replace("{prompt}", text), wanted, stops=stops)
     if faults:
         raise DataError(str(faults))
 
@@ -99,14 +99,13 @@ def _bbh_questions(config: EvalConfig) -> Iterator[Question]:
     prompt, reference = _columns(config)
     for subset, file in _bbh_files(config).items():
         shots = bbh_shots(config.shots, file, subset)
+        stops = _stops(config, shots)
         for index, (place, record) in enumerate(records(str(file), config.split or "test", "data")):
             if index == config.num_rows:
                 break
             text = " ".join(_texts(record, prompt, place))
             wanted = _texts(record, reference or "target", place, "fields.reference")
-            yield Question(
-                index, shots.prefix + shots.template.replace("{prompt}", text), wanted, subset, (), shots.stop
-            )
+            yield Question(index, shots.prefix + shots.template.replace("{prompt}", text), wanted, subset, (), stops)
 
 
 def _mmlu_questions(config: EvalConfig) -> Iterator[Question]:
@@ -145,6 +144,12 @@ def _mmlu_examples(config: EvalConfig) -> dict[str, list[tuple[str, Record]]]:
 
 
 _READERS = {"bbh": _bbh_questions, "mmlu": _mmlu_questions}
+
+
+def _stops(config: EvalConfig, shots: Shots) -> tuple[str, ...]:
+    if config.stop is None:
+        return shots.stops
+    return (config.stop,) if isinstance(config.stop, str) else config.stop
 
 
 def _columns(config: EvalConfig) -> tuple[str, str | None]:

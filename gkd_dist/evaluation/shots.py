@@ -8,8 +8,10 @@ from typing import Any
 from gkd_dist.config.evaluation import ShotsConfig
 from gkd_dist.data.sources import Record, records
 from gkd_dist.errors import DataError
+from gkd_dist.evaluation.exact_match import final_answer
 
 _LETTERS = "ABCDEFGHIJ"
+_STEP_BY_STEP = "\nA: Let's think step by step.\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,11 +20,11 @@ class Shots:
     """What stands before the question."""
     template: str
     """What the question becomes; `{prompt}` is its text."""
-    stop: str | None
+    stops: tuple[str, ...] = ()
     """How a next example would begin."""
 
 
-NO_SHOTS = Shots("", "{prompt}", None)
+NO_SHOTS = Shots("", "{prompt}")
 
 
 def gsm8k_shots(config: ShotsConfig) -> Shots:
@@ -36,26 +38,43 @@ def gsm8k_shots(config: ShotsConfig) -> Shots:
     if config.path.endswith(".txt"):
         if config.num is not None:
             raise DataError("shots.num: a text file is put in front whole; remove it")
-        return Shots(f"{_text(config.path).strip()}\n\n", "Question: {prompt}\n", "\n\nQuestion:")
+        return Shots(f"{_text(config.path).strip()}\n\n", "Question: {prompt}\n", ("\n\nQuestion:",))
     examples = []
     for place, record in records(config.path, "train", "shots.path"):
         if len(examples) == config.num:
             break
         question, answer = (_cell(record, column, place) for column in ("question", "answer"))
         examples.append(f"Question: {question}\nAnswer: {answer}\n\n")
-    return Shots("".join(examples), "Question: {prompt}\nAnswer:", "\n\nQuestion:")
+    return Shots("".join(examples), "Question: {prompt}\nAnswer:", ("\n\nQuestion:",))
 
 
 def bbh_shots(config: ShotsConfig, file: Path, subset: str) -> Shots:
-    """The task's description and the first examples of its chain-of-thought prompt.
+    """The task's description and the first examples of its chain-of-thought prompt; of style `direct` with their final
+    answers alone.
 
     Raises:
-        DataError: the prompt is not there.
+        DataError: the prompt is not there, or an example that has to be shortened has no answer.
     """
     path = Path(config.path) / f"{subset}.txt" if config.path else file.parent / "cot-prompts" / f"{subset}.txt"
     description, *examples = _text(str(path)).rpartition("-----\n")[2].strip().split("\n\nQ: ")
-    kept = "\n\nQ: ".join([description, *examples[: config.num]])
-    return Shots(f"{kept}\n\n", "Q: {prompt}\nA: Let's think step by step.\n", "\n\nQ:")
+    examples = examples[: config.num]
+    if config.style == "direct":
+        examples = [_direct(example, path) for example in examples]
+    prefix = "".join(f"{part}\n\n" for part in [description, *(f"Q: {example}" for example in examples)])
+    if config.style == "direct":
+        return Shots(prefix, "Q: {prompt}\nA:", ("\n", " Q:"))
+    return Shots(prefix, f"Q: {{prompt}}{_STEP_BY_STEP}", ("\n\nQ:",))
+
+
+def _direct(example: str, path: Path) -> str:
+    """Question and final answer of a worked example."""
+    question, begins, thoughts = example.partition(_STEP_BY_STEP)
+    if not begins:
+        question, begins, thoughts = example.rpartition("\nA:")
+    answer = final_answer(thoughts)
+    if not begins or not answer:
+        raise DataError(f"shots.style: {path} has an example without an answer behind `A:`; give prompts with answers")
+    return f"{question}\nA: {answer}"
 
 
 def mmlu_prefix(examples: Mapping[str, Sequence[tuple[str, Record]]], subject: str, place: str, num: int | None) -> str:

@@ -7,10 +7,10 @@ from gkd_dist.config.evaluation import EvalConfig
 from gkd_dist.errors import ConfigError
 from gkd_dist.evaluation.predictions import Prediction, read_predictions
 from gkd_dist.preparation.eval_needs import missing_device, missing_packages
+from gkd_dist.preparation.eval_output import PREDICTIONS, RESULTS
 from gkd_dist.preparation.problems import collect
 from gkd_dist.runs.run_directory import check_output_dir
 
-PREDICTIONS, RESULTS = "predictions.jsonl", "results.json"
 READ = frozenset({"task", "reward", "rouge_stemmer", "bleu_tokenize", "num_resamples", "confidence", "seed", "output"})
 """Keys of an evaluation that have a part in figures where the model has written already; of a reward's model, `device`
 has too."""

@@ -123,6 +123,45 @@ def test_drawn_text_is_calculated_as_greedy_text_is(
     assert len(answers) > 3 and all(int(first) + int(second) == int(value) for first, second, value in answers)
 
 
+@pytest.mark.parametrize("temperature", [0, 1])
+def test_what_is_written_is_cut_before_the_first_of_the_texts_that_begin_a_next_question(
+    temperature: float, models: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """This model of random weights does not end by itself."""
+    arguments = [
+        models / "teacher", "--task", "generation", "--data", data, "decoding.max_new_tokens=8",
+        f"decoding.temperature={temperature}", "num_resamples=100",
+    ]  # fmt: skip
+
+    def samples(name: str, *overrides: str) -> list[dict[str, Any]]:
+        evaluate(capsys, *arguments, f"output={tmp_path / name}", *overrides)
+        file = tmp_path / name / "predictions.jsonl"
+        return [json.loads(row)["samples"][0] for row in file.read_text().splitlines()]
+
+    whole = samples("whole")
+    words = whole[0]["text"].split()
+    stops = [f" {words[5]}", f" {words[3]}"]
+    cut = samples("cut", f"stop={json.dumps(stops)}")
+    for own, all_of_it in zip(cut, whole, strict=True):
+        ends = [all_of_it["text"].index(stop) for stop in stops if stop in all_of_it["text"]]
+        assert own["text"] == all_of_it["text"][: min(ends, default=None)]
+        assert own["is_truncated"] == (all_of_it["is_truncated"] and not ends)
+        assert own["num_tokens"] == len(own["text"].split()) + (own == all_of_it and not own["is_truncated"])
+    assert len(cut[0]["text"].split()) <= 3
+
+
+def test_greedy_decoding_ends_where_a_next_question_begins(
+    models: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = evaluate(
+        capsys, models / "teacher", "--task", "generation", "--data", data, "decoding.max_new_tokens=8", "num_rows=1",
+        "stop=[nothing, w3]", f"teacher={models / 'student'}", "num_resamples=100", f"output={tmp_path / 'out'}",
+    )  # fmt: skip
+    (row,) = map(json.loads, (tmp_path / "out" / "predictions.jsonl").read_text().splitlines())
+    assert result["figures"]["mean_length_tokens"]["value"] == row["samples"][0]["num_tokens"] == 2
+    assert [each["num_tokens"] for each in row["on_samples"]] == [3], "w69 w54 w3"
+
+
 def test_options_of_a_file_of_keys(
     models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -270,6 +309,14 @@ def test_what_is_written_for_training_never_comes_from_a_test_split_unasked(
                 "shots.num=0",
             ],
             ["beam search needs engine=hf", "beam search returns one completion", "task=mmlu writes no text"],
+        ),
+        (
+            ["m", "--task", "mmlu", "--data", "d.jsonl", "stop=[a, '']", "shots.style=direct"],
+            [
+                "stop: an empty text stands before",
+                "stop: task=mmlu writes no text to cut",
+                "shots.style: task=mmlu has",
+            ],
         ),
         (
             ["m", "--task", "mmlu", "--data", "d.jsonl", "decoding.calculator=equations"],

@@ -44,13 +44,28 @@ def test_word_problems_with_rows_or_a_text_as_examples(tmp_path: Path) -> None:
     data = lines(tmp_path / "test.jsonl", [{"question": "2+2?", "answer": "#### 4"}])
     shots = lines(tmp_path / "train.jsonl", [{"question": f"q{n}", "answer": f"#### {n}"} for n in range(3)])
     (bare,) = read("gsm8k", data)
-    assert (bare.prompt, bare.references, bare.stop) == ("2+2?", ("#### 4",), None)
+    assert (bare.prompt, bare.references, bare.stops) == ("2+2?", ("#### 4",), ())
     (shot,) = read("gsm8k", data, f"shots.path={shots}", "shots.num=2")
     assert shot.prompt == ("Question: q0\nAnswer: #### 0\n\nQuestion: q1\nAnswer: #### 1\n\nQuestion: 2+2?\nAnswer:")
-    assert shot.stop == "\n\nQuestion:"
+    assert shot.stops == ("\n\nQuestion:",)
     (tmp_path / "cot.txt").write_text("Question: a\nThe answer is 1.\n")
     (text,) = read("gsm8k", data, f"shots.path={tmp_path / 'cot.txt'}")
     assert text.prompt == "Question: a\nThe answer is 1.\n\nQuestion: 2+2?\n"
+
+
+@pytest.mark.parametrize(
+    ("stop", "stops"), [("' Q:'", (" Q:",)), ('["\\n\\nQ:", " Q:"]', ("\n\nQ:", " Q:")), ("[]", ()), ("null", None)]
+)
+def test_where_a_next_question_begins_is_known_of_a_template_and_of_examples(
+    tmp_path: Path, stop: str, stops: tuple[str, ...] | None
+) -> None:
+    data = lines(tmp_path / "test.jsonl", [{"question": "2+2?", "answer": "#### 4"}])
+    (own,) = read("gsm8k", data, "template='Q: {prompt} A:'", f"stop={stop}")
+    assert (own.prompt, own.stops) == ("Q: 2+2? A:", stops or ())
+    (shot,) = read("gsm8k", data, f"shots.path={data}", f"stop={stop}")
+    assert shot.stops == (("\n\nQuestion:",) if stops is None else stops)
+    (text, *_) = read("bbh", bbh_folder(tmp_path / "bbh"), f"stop={stop}")
+    assert text.stops == (("\n\nQ:",) if stops is None else stops)
 
 
 def bbh_folder(path: Path) -> Path:
@@ -70,9 +85,44 @@ def test_bbh_has_its_own_chain_of_thought(tmp_path: Path) -> None:
     assert found[1].prompt == (
         "Do it.\n\nQ: a\nA: So the answer is No.\n\nQ: navigate 1\nA: Let's think step by step.\n"
     )
-    assert (found[1].references, found[1].stop) == (("Yes",), "\n\nQ:")
+    assert (found[1].references, found[1].stops) == (("Yes",), ("\n\nQ:",))
     (lone, *_) = read("bbh", tmp_path / "navigate.jsonl.gz", "subsets=[navigate]")
     assert lone.prompt.count("Q: ") == 3
+
+
+STEPS = "Let's think step by step.\nA is it. Q: what? So the answer is"
+EXAMPLE = f"Q: a\n(A) x\nA: {STEPS} (B).\n\nQ: b\nA: {STEPS} ] >."
+
+
+@pytest.mark.parametrize(
+    ("examples", "shown"),
+    [
+        (EXAMPLE, "Q: a\n(A) x\nA: (B)\n\nQ: b\nA: ] >\n\n"),
+        ("Q: a\nA: Yes\n\nQ: b\nA: No.", "Q: a\nA: Yes\n\nQ: b\nA: No\n\n"),  # answers alone already
+    ],
+)
+def test_bbh_asks_for_answers_alone_where_that_is_wanted(tmp_path: Path, examples: str, shown: str) -> None:
+    data = lines(tmp_path / "navigate.jsonl", [{"input": "c", "target": "Yes"}])
+    prompts = tmp_path / "prompts" / "navigate.txt"
+    prompts.parent.mkdir()
+    prompts.write_text(f"canary\n-----\nDo it.\n\n{examples}\n")
+    given = [f"shots.path={tmp_path / 'prompts'}", "shots.style=direct"]
+    (direct,) = read("bbh", data, *given)
+    assert direct.prompt == f"Do it.\n\n{shown}Q: c\nA:"
+    assert direct.stops == ("\n", " Q:")  # the first line, also of a model that writes none
+    (none,) = read("bbh", data, *given, "shots.num=0", "stop=[]")
+    assert (none.prompt, none.stops) == ("Do it.\n\nQ: c\nA:", ())
+    assert read("bbh", data, given[0], "shots.style=cot") == read("bbh", data, given[0])
+
+
+@pytest.mark.parametrize("example", ["Q: a", "Q: a\nA:", f"Q: a\nA: {STEPS}"])
+def test_an_example_without_an_answer_cannot_be_shortened(tmp_path: Path, example: str) -> None:
+    data = lines(tmp_path / "navigate.jsonl", [{"input": "c", "target": "Yes"}])
+    lines(tmp_path / "cot-prompts" / "x.jsonl", [])
+    (tmp_path / "cot-prompts" / "navigate.txt").write_text(f"Do it.\n\n{example}\n")
+    assert len(read("bbh", data)) == 1
+    with pytest.raises(DataError, match=r"shots\.style: .*navigate\.txt has an example without an answer"):
+        read("bbh", data, "shots.style=direct")
 
 
 def mmlu_row(subject: str, answer: int | str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from gkd_dist.build.evaluation import EvalEngines
 from gkd_dist.cli import main
 from gkd_dist.evaluation.predictions import Prediction, Sample, write_predictions
 from gkd_dist.preparation import eval_reward
@@ -139,9 +140,14 @@ def test_what_a_reward_lacks_is_told_before_a_model_loads(
 
 @pytest.mark.parametrize("error", [RuntimeError("no key"), SystemExit(5), KeyboardInterrupt()])
 def test_what_was_written_outlives_a_reward_that_fails(
-    models: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], error: BaseException
+    models: Path,
+    data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException,
 ) -> None:
-    """The trial call before the model loads is the first one."""
+    """The trial call before the model loads is the first one. What is kept is judged, or the same command goes on."""
     import judges_of_this_test
 
     judges_of_this_test.TIMES.clear()
@@ -158,13 +164,17 @@ def test_what_was_written_outlives_a_reward_that_fails(
     words = shlex.split(told.partition("judge it with: ")[2])
     assert words == ["gkd", "eval", f"--predictions={folder}/predictions.jsonl", f"output={folder}", *reward]
     assert [path.name for path in folder.iterdir()] == ["predictions.jsonl"]
-    assert main(["eval", *map(str, base), *reward, f"output={folder}"]) == 2
-    assert "holds what a model wrote, without figures" in capsys.readouterr().err
-
     judges_of_this_test.ERROR = None
-    again = evaluate(capsys, *words[2:])
+    before = (folder / "predictions.jsonl").read_bytes()
+    assert main(["eval", *map(str, base), *reward, f"output={folder}", "decoding.max_new_tokens=3"]) == 2
+    assert "holds what a model wrote, without figures" in capsys.readouterr().err
+    assert (folder / "predictions.jsonl").read_bytes() == before
+    with monkeypatch.context() as patch:
+        patch.setattr(EvalEngines, "make_writer", None)  # nothing is left to be written
+        again = evaluate(capsys, *([*base, *words[3:]] if isinstance(error, SystemExit) else words[2:]))
     assert again["figures"]["reward_mean"]["value"] == 3
     assert {path.name for path in folder.iterdir()} == {"predictions.jsonl", "results.json"}
+    assert not (tmp_path / "out.draft").exists()
     whole = evaluate(capsys, *base, f"output={tmp_path / 'whole'}")
     assert again["figures"]["bleu"] == whole["figures"]["bleu"]
 
@@ -210,7 +220,7 @@ def test_a_function_gets_few_answers_at_a_time_and_its_deadline_names_no_key_of_
     judged = [len(completions) for _, completions, _ in judges_of_this_test.SEEN]
     assert judged == [2, 32, 32, 6], "a trial, and all"
 
-    monkeypatch.setattr(eval_reward, "TIMEOUT_S", 0.05)
+    monkeypatch.setattr(eval_reward, "TIMEOUT_S", 0.4)
     slow = ["reward.type=python", "reward.function=judges_of_this_test:slow"]
     assert main(["eval", "--predictions", str(tmp_path / "p.jsonl"), *slow]) == 70
     (told,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("error: "))

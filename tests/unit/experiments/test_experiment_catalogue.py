@@ -97,6 +97,8 @@ def test_models_are_asked_as_they_were_trained(name: str, scale: str | None) -> 
             config = eval_config(evaluation.arguments)
             if config.task not in ("mmlu", "bbh"):  # which bring their own prompts
                 assert config.template == recipe.data.prompt_template
+                # What begins the next example is no answer; T5's texts have no line breaks.
+                assert config.stop == (("\n\nQ:", " Q:") if "\n\nQ: {prompt}" in (config.template or "") else None)
                 assert (config.max_prompt_tokens, config.decoding.max_new_tokens) == lengths
                 # Every row of the test is scored, and cut as in training where training cuts.
                 assert config.overlong.startswith("truncate")

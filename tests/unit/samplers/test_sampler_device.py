@@ -67,7 +67,7 @@ def test_a_sampler_of_the_ring_takes_the_gpu_of_its_seat(num_gpus: float, device
 def test_an_evaluation_draws_where_it_is_told_to(device: str, chosen: list[str]) -> None:
     config = EvalConfig(model="m", data="d", device=device, decoding=DecodingConfig(temperature=1))
     renderer = SimpleNamespace(pad_token_id=0, num_ids=9)
-    EvalEngines(config, Path(), None, renderer, 9, 64, None).make_writer()  # type: ignore[arg-type]
+    EvalEngines(config, Path(), None, renderer, 9, 64, ()).make_writer()  # type: ignore[arg-type]
     assert chosen == [device]
 
 
