@@ -140,6 +140,7 @@ def test_reward_and_divergence_are_of_what_the_student_wrote_itself(scale: str) 
             assert drawn.calculator == "none"
             assert (drawn.temperature, drawn.max_new_tokens) == (training["temperature"], training["max_new_tokens"])
             assert drawn.temperature == 1
+            assert configs["drawn"].stop == with_calculator.stop
 
 
 @pytest.mark.parametrize(
