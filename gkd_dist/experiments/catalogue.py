@@ -54,7 +54,8 @@ def load_experiment(name: str, scale: str | None = None, overrides: Sequence[str
     """
     tree = _tree(name)
     for part in ("scales", "stages", "evaluations", "plots"):
-        tree[part] = {key: value for key, value in (tree.get(part) or {}).items() if value is not None}
+        tree[part] = _without_null(tree.get(part) or {})
+    tree["stages"] = {key: _without_null(stage) for key, stage in tree["stages"].items()}
     scales = tree["scales"]
     chosen = scale or next(iter(scales), "")
     problems: list[str] = []
@@ -173,6 +174,11 @@ def _over(lower: dict[str, Any], upper: dict[str, Any]) -> dict[str, Any]:
         below = merged.get(key)
         merged[key] = _over(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
     return merged
+
+
+def _without_null(below: Any) -> Any:
+    """What null takes away is gone; anything but a mapping is for the types of the experiment to tell."""
+    return {key: value for key, value in below.items() if value is not None} if isinstance(below, dict) else below
 
 
 def _parsed(name: str) -> dict[str, Any]:

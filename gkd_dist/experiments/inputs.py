@@ -101,7 +101,7 @@ def _of_run(run: PlannedRun, folder: Path, seen: set[str]) -> Iterator[str]:
     Args:
         seen: receives what has been looked at, and is not again.
     """
-    if not run.arguments and not run.output.exists():
+    if not run.arguments and not run.is_there:
         yield f"no such file or folder: {run.output}"
     if "data" in run.config:
         data = DataConfig.model_validate_json(json.dumps(run.config["data"]))

@@ -46,7 +46,7 @@ class PlannedRun:
     arguments: tuple[str, ...]
     """Of `gkd`; empty where the output is there already."""
     output: Path
-    """What other runs read: the trained model, or what the command writes."""
+    """What other runs read: the trained model, or what the command writes; relative: a model's name on the hub."""
     config: Mapping[str, Any]
     """All that decides what it computes."""
     waits_for: tuple[str, ...]
@@ -62,6 +62,11 @@ class PlannedRun:
     def trains(self) -> bool:
         """Whether it is a `gkd run`, which has a run directory below its folder."""
         return self.arguments[:1] == ("run",)
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the output can be read, as far as it can be told here: the hub is not asked."""
+        return not self.output.is_absolute() or self.output.exists()
 
     @property
     def estimated_cpu_s(self) -> float:
@@ -142,6 +147,9 @@ def _run(expansion: _Expansion, name: str, stage: Stage, labels: dict[str, str])
     if name in experiment.given:
         output = Path(str(fill(experiment.given[name], names))).expanduser().absolute()
         config: dict[str, Any] = {"given": str(output)}
+    elif stage.model is not None:
+        output = _model(str(fill(stage.model, names)))
+        config = {"given": str(output)}
     elif stage.command is not None and stage.output is not None:
         output = folder / stage.output
         names["output"] = str(output)
@@ -183,6 +191,12 @@ def _run(expansion: _Expansion, name: str, stage: Stage, labels: dict[str, str])
         step_cpu_s=number(fill(stage.step_cpu_s, names), "step_cpu_s"),
         fixed_cpu_s=number(fill(stage.fixed_cpu_s, names), "fixed_cpu_s"),
     )
+
+
+def _model(text: str) -> Path:
+    """An absolute path, or the name on the hub as it is."""
+    path = Path(text).expanduser()
+    return path.absolute() if path.exists() or text.startswith((".", "/", "~")) else path
 
 
 def _names(experiment: Experiment, labels: Mapping[str, str], seed: int) -> dict[str, Any]:

@@ -80,7 +80,7 @@ def is_trained(run: PlannedRun, record: RunRecord | None) -> bool:
     A training run says so itself, so that one whose end nobody saw counts too.
     """
     if not run.arguments:
-        return run.output.exists()
+        return run.is_there
     if record is None or not run.output.exists():
         return False
     if run.trains:

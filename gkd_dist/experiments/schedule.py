@@ -171,7 +171,7 @@ class Schedule:
             standing.record = _new_record(standing)
             await asyncio.to_thread(write_record, run, standing.record)
         if not run.arguments and not standing.is_trained:
-            return "failed", f"there is no {run.output}, which the command line gives"
+            return "failed", f"there is no {run.output}, and nothing here makes it"
         if not standing.is_trained:
             code = await self._part(standing, seat, TRAIN, standing.identity, run.arguments)
             if code != 0:

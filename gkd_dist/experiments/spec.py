@@ -1,9 +1,9 @@
 """An experiment as data: axes, stages, evaluations, and what is made of the numbers.
 
-A *stage* is one command (`gkd run RECIPE`, or another one) for every combination of the axes it is `over`. Texts may
-hold `{name}`: a setting, the label of an axis, `{seed}`, `{stage:NAME}`, which is what an earlier stage left at the
-same place of the axes, or `{recipe:KEY}`, a key of the recipe that the setting `task` names. A text that is nothing
-but `{name}` becomes the value itself, number or not.
+A *stage* is one command (`gkd run RECIPE`, or another one) for every combination of the axes it is `over`, or a model
+that is there already and is evaluated. Texts may hold `{name}`: a setting, the label of an axis, `{seed}`,
+`{stage:NAME}`, which is what an earlier stage left at the same place of the axes, or `{recipe:KEY}`, a key of the
+recipe that the setting `task` names. A text that is nothing but `{name}` becomes the value itself, number or not.
 """
 
 from typing import Annotated, Any, Literal, Self
@@ -71,6 +71,8 @@ class Stage(Strict):
     """Arguments of `gkd`, where it is not `gkd run`; `{output}` is where to write."""
     output: Label | None = None
     """File or folder, in the folder of the run, that `command` writes."""
+    model: str | None = None
+    """A folder or a name on the hub: nothing is trained, and `{stage:NAME}` is this model."""
     skip: tuple[Selection, ...] = ()
     """Combinations that are left out."""
     evaluate: tuple[Label, ...] = ()
@@ -85,12 +87,14 @@ class Stage(Strict):
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
-        if (self.command is None) == (self.recipe is None):
-            raise ValueError("a stage has a recipe, or a command with its output")
+        if sum(each is not None for each in (self.command, self.recipe, self.model)) != 1:
+            raise ValueError("a stage has a recipe, or a command with its output, or a model")
         if (self.command is None) != (self.output is None):
             raise ValueError("command and output belong together; give both, or a recipe")
         if self.command is not None and (self.overrides or self.asked or self.evaluate):
             raise ValueError("a command has no overrides or evaluate; they belong to a recipe")
+        if self.model is not None and (self.overrides or self.asked):
+            raise ValueError("a model has no overrides; they belong to a recipe")
         return self
 
 

@@ -2,38 +2,19 @@
 
 import itertools
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gkd_dist.config.evaluation import EvalConfig
-from gkd_dist.config.load import load_eval_config, load_run_config
+from gkd_dist.config.load import load_run_config
 from gkd_dist.config.yaml_text import format_yaml
 from gkd_dist.errors import ConfigError
 from gkd_dist.experiments.catalogue import experiment_names, experiment_title, load_experiment
 from gkd_dist.experiments.places import matches
-from gkd_dist.experiments.plan import PlannedRun, expand
+from gkd_dist.experiments.plan import expand
 from gkd_dist.experiments.spec import Experiment
-
-REQUIRED = ("data", "train", "test", "mmlu", "bbh")
-"""Settings of packaged experiments that have no default: where data are."""
-
-
-def loaded(name: str, scale: str | None) -> Experiment:
-    given = [f"{key}=/somewhere" for key in REQUIRED]
-    known = load_experiment(name, scale)[0].settings
-    return load_experiment(name, scale, [each for each in given if known.get(each.partition("=")[0], "") is None])[0]
-
-
-@cache
-def planned(name: str, scale: str | None) -> tuple[PlannedRun, ...]:
-    """Expanded once for all tests."""
-    return expand(loaded(name, scale), Path("out"))
-
-
-SCALED = [(name, scale) for name in experiment_names() for scale in load_experiment(name)[0].scales or [None]]
+from tests.packaged_experiments import SCALED, eval_config, loaded, planned
 
 
 @pytest.mark.parametrize(("name", "scale"), SCALED)
@@ -132,18 +113,6 @@ def test_models_are_asked_as_they_were_trained(name: str, scale: str | None) -> 
             assert run.config["data"] == {**recipe.data.model_dump(mode="json"), "path": train}
 
 
-def eval_config(arguments: Sequence[str]) -> EvalConfig:
-    """Of a command line of `gkd eval` or `gkd generate`."""
-    words = list(arguments[2:])
-    given = {"model": arguments[1]}
-    for option, key in (("--task", "task"), ("--data", "data"), ("--prompts", "data"), ("--output", "output")):
-        if option in words:
-            place = words.index(option)
-            given[key] = words[place + 1]
-            del words[place : place + 2]
-    return load_eval_config(None, given, words)
-
-
 def test_a_reward_is_not_drawn_against_itself() -> None:
     """The reward of this experiment is whether answers are right, which is what accuracy is."""
     experiment = loaded("figure6-gsm8k", "small")
@@ -152,31 +121,49 @@ def test_a_reward_is_not_drawn_against_itself() -> None:
     assert metrics == ["student_text/jsd_nats"] * 2
     for run in planned("figure6-gsm8k", "small"):
         if run.stage == "distil":
-            (evaluation,) = run.evaluations
-            assert eval_config(evaluation.arguments).teacher == str(Path("out/runs/teacher/latest/final").absolute())
+            configs = {each.name: eval_config(each.arguments) for each in run.evaluations}
+            assert configs["drawn"].teacher == str(Path("out/runs/teacher/latest/final").absolute())
             assert "teacher" in run.waits_for
+
+
+@pytest.mark.parametrize("scale", ["small", "paper"])
+def test_reward_and_divergence_are_of_what_the_student_wrote_itself(scale: str) -> None:
+    """Ids that a calculator put in are neither drawn by the student nor to its credit; accuracy has them beside."""
+    for run in planned("figure6-gsm8k", scale):
+        configs = {each.name: eval_config(each.arguments) for each in run.evaluations}
+        assert list(configs) == (["test"] if run.stage == "teacher" else ["test", "drawn"])
+        with_calculator = configs["test"]
+        assert (with_calculator.decoding.calculator, with_calculator.decoding.temperature) == ("equations", 0)
+        assert with_calculator.reward is None and with_calculator.teacher is None
+        if run.stage == "distil":
+            drawn, training = configs["drawn"].decoding, run.config["sampling"]
+            assert drawn.calculator == "none"
+            assert (drawn.temperature, drawn.max_new_tokens) == (training["temperature"], training["max_new_tokens"])
+            assert drawn.temperature == 1
+            assert configs["drawn"].stop == with_calculator.stop
 
 
 @pytest.mark.parametrize(
     ("name", "scale"), [pair for pair in SCALED if pair[0].startswith("figure6")], ids=lambda each: str(each)
 )
 def test_reward_and_metric_of_a_frontier_are_of_the_same_text(name: str, scale: str) -> None:
-    """Each evaluation has both, with the reward that is trained for; alpha goes from reward alone to none."""
+    """Each evaluation in it has both, with the reward that is trained for; alpha goes from reward alone to none."""
     experiment = loaded(name, scale)
-    assert {each.x_metric for each in (*experiment.plots.values(), *experiment.claims) if each.x_metric} == {
-        "reward_mean"
-    }
+    curves = [each for each in (*experiment.plots.values(), *experiment.claims) if each.x_metric]
+    assert {each.x_metric for each in curves} == {"reward_mean"}
+    shown = {each.where["evaluation"] for each in curves}
     assert list(experiment.axes["alpha"]) == ["0", "0.25", "0.5", "0.75", "1"]
     for run in planned(name, scale):
         if run.stage != "distil":
             continue
         alpha, reward = run.config["objective"]["alpha"], run.config["reward"]
         assert alpha == float(run.labels["alpha"])
-        assert run.evaluations
+        assert shown <= {each.name for each in run.evaluations}
         for evaluation in run.evaluations:
-            judged = eval_config(evaluation.arguments).reward
-            assert judged is not None
-            assert reward == (None if alpha == 1 else judged.model_dump(mode="json"))
+            if evaluation.name in shown:
+                judged = eval_config(evaluation.arguments).reward
+                assert judged is not None
+                assert reward == (None if alpha == 1 else judged.model_dump(mode="json"))
         assert not run.config["evaluation"]["enabled"]
 
 
@@ -192,10 +179,10 @@ def test_a_model_is_asked_on_the_gpu_of_its_run(name: str, scale: str) -> None:
 
 def test_every_figure_of_the_paper_is_there() -> None:
     body = {f"figure{number}" for number in range(1, 12)}
-    appendix = {f"figureA{number}" for number in range(12, 16)}  # A.16 is with figure 11
+    appendix = {f"figureA{number}" for number in range(11, 16)}  # A.16 is with figure 11
     names = experiment_names()
     assert body | appendix <= set(names)
-    assert names.index("figure9") < names.index("figure10") < names.index("figureA12") < names.index("multi30k")
+    assert names.index("figure9") < names.index("figure10") < names.index("figureA11") < names.index("multi30k")
     assert all(experiment_title(name) for name in names)
 
 
@@ -240,6 +227,15 @@ def test_a_file_on_top_of_another_wins_key_by_key_and_null_takes_away(tmp_path: 
     assert found.stages["distil"].overrides == {"learner.max_steps": "{steps}"}
     assert found.stages["distil"].asked == {"learner.batch_size": 2}
     assert list(found.scales) == ["small"]
+
+
+def test_null_takes_away_a_key_of_a_stage_too(tmp_path: Path) -> None:
+    """So a file can have a model in the place of what it extends would train."""
+    stage = {"recipe": None, "overrides": None, "model": "models/m"}
+    tree = {"extends": str(tmp_path / "base.yaml"), "title": "top", "stages": {"distil": stage}}
+    distil = load(tmp_path, tree).stages["distil"]
+    assert (distil.recipe, distil.overrides, distil.model, distil.over) == (None, {}, "models/m", ("size",))
+    assert load(tmp_path, tree, "distil=/other").given == {"distil": "/other"}
 
 
 def test_a_stage_can_be_given_and_an_override_of_a_stage_wins_over_its_axes(tmp_path: Path) -> None:
@@ -303,6 +299,9 @@ def test_a_wrong_override_says_what_would_be_right(tmp_path: Path, override: str
         ({"stages": {"a": {"recipe": "tiny", "evaluate": ["beam"]}}}, "no evaluation is called beam"),
         ({"stages": {"a_b": {"recipe": "tiny"}}}, "stages.a_b"),
         ({"stages": {"a": {"recipe": "tiny", "command": ["run"], "output": "x"}}}, "a recipe, or a command"),
+        ({"stages": {"a": {"recipe": "tiny", "model": "m"}}}, "a recipe, or a command with its output, or a model"),
+        ({"stages": {"a": {"model": "m", "overrides": {"learner.max_steps": 1}}}}, "a model has no overrides"),
+        ({"stages": {"a": ["recipe"]}}, "stages.a: Input should be a valid dictionary"),
         ({"stages": {}}, "an experiment has stages, or fit"),
         ({"axes": {"steps": [1]}, "stages": {"a": {"recipe": "tiny"}}}, "settings.steps: an axis has this name"),
         ({"nothing": 1}, "nothing: Extra inputs are not permitted"),

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from gkd_dist.errors import ResourceError, RunError
+from gkd_dist.experiments.inputs import input_problems
 from gkd_dist.experiments.plan import PlannedRun, expand
 from gkd_dist.experiments.progress import measured_cpu_s, remaining_cpu_s, state_document, status_record
 from gkd_dist.experiments.schedule import Schedule
@@ -26,6 +27,39 @@ def test_every_run_is_done_once_after_what_it_waits_for(tmp_path: Path) -> None:
     again = Workshop()
     assert set(carry_out(tmp_path, again).states.values()) == {"done"}
     assert again.calls == []
+
+
+def with_model(model: str) -> Experiment:
+    """A student of a model that nothing here trains, and its evaluation."""
+    spec = experiment(seeds=[0]).model_dump(exclude_defaults=True)
+    spec["stages"]["teacher"] = {"model": model, "evaluate": ["greedy"]}
+    return Experiment.model_validate(spec)
+
+
+def test_a_model_of_the_hub_is_evaluated_and_never_trained(tmp_path: Path) -> None:
+    workshop, spec = Workshop(), with_model("someone/model")
+    assert set(carry_out(tmp_path, workshop, spec).states.values()) == {"done"}
+    assert sorted(call[0] for call in workshop.calls) == ["eval", "eval", "run"]
+    (trained,) = [call for call in workshop.calls if call[0] == "run"]
+    assert "teacher.model=someone/model" in trained
+    assert ["eval", "someone/model"] in [call[:2] for call in workshop.calls]
+    problems = input_problems(expand(spec, tmp_path), tmp_path)
+    assert all("data: no such file: test.jsonl" in problem for problem in problems)
+
+
+def test_a_model_in_a_folder_has_to_be_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models" / "here").mkdir(parents=True)
+    for text in ("models/here", "./models/here", str(tmp_path / "models/here")):
+        (teacher, _) = expand(with_model(text), tmp_path / "out")
+        assert teacher.output == tmp_path / "models" / "here"
+    missing = with_model(str(tmp_path / "models" / "nowhere"))
+    assert f"teacher: no such file or folder: {tmp_path}/models/nowhere" in input_problems(
+        expand(missing, tmp_path / "out"), tmp_path / "out"
+    )
+    workshop = Workshop()
+    assert carry_out(tmp_path / "out", workshop, missing).states == {"teacher": "failed", "distil_seed0": "blocked"}
+    assert workshop.calls == []
 
 
 def test_no_more_runs_at_once_than_there_are_processors(tmp_path: Path) -> None:
