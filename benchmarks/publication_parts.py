@@ -35,12 +35,12 @@ ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 ENGINE = str(Path(__file__).with_name("publication_engine.py"))
 
 
-class SendingLearner(CountingLearner):
-    """Holds weights that all have the value of their version, in float32 as learners do."""
+class StreamingLearner(CountingLearner):
+    """Publishes `weights` as the learner of a run does: bucket by bucket, in bfloat16."""
 
-    def __init__(self, size_gb: float) -> None:
+    def __init__(self, weights: Weights) -> None:
         super().__init__()
-        self.weights = make_weights(size_gb, torch.float32)
+        self.weights = weights
         self.version = 0
         self._publisher = WeightPublisher("epoch-1", WeightsConfig().bucket_bytes, "bfloat16")
         self._thread = SerialThread("learner")
@@ -51,6 +51,13 @@ class SendingLearner(CountingLearner):
             async for part in filled:
                 yield part
                 del part
+
+
+class SendingLearner(StreamingLearner):
+    """Holds weights that all have the value of their version, in float32 as learners do."""
+
+    def __init__(self, size_gb: float) -> None:
+        super().__init__(make_weights(size_gb, torch.float32))
 
 
 class SendingActor(LearnerActor):

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 
+from gkd_dist.weights.shared_memory import SharedBucket
+
 
 @pytest.fixture(scope="module")
 def cases(script: Callable[[str], ModuleType]) -> ModuleType:
@@ -59,7 +61,12 @@ def test_what_a_learner_of_bfloat16_sent_is_no_case_any_more(cases: ModuleType) 
     ],
 )
 def test_the_commands_of_the_usage_text_fit_into_23_gb(
-    cases: ModuleType, size_gb: float, receivers: int, ways: tuple[str, ...], fits: bool, monkeypatch: pytest.MonkeyPatch
+    cases: ModuleType,
+    size_gb: float,
+    receivers: int,
+    ways: tuple[str, ...],
+    fits: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     class Memory:
         available = 23 * 10**9
@@ -96,3 +103,28 @@ def test_the_learner_holds_float32_and_every_way_casts(
     assert all((torch.from_numpy(array).view(torch.bfloat16) == 3).all() for array in put)
     assert {tensor.dtype for tensor in written.values()} == {torch.bfloat16}
     assert published.manifest.num_bytes == num_bytes
+
+
+def test_what_an_engine_copied_is_told_from_what_it_mapped(script: Callable[[str], ModuleType]) -> None:
+    class Segment:
+        def __init__(self, *paths: str) -> None:
+            self.paths = paths
+
+        def write(self, buckets: list[Any]) -> None:
+            self.buckets = [SharedBucket(path, 0, len(buckets)) for path in self.paths]
+
+    maps = script("publication_vllm").watched(Segment)
+    for segment in (
+        Segment("/proc/7/fd/3", "/proc/7/fd/3"),
+        Segment("/proc/7/fd/3", "/dev/shm/gkd-weights-1/bucket-1"),
+    ):
+        segment.write([])
+    assert maps == [True, False]
+
+
+def test_milliseconds_are_those_of_a_part(script: Callable[[str], ModuleType]) -> None:
+    stall = script("publication_vllm")
+    updates = [dict.fromkeys(stall.PARTS, 1.0) | {"load_paused": seconds} for seconds in (0.03, 0.01, 0.05)]
+    found = stall.figures(updates)
+    assert found["load_paused"] == {"min_ms": 10.0, "median_ms": 30.0, "max_ms": 50.0}
+    assert found["publish"]["median_ms"] == 1000.0
