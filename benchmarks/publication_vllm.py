@@ -59,7 +59,9 @@ def main() -> None:
 
 async def measure(model: str, num_updates: int) -> dict[str, Any]:
     """What was sent, what the requests were written by, and milliseconds by part."""
-    num_bytes = 2 * sum(each.numel() for each in weights_of(model).values())
+    config = AutoConfig.from_pretrained(model)
+    with torch.device("meta"):
+        num_bytes = 2 * AutoModelForCausalLM.from_config(config).num_parameters()
     prompts = [
         Prompt(SampleId("stall", number), np.arange(100, 140, dtype=np.int32) + number) for number in range(REQUESTS)
     ]
@@ -70,7 +72,7 @@ async def measure(model: str, num_updates: int) -> dict[str, Any]:
         learner_actor = actor(VersionedActor, partial(learner_of, model))
         sampler_actor = actor(MappingActor, partial(sampler_of, model))
         learner = LearnerProxy(learner_actor, "learner", LIMIT_S)
-        sampler = SamplerProxy(sampler_actor, "sampler", LIMIT_S, AutoConfig.from_pretrained(model).vocab_size)
+        sampler = SamplerProxy(sampler_actor, "sampler", LIMIT_S, config.vocab_size)
         for proxy in (learner, sampler):
             await proxy.build()
         sampling = asyncio.create_task(sampler.sample(prompts, params))

@@ -16,6 +16,9 @@ Decoding by ours, pickle 5 in band, msgpack, safetensors and Arrow gives arrays;
 says. Time is CPU time of this process, kernel included: all of it is one thread, and what others do on the machine is
 left out. Writes benchmarks/wire.json.
 
+`floor` says how near to a copy encoding can come on one thread: a copy of 32 MiB, and beside it what looking for values
+that are not finite (a signed and an unsigned maximum) and the checksum take of as many bytes that lie in the cache.
+
 `decoding` says what decoding costs beyond the bytes that it must read: the same messages from 1 to 64 MiB, whole, and
 with the checksum, the checks of values, and both left out.
 """
@@ -40,6 +43,7 @@ import numpy as np
 import pyarrow
 import safetensors
 import safetensors.numpy
+import xxhash
 from counts import positive
 from rounds import machine, ratio, summary, take_turns
 
@@ -104,7 +108,28 @@ def measured_here(rounds: int, *, with_decoding: bool) -> dict[str, Any]:
             "top_64_of_4096_tokens": measure([top_k()], rounds),
         },
     }
-    return {**found, "decoding": decoding([1, 4, 16, 64], rounds)} if with_decoding else found
+    if with_decoding:
+        found |= {"floor": floor(rounds), "decoding": decoding([1, 4, 16, 64], rounds)}
+    return found
+
+
+def floor(rounds: int) -> dict[str, Any]:
+    """Milliseconds for 32 MiB; `of_copy`: the copy over all of them."""
+    source = np.random.default_rng(0).integers(0, 0x7F00, 32 * MIB // 2, np.uint16)
+    place, stretch = np.empty_like(source), source[: frames.STRETCH_BYTES // 2].copy()
+    number = source.nbytes // stretch.nbytes
+    checksum = xxhash.xxh3_64()
+    works: dict[str, Callable[[], object]] = {
+        "copy": lambda: np.copyto(place, source),
+        "signed_maximum": lambda: [stretch.view(np.int16).max() for _ in range(number)],
+        "unsigned_maximum": lambda: [stretch.max() for _ in range(number)],
+        "checksum": lambda: [checksum.update(stretch.data) for _ in range(number)],
+    }
+    least = {name: min(seconds) for name, seconds in take_turns(works, rounds, CLOCK).items()}
+    return {
+        "min_ms": {name: round(seconds * 1e3, 4) for name, seconds in least.items()},
+        "of_copy": round(least["copy"] / sum(least.values()), 3),
+    }
 
 
 def measure(targets: list[TeacherTargets], rounds: int) -> dict[str, Any]:

@@ -33,6 +33,12 @@ def test_the_second_result_is_without_the_settings_of_a_run(wire: ModuleType, mo
     assert seen == [SETTINGS, {}]
 
 
+def test_the_floor_is_a_copy_with_the_checks_beside_it(wire: ModuleType) -> None:
+    found = wire.floor(1)
+    assert set(found["min_ms"]) == {"copy", "signed_maximum", "unsigned_maximum", "checksum"}
+    assert found["of_copy"] == pytest.approx(found["min_ms"]["copy"] / sum(found["min_ms"].values()), abs=1e-3)
+
+
 def test_the_way_of_a_run_is_compared_with_fresh_memory(wire: ModuleType) -> None:
     found = wire.measure([HiddenTargets(np.zeros((64, 16), np.uint16))], 2)
     ratios = found["encode_times_as_fast_as"]
