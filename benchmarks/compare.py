@@ -12,7 +12,8 @@ benchmarks/gate, and where a script has a result there, it is that one which is 
 JSON files of a folder instead of running anything, and compares with those of the pages; without names it then compares
 all that are there, slow ones too.
 
-Ends with 1 where a ratio is worse than it may be, or could not be measured; with 2 for wrong usage.
+Ends with 1 where a ratio is worse than it may be, or could not be measured; with 2 for wrong usage. What the kept
+results lack, for a reason that the table gives, is told as missing: of that, bars alone are judged.
 """
 
 import argparse
@@ -46,7 +47,8 @@ class Verdict:
 
     benchmark: str
     ratio: Ratio
-    kept: float
+    kept: float | None
+    """None: no kept result has it, and the table says why."""
     now: float | None
     """None: it could not be measured."""
     tries: int = 1
@@ -61,11 +63,18 @@ class Verdict:
 
     @property
     def row(self) -> tuple[str, ...]:
-        now = "-" if self.now is None else f"{self.now:.4g}"
+        kept, now = ("-" if each is None else f"{each:.4g}" for each in (self.kept, self.now))
         word = "not measured" if self.now is None else "ok" if self.passed else "WORSE"
+        if self.is_alone and self.passed:
+            word = "nothing kept"
         if self.tries > 1:
             word += f", {self.tries} tries"
-        return self.name, f"{self.kept:.4g}", now, self.ratio.limit, word
+        return self.name, kept, now, self.ratio.limit, word
+
+    @property
+    def is_alone(self) -> bool:
+        """Nothing says what it should be: no kept value, and no bar."""
+        return self.kept is None and self.ratio.bar is None
 
     def with_another(self, other: "Verdict") -> "Verdict":
         """The better one of both; who has passed needs no other."""
@@ -165,7 +174,7 @@ def document(folder: Path, name: str) -> Any:
         return None
 
 
-def measured(benchmark: Benchmark, kept: Sequence[float], folder: Path) -> list[Verdict]:
+def measured(benchmark: Benchmark, kept: Sequence[float | None], folder: Path) -> list[Verdict]:
     """What the script says now, and, as long as any of that is worse, again."""
     verdicts = judge(benchmark, kept, run(benchmark, folder))
     for _ in range(TRIES - 1):
@@ -210,7 +219,7 @@ def environment(benchmark: Benchmark) -> dict[str, str]:
     return os.environ | actor_environment() | threads | {"PYTHONPATH": path}
 
 
-def judge(benchmark: Benchmark, kept: Sequence[float], content: Any) -> list[Verdict]:
+def judge(benchmark: Benchmark, kept: Sequence[float | None], content: Any) -> list[Verdict]:
     """One verdict per ratio; `content` is a result, or None."""
     verdicts = []
     for each, before in zip(benchmark.ratios, kept, strict=True):
@@ -235,9 +244,12 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 
 def conclusion(verdicts: Sequence[Verdict]) -> str:
     failed = [verdict.name for verdict in verdicts if not verdict.passed]
-    if not failed:
-        return f"all {len(verdicts)} ratios hold"
-    return f"{len(failed)} of {len(verdicts)} ratios are worse or were not measured: {'; '.join(failed)}"
+    judged = [verdict for verdict in verdicts if not verdict.is_alone]
+    said = f"all {len(judged)} ratios hold"
+    if failed:
+        said = f"{len(failed)} of {len(verdicts)} ratios are worse or were not measured: {'; '.join(failed)}"
+    missing = [f"\n  {each.name} ({each.ratio.not_kept})" for each in verdicts if each.kept is None]
+    return f"{said}\nmissing in what is kept:{''.join(missing)}" if missing else said
 
 
 if __name__ == "__main__":

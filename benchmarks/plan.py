@@ -6,7 +6,8 @@ Each case is `gkd run quickstart` (SmolLM2-135M teaches a copy of itself with fe
 thread: the ring of cluster.mode=local with the hf engines. Cases differ from the one that is calibrated on in batch
 size, length, model size and student_fraction. With --clock=cpu, the default, the seconds of metrics.jsonl are those of
 the process's CPU time, which on one thread is what the wall clock says on a machine that does nothing else;
---clock=wall leaves the clock alone. Runs that are in FOLDER already are not done again. Writes benchmarks/plan.json.
+--clock=wall leaves the clock alone. Runs that are in FOLDER already, by the same clock, are not done again. The case
+that is calibrated on is always run. Writes benchmarks/plan.json.
 """
 
 import argparse
@@ -26,6 +27,8 @@ COMMON = (
     "output_dir={runs}",
     "metrics.port=null",
     "evaluation.enabled=false",
+    "checkpoint.save_steps=0",
+    "checkpoint.journal=false",
     "teacher.verify_readout=false",
     "teacher.sentinel_steps=0",
     "teacher.score_cache_bytes=0",
@@ -79,27 +82,36 @@ OWN_CLOCK = "--run-by-cpu-clock"
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--runs", type=Path, help="where runs are, and are kept")
-    parser.add_argument("--only", nargs="*", choices=sorted(CASES), default=list(CASES))
+    parser.add_argument("--only", nargs="+", choices=sorted(CHANGED), default=list(CHANGED), help="cases to predict")
     parser.add_argument("--clock", choices=("cpu", "wall"), default="cpu")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         runs = arguments.runs or Path(folder)
-        for case in arguments.only:
-            if not is_trained(runs / f"{case}-1", CASES[case]):
+        for case in (CALIBRATED, *arguments.only):
+            if not is_trained(place(runs, case, arguments.clock), CASES[case]):
                 run(case, runs, arguments.clock)
-        found = compare(runs, [case for case in arguments.only if case != CALIBRATED])
+        found = compare(runs, arguments.only, arguments.clock)
     result = {
         "command": "benchmarks/plan.py",
         "machine": {"cpus": os.cpu_count(), "platform": platform.platform()},
         "clock": arguments.clock,
         "threads": 1,
-        "overrides": {case: list(CASES[case]) for case in arguments.only},
+        "overrides": {case: list(CASES[case]) for case in (CALIBRATED, *arguments.only)},
         **found,
     }
     RESULT.write_text(json.dumps(result, indent=2) + "\n")
     for case, each in found["predicted"].items():
         print(f"{case}: step {each['step']['predicted_s']} s, was {each['step']['measured_s']} s")
     print(f"written to {RESULT}")
+
+
+def place(runs: Path, case: str, clock: str) -> Path:
+    """What was measured by one clock says nothing of the other: each has runs of its own."""
+    return runs / f"{name_of(case, clock)}-1"
+
+
+def name_of(case: str, clock: str) -> str:
+    return f"{case}-{clock}"
 
 
 def is_trained(directory: Path, overrides: tuple[str, ...]) -> bool:
@@ -113,7 +125,7 @@ def run(case: str, runs: Path, clock: str) -> None:
     """One `gkd run` in a process of its own, one thread."""
     overrides = [each.format(runs=runs) for each in COMMON] + list(CASES[case])
     start = [__file__, OWN_CLOCK] if clock == "cpu" else ["-m", "gkd_dist"]
-    command = [sys.executable, *start, "run", "quickstart", f"name={case}", *overrides]
+    command = [sys.executable, *start, "run", "quickstart", f"name={name_of(case, clock)}", *overrides]
     subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 
@@ -126,20 +138,20 @@ def run_by_cpu_clock(command: list[str]) -> int:
     return gkd(command)
 
 
-def compare(runs: Path, cases: list[str]) -> dict[str, Any]:
+def compare(runs: Path, cases: list[str], clock: str) -> dict[str, Any]:
     """The calibration on one run, and predictions of the others beside what they took."""
     from gkd_dist.cli.planning import Hardware, calibrated, planned_for
     from gkd_dist.config.load import load_run_config
     from gkd_dist.planning.devices import load_device, save_device
     from gkd_dist.preparation.plan_inputs import Given
 
-    device, fits = calibrated(load_device("cpu"), runs / f"{CALIBRATED}-1", 0.5)
+    device, fits = calibrated(load_device("cpu"), place(runs, CALIBRATED, clock), 0.5)
     with tempfile.TemporaryDirectory() as folder:
         mine = Path(folder) / "mine.yaml"
         save_device(device, mine)
         predicted = {}
         for case in [CALIBRATED, *cases]:
-            directory = runs / f"{case}-1"
+            directory = place(runs, case, clock)
             planned = planned_for(load_run_config(str(directory / "config.yaml")), Given(), Hardware(device=str(mine)))
             busy = dict(planned.prediction.busy)
             predicted[case] = errors({**busy, "step": planned.prediction.step_s}, measured(directory))

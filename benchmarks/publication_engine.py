@@ -38,8 +38,8 @@ def main(descriptor: int, size_gb: float) -> None:
         orders.send(True)
 
 
-def make_weights(size_gb: float, *, meta: bool = False) -> Weights:
-    """About `size_gb` of bfloat16: an embedding, and layers of nine tensors."""
+def make_weights(size_gb: float, dtype: torch.dtype = torch.bfloat16, *, meta: bool = False) -> Weights:
+    """An embedding, and layers of nine tensors: about `size_gb` in bfloat16, whatever the dtype they are held in."""
     shapes: dict[str, tuple[int, ...]] = {"embed": (VOCABULARY, WIDTH)}
     layer = {
         **dict.fromkeys(("q", "k", "v", "o"), (WIDTH, WIDTH)),
@@ -50,7 +50,7 @@ def make_weights(size_gb: float, *, meta: bool = False) -> Weights:
     for number in range(max(1, round((size_gb * GB - 2 * VOCABULARY * WIDTH) / layer_bytes))):
         shapes |= {f"{number}.{name}": shape for name, shape in layer.items()}
     device = "meta" if meta else "cpu"
-    return {name: torch.zeros(shape, dtype=torch.bfloat16, device=device) for name, shape in shapes.items()}
+    return {name: torch.zeros(shape, dtype=dtype, device=device) for name, shape in shapes.items()}
 
 
 def value_range(weights: Weights) -> tuple[float, float]:

@@ -1,6 +1,6 @@
 """Measure the way from a teacher to the learner: records per second, beside the queues of multiprocessing and Ray.
 
-    .venv/bin/python benchmarks/replay_queue.py [--records 2000] [--rounds 2]
+    .venv/bin/python benchmarks/replay_queue.py [--records 2000] [--rounds 5]
 
 A record is a sequence of 256 tokens with hidden states of width 1,024 in bfloat16 (512 KiB). One process makes them,
 one reads every byte; both wait where there is too much or too little. Ours is what a run does: the teacher's actor
@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import ray
+from counts import positive
 from elastic_parts import CountingLearner
 from ray.util.queue import Queue
 from rounds import cpu_seconds, machine
@@ -68,8 +69,8 @@ Seconds = dict[str, list[float]]
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--records", type=int, default=2000)
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--records", type=whole_batches, default=2000)
+    parser.add_argument("--rounds", type=positive, default=5)
     arguments = parser.parse_args()
     result = {
         "machine": {**machine(), "ray": ray.__version__},
@@ -81,12 +82,21 @@ def main() -> None:
     print(json.dumps(result, indent=2), f"\nwritten to {RESULT}")
 
 
+def whole_batches(text: str) -> int:
+    """Records that batches of `BATCH` use up, as a type of argparse: others would be counted, and not carried."""
+    number = positive(text)
+    if number % BATCH:
+        raise argparse.ArgumentTypeError(f"must be a multiple of {BATCH} above 0, got {text!r}")
+    return number
+
+
 def write(result: dict[str, Any], num_records: int, found: Seconds, cpu: Seconds, draws: list[float]) -> None:
     """What was measured so far."""
-    result["draw_under_load_us"] = {
-        "median": round(statistics.median(draws) * 1e6, 1),
-        "max": round(max(draws) * 1e6, 1),
-    }
+    if draws:  # none where each of them had to wait
+        result["draw_under_load_us"] = {
+            "median": round(statistics.median(draws) * 1e6, 1),
+            "max": round(max(draws) * 1e6, 1),
+        }
     result["providers"] = {
         name: {
             **summary(seconds, num_records),
@@ -144,7 +154,7 @@ async def measure(
             for number in range(num_rounds + 1):
                 for name, carry in providers.items():
                     since = cpu_seconds()
-                    wall_s = await carry(num_records if number else num_records // 8)
+                    wall_s = await carry(num_records if number else warm_up(num_records))
                     cpu_s = cpu_seconds() - since
                     print(name, round(wall_s, 3), round(cpu_s, 3), flush=True)
                     if number:
@@ -152,6 +162,11 @@ async def measure(
                         cpu.setdefault(name, []).append(cpu_s)
                 if number:
                     write(num_records, seconds, cpu, draws)
+
+
+def warm_up(num_records: int) -> int:
+    """An eighth, in whole batches, at least one."""
+    return max(1, num_records // 8 // BATCH) * BATCH
 
 
 class StatesTeacher(FakeTeacher):

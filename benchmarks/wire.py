@@ -1,14 +1,23 @@
 """Measure the codec: teacher targets to bytes and back, beside other formats and a plain copy, in turns in one process.
 
-    MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=8589934592 .venv/bin/python benchmarks/wire.py [--rounds 15]
+    .venv/bin/python benchmarks/wire.py [--rounds 15]
 
-The two variables are those of a run's actors (`gkd_dist/process.py`): memory that was freed is kept and used again.
-Cases are 8 and 32 MiB of hidden states (eight sequences, bfloat16 bits, width 1024) and the top 64 of 4,096 tokens. All
-that is timed is what a run does: ours checks every value and sums every byte on both sides, the others do neither.
-Encoding is timed into a buffer that is used again (`out=`) and into one that is allocated each time; so is the copy.
+Cases are 8 and 32 MiB of hidden states (eight sequences, bfloat16 bits, width 1024) and the top 64 of 4,096 tokens.
+Ours checks every value and sums every byte on both sides, the others do neither. `ours_fresh` is the way of a run: each
+message is encoded into memory that is allocated for it, as the others do too; it is compared with a copy into fresh
+memory. `ours` writes into a buffer that is used again (`out=`), which no part of a run does: it tells encoding from
+allocating.
+
+Each process that is measured has the allocator's settings of a run's actors (`gkd_dist/process.py`): memory that was
+freed is kept and used again. `default_allocator` are the same cases without them, where large messages get fresh pages
+from the kernel each time.
+
 Decoding by ours, pickle 5 in band, msgpack, safetensors and Arrow gives arrays; which of them are copies the result
 says. Time is CPU time of this process, kernel included: all of it is one thread, and what others do on the machine is
 left out. Writes benchmarks/wire.json.
+
+`floor` says how near to a copy encoding can come on one thread: a copy of 32 MiB, and beside it what looking for values
+that are not finite (a signed and an unsigned maximum) and the checksum take of as many bytes that lie in the cache.
 
 `decoding` says what decoding costs beyond the bytes that it must read: the same messages from 1 to 64 MiB, whole, and
 with the checksum, the checks of values, and both left out.
@@ -18,6 +27,8 @@ import argparse
 import json
 import os
 import pickle
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -32,9 +43,11 @@ import numpy as np
 import pyarrow
 import safetensors
 import safetensors.numpy
+import xxhash
 from counts import positive
 from rounds import machine, ratio, summary, take_turns
 
+from gkd_dist.process import actor_environment
 from gkd_dist.targets import HiddenTargets, TeacherTargets, TopKTargets
 from gkd_dist.wire import frames
 from gkd_dist.wire.codec import decode_targets, encode
@@ -45,6 +58,8 @@ WIDTH, SEQUENCES, TOP_K, TOKENS = 1024, 8, 64, 4096
 MIB = 1 << 20
 MAX_BYTES = 1 << 30
 CLOCK = time.process_time
+ALLOCATOR = {name: value for name, value in actor_environment().items() if name.startswith("MALLOC_")}
+"""Read by the C library when a process starts: each of the two results is of a process of its own."""
 
 Arrays = list[np.ndarray]
 
@@ -60,21 +75,61 @@ class Format:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=positive, default=15)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--in-this-process", choices=("all", "cases"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.in_this_process:
+        print(json.dumps(measured_here(arguments.rounds, with_decoding=arguments.in_this_process == "all")))
+        return
     result = {
         "machine": machine(),
         "versions": {module.__name__: module.__version__ for module in (np, pyarrow, safetensors)},
-        "rounds": rounds,
-        "allocator": {name: os.environ.get(name) for name in ("MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_")},
+        "rounds": arguments.rounds,
+        **measured_in(ALLOCATOR, "all", arguments.rounds),
+        "default_allocator": measured_in({}, "cases", arguments.rounds),
+    }
+    RESULT.write_text(json.dumps(result, indent=2) + "\n")
+    print(json.dumps(result, indent=2), f"\nwritten to {RESULT}")
+
+
+def measured_in(allocator: dict[str, str], what: str, rounds: int) -> dict[str, Any]:
+    """What a process of its own measures, with these settings of the allocator and no others."""
+    others = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    command = [sys.executable, __file__, "--rounds", str(rounds), "--in-this-process", what]
+    done = subprocess.run(command, env=others | allocator, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+def measured_here(rounds: int, *, with_decoding: bool) -> dict[str, Any]:
+    found = {
+        "allocator": {name: os.environ.get(name) for name in ALLOCATOR},
         "cases": {
             "hidden_8_mib": measure(hidden(8), rounds),
             "hidden_32_mib": measure(hidden(32), rounds),
             "top_64_of_4096_tokens": measure([top_k()], rounds),
         },
-        "decoding": decoding([1, 4, 16, 64], rounds),
     }
-    RESULT.write_text(json.dumps(result, indent=2) + "\n")
-    print(json.dumps(result, indent=2), f"\nwritten to {RESULT}")
+    if with_decoding:
+        found |= {"floor": floor(rounds), "decoding": decoding([1, 4, 16, 64], rounds)}
+    return found
+
+
+def floor(rounds: int) -> dict[str, Any]:
+    """Milliseconds for 32 MiB; `of_copy`: the copy over all of them."""
+    source = np.random.default_rng(0).integers(0, 0x7F00, 32 * MIB // 2, np.uint16)
+    place, stretch = np.empty_like(source), source[: frames.STRETCH_BYTES // 2].copy()
+    number = source.nbytes // stretch.nbytes
+    checksum = xxhash.xxh3_64()
+    works: dict[str, Callable[[], object]] = {
+        "copy": lambda: np.copyto(place, source),
+        "signed_maximum": lambda: [stretch.view(np.int16).max() for _ in range(number)],
+        "unsigned_maximum": lambda: [stretch.max() for _ in range(number)],
+        "checksum": lambda: [checksum.update(stretch.data) for _ in range(number)],
+    }
+    least = {name: min(seconds) for name, seconds in take_turns(works, rounds, CLOCK).items()}
+    return {
+        "min_ms": {name: round(seconds * 1e3, 4) for name, seconds in least.items()},
+        "of_copy": round(least["copy"] / sum(least.values()), 3),
+    }
 
 
 def measure(targets: list[TeacherTargets], rounds: int) -> dict[str, Any]:
@@ -113,6 +168,7 @@ def measure(targets: list[TeacherTargets], rounds: int) -> dict[str, Any]:
             "copy, unchecked": ratio(encoding, "copy", "ours_unchecked"),
             "copy, both fresh": ratio(encoding, "copy_fresh", "ours_fresh"),
             **{name: ratio(encoding, name, "ours") for name in FORMATS},
+            **{f"{name}, both fresh": ratio(encoding, name, "ours_fresh") for name in FORMATS},
         },
     }
 

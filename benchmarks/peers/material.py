@@ -1,5 +1,6 @@
 """What both sides are given: models as folders, and rows in a fixed order, rendered once."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,3 +49,15 @@ def rendered_rows(model: Path, path: str | None, prompt: str | None, completion:
             )
         )
     return rows
+
+
+def check_that_none_is_dropped(rows: Sequence[Row]) -> None:
+    """End this process where gkd_dist would leave out a row that the others train on: one whose prompt is that of the
+    first, which it sets aside."""
+    held_out, *trained = rows
+    same = [number for number, row in enumerate(trained, 2) if row.prompt_ids == held_out.prompt_ids]
+    if same:
+        raise SystemExit(
+            f"of the rows to train on, number {same[0]} has the prompt of the first, which gkd_dist sets aside: it "
+            "would leave that row out, and all others would move; remove it from the data"
+        )

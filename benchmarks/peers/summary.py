@@ -53,6 +53,7 @@ def summarise(content: dict[str, Any], ours: str) -> dict[str, Any]:
             },
             "ratio": {name: _ratios(rates[ours], rates[name]) for name in names if name != ours},
             "whole_process_ratio": {name: _ratios(whole[ours], whole[name]) for name in names if name != ours},
+            "in_the_time_of": blocks.get(f"{dtype}/equal-time", {}).get("in_the_time_of", {}),
             "held_out_nats": _held_out(blocks, dtype),
             "held_out_over": {
                 name: {kind: _difference(blocks, dtype, ours, name, kind) for kind in HELD_OUT}
@@ -70,8 +71,6 @@ def bars(results: dict[str, Any]) -> list[tuple[str, bool]]:
         if "gkd" in result["ratio"]:
             ratio = result["ratio"]["gkd"]["median"]
             found.append((f"{dtype}: {ratio} times GKDTrainer, at least {BARS[dtype]}", ratio >= BARS[dtype]))
-            if dtype in GOAL:
-                found.append((f"{dtype}: {ratio} times GKDTrainer, goal {GOAL[dtype]}", ratio >= GOAL[dtype]))
         for kind in HELD_OUT:
             for other, by_kind in result["held_out_over"].items():
                 more = by_kind[kind]
@@ -82,6 +81,16 @@ def bars(results: dict[str, Any]) -> list[tuple[str, bool]]:
                         more["low"] <= 0,
                     )
                 )
+    return found
+
+
+def goals(results: dict[str, Any]) -> list[tuple[str, bool]]:
+    """Each goal beyond a bar, in the same way; one that is not reached misses nothing."""
+    found = []
+    for dtype, goal in GOAL.items():
+        if "gkd" in results.get(dtype, {}).get("ratio", {}):
+            ratio = results[dtype]["ratio"]["gkd"]["median"]
+            found.append((f"{dtype}: {ratio} times GKDTrainer, goal {goal}", ratio >= goal))
     return found
 
 

@@ -38,7 +38,10 @@ SIDES = ("gkd_dist", "gkd")
 
 
 def main() -> int:
-    arguments = parser().parse_args()
+    options = parser()
+    arguments = options.parse_args()
+    if arguments.rounds < 1 or arguments.steps <= WARM_UP:
+        options.error(f"--rounds must be above 0, and --steps above {WARM_UP}: the first steps do not count")
     peer = Peer(arguments.trl_python, arguments.trl_path)
     peer.check()
     end_whole()
@@ -98,18 +101,21 @@ def run(side: str, work: Work, folder: Path, threads: int, peer: Peer) -> dict[s
 
 
 def summarise(content: dict[str, Any]) -> dict[str, Any]:
-    """By number of ids and lambda: tokens per second of each turn, their ratio, and at lambda 0 how losses differ."""
+    """By number of ids and lambda: tokens per second of each turn, their ratio, and at lambda 0 how losses differ; of
+    what both sides have done."""
     cases: dict[str, dict[str, dict[str, Any]]] = defaultdict(lambda: defaultdict(dict))
     for name, block in content["blocks"].items():
         vocabulary, fraction, turn, side = name.split("/")
         cases[f"{vocabulary}/{fraction}"][side][turn] = block
     results = {}
     for case, sides in cases.items():
+        both = [turn for turn in sides["gkd_dist"] if turn in sides["gkd"]]
+        if not both:  # interrupted between the two
+            continue
         rates = {
             side: {turn: rate(block["steps"][content["settings"]["warm_up"] :]) for turn, block in turns.items()}
             for side, turns in sides.items()
         }
-        both = [turn for turn in rates["gkd_dist"] if turn in rates.get("gkd", {})]
         by_turn = [rates["gkd_dist"][turn] / rates["gkd"][turn] for turn in both]
         results[case] = {
             "completion_tokens_per_s": {

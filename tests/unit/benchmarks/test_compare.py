@@ -211,6 +211,52 @@ def test_the_cpu_clock_leaves_out_what_a_script_waits_for(compare: ModuleType, f
     assert compare.main(["fast"], folder) == 0
 
 
+NEWER = """
+fast:
+  run: [--rounds, 1]
+  ratios:
+    - {of: [share], better: lower, tolerance: 0.1}
+    - {of: [delay], at_most: 0.03, not_kept: measured since spring}
+    - {of: [gain], tolerance: 0.1, not_kept: measured since spring}
+"""
+
+
+@pytest.mark.parametrize(
+    ("now", "verdicts", "ended_with"),
+    [
+        ({"delay": 0.03, "gain": 1.0}, ["ok", "ok", "nothing kept"], 0),
+        ({"delay": 0.031, "gain": 1.0}, ["ok", "WORSE", "nothing kept"], 1),
+        ({"delay": 0.02}, ["ok", "ok", "not measured"], 1),
+    ],
+)
+def test_what_is_not_kept_for_a_reason_is_missing_and_only_a_bar_judges_it(
+    compare: ModuleType,
+    folder: Path,
+    now: dict[str, float],
+    verdicts: list[str],
+    ended_with: int,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (folder / "ratios.yaml").write_text(NEWER)
+    assert compare.main(measured(folder, **now), folder) == ended_with
+    said = capsys.readouterr().out
+    assert list(rows(said).values()) == verdicts
+    assert said.endswith(
+        "\nmissing in what is kept:\n  fast: delay (measured since spring)\n  fast: gain (measured since spring)\n"
+    )
+
+
+def test_what_may_be_missing_is_compared_with_as_soon_as_it_is_kept(
+    compare: ModuleType, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "ratios.yaml").write_text(NEWER)
+    (folder / "fast.json").write_text(json.dumps({**KEPT, "delay": 0.01, "gain": 2.0}))
+    assert compare.main(measured(folder, delay=0.02, gain=1.0), folder) == 1
+    said = capsys.readouterr().out
+    assert list(rows(said).values()) == ["ok", "ok", "WORSE"]
+    assert "missing" not in said
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
@@ -255,7 +301,9 @@ def test_the_table_of_this_repository_fits_what_is_kept(compare: ModuleType) -> 
     for benchmark in benchmarks:
         kept = compare.kept_values(benchmark, compare.kept_file(benchmark, FOLDER, of_pages=False))
         failed = [
-            ratio.name for ratio, value in zip(benchmark.ratios, kept, strict=True) if not ratio.allows(value, value)
+            ratio.name
+            for ratio, value in zip(benchmark.ratios, kept, strict=True)
+            if value is not None and not ratio.allows(value, value)
         ]
         assert not failed
         assert benchmark.run is None or (FOLDER / f"{benchmark.name}.py").is_file()

@@ -115,6 +115,60 @@ def test_ratios_are_taken_within_a_turn_and_bars_judged_by_their_median() -> Non
     assert [met for _, met in bars({"float32": results})] == [True, False, True]
 
 
+@pytest.mark.parametrize(("ratio", "reaches"), [(3.5, [True]), (2.6, [False])])
+def test_a_goal_beyond_a_bar_is_no_bar(ratio: float, reaches: list[bool]) -> None:
+    from summary import bars, goals
+
+    results = {dtype: {"ratio": {"gkd": {"median": ratio}}, "held_out_over": {}} for dtype in ("bfloat16", "float32")}
+    assert [met for _, met in bars(results)] == [True, True]
+    assert [met for _, met in goals(results)] == reaches
+    assert goals({"float32": results["float32"]}) == []
+
+
+def test_equal_time_pays_for_the_slow_first_steps_and_says_what_was_used() -> None:
+    """Ours: 4 s and 2 s a step; a trainer that takes 12 s gives four steps of 3 s, not six of 2 s."""
+    from equal_time import in_the_time_of, seconds, steps_in
+
+    ours = [step(4, 1), step(2, 1)]
+    given_s = {"gkd": seconds([step(9, 1), step(3, 1)]), "distillation": 0.5}
+    counts = steps_in(given_s, ours)
+    assert counts == {"gkd": 4, "distillation": 1}
+    long = [step(4, 1), *[step(2, 1)] * 3]
+    assert in_the_time_of(given_s, counts, long) == {
+        "gkd": {"steps": 4, "given_s": 12, "used_s": 10},
+        "distillation": {"steps": 1, "given_s": 0.5, "used_s": 4},
+    }
+
+
+def test_what_one_side_alone_has_done_is_left_out_of_the_tiny_summary() -> None:
+    from tiny import bars, summarise
+
+    block = {"steps": [step(1, 64, student_sequences=8)] * 3}
+    other = {"steps": [step(2, 64, parts_s={"generate": 1.0})] * 3}
+    blocks = {"32000/1/1/gkd_dist": block, "32000/1/1/gkd": other, "600/0/1/gkd_dist": block, "600/1/1/gkd": other}
+    results = summarise({"blocks": blocks, "settings": {"warm_up": 2}})
+    assert list(results) == ["32000/1"]
+    assert [met for _, met in bars(results)] == [True]
+
+
+def test_a_row_that_would_be_dropped_is_refused() -> None:
+    from material import check_that_none_is_dropped
+    from work import Row
+
+    rows = [Row(text, "b", text, [number], [2]) for number, text in enumerate("abc")]
+    check_that_none_is_dropped(rows)
+    with pytest.raises(SystemExit, match="number 4 has the prompt of the first"):
+        check_that_none_is_dropped([*rows, rows[0]])
+
+
+@pytest.mark.parametrize("name", ["tiny", "pretrained"])
+def test_too_few_steps_are_refused_before_the_first_block(name: str, tmp_path: Path) -> None:
+    command = [sys.executable, str(PEERS / f"{name}.py"), "--steps", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 2
+    assert "--steps above" in done.stderr
+
+
 def test_steps_of_either_kind_weigh_one_half() -> None:
     """Three steps on the student's text and one on references: 64 tokens in 2 s, 32 in 1 s."""
     from tiny import rate
@@ -136,6 +190,7 @@ def test_the_command_is_a_valid_configuration(tmp_path: Path) -> None:
     config = load_run_config(recipe, overrides)
     assert (config.learner.max_steps, config.learner.bf16, config.sampler.dtype) == (3, True, "bfloat16")
     assert config.objective.reduction == "token_mean"
+    assert (config.checkpoint.save_steps, config.checkpoint.journal) == (0, False)
     assert config.cluster.mode == "local"
     assert not config.data.shuffle
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -38,7 +39,41 @@ def test_the_first_step_is_left_out(benchmark: ModuleType, tmp_path: Path) -> No
 def test_every_case_is_a_valid_run(benchmark: ModuleType) -> None:
     common = [each.format(runs="runs") for each in benchmark.COMMON]
     for overrides in benchmark.CASES.values():
-        assert load_run_config("quickstart", [*common, *overrides]).name
+        config = load_run_config("quickstart", [*common, *overrides])
+        assert (config.checkpoint.save_steps, config.checkpoint.journal) == (0, False)
+
+
+@pytest.mark.parametrize("clock", ["cpu", "wall"])
+def test_the_calibration_is_always_run_and_runs_of_the_other_clock_are_not_taken(
+    benchmark: ModuleType, clock: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[str] = []
+
+    def run(case: str, runs: Path, clock: str) -> None:
+        ran.append(case)
+        directory = benchmark.place(runs, case, clock)
+        directory.mkdir()
+        (directory / "metrics.jsonl").write_text("{}\n" * 6)
+
+    step = {"step": {"predicted_s": 1.0, "measured_s": 1.0}}
+    monkeypatch.setattr(benchmark, "run", run)
+    monkeypatch.setattr(benchmark, "compare", lambda runs, cases, clock: {"predicted": dict.fromkeys(cases, step)})
+    monkeypatch.setattr(benchmark, "RESULT", tmp_path / "plan.json")
+    for each in (clock, {"cpu": "wall", "wall": "cpu"}[clock], clock):
+        monkeypatch.setattr(sys, "argv", ["plan", "--runs", str(tmp_path), "--only", "long-2", "--clock", each])
+        benchmark.main()
+    assert ran == ["base", "long-2", "base", "long-2"]
+    assert list(json.loads((tmp_path / "plan.json").read_text())["overrides"]) == ["base", "long-2"]
+
+
+@pytest.mark.parametrize("only", [["base"], []])
+def test_a_choice_without_anything_to_predict_is_refused(
+    benchmark: ModuleType, only: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["plan", "--only", *only])
+    with pytest.raises(SystemExit) as ended:
+        benchmark.main()
+    assert ended.value.code == 2
 
 
 def test_the_kept_result_predicts_runs_it_was_not_calibrated_on_within_a_quarter() -> None:
