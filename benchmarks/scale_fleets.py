@@ -55,6 +55,7 @@ def rates() -> dict[str, Any]:
         "driver_sequence_s": DRIVER.sequence_s,
         "weights_bytes": scenario.weights.num_bytes,
         "link_bytes_per_s": scenario.weights.learner_bytes_per_s,
+        "samplers_per_node": scenario.weights.samplers_per_node,
         "learner_step_s": scenario.learner.step_s,
         "max_staleness": scenario.max_staleness,
     }

@@ -1,17 +1,17 @@
 """Time of one train step (floor F2).
 
-    body      = 3 forward FLOPs (4 where activations are computed again, 2 with a frozen body) / (R F f)
-    head      = 2 T V (3 d_s + d_t) / (R F f) + 22 T V bytes / (R M m)     (2 d_s + d_t with a frozen head)
+    body      = 3 forward FLOPs (4 where activations are computed again, 2 with a frozen body) / (C F f)
+    head      = 2 T V (3 d_s + d_t) / (C F f) + 22 T V bytes / (C M m)     (2 d_s + d_t with a frozen head)
     optimizer = bytes per trained parameter / (R M m)
     exchange  = 8 bytes per parameter, 4 per trained one and micro-batch over the link, where it is not hidden behind
                 the body
     seconds   = max(body + head, exchange) + optimizer + overhead
 
-R ranks (of which no more compute than there are sequences), T completion tokens, V vocabulary, d_s and d_t hidden
-sizes (d_t is 0 where no readout of a teacher is used). The head's units are those of docs/loss.md; 22 bytes
-per logit are its elementwise passes for the JSD; where LoRA freezes body and head, the product of the head's gradient
-is left out (divergences/chunked.py). FSDP2 gathers all float32 parameters forward and backward, 2 x 4 bytes, and
-reduces the gradients of those that are trained, 4 bytes.
+R ranks, of which C compute: no more than there are sequences, since none is divided; T completion tokens, V vocabulary,
+d_s and d_t hidden sizes (d_t is 0 where no readout of a teacher is used). The head's units are those of docs/loss.md;
+22 bytes per logit are its elementwise passes for the JSD; where LoRA freezes body and head, the product of the head's
+gradient is left out (divergences/chunked.py). FSDP2 gathers all float32 parameters forward and backward, 2 x 4 bytes,
+and reduces the gradients of those that are trained, 4 bytes.
 """
 
 import math
@@ -48,23 +48,24 @@ class Learning:
 
 
 def learning_time(work: Workload, device: Device, ranks: int) -> Learning:
-    """Of a step on `ranks` devices, which share its tokens."""
+    """Of a step on `ranks` devices, which share its sequences."""
     achieved, shape = device.achieved.learner, work.student
-    flops = min(ranks, work.batch_size) * device.flops_of(work.learner_dtype) * achieved.compute
-    bandwidth = ranks * device.memory_bytes_per_s * achieved.memory
+    computing = min(ranks, work.batch_size)
+    flops = computing * device.flops_of(work.learner_dtype) * achieved.compute
+    bandwidth = device.memory_bytes_per_s * achieved.memory
     passes = (2 if work.freezes_body else 3) + (1 if work.recomputes else 0)
     body = work.batch_size * passes * shape.forward_flops(work.lengths.prompt, work.completion)
     logits = work.trained_tokens * shape.vocab_size
     head_units = (2 if work.freezes_body else 3) * shape.hidden_size + work.head_widths
     exchange = 0.0
     if ranks > 1:
-        rounds = math.ceil(work.read_tokens / ranks / work.micro_batch_tokens)
+        rounds = math.ceil(work.read_tokens / computing / work.micro_batch_tokens)
         each = _GATHERED_BYTES * shape.num_params + _REDUCED_BYTES * work.trained_params
         exchange = rounds * each / device.links_between(ranks)
     return Learning(
         body_s=body / flops,
-        head_s=2 * logits * head_units / flops + _LOSS_BYTES_PER_LOGIT * logits / bandwidth,
+        head_s=2 * logits * head_units / flops + _LOSS_BYTES_PER_LOGIT * logits / (computing * bandwidth),
         exchange_s=exchange,
-        optimizer_s=work.trained_params * work.optimizer_bytes / bandwidth,
+        optimizer_s=work.trained_params * work.optimizer_bytes / (ranks * bandwidth),
         overhead_s=achieved.overhead_s,
     )

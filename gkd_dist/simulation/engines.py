@@ -3,7 +3,7 @@
 import asyncio
 import math
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -14,7 +14,6 @@ from gkd_dist.errors import DeadlineError, EngineError
 from gkd_dist.simulation.driver import Driver
 from gkd_dist.simulation.scenario import LearnerRates, SamplerRates, TeacherRates
 from gkd_dist.simulation.shared import Shared
-from gkd_dist.simulation.weights import Distribution
 from gkd_dist.targets import TargetsHandle, TeacherTargets
 from gkd_dist.types import (
     DivergenceReport,
@@ -92,14 +91,24 @@ class Mortal:
 
 class SimulatedSampler(Mortal):
     """Implements `interfaces.Sampler`. The length of an answer depends on the seed and the sample's id alone, so an
-    answer that is asked for again is as long as it was."""
+    answer that is asked for again is as long as it was.
+
+    Args:
+        receive: returns when a version is on this sampler's node.
+    """
 
     def __init__(
-        self, name: str, driver: Driver, timeout_s: float, rates: SamplerRates, weights: Distribution, seed: int
+        self,
+        name: str,
+        driver: Driver,
+        timeout_s: float,
+        rates: SamplerRates,
+        receive: Callable[[int], Awaitable[None]],
+        seed: int,
     ) -> None:
         super().__init__(name, driver, timeout_s)
         self._rates = rates
-        self._weights = weights
+        self._receive = receive
         self._seed = seed
         self._version = 0
         self._loading = asyncio.Lock()
@@ -114,7 +123,7 @@ class SimulatedSampler(Mortal):
     async def load_weights(self, publication: WeightPublication) -> int:
         version = publication.manifest.version
         async with self._called():
-            await self._weights.receive(version)
+            await self._receive(version)
             async with self._loading:
                 self.batch.hold()
                 try:

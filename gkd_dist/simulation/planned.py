@@ -29,7 +29,8 @@ def planned_scenario(work: Workload, device: Device, found: Prediction, *, max_s
         raise ValueError("cannot be simulated: " + "; ".join(problems))
     split, parts = found.split, found.parts
     read_tokens = work.read_tokens / split.teachers
-    # Samplers of a node share what it reads: in all, so many bytes leave the learner.
+    # What the nodes read in all, divided among samplers that each read by themselves: those beside the learner, a last
+    # node that is not full and samplers of several nodes are in it.
     read_bytes = work.published_bytes * parts.receivers.others / split.samplers
     link = device.network_bytes_per_s * device.achieved.publish.network
     return Scenario(
@@ -47,7 +48,7 @@ def planned_scenario(work: Workload, device: Device, found: Prediction, *, max_s
             gather_s=parts.publishing.gather_s,
             num_calls=round(parts.traffic.learner),
         ),
-        weights=WeightRates(num_bytes=read_bytes, learner_bytes_per_s=link, replica_bytes_per_s=link),
+        weights=WeightRates(read_bytes, learner_bytes_per_s=link, node_bytes_per_s=link, samplers_per_node=1),
         driver=work.driver,
         whole_steps=work.max_staleness == 0,
         probe_interval_s=min(work.probe_interval_s, MAX_DURATION_S),

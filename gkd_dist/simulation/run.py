@@ -12,7 +12,7 @@ from gkd_dist.simulation.outcome import Busy, Measured, Outcome, Window, max_rss
 from gkd_dist.simulation.scenario import Scenario
 from gkd_dist.simulation.shard import started
 from gkd_dist.simulation.virtual_loop import VirtualLoop, run_virtual
-from gkd_dist.simulation.weights import make_distribution
+from gkd_dist.simulation.weights import Distribution
 from gkd_dist.supervision.health import State
 from gkd_dist.supervision.together import gather_all
 
@@ -38,7 +38,7 @@ async def turn(scenario: Scenario, *, warm_up: int = 2) -> Outcome:
             f"need warm_up >= 1 and at least warm_up + max_staleness + 2 steps, got {warm_up} and {scenario.max_steps}"
         )
     loop, cpu_s, real_s = asyncio.get_running_loop(), time.process_time(), time.perf_counter()
-    distribution, barrier = make_distribution(scenario.weights), asyncio.Barrier(scenario.num_shards)
+    distribution, barrier = Distribution(scenario.weights), asyncio.Barrier(scenario.num_shards)
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         shards = [

@@ -67,21 +67,36 @@ class LearnerRates:
 class WeightRates:
     num_bytes: float = 3.4e9
     learner_bytes_per_s: float = 25e9
-    """Of the learner's link; whoever loads at once shares it."""
-    replica_bytes_per_s: float = 25e9
-    """Of the link of each sampler."""
+    """Of the learner's link; the nodes that read at once share it."""
+    node_bytes_per_s: float = 25e9
+    """Of the link of each node with samplers."""
+    samplers_per_node: int = 8
+    """Which share what it reads, as those of a node with eight GPUs do: it reads each version once. None is on the
+    learner's own node."""
     fan_out: int = 0
-    """0: every sampler reads from the learner. Else a tree, in which each node sends to so many others."""
+    """0: every node reads from the learner. Else a tree, in which each sends to so many others."""
     num_pieces: int = 54
     """Buckets of the weights: a node of the tree sends one on before it has the next."""
 
-    def spread_s(self, num_readers: int) -> float:
+    def __post_init__(self) -> None:
+        if self.samplers_per_node < 1:
+            raise ValueError(f"samplers_per_node must be at least 1, got {self.samplers_per_node}")
+
+    def num_nodes(self, num_samplers: int) -> int:
+        """With samplers, where one after the other is filled."""
+        return -(-num_samplers // self.samplers_per_node)
+
+    def spread_s(self, num_samplers: int) -> float:
         """Until the last of so many that ask at once has all of it."""
+        return self.way_s(self.num_nodes(num_samplers))
+
+    def way_s(self, num_nodes: int) -> float:
+        """As `spread_s`, by nodes."""
         return spread_s(
             self.num_bytes,
-            num_readers,
+            num_nodes,
             learner_bytes_per_s=self.learner_bytes_per_s,
-            reader_bytes_per_s=self.replica_bytes_per_s,
+            reader_bytes_per_s=self.node_bytes_per_s,
             fan_out=self.fan_out,
             num_pieces=self.num_pieces,
         )

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -85,10 +86,11 @@ async def started(
     driver, exporter, steps = Driver(scenario.driver), Exporter(), StepTimes()
     rules = SupervisionConfig(probe_interval_s=scenario.probe_interval_s, max_restarts=scenario.max_restarts)
     timeout_s, seed = scenario.request_timeout_s, f"{scenario.seed}/{number}"
+    first_sampler = number * (scenario.num_samplers // share)
 
     def make_sampler(slot: int) -> SimulatedSampler:
-        name = f"sampler {slot}"
-        return SimulatedSampler(name, driver, timeout_s, scenario.sampler, distribution, scenario.seed + number)
+        receive = partial(distribution.receive, sampler=first_sampler + slot)
+        return SimulatedSampler(f"sampler {slot}", driver, timeout_s, scenario.sampler, receive, scenario.seed + number)
 
     def make_teacher(slot: int) -> SimulatedTeacher:
         return SimulatedTeacher(f"teacher {slot}", driver, timeout_s, scenario.teacher)

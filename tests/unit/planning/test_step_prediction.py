@@ -126,6 +126,17 @@ def test_a_frozen_head_costs_no_product_for_its_gradient() -> None:
     assert saved == pytest.approx(2 * WORK.trained_tokens * WORK.student.head_params / rate)
 
 
+def test_ranks_without_a_sequence_share_the_parameters_alone() -> None:
+    """4 sequences: beyond 4 ranks only the optimizer's bytes are divided further; the others wait for these four."""
+    work = replace(WORK, batch_size=4, micro_batch_tokens=100)
+    four, sixteen = (learning_time(work, DEVICE, ranks) for ranks in (4, 16))
+    near = DEVICE.model_copy(update={"num_per_node": 16})
+
+    assert (sixteen.body_s, sixteen.head_s) == (four.body_s, four.head_s)
+    assert learning_time(work, near, 16).exchange_s == four.exchange_s
+    assert sixteen.optimizer_s == pytest.approx(four.optimizer_s / 4)
+
+
 def test_frozen_parameters_are_gathered_and_their_gradients_not_reduced() -> None:
     adapters = replace(WORK, freezes_body=True, trained_params=1e6)
     whole, frozen = (learning_time(work, DEVICE, 4).exchange_s for work in (WORK, adapters))

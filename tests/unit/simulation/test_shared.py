@@ -1,6 +1,7 @@
 """What shares a resource ends when its share says so."""
 
 import asyncio
+from collections.abc import Iterable
 
 import pytest
 from hypothesis import given, settings
@@ -12,7 +13,7 @@ from gkd_dist.simulation.driver import Driver
 from gkd_dist.simulation.scenario import SamplerRates, WeightRates
 from gkd_dist.simulation.shared import Shared
 from gkd_dist.simulation.virtual_loop import run_virtual
-from gkd_dist.simulation.weights import make_distribution
+from gkd_dist.simulation.weights import Distribution
 
 FLOWS = st.lists(st.tuples(st.floats(0.0, 20.0), st.floats(0.1, 50.0)), min_size=1, max_size=8)
 
@@ -121,22 +122,72 @@ def test_places_of_a_tree(fan_out: int, depths: list[int]) -> None:
     assert [depth_of(place, fan_out) for place in range(len(depths))] == depths
 
 
+def arrivals(rates: WeightRates, samplers: Iterable[int]) -> list[float]:
+    """When each of these has a version that all ask for at once."""
+
+    async def receive(distribution: Distribution, sampler: int) -> float:
+        await distribution.receive(1, sampler)
+        return asyncio.get_running_loop().time()
+
+    async def main() -> list[float]:
+        distribution = Distribution(rates)
+        return list(await asyncio.gather(*(receive(distribution, each) for each in samplers)))
+
+    return run_virtual(main())
+
+
 @pytest.mark.parametrize(("fan_out", "seconds"), [(0, 40.0), (2, 2 * 1.0 * (1 + 4 / 10))])
 @pytest.mark.parametrize("slow_readers", [False, True])
-def test_weights_over_one_link_and_down_a_tree(fan_out: int, seconds: float, slow_readers: bool) -> None:
-    """40 samplers, one second each; in the tree of pairs the last of 40 is 5 hops below the learner, of 10 pieces."""
-    rates = WeightRates(1e9, 1e9, 1e9 / 80 if slow_readers else 1e9, fan_out=fan_out, num_pieces=10)
-
-    async def main() -> float:
-        distribution = make_distribution(rates)
-        await asyncio.gather(*(distribution.receive(1) for _ in range(40)))
-        return asyncio.get_running_loop().time()
+@pytest.mark.parametrize("per_node", [1, 8])
+def test_weights_over_one_link_and_down_a_tree(fan_out: int, seconds: float, slow_readers: bool, per_node: int) -> None:
+    """40 nodes, one second each; in the tree of pairs the last of 40 is 5 hops below the learner, of 10 pieces."""
+    node_bytes_per_s = 1e9 / 80 if slow_readers else 1e9
+    rates = WeightRates(1e9, 1e9, node_bytes_per_s, samplers_per_node=per_node, fan_out=fan_out, num_pieces=10)
 
     if slow_readers:  # 80 s for one to read it, whoever sends
         seconds = 80 * seconds if fan_out else 80.0
-    assert run_virtual(main()) == pytest.approx(seconds)
-    assert rates.spread_s(40) == pytest.approx(seconds)
+    assert max(arrivals(rates, range(40 * per_node))) == pytest.approx(seconds)
+    assert rates.spread_s(40 * per_node) == pytest.approx(seconds)
     assert rates.spread_s(0) == 0
+
+
+def test_a_node_that_is_not_full_reads_as_one() -> None:
+    """17 samplers, 8 to a node: three nodes."""
+    rates = WeightRates(1e9, 1e9, 1e9, samplers_per_node=8)
+    assert arrivals(rates, range(17)) == pytest.approx([3.0] * 17)
+    assert rates.spread_s(17) == pytest.approx(3.0)
+
+
+def test_a_sampler_that_asks_later_finds_its_node_s_copy_and_a_newer_version_is_read() -> None:
+    async def main() -> list[float]:
+        loop, distribution = asyncio.get_running_loop(), Distribution(WeightRates(1e9, 1e9, 1e9, samplers_per_node=2))
+        found = []
+        for version, sampler in ((1, 0), (1, 1), (1, 0), (2, 1), (2, 0), (2, 2)):
+            begun = loop.time()
+            await distribution.receive(version, sampler)
+            found.append(loop.time() - begun)
+        return found
+
+    assert run_virtual(main()) == pytest.approx([1.0, 0.0, 0.0, 1.0, 0.0, 1.0])
+
+
+def test_a_sampler_that_dies_does_not_take_its_node_s_copy_with_it() -> None:
+    async def main() -> float:
+        distribution = Distribution(WeightRates(1e9, 1e9, 1e9, samplers_per_node=2))
+        first = asyncio.create_task(distribution.receive(1, 0))
+        await asyncio.sleep(0.25)
+        second = asyncio.create_task(distribution.receive(1, 1))
+        await asyncio.sleep(0.25)
+        first.cancel()
+        await second
+        return asyncio.get_running_loop().time()
+
+    assert run_virtual(main()) == pytest.approx(1.0)
+
+
+def test_a_node_without_samplers_is_refused() -> None:
+    with pytest.raises(ValueError, match="samplers_per_node"):
+        WeightRates(samplers_per_node=0)
 
 
 def test_the_mean_of_cut_answers_is_that_of_many_draws() -> None:

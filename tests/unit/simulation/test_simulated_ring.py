@@ -49,12 +49,24 @@ def test_a_controller_that_is_slowest_sets_the_pace() -> None:
     assert outcome.bottleneck == "driver"
 
 
-def test_weights_that_all_samplers_read_from_one_link_hold_up_the_ring() -> None:
-    slow = replace(EXACT, weights=WeightRates(num_bytes=4e9, learner_bytes_per_s=1e9, replica_bytes_per_s=1e9))
+def test_weights_that_all_nodes_read_from_one_link_hold_up_the_ring() -> None:
+    weights = WeightRates(num_bytes=4e9, learner_bytes_per_s=1e9, node_bytes_per_s=1e9, samplers_per_node=1)
+    slow = replace(EXACT, weights=weights)
     outcome = simulate(replace(slow, max_staleness=0, whole_steps=True, max_steps=8))
     assert outcome.window.seconds / 5 == pytest.approx(3.3 + 8.0, rel=0.01)
     tree = simulate(replace(slow, max_staleness=1, num_samplers=32, weights=replace(slow.weights, fan_out=2)))
     assert tree.sequences_per_s > 3 * simulate(replace(slow, max_staleness=1, num_samplers=32)).sequences_per_s
+
+
+@pytest.mark.parametrize("num_shards", [1, 2])
+@pytest.mark.parametrize(("samplers_per_node", "num_nodes"), [(1, 8), (2, 4), (8, 1)])
+def test_samplers_of_one_node_read_new_weights_once(samplers_per_node: int, num_nodes: int, num_shards: int) -> None:
+    """Whichever controller they belong to: 3 s a node, before whole steps of 0.5 s of sampling, 0.2 of scoring and 0.5
+    of learning."""
+    weights = WeightRates(3e9, 1e9, 1e9, samplers_per_node=samplers_per_node)
+    scenario = replace(EXACT, num_samplers=8, num_teachers=8, weights=weights, max_staleness=0, whole_steps=True)
+    outcome = simulate(replace(scenario, num_shards=num_shards, max_steps=8))
+    assert outcome.window.seconds / 5 == pytest.approx(1.2 + 3.0 * num_nodes, rel=0.01)
 
 
 def test_shards_make_each_step_together() -> None:
