@@ -111,8 +111,8 @@ def make_ring(
 
 
 async def run_ring(ring: Ring, waiting: Sequence[Group] = ()) -> None:
-    """Train until the plan's last step; returns when its weights are live on every sampler and the sentinel has checked
-    who scored since its last check.
+    """Train until the plan's last step; returns when its weights are live on every sampler (where they are evaluated)
+    and the sentinel has checked who scored since its last check.
 
     Args:
         waiting: scored groups of a former start that were not trained on.

@@ -63,14 +63,18 @@ class Plan:
     """Who wrote the completions of `stream`."""
     teachers_of: TeachersOf | None = None
     """Who scores a sample of `stream`; None: every teacher scores every sample."""
+    is_evaluated: bool = True
+    """Whether samplers answer held-out prompts after the last step."""
 
     def asks_for(self, version: int) -> bool:
         """Whether anybody may sample with the weights of `version`: the last evaluation does, and whoever answers the
         prompts that are given out while it is live. Where steps are given out whole and none ahead, these are the
         prompts of the step `version` alone, and the coin may want none."""
-        if self.whole_steps and self.max_staleness == 0 and version < self.max_steps:
+        if version == self.max_steps:
+            return self.is_evaluated
+        if self.whole_steps and self.max_staleness == 0:
             return self.mixture.num_student(version) > 0
-        return self.mixture.needs_student or version == self.max_steps
+        return self.mixture.needs_student
 
 
 @dataclass(frozen=True)

@@ -69,6 +69,7 @@ class PreparedJob:
             sentinel_steps={name: teacher.sentinel_steps for name, teacher in config.named_teachers.items()},
             students=students,
             reinforcement=self._reinforcement(stream) if config.reward else None,
+            is_evaluated=config.evaluation.enabled,
         )
 
     def held_out(self, run: str) -> HeldOut:

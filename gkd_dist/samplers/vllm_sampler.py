@@ -18,7 +18,7 @@ from gkd_dist.config.lora import LoraConfig
 from gkd_dist.engines.vllm_engine import check_alive, last_output, start_engine
 from gkd_dist.errors import ConfigError, EngineError
 from gkd_dist.samplers.seeds import sample_seed
-from gkd_dist.samplers.weight_updates import WeightUpdates
+from gkd_dist.samplers.weight_updates import WeightUpdates, in_order
 from gkd_dist.types import (
     FinishReason,
     Prompt,
@@ -178,9 +178,11 @@ class VllmSampler:
             await self._engine.init_weight_transfer_engine(WeightTransferInitRequest(init_info={}))
             self._transfer_ready = True
         info = vllm_receiver.update_info(manifest, segment)
-        await self._engine.start_weight_update()
-        await self._engine.update_weights(WeightTransferUpdateRequest(update_info=info))
-        await self._engine.finish_weight_update()
+        await in_order(
+            self._engine.start_weight_update(),
+            self._engine.update_weights(WeightTransferUpdateRequest(update_info=info)),
+            self._engine.finish_weight_update(),  # refused where one of those before was
+        )
 
     async def ping(self) -> None:
         """See `interfaces.Sampler.ping`; vLLM watches the engine's process and knows whether it ended."""

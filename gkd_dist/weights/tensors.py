@@ -33,9 +33,10 @@ def fill_bucket(tensors: Iterable[Readable], entries: Sequence[TensorEntry], num
         EngineError: a tensor that is not finite in its entry's dtype; names it.
     """
     bucket, end = np.empty(num_bytes, dtype=np.uint8), 0
+    whole = torch.from_numpy(bucket)
     for entry, tensor in zip(entries, tensors, strict=True):
         bucket[end : entry.offset_bytes] = 0  # what lies between tensors is in the digest too
-        section = _view(bucket, entry)
+        section = _view(whole, entry)
         section.copy_(tensor.detach())
         if not is_finite(section):
             raise EngineError(f"parameter {entry.name} is not finite")
@@ -52,16 +53,13 @@ def is_finite(tensor: torch.Tensor) -> bool:
 
 def read_tensors(buckets: Sequence[ByteArray], entries: Sequence[TensorEntry]) -> Iterator[tuple[str, torch.Tensor]]:
     """(name, tensor) views into the buckets, in manifest order; to be read alone, for buckets may be others' too."""
-    for entry in entries:
-        yield entry.name, _view(buckets[entry.bucket], entry)
-
-
-def _view(bucket: ByteArray, entry: TensorEntry) -> torch.Tensor:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # what Ray gives is read-only
-        section = torch.from_numpy(_bytes_of(bucket, entry))
+        wholes = [torch.from_numpy(bucket) for bucket in buckets]
+    for entry in entries:
+        yield entry.name, _view(wholes[entry.bucket], entry)
+
+
+def _view(bucket: torch.Tensor, entry: TensorEntry) -> torch.Tensor:
+    section = bucket[entry.offset_bytes : entry.offset_bytes + entry.num_bytes]
     return section.view(DTYPES[entry.dtype]).view(entry.shape)
-
-
-def _bytes_of(bucket: ByteArray, entry: TensorEntry) -> ByteArray:
-    return bucket[entry.offset_bytes : entry.offset_bytes + entry.num_bytes]

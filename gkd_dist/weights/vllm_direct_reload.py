@@ -3,15 +3,21 @@
 vLLM's layerwise reload is made for every quantisation: it materialises each layer anew, counts what is copied into it,
 processes it, and copies the outcome into the old tensors. Unquantised parameters can take new values where they lie.
 Only linear layers on CPU cannot: they multiply with a packed copy and have given up their weight, so it is
-materialised, loaded, packed, and given up again, one layer after the other.
+materialised, loaded, packed, and given up again, one layer after the other. What comes in one piece is packed from
+where it lies.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from vllm.model_executor.layers.linear import LinearBase, UnquantizedLinearMethod
+from vllm.model_executor.layers.linear import (
+    LinearBase,
+    ReplicatedLinear,
+    RowParallelLinear,
+    UnquantizedLinearMethod,
+)
 from vllm.model_executor.layers.vocab_parallel_embedding import (
     ParallelLMHead,
     UnquantizedEmbeddingMethod,
@@ -20,6 +26,10 @@ from vllm.model_executor.layers.vocab_parallel_embedding import (
 from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
 from vllm.model_executor.model_loader.reload.meta import materialize_meta_tensor, to_meta_tensor
 from vllm.model_executor.model_loader.reload.sanitize import restore_layer_refs
+from vllm.platforms import current_platform
+
+_COPYING = (RowParallelLinear.weight_loader, RowParallelLinear.weight_loader_v2, ReplicatedLinear.weight_loader)
+"""Loaders that copy a tensor as it is where it has the parameter's shape."""
 
 
 def is_plain(model: nn.Module) -> bool:
@@ -93,6 +103,9 @@ class DirectReload:
 
         def load(_: nn.Parameter, loaded: Tensor, *more: Any, **options: Any) -> None:
             nonlocal missing, weight
+            if _can_be_packed(loaded, shape, load_part):
+                self._pack(module, nn.Parameter(loaded, requires_grad=False))
+                return
             if weight is None:
                 weight = materialize_meta_tensor(shape)
                 weight.weight_loader = load_part
@@ -112,6 +125,13 @@ class DirectReload:
 
     def _give_up(self, module: LinearBase) -> None:
         _put(module, self._unpacked.pop(module))
+
+
+def _can_be_packed(loaded: Tensor, shape: nn.Parameter, load_part: Callable[..., Any]) -> bool:
+    """Whether `loaded` is what its loader would make of it, and may be packed where it lies. It belongs to others:
+    packing has to make a copy, as all but AMD's own products do."""
+    is_same = (loaded.shape, loaded.stride(), loaded.dtype) == (shape.shape, shape.stride(), shape.dtype)
+    return is_same and getattr(load_part, "__func__", None) in _COPYING and not current_platform.is_zen_cpu()
 
 
 def _put(module: nn.Module, weight: nn.Parameter) -> None:

@@ -9,7 +9,7 @@ import os
 import signal
 import threading
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from gkd_dist.weights.vllm_direct_reload import DirectReload
 
 BACKEND = "gkd_shared_memory"
+_ENTRY_FIELDS = [field.name for field in fields(TensorEntry)]
 _ORPHAN_CHECK_S = 1.0
 _LORA_PRODUCTS = "gkd_dist.weights.vllm_lone_adapter.LoneAdapterWrapper"
 """vLLM imports it when an engine starts with adapters."""
@@ -75,7 +76,8 @@ class SharedMemoryUpdateInfo(WeightTransferUpdateInfo):
 
 def update_info(manifest: WeightManifest, segment: SharedSegment) -> dict[str, Any]:
     """The update request for a segment, in types that vLLM's own serialisation carries."""
-    tensors = [asdict(entry) | {"shape": list(entry.shape)} for entry in manifest.tensors]
+    # Not `asdict`, which copies deeply: the engine stands still meanwhile.
+    tensors = [{name: getattr(entry, name) for name in _ENTRY_FIELDS} for entry in manifest.tensors]
     return {"buckets": [asdict(bucket) for bucket in segment.buckets], "tensors": tensors}
 
 

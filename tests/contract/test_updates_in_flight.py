@@ -1,16 +1,17 @@
 """Weights that change while a real vLLM engine writes: which version wrote which token, and with which keys."""
 
 import asyncio
+import inspect
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from gkd_dist.errors import ConfigError
+from gkd_dist.errors import ConfigError, EngineError, WeightsError
 from gkd_dist.interfaces import Sampler
 from gkd_dist.types import SampleId, SamplingParams, Trajectory, VersionRange
 from gkd_dist.weights.publisher import WeightPublisher
@@ -98,6 +99,47 @@ def test_versions_are_those_of_the_first_and_the_last_token(models: tuple[Path, 
         # The same prompt was read by the former weights while others held its cache in place.
         assert item.versions == VersionRange(1, 1)
         assert (gaps(new, item) < NEAR).all()
+
+
+def test_an_update_that_breaks_off_in_the_engine_says_so_and_the_next_one_heals(
+    models: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gkd_dist.weights import vllm_receiver
+
+    def nameless(*given: Any) -> dict[str, Any]:
+        info = update_info(*given)
+        info["tensors"][-1]["name"] = "model.elsewhere"
+        return info
+
+    update_info = vllm_receiver.update_info
+    named = list(AutoModelForCausalLM.from_pretrained(models[1]).named_parameters())
+    publisher = WeightPublisher("test", bucket_bytes=1 << 16, dtype="float32")
+    prompts = tiny.prompts([5, 9])
+
+    async def scenario() -> list[Trajectory]:
+        sampler = start(models[0], "keep")
+        try:
+            with monkeypatch.context() as patch:
+                patch.setattr(vllm_receiver, "update_info", nameless)
+                with pytest.raises(WeightsError, match=r"loading version 1 failed: .*named 'elsewhere'"):
+                    await sampler.load_weights(publisher.publish(named, 1))
+            with pytest.raises(EngineError, match="no complete weights"):
+                await sampler.sample(prompts, SHORT)
+            await sampler.load_weights(publisher.publish(named, 2))
+            return await sampler.sample(prompts, SHORT)
+        finally:
+            await sampler.close()
+
+    for item in asyncio.run(scenario()):
+        assert item.versions == VersionRange(2, 2)
+        assert (gaps(models[1], item) < NEAR).all()
+
+
+def test_the_pinned_engine_can_be_paused_without_a_sleep() -> None:
+    """Else updates fall back to the public way, which is slower and right."""
+    from vllm.v1.engine.core_client import AsyncMPClient
+
+    assert {"mode", "clear_cache"} <= inspect.signature(AsyncMPClient.pause_scheduler_async).parameters.keys()
 
 
 def test_recomputing_in_parts_is_refused_on_cpu_by_its_key(models: tuple[Path, Path]) -> None:

@@ -100,6 +100,56 @@ def test_what_is_loaded_is_what_the_layers_multiply_with(model: Two) -> None:
         assert {name: tensor.numel() for name, tensor in model.named_parameters()} == sizes  # nothing is held twice
 
 
+def test_what_comes_in_one_piece_is_packed_where_it_lies_unless_it_has_to_be_changed(
+    model: Two, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vllm.platforms import current_platform
+
+    from gkd_dist.weights import vllm_direct_reload
+
+    if not current_platform.is_cpu():
+        pytest.skip("on a GPU no layer is packed")
+    copied: list[tuple[int, ...]] = []
+    materialise = vllm_direct_reload.materialize_meta_tensor
+
+    def counted(shape: Tensor) -> Tensor:
+        copied.append(tuple(shape.shape))
+        return materialise(shape)
+
+    monkeypatch.setattr(vllm_direct_reload, "materialize_meta_tensor", counted)
+    reload = vllm_direct_reload.DirectReload(model)
+    rounded = {name: tensor.bfloat16() for name, tensor in weights(2).items()}
+    for published, layers in ((weights(1), [(96, 64)]), (rounded, [(96, 64), (64, 96)])):
+        copied.clear()
+        reload.begin()
+        reload.load(published.items())
+        reload.end()
+        assert copied == layers
+        assert gap(model, {name: tensor.float() for name, tensor in published.items()}) < 1e-5
+
+
+def test_a_layer_with_a_loader_of_its_own_gets_what_that_makes(surroundings: None) -> None:
+    from vllm.model_executor.model_loader.reload import record_metadata_for_reloading
+
+    from gkd_dist.weights.vllm_direct_reload import DirectReload
+
+    def negated(parameter: nn.Parameter, loaded: Tensor) -> None:
+        parameter.data.copy_(-loaded)
+
+    with torch.no_grad():
+        model = Two()
+        model.second.weight.weight_loader = negated
+        record_metadata_for_reloading(model)
+        model.load_weights(weights(0).items())
+        for layer in (model.first, model.second):
+            layer.quant_method.process_weights_after_loading(layer)
+        reload = DirectReload(model)
+        reload.begin()
+        reload.load(weights(1).items())
+        reload.end()
+        assert gap(model, weights(1) | {"second.weight": -weights(1)["second.weight"]}) < 1e-5
+
+
 def test_an_update_that_was_broken_off_is_begun_anew(model: Two) -> None:
     from vllm.platforms import current_platform
 

@@ -92,6 +92,39 @@ class Recording(FakeSampler):
         return await super().load_weights(publication)
 
 
+@pytest.mark.parametrize(
+    ("student_fraction", "whole_steps", "versions"), [(0.0, True, []), (0.0, False, []), (1.0, True, [1, 2])]
+)
+def test_the_last_weights_stay_too_where_nobody_evaluates_them(
+    student_fraction: float, whole_steps: bool, versions: list[int]
+) -> None:
+    """The learner has them all the same, and every step is trained and told as it is otherwise."""
+    sampler, learner = Recording(), FakeLearner()
+    plan = make_plan(
+        3, student_fraction, is_evaluated=False, whole_steps=whole_steps, max_staleness=0 if whole_steps else 1
+    )
+    metrics, sink = run(plan, fleet_of([sampler], {"teacher": [FakeTeacher()]}, learner))
+    assert sampler.loaded == versions
+    assert [batch.step for batch in learner.batches] == [record["step"] for record in sink.records] == [0, 1, 2]
+    assert [value for _, name, value, _ in metrics.calls if name == "gkd_policy_version"][-1] == 3
+
+
+@pytest.mark.parametrize("student_fraction", [0.5, 1.0])
+def test_an_asynchronous_run_that_is_not_evaluated_ends_without_its_last_weights(student_fraction: float) -> None:
+    sampler, learner = Recording(), FakeLearner()
+    plan = make_plan(
+        6, student_fraction, is_evaluated=False, whole_steps=False, max_staleness=1, replay_capacity=2 * BATCH
+    )
+    run(plan, fleet_of([sampler], {"teacher": [FakeTeacher()]}, learner))
+    assert sampler.loaded == [1, 2, 3, 4, 5]
+    for batch in learner.batches:
+        assert len(batch.scored) == BATCH
+        assert all(
+            item.trajectory.versions is None or item.trajectory.versions.oldest >= batch.step - 1
+            for item in batch.scored
+        )
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_where_the_coin_says_fixed_pairs_no_weights_move_and_the_student_never_writes_with_older_ones(
     seed: int,

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from gkd_dist.errors import WeightsError
-from gkd_dist.samplers.weight_updates import WeightUpdates
+from gkd_dist.samplers.weight_updates import WeightUpdates, in_order
 from gkd_dist.types import WeightManifest, WeightPublication
 from gkd_dist.weights.publisher import WeightPublisher
 from gkd_dist.weights.shared_memory import SharedSegment
@@ -24,6 +24,7 @@ class Engine:
         self.go = asyncio.Event()
         self.swapping = asyncio.Event()
         self.error: Exception | None = None
+        self.resume_error: Exception | None = None
 
     async def pause_generation(self, *, mode: str, clear_cache: bool) -> None:
         self.calls.append(f"pause {mode}")
@@ -37,6 +38,8 @@ class Engine:
 
     async def resume_generation(self) -> None:
         self.calls.append("resume")
+        if self.resume_error:
+            raise self.resume_error
 
     async def swap(self, manifest: WeightManifest, segment: SharedSegment) -> None:
         self.swapping.set()
@@ -45,6 +48,17 @@ class Engine:
         if self.error:
             raise self.error
         self.calls.append(f"swap {manifest.version}")
+
+
+class EngineWithCore(Engine):
+    """As `AsyncLLM` of the pinned version: what `pause_generation` asks of its core can be asked directly."""
+
+    @property
+    def engine_core(self) -> "EngineWithCore":
+        return self
+
+    async def pause_scheduler_async(self, *, mode: str, clear_cache: bool) -> None:
+        self.calls.append(f"core pauses {mode}, clear_cache={clear_cache}")
 
 
 @pytest.fixture(autouse=True)
@@ -94,6 +108,55 @@ def test_recomputing_frees_the_former_keys_after_the_swap_and_before_the_next_to
         running, _ = updates(engine, "recompute")
         await running.run(publication(1))
         assert engine.calls == ["pause keep", "swap 1", "reset running=True", "label 1", "resume"]
+
+    asyncio.run(scenario())
+
+
+def test_an_engine_with_a_core_is_paused_there_and_aborted_as_a_whole() -> None:
+    async def scenario() -> None:
+        engine = EngineWithCore()
+        engine.go.set()
+        engine.error = RuntimeError("no room")
+        running, _ = updates(engine)
+        with pytest.raises(WeightsError):
+            await running.run(publication(1))
+        assert engine.calls == ["core pauses keep, clear_cache=False", "pause abort"]
+
+    asyncio.run(scenario())
+
+
+def test_an_engine_that_cannot_be_resumed_has_lost_its_weights() -> None:
+    async def scenario() -> None:
+        engine = Engine()
+        engine.go.set()
+        engine.resume_error = RuntimeError("it died")
+        running, _ = updates(engine)
+        with pytest.raises(WeightsError, match="loading version 1 failed: it died"):
+            await running.run(publication(1))
+        assert engine.calls == ["pause keep", "swap 1", "label 1", "resume", "pause abort"]
+        assert running.weights_lost
+
+    asyncio.run(scenario())
+
+
+def test_orders_are_given_at_once_in_their_order_and_the_first_failure_is_told() -> None:
+    async def scenario() -> None:
+        given: list[str] = []
+        answers = {name: asyncio.get_running_loop().create_future() for name in ("start", "update", "finish")}
+
+        async def order(name: str) -> None:
+            given.append(name)
+            await answers[name]
+
+        call = asyncio.create_task(in_order(*map(order, answers)))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert given == ["start", "update", "finish"]
+        answers["start"].set_result(None)
+        answers["update"].set_exception(RuntimeError("unknown name"))
+        answers["finish"].set_exception(RuntimeError("never started"))
+        with pytest.raises(RuntimeError, match="unknown name"):
+            await call
 
     asyncio.run(scenario())
 
