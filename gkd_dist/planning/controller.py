@@ -7,10 +7,27 @@
 Asynchronous, a request is a row: `num_generations` sequences of the student, or one fixed pair. Synchronous, it is a
 replica's share of the batch. A replica is probed where it has answered nothing since its last turn; the exponential is
 the share of its turns of which that is true where answers come at random.
+
+The learner's calls wait in line. A queue of one server, first come first served, in which one customer goes round: each
+call of the learner joins the line when the one before has left it, and finds what has come in meanwhile, the share
+R / s of its stay for R seconds of other work in a step of s. A stay is then its own seconds over 1 - R / s in the mean
+(M/G/1 with a permanent customer; only the mean rate counts), and of a learner with L seconds besides C of calls
+
+    s = L + C / (1 - R / s) = (L + R + C + sqrt((L - R)^2 + C^2 + 2 C (L + R))) / 2
+
+the larger root: the other one is below L and R. It exists always, is above R + C wherever L and C are not zero, and at
+most L + R + C. Assumed: other work comes evenly over the step, the line that the first call finds is as long as those
+of the others, and calls go one after the other. Calls that are sent together wait once for all of them, and less.
 """
 
 import math
 from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+Seconds = TypeVar("Seconds", float, npt.NDArray[np.float64])
 
 CALL_S, SEQUENCE_S = 0.99e-3, 0.10e-3
 """Over Ray actors: 2.2 ms for the two calls of a sequence that goes by itself (benchmarks/elastic.json); of eight that
@@ -103,6 +120,21 @@ def row_traffic(
         orders=orders,
         learner=learner_calls(ranks),
     )
+
+
+def step_in_line(own_s: Seconds, calls_s: Seconds, other_s: Seconds) -> Seconds:
+    """Seconds of a step of a learner whose calls wait in line at the controller; floats, or arrays of one shape.
+
+    A second less of `own_s` shortens it by (step - other_s), one of the controller's work by (step - own_s), over the
+    same: a controller that is twice as fast helps more than such a learner where calls_s + other_s > own_s.
+
+    Args:
+        own_s: of the learner without its calls.
+        calls_s: of the controller, for those.
+        other_s: of the controller, for everything else in a step.
+    """
+    root: Seconds = ((own_s - other_s) ** 2 + calls_s * (calls_s + 2 * (own_s + other_s))) ** 0.5
+    return (own_s + other_s + calls_s + root) / 2
 
 
 def learner_calls(ranks: int) -> int:

@@ -1,21 +1,22 @@
 """One step of the ring on a given split of the devices (floor F2).
 
     synchronous    step = sampling + scoring + wire + learning + publishing + controller
-    asynchronous   step = max(samplers + load, teachers, wire + learner + gather + its calls,
+    asynchronous   step = max(samplers + load, teachers, wire + learner + gather + its calls in line,
                               release + spread + load, controller + probes, latency / (max_staleness + 1))
 
 Latency is the synchronous sum: a sequence passes all stations one after the other, and at most max_staleness + 1
 batches are under way, so a step cannot be shorter than the latency over that number. The learner draws a batch before
-it is brought to it, and one version is on its way at a time, whose orders wait behind the requests that the one before
-has released (pipeline/learning.py, pipeline/publishing.py). A load that falls into the sampling of another batch makes
-that one later; whether it does is a matter of phases, and not counted. Where roles share one device they
-take turns, and the step is the sum of what they occupy it for. Where the coin of Algorithm 1 decides, sampling is
-that of a whole batch in the share of the steps that it falls on.
+it is brought to it; its calls wait behind the controller's other work (`controller.step_in_line`), and the controller
+is the bottleneck of that where it has more to do than the learner has besides. One version is on its way at a time,
+whose orders wait behind the requests that the one before has released (pipeline/learning.py, pipeline/publishing.py).
+A load that falls into the sampling of another batch makes that one later; whether it does is a matter of phases, and
+not counted. Where roles share one device they take turns, and the step is the sum of what they occupy it for. Where
+the coin of Algorithm 1 decides, sampling is that of a whole batch in the share of the steps that it falls on.
 """
 
 from dataclasses import dataclass, replace
 
-from gkd_dist.planning.controller import Traffic, learner_calls, row_traffic
+from gkd_dist.planning.controller import Traffic, learner_calls, row_traffic, step_in_line
 from gkd_dist.planning.devices import Device
 from gkd_dist.planning.learning import Learning, learning_time
 from gkd_dist.planning.publishing import ONE_DEVICE, Publishing, Receivers, publishing_time
@@ -196,11 +197,16 @@ def step_of(work: Workload, split: Split, parts: Parts, *, shared: bool) -> Step
             "controller": parts.controller_s,
         }
         return Step(sum(terms.values()), max(terms, key=lambda name: terms[name]), 0.0, 0.0)
+    calls_s = parts.traffic.learner_s(work.driver)
+
+    def in_line(probes_s: float) -> float:
+        return step_in_line(learner_s, calls_s, parts.controller_s - calls_s + probes_s)
+
     latency = own * parts.sampling.latency_s + parts.scoring_s + learner_s + publishing.deliver_s + parts.controller_s
     terms = {
         "sampling": own * parts.sampling.seconds + publishing.load_s,
         "scoring": parts.scoring_s,
-        "learning": learner_s + parts.traffic.learner_s(work.driver),
+        "learning": in_line(0.0),
         "publishing": publishing.deliver_s + parts.traffic.release_s(work.driver),
         "controller": parts.controller_s,
         "staleness": latency / (work.max_staleness + 1),
@@ -213,13 +219,17 @@ def step_of(work: Workload, split: Split, parts: Parts, *, shared: bool) -> Step
         interval_s=work.probe_interval_s,
     )
     terms["controller"] += probes_s
+    terms["learning"] = in_line(probes_s)
     bottleneck = max(terms, key=lambda name: terms[name])
+    seconds = terms[bottleneck]
+    if bottleneck == "learning" and terms["controller"] > learner_s:
+        bottleneck = "controller"
     shares = {
         "sampling": {"publishing": publishing.load_s},
         "learning": {"publishing": publishing.gather_s, "wire": parts.wire_s},
     }
-    mostly = (name for name, seconds in shares.get(bottleneck, {}).items() if 2 * seconds > terms[bottleneck])
-    return Step(terms[bottleneck], next(mostly, bottleneck), probes_s, terms["staleness"])
+    mostly = (name for name, part_s in shares.get(bottleneck, {}).items() if 2 * part_s > seconds)
+    return Step(seconds, next(mostly, bottleneck), probes_s, terms["staleness"])
 
 
 def predict(work: Workload, device: Device, split: Split, groups: Groups, *, shared: bool = False) -> Prediction:

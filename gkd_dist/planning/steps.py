@@ -8,6 +8,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
+from gkd_dist.planning.controller import step_in_line
 from gkd_dist.planning.devices import Device
 from gkd_dist.planning.learning import learning_time
 from gkd_dist.planning.prediction import Groups, Split, traffic_of
@@ -58,9 +59,9 @@ class Steps:
     def floor_s(self) -> Array:
         """No step is shorter, however many teachers there are."""
         if self._work.max_staleness:
-            learner_s = self._learning_s + self._gather_s + self._calls_s
-            found: Array = np.maximum(self._sampling_s + self._load_s, learner_s)
-            found = np.maximum(np.maximum(found, self._controller_s), self._deliver_s + self._release_s)
+            learner_s = self._learning_s + self._gather_s
+            found: Array = step_in_line(learner_s, self._calls_s, self._controller_s - self._calls_s)
+            found = np.maximum(np.maximum(found, self._sampling_s + self._load_s), self._deliver_s + self._release_s)
             return found
         publishing_s = self._work.publications * (self._gather_s + self._deliver_s)
         return self._writing_s + self._learning_s + self._controller_s + publishing_s
@@ -90,10 +91,10 @@ class Steps:
         learner_s += self._gather_s
         latency_s = self._writing_s[pairs] + scoring_s + learner_s + deliver_s + controller_s
         found = np.maximum(self._sampling_s[pairs] + self._load_s, scoring_s)
+        calls_s = self._calls_s[pairs]
         for term_s in (
-            learner_s + self._calls_s[pairs],
+            step_in_line(learner_s, calls_s, controller_s - calls_s),
             deliver_s + self._release_s[pairs],
-            controller_s,
             latency_s / (work.max_staleness + 1),
         ):
             found = np.maximum(found, term_s)
@@ -103,7 +104,8 @@ class Steps:
         probed = samplers * np.exp(-self._sampled[pairs] / samplers / turns)
         if replicas := teachers * len(work.teachers):
             probed += replicas * np.exp(-scored / replicas / turns)
-        found = np.maximum(found, controller_s + driver.call_s * turns * probed)
+        probes_s = driver.call_s * turns * probed
+        found = np.maximum(found, step_in_line(learner_s, calls_s, controller_s - calls_s + probes_s))
         return found
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gkd_dist.planning.controller import DriverCosts, row_traffic
+from gkd_dist.planning.controller import DriverCosts, row_traffic, step_in_line
 from gkd_dist.planning.learning import learning_time
 from gkd_dist.planning.memory import learner_bytes
 from gkd_dist.planning.prediction import Groups, Split, predict
@@ -268,3 +268,31 @@ def test_only_replicas_that_answer_seldom_are_probed() -> None:
     assert found[0] == pytest.approx(100 * 10 * 1e-3, rel=0.02)
     assert found[1] == pytest.approx(found[0] / math.e, rel=0.02)
     assert idle.probes_s(costs, samplers=100, teachers=0, step_s=50.0, interval_s=math.inf) == 0
+
+
+@given(*(st.floats(0.01, 100.0) for _ in range(3)))
+def test_calls_in_line_take_longer_by_what_else_the_controller_does(own: float, calls: float, other: float) -> None:
+    step = step_in_line(own, calls, other)
+
+    assert step == pytest.approx(own + calls / (1 - other / step), rel=1e-3)
+    assert max(own, other) + calls < step < own + other + calls
+    assert step_in_line(own, calls, 0.0) == pytest.approx(own + calls)
+    assert step_in_line(own, 0.0, other) == pytest.approx(max(own, other))
+
+
+@pytest.mark.parametrize(("call_s", "bottleneck"), [(1e-4, "learning"), (5e-4, "learning"), (1e-2, "controller")])
+def test_a_step_that_waits_for_the_controller_is_named_after_who_has_more_to_do(call_s: float, bottleneck: str) -> None:
+    """Of twice as fast a learner and twice as fast a controller the step is shorter with the one that is named."""
+    work = replace(WORK, max_staleness=50, student_fraction=1.0, probe_interval_s=math.inf)
+    work = replace(work, num_generations=4, driver=DriverCosts(call_s, 0.0))
+    quick = DEVICE.model_copy(update={"host_bytes_per_s": 1e14, "network_bytes_per_s": 1e13})
+    found = predict(work, quick, Split(64, 64, 32), groups(work))
+    parts = found.parts
+    own_s, calls_s = parts.wire_s + parts.learning.seconds + parts.publishing.gather_s, 96 * call_s
+    other_s = parts.controller_s - calls_s
+
+    assert found.step_s == pytest.approx(own_s + calls_s / (1 - other_s / found.step_s))
+    assert found.bottleneck == bottleneck
+    with_learner = step_in_line(own_s / 2, calls_s, other_s)
+    with_controller = step_in_line(own_s, calls_s / 2, other_s / 2)
+    assert (with_controller < with_learner) == (bottleneck == "controller")
