@@ -3,16 +3,17 @@
     .venv/bin/python benchmarks/publication.py --gb 0.1 0.5 --receivers 1 2
     .venv/bin/python benchmarks/publication.py --gb 2 --receivers 1
     .venv/bin/python benchmarks/publication.py --gb 2 --receivers 2 --ways engine put
+    .venv/bin/python benchmarks/publication.py --gb 0.5 --receivers 1 --tensors 5000
 
-Sizes are those of the weights as they are sent, in bfloat16. The three commands need up to 9, 21 and 22 GB of memory
-(at 2 GB, two receivers by all ways would need more than 23); what does not fit is refused before it starts.
+Sizes are those of the weights as they are sent, in bfloat16. The first three commands need up to 9, 21 and 22 GB of
+memory (at 2 GB, two receivers by all ways would need more than 23); what does not fit is refused before it starts.
 
-The learner's actor holds the weights of a Llama-like model in float32, as the learner of a run does, and casts them in
-every way; each receiver has parameters of its own in bfloat16. All of it goes over the actors, proxies, publisher,
-manifest and subscription of a run. Ways take turns, round after round; the first round does not count. After every turn
-each receiver looks at all of its parameters: they must be of one version, and that the newest. Writes
-benchmarks/publication.json: what is measured now replaces the same ways of the same cases, and only ways that took
-turns with one another are compared.
+The learner's actor holds the weights of a Llama-like model, or of `--tensors` equal ones, in float32, as the learner of
+a run does, and casts them in every way; each receiver has parameters of its own in bfloat16. All of it goes over the
+actors, proxies, publisher, manifest and subscription of a run. Ways take turns, round after round; the first round does
+not count. After every turn each receiver looks at all of its parameters: they must be of one version, and that the
+newest. Writes benchmarks/publication.json: what is measured now replaces the same ways of the same cases, and only ways
+that took turns with one another are compared.
 
     model       ours, into a model in the receiving actor's process, as `HfSampler` does
     engine      ours, into an engine in a process of its own, which maps what the store holds, as `VllmSampler` does
@@ -41,7 +42,7 @@ import ray
 import torch
 from counts import positive
 from publication_cases import check_memory, kept, merged, name_of, store_bytes
-from publication_engine import make_weights
+from publication_engine import Model
 from publication_parts import Receiver, ReceivingActor, SendingActor, SendingLearner, actor
 from rounds import cpu_seconds, machine, summary, take_turns
 
@@ -59,19 +60,21 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--gb", type=float, nargs="+", default=[0.1, 0.5])
     parser.add_argument("--receivers", type=positive, nargs="+", default=[1, 2])
+    parser.add_argument("--tensors", type=positive, default=0, help="of equal size; default: those of a Llama")
     parser.add_argument("--rounds", type=positive, default=5)
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     arguments = parser.parse_args()
-    for size in arguments.gb:
-        check_memory(num_bytes_of(size), max(arguments.receivers), arguments.ways)
+    models = [Model(size, arguments.tensors) for size in arguments.gb]
+    for model in models:
+        check_memory(model.num_bytes, max(arguments.receivers), arguments.ways)
     result = kept(json.loads(RESULT.read_text()) if RESULT.exists() else {})
     result["publisher_from_float32"] = publisher(arguments.rounds)
-    for size in arguments.gb:
+    for model in models:
         for receivers in arguments.receivers:
             about = {**machine(), "ray": ray.__version__, "torch": torch.__version__}
-            found, maps = asyncio.run(measure(size, receivers, arguments.rounds, arguments.ways))
-            name = name_of(size, receivers)
-            case = merged(result["cases"].get(name, {}), found, num_bytes_of(size), about)
+            found, maps = asyncio.run(measure(model, receivers, arguments.rounds, arguments.ways))
+            name = name_of(model.name, receivers)
+            case = merged(result["cases"].get(name, {}), found, model.num_bytes, about)
             if maps is not None:
                 case["ways"]["engine"]["maps_the_store"] = maps
             result["cases"][name] = case
@@ -80,15 +83,12 @@ def main() -> None:
     print(f"written to {RESULT}")
 
 
-def num_bytes_of(size_gb: float) -> int:
-    return sum(tensor.nbytes for tensor in make_weights(size_gb, meta=True).values())
-
-
 def publisher(num_rounds: int) -> dict[str, Any]:
     """CPU time of the publisher alone at 0.1 GB, beside one copy and parts of its work."""
     torch.set_num_threads(1)
-    weights = list(make_weights(0.1, torch.float32).items())
-    received, sent = make_weights(0.1), make_weights(0.1)
+    model = Model(0.1)
+    weights = list(model.weights(torch.float32).items())
+    received, sent = model.weights(), model.weights()
     for tensor in (*dict(weights).values(), *received.values(), *sent.values()):
         tensor.fill_(1)  # zeros that nobody wrote are one page of memory, always in the cache
     buckets = WeightPublisher("epoch-1", WeightsConfig().bucket_bytes, "bfloat16").publish(weights, 0).buckets
@@ -106,14 +106,14 @@ def publisher(num_rounds: int) -> dict[str, Any]:
 
 
 async def measure(
-    size_gb: float, num_receivers: int, num_rounds: int, ways: list[str]
+    model: Model, num_receivers: int, num_rounds: int, ways: list[str]
 ) -> tuple[dict[str, list[dict[str, float]]], bool | None]:
     """Rounds of each way, and whether the engines mapped what the store holds; None without the engine."""
     found: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
-    cluster = ClusterConfig(object_store_bytes=store_bytes(num_bytes_of(size_gb)))
+    cluster = ClusterConfig(object_store_bytes=store_bytes(model.num_bytes))
     with ray_session(cluster), tempfile.TemporaryDirectory() as folder:
-        learner_actor = actor(SendingActor, partial(SendingLearner, size_gb))
-        receivers = [actor(ReceivingActor, partial(Receiver, size_gb, ways)) for _ in range(num_receivers)]
+        learner_actor = actor(SendingActor, partial(SendingLearner, model))
+        receivers = [actor(ReceivingActor, partial(Receiver, model, ways)) for _ in range(num_receivers)]
         learner = LearnerProxy(learner_actor, "learner", 300)
         samplers = [SamplerProxy(each, "sampler", 300, 1) for each in receivers]
         for proxy in (learner, *samplers):

@@ -16,9 +16,9 @@ Rounds = Mapping[str, Sequence[Mapping[str, float]]]
 """Seconds by way, of each round."""
 
 
-def name_of(size_gb: float, num_receivers: int) -> str:
+def name_of(model: str, num_receivers: int) -> str:
     """The learner's dtype is in it: cases of a learner that held bfloat16 are others."""
-    return f"{size_gb:g} GB from float32 to {num_receivers}"
+    return f"{model} from float32 to {num_receivers}"
 
 
 def store_bytes(num_bytes: int) -> int:

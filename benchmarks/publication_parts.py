@@ -14,7 +14,7 @@ import numpy as np
 import ray
 import torch
 from elastic_parts import CountingLearner
-from publication_engine import Weights, make_weights, value_range
+from publication_engine import Model, Weights, value_range
 from safetensors.torch import load_file, save_file
 
 from gkd_dist.cluster.actors import CONCURRENCY_GROUPS, LearnerActor, SamplerActor
@@ -56,8 +56,8 @@ class StreamingLearner(CountingLearner):
 class SendingLearner(StreamingLearner):
     """Holds weights that all have the value of their version, in float32 as learners do."""
 
-    def __init__(self, size_gb: float) -> None:
-        super().__init__(make_weights(size_gb, torch.float32))
+    def __init__(self, model: Model) -> None:
+        super().__init__(model.weights(torch.float32))
 
 
 class SendingActor(LearnerActor):
@@ -83,11 +83,11 @@ class SendingActor(LearnerActor):
 class Receiver(FakeSampler):
     """Takes weights by every way. `model` parameters are here; those of the engine are in its process."""
 
-    def __init__(self, size_gb: float, ways: list[str]) -> None:
+    def __init__(self, model: Model, ways: list[str]) -> None:
         super().__init__()
         torch.set_num_threads(1)
-        self.weights = make_weights(size_gb) if set(ways) - {"engine"} else make_weights(size_gb, meta=True)
-        self.engine = EngineProcess(size_gb) if "engine" in ways else None
+        self.weights = model.weights(meta=set(ways) == {"engine"})
+        self.engine = EngineProcess(model) if "engine" in ways else None
         self.way = "model"
         self.maps = False
         """Whether its engine last mapped the store's own bytes."""
@@ -167,9 +167,9 @@ class ReceivingActor(SamplerActor):
 class EngineProcess:
     """An engine that only loads weights, as vLLM's does; implements `weight_updates.PausableEngine`."""
 
-    def __init__(self, size_gb: float) -> None:
+    def __init__(self, model: Model) -> None:
         self._end, other = multiprocessing.Pipe()
-        command = [sys.executable, ENGINE, str(other.fileno()), str(size_gb)]
+        command = [sys.executable, ENGINE, *map(str, (other.fileno(), model.size_gb, model.num_tensors))]
         self._process = subprocess.Popen(command, pass_fds=[other.fileno()])
         other.close()
         self._paused_at = self.stall_s = 0.0

@@ -11,7 +11,9 @@ DEFAULTS = {
     # Idle OpenMP threads spin for a moment (the next parallel region is microseconds away) and then sleep: the roles
     # take turns on the same cores, and a thread that spins for milliseconds keeps another role off its core.
     "GOMP_SPINCOUNT": "10000",
-    # glibc keeps large buffers instead of giving them back to the kernel after every chunk of the loss.
+    # glibc keeps large buffers instead of giving them back to the kernel after every chunk of the loss, and one store of
+    # them for all threads: one that ends (`serial.SerialThread`) leaves what it has touched to the next.
+    "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(1 << 33),
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",

@@ -1,8 +1,8 @@
 """A thread of its own for blocking work, driven from asyncio (floor F0)."""
 
 import asyncio
-import queue
 import threading
+from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
@@ -24,6 +24,10 @@ def is_at_work() -> bool:
 class SerialThread:
     """Runs calls one at a time, in the order they were made; the event loop stays free.
 
+    Where no call waits the thread ends, and the next call gets another one. A thread that has computed holds OpenMP
+    workers as long as it lives, and where a process has more of these than cores, libgomp puts every worker to sleep
+    between two operations: the learner took 1.8 times as long while the thread that had loaded its model waited beside.
+
     Cancelling a call does not stop work that has begun; its result is thrown away. The thread is a daemon, unlike
     those of concurrent.futures: a call that never ends does not keep the process alive. What must be finished when
     the process ends has to be awaited.
@@ -31,8 +35,7 @@ class SerialThread:
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._calls: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = queue.SimpleQueue()
-        self._thread: threading.Thread | None = None
+        self._calls = _Calls()
         self._closed = False
 
     async def run(self, work: Callable[[], T]) -> T:
@@ -43,11 +46,9 @@ class SerialThread:
         """
         if self._closed:
             raise RuntimeError(f"the thread {self._name} is closed")
-        if self._thread is None:
-            self._thread = threading.Thread(target=_serve, args=(self._calls,), name=self._name, daemon=True)
-            self._thread.start()
         future: Future[T] = Future()
-        self._calls.put((future, work))
+        if self._calls.put((future, work)):
+            threading.Thread(target=_serve, args=(self._calls,), name=self._name, daemon=True).start()
         return await asyncio.wrap_future(future)
 
     async def ahead(self, following: Callable[[], T | None]) -> AsyncGenerator[T]:
@@ -74,21 +75,47 @@ class SerialThread:
     def close(self) -> None:
         """Refuse further calls and cancel those that wait; does not wait for the one in progress."""
         self._closed = True
-        while not self._calls.empty():
-            try:
-                call = self._calls.get_nowait()
-            except queue.Empty:  # the thread was faster
-                break
-            if call is not None:
-                call[0].cancel()
-        self._calls.put(None)
+        for future, _ in self._calls.take_all():
+            future.cancel()
 
 
-def _serve(calls: "queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None]") -> None:
+_Call = tuple[Future[Any], Callable[[], Any]]
+
+
+class _Calls:
+    """Those that wait for the thread, and whether there is one."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[_Call] = deque()
+        self._lock = threading.Lock()
+        self._served = False
+
+    def put(self, call: _Call) -> bool:
+        """Whether the caller has to start a thread for it."""
+        with self._lock:
+            self._waiting.append(call)
+            starts, self._served = not self._served, True
+            return starts
+
+    def take(self) -> _Call | None:
+        """None for the thread that serves: it has to end."""
+        with self._lock:
+            if self._waiting:
+                return self._waiting.popleft()
+            self._served = False
+            return None
+
+    def take_all(self) -> list[_Call]:
+        with self._lock:
+            waiting, self._waiting = list(self._waiting), deque()
+            return waiting
+
+
+def _serve(calls: _Calls) -> None:
     # A function, not a method: a running thread must not keep alive what owns it.
-    while (call := calls.get()) is not None:
+    while (call := calls.take()) is not None:
         _answer(*call)
-        del call  # while waiting, no argument or result of the last call is held
+        del call  # the next one is taken without holding argument or result of the last
 
 
 def _answer(future: Future[Any], work: Callable[[], Any]) -> None:

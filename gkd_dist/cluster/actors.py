@@ -8,7 +8,6 @@ A part is built by `ready`, not by the constructor: what a method raises arrives
 a constructor that fails arrives as the death of the actor.
 """
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
@@ -24,6 +23,7 @@ from gkd_dist.errors import EngineError
 from gkd_dist.fault_points import fault_point
 from gkd_dist.interfaces import Learner, Remembering, Reward, Sampler, Teacher, Timed
 from gkd_dist.process import end_with_parent
+from gkd_dist.serial import SerialThread
 from gkd_dist.targets import CacheUse
 from gkd_dist.types import (
     Answer,
@@ -60,7 +60,7 @@ class Shell(Generic[Part]):
     async def ready(self) -> Whereabouts:
         """Build the part; call once, before anything else that works."""
         fault_point("actor.ready")
-        self._made = await asyncio.to_thread(self._make)
+        self._made = await SerialThread("builder").run(self._make)
         return Whereabouts.here()
 
     @ray.method(concurrency_group="probes")

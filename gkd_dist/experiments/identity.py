@@ -45,7 +45,7 @@ def settings_of(run: PlannedRun, folder: Path) -> dict[str, Any]:
     """
     return {
         key: value
-        for key, value in _leaves("", _placeless(dict(run.config), folder))
+        for key, value in leaves("", _placeless(dict(run.config), folder))
         if value is not None and not any(fnmatchcase(key, each) for each in _WHERE_AND_HOW)
     }
 
@@ -61,7 +61,7 @@ def inputs(plan: Sequence[PlannedRun], folder: Path, contents: Contents) -> dict
         for name in run.waits_for:
             files |= {key: value for key, value in found[name][TRAIN].items() if key.startswith("/")}
         measured = run.config.get("evaluation", {})
-        wanted = {**_leaves_of("evaluation", measured)} if measured.get("enabled") else {}
+        wanted = dict(leaves("evaluation", measured)) if measured.get("enabled") else {}
         if measured:
             wanted["evaluation.enabled"] = bool(measured.get("enabled"))
         found[run.name] = {TRAIN: files | wanted} | {
@@ -90,14 +90,11 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _leaves_of(key: str, value: Any) -> dict[str, Any]:
-    return dict(_leaves(key, value))
-
-
-def _leaves(key: str, value: Any) -> Iterator[tuple[str, Any]]:
+def leaves(key: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of all below `key` that is no mapping, or an empty one."""
     if isinstance(value, dict) and value:
         for name, below in value.items():
-            yield from _leaves(f"{key}.{name}".lstrip("."), below)
+            yield from leaves(f"{key}.{name}".lstrip("."), below)
     else:
         yield key, value
 

@@ -1,11 +1,11 @@
 """A teacher that can be asked whether it still answers as it should, around any engine that scores."""
 
-import asyncio
 from collections.abc import Callable, Sequence
 
 from gkd_dist.checks import TeacherCheck, Tolerance
 from gkd_dist.divergences import Readout
 from gkd_dist.interfaces import Scorer
+from gkd_dist.serial import SerialThread
 from gkd_dist.targets import TargetsHandle, TeacherTargets
 from gkd_dist.teachers.completion import complete
 from gkd_dist.teachers.golden import Golden, ask, compare, top_answers
@@ -41,6 +41,7 @@ class CheckedTeacher:
         self._golden = golden
         self._load_readout = load_readout
         self._tolerance = tolerance
+        self._thread = SerialThread("comparison")
 
     async def score(self, trajectories: Sequence[Trajectory]) -> list[TeacherTargets | TargetsHandle]:
         """See `interfaces.Teacher.score`."""
@@ -59,7 +60,7 @@ class CheckedTeacher:
         self, drafts: Sequence[Trajectory], max_new_tokens: int, stop_token_ids: Sequence[int]
     ) -> list[list[int]]:
         """See `interfaces.Teacher.complete`."""
-        readout = await asyncio.to_thread(self._load_readout) if self._load_readout is not None else None
+        readout = await self._thread.run(self._load_readout) if self._load_readout is not None else None
         score, stops = self._engine.score, frozenset(stop_token_ids)
         return await complete(score, drafts, readout, max_new_tokens=max_new_tokens, stop_token_ids=stops)
 
@@ -68,10 +69,11 @@ class CheckedTeacher:
 
     async def _asked(self) -> TeacherCheck:
         targets = await ask(self._engine.score, self._sequences)
-        return await asyncio.to_thread(self._compare, targets)
+        return await self._thread.run(lambda: self._compare(targets))
 
     async def close(self) -> None:
         await self._engine.close()
+        self._thread.close()
 
     def _compare(self, targets: list[TeacherTargets]) -> TeacherCheck:
         readout = self._load_readout() if self._load_readout is not None else None

@@ -5,12 +5,13 @@ tokens before it are right. So each round confirms at least one token, and as ma
 decoding, arXiv 2211.17192, with the teacher's own last answers as the next guess).
 """
 
-import asyncio
 from collections.abc import Container, Sequence
+from functools import partial
 
 import numpy as np
 
 from gkd_dist.divergences import Readout
+from gkd_dist.serial import SerialThread
 from gkd_dist.targets import SampledTargets
 from gkd_dist.teachers.golden import Score, top_answers
 from gkd_dist.types import FinishReason, IntArray, Source, Trajectory
@@ -34,6 +35,7 @@ async def complete(
         readout: needed for hidden states alone.
         max_new_tokens: completions are cut there; at most so many rounds are asked.
     """
+    thread = SerialThread("guesses")
     guesses = [_Guess(each, max_new_tokens, stop_token_ids) for each in drafts]
     while open_guesses := [guess for guess in guesses if not guess.is_done]:
         sequences = [guess.trajectory() for guess in open_guesses]
@@ -41,7 +43,7 @@ async def complete(
         if any(isinstance(each, SampledTargets) for each in targets):
             return [[] for _ in drafts]
         for guess, sequence, each in zip(open_guesses, sequences, targets, strict=True):
-            top = await asyncio.to_thread(top_answers, [sequence], [each], readout)
+            top = await thread.run(partial(top_answers, [sequence], [each], readout))
             guess.take(top.token_ids[:, 0])
     return [guess.confirmed for guess in guesses]
 

@@ -45,7 +45,7 @@ def test_only_ways_that_took_turns_are_compared(cases: ModuleType) -> None:
 
 
 def test_what_a_learner_of_bfloat16_sent_is_no_case_any_more(cases: ModuleType) -> None:
-    new = cases.name_of(2.0, 1)
+    new = cases.name_of("2 GB", 1)
     content = {"machine": {}, "publisher": {}, "vllm": {"bytes": 3}, "cases": {"0.1 GB to 1": {}, new: {"bytes": 1}}}
     assert cases.kept(content) == {"vllm": {"bytes": 3}, "cases": {new: {"bytes": 1}}}
     assert cases.kept({}) == {"cases": {}}
@@ -79,11 +79,13 @@ def test_the_commands_of_the_usage_text_fit_into_23_gb(
             cases.check_memory(int(size_gb * 10**9), receivers, ways)
 
 
+@pytest.mark.parametrize("num_tensors", [0, 1000])
 def test_the_learner_holds_float32_and_every_way_casts(
-    script: Callable[[str], ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    num_tensors: int, script: Callable[[str], ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parts = script("publication_parts")
-    learner = parts.SendingLearner(0.1)
+    learner = parts.SendingLearner(parts.Model(0.1, num_tensors))
+    assert not num_tensors or len(learner.weights) == num_tensors
     assert {tensor.dtype for tensor in learner.weights.values()} == {torch.float32}
 
     class Shell:
@@ -99,6 +101,7 @@ def test_the_learner_holds_float32_and_every_way_casts(
     written = parts.load_file(tmp_path / "weights")
     published = learner._publisher.publish(list(learner.weights.items()), 0)
     num_bytes = sum(tensor.numel() * 2 for tensor in learner.weights.values())
+    assert num_bytes == pytest.approx(0.1e9, rel=0.1)
     assert sum(array.nbytes for array in put) == num_bytes
     assert all((torch.from_numpy(array).view(torch.bfloat16) == 3).all() for array in put)
     assert {tensor.dtype for tensor in written.values()} == {torch.bfloat16}

@@ -1,12 +1,11 @@
 """Small recipes are those of the paper but for the keys that docs/paper.md lists."""
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from gkd_dist.config.load import load_run_config
+from gkd_dist.experiments.identity import leaves
 
 PAGE = Path(__file__).parents[3] / "docs" / "paper.md"
 HEAD = "| keys | in | paper | small |"
@@ -24,14 +23,6 @@ def listed() -> list[tuple[str, frozenset[str]]]:
     rows = PAGE.read_text(encoding="utf-8").split(HEAD)[1].split("\n\n")[0].splitlines()[2:]
     cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
     return [(key.strip("` "), frozenset(where.split(", "))) for keys, where, *_ in cells for key in keys.split(",")]
-
-
-def leaves(key: str, value: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, dict) and value:
-        for name, below in value.items():
-            yield from leaves(f"{key}.{name}".lstrip("."), below)
-    else:
-        yield key, value
 
 
 def differing(paper: str, small: str) -> set[str]:

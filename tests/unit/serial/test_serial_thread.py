@@ -55,6 +55,43 @@ def test_a_cancelled_call_that_has_not_begun_never_does() -> None:
     assert ran == ["third"]
 
 
+def test_the_thread_ends_where_no_call_waits_and_the_next_call_gets_another() -> None:
+    async def work() -> tuple[threading.Thread, threading.Thread]:
+        mine, asked = SerialThread("mine"), threading.Event()
+        waiting = asyncio.ensure_future(mine.run(lambda: asked.wait(5) and threading.current_thread()))
+        behind = asyncio.ensure_future(mine.run(threading.current_thread))
+        await asyncio.sleep(0)
+        asked.set()
+        first = await waiting
+        assert first and await behind is first
+        first.join(5)
+        assert not first.is_alive()
+        return first, await mine.run(threading.current_thread)
+
+    first, second = asyncio.run(work())
+    assert first is not second and second.name == "mine"
+
+
+def test_calls_from_many_loops_each_run_once_and_never_two_at_a_time() -> None:
+    shared, seen, inside = SerialThread("shared"), [], threading.Semaphore()
+
+    def call(number: int) -> None:
+        assert inside.acquire(blocking=False)
+        seen.append(number)
+        inside.release()
+
+    async def work(first: int) -> None:
+        for number in range(first, first + 200):
+            await shared.run(lambda number=number: call(number))
+
+    loops = [threading.Thread(target=lambda first=first: asyncio.run(work(first))) for first in range(0, 800, 200)]
+    for each in loops:
+        each.start()
+    for each in loops:
+        each.join(30)
+    assert sorted(seen) == list(range(800))
+
+
 def test_closing_refuses_cancels_what_waits_and_ends_the_thread() -> None:
     release, ran = threading.Event(), []
 
