@@ -12,8 +12,6 @@ computes while a request is in flight, which makes that request longer or takes 
 """
 
 import json
-import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -24,6 +22,7 @@ from statistics import mean
 from typing import Any
 
 import psutil
+from rounds import machine
 
 from gkd_dist.reports.breakdown import breakdowns
 from gkd_dist.reports.run_view import RunView
@@ -40,6 +39,7 @@ SHOWN_BYTES = 50 << 20
 
 
 def main() -> int:
+    about = machine()
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "gkd_dist", "run", "quickstart", f"output_dir={folder}", "metrics.port=0"]
         began = time.monotonic()
@@ -54,7 +54,7 @@ def main() -> int:
         versions = json.loads((run / "versions.json").read_text())
     result = {
         "command": f"benchmarks/quickstart.py {' '.join(sys.argv[1:])}".strip(),
-        "machine": {"cpu": cpu_name(), "cores": os.cpu_count(), "platform": platform.platform()},
+        "machine": about,
         "versions": versions,
         "whole_run_s": round(elapsed_s, 1),
         "steps": steady(records),
@@ -162,13 +162,6 @@ def breakdown(records: list[dict[str, float]]) -> dict[str, dict[str, object]]:
 def rate(records: list[dict[str, float]], tokens: str, part: str) -> float | None:
     seconds = sum(record.get(f"{part}_s", 0.0) for record in records)
     return round(sum(record.get(tokens, 0) for record in records) / seconds, 1) if seconds else None
-
-
-def cpu_name() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor()
 
 
 if __name__ == "__main__":

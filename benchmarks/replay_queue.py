@@ -6,7 +6,7 @@ A record is a sequence of 256 tokens with hidden states of width 1,024 in bfloat
 one reads every byte; both wait where there is too much or too little. Ours is what a run does: the teacher's actor
 encodes, Ray's object store carries the frame, the controller in a third process moves handles through `ReplayBuffer`
 and draws batches of lambda = 0.5, the learner's actor decodes and checks them. Row by row is mode=async, eight rows per
-request mode=sync, 32 what a sampler's share of a larger batch would be: what a request costs is spread over more rows.
+request mode=sync, 32 what a sampler's share of a larger batch would be: a request's cost is spread over more rows.
 The queues carry (ids, states) without checks or mixing. Rounds take turns; the first does not count.
 Then the buffer alone, without processes: the cost of a draw, and lambda over 10,000 of them.
 Writes benchmarks/replay_queue.json.
@@ -58,7 +58,7 @@ from gkd_dist.types import (
 
 RESULT = Path(__file__).with_suffix(".json")
 TOKENS, WIDTH, PROMPT_TOKENS = 256, 1024, 16
-BATCH, CAPACITY, IN_FLIGHT = 8, 32, 32
+BATCH, CAPACITY, IN_FLIGHT = 8, 64, 64
 FRACTION = 0.5
 NEVER_STALE = 1 << 30
 DRAWS = 10_000
@@ -193,7 +193,7 @@ class ReadingLearner(CountingLearner):
 
 async def ours(fleet: Fleet, num_records: int, rows: int, draws: list[float]) -> float:
     replay = ReplayBuffer(CAPACITY, NEVER_STALE, batch_size=BATCH)
-    mixture, room = make_mixture("per_sequence", num_records // BATCH), asyncio.Semaphore(max(2, IN_FLIGHT // rows))
+    mixture, room = make_mixture("per_sequence", num_records // BATCH), asyncio.Semaphore(IN_FLIGHT // rows)
     order = [
         trajectory(step * BATCH + index, index < mixture.num_student(step))
         for step in range(num_records // BATCH)

@@ -11,8 +11,8 @@ DEFAULTS = {
     # Idle OpenMP threads spin for a moment (the next parallel region is microseconds away) and then sleep: the roles
     # take turns on the same cores, and a thread that spins for milliseconds keeps another role off its core.
     "GOMP_SPINCOUNT": "10000",
-    # glibc keeps large buffers instead of giving them back to the kernel after every chunk of the loss, and one store of
-    # them for all threads: one that ends (`serial.SerialThread`) leaves what it has touched to the next.
+    # glibc keeps large buffers instead of giving them back to the kernel after every chunk of the loss, and all threads
+    # share them: one that ends (`serial.SerialThread`) leaves what it has touched to the next.
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(1 << 33),

@@ -10,14 +10,12 @@ def seconds(steps: Steps) -> float:
     return sum(step["step_s"] for step in steps)
 
 
-def steps_in(given_s: Mapping[str, float], ours: Steps) -> dict[str, int]:
-    """How many steps like `ours` fit into the seconds of each trainer, at least one.
-
-    The mean of `ours` holds its slow first steps, as the seconds of the trainers hold theirs, and in larger part than
-    a longer run does: what is asked for takes rather less than what is given. The start-up of both is left out.
-    """
-    step_s = seconds(ours) / len(ours)
-    return {trainer: max(1, int(each / step_s)) for trainer, each in given_s.items()}
+def steps_in(given_s: Mapping[str, float], ours: Steps, warm_up: int) -> dict[str, int]:
+    """How many steps of ours fit into the seconds of each trainer, at least one: the first `warm_up` of `ours` as they
+    are, then steps like the others. The start-up of both is left out."""
+    first_s = seconds(ours[:warm_up])
+    step_s = seconds(ours[warm_up:]) / len(ours[warm_up:])
+    return {trainer: max(1, warm_up + int((each - first_s) / step_s)) for trainer, each in given_s.items()}
 
 
 def in_the_time_of(given_s: Mapping[str, float], counts: Mapping[str, int], steps: Steps) -> dict[str, dict[str, Any]]:

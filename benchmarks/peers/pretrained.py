@@ -87,7 +87,7 @@ class Comparison:
         """One run that is as long as the slowest trainer's, with the students at the ends of all of them."""
         ours = self.blocks[f"{dtype}/1/{OURS}"]["steps"]
         given_s = {each: seconds(self.blocks[f"{dtype}/1/{each}"]["steps"]) for each in self.arguments.trainers}
-        counts = steps_in(given_s, ours)
+        counts = steps_in(given_s, ours, self.arguments.warm_up)
         first, last = min(counts.values()), max(counts.values())
         work = replace(self.of(dtype), max_steps=last, save_steps=first if first < last else 0)
         place, threads = self.place(dtype, OURS, "equal-time"), self.arguments.threads
@@ -131,8 +131,8 @@ class Comparison:
 def main() -> int:
     options = parser()
     arguments = options.parse_args()
-    if arguments.rounds < 1 or not 0 <= arguments.warm_up < arguments.steps:
-        options.error("--rounds must be above 0, and --steps above --warm-up: the first steps do not count")
+    if arguments.rounds < 1 or not 0 <= arguments.warm_up < arguments.steps - 1:
+        options.error("--rounds must be above 0, and --steps above --warm-up + 1: the first and the last do not count")
     end_whole()
     if arguments.plan:
         print_plan(arguments)
@@ -216,8 +216,10 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--prompt-column")
     made.add_argument("--completion-column")
     made.add_argument("--held-out", type=int, default=64, help="rows for the divergence, never trained on")
-    made.add_argument("--steps", type=int, default=6)
-    made.add_argument("--warm-up", type=int, default=2, help="first steps that do not count")
+    made.add_argument("--steps", type=int, default=7)
+    made.add_argument(
+        "--warm-up", type=int, default=2, help="first steps that do not count; the last one does not either"
+    )
     made.add_argument("--rounds", type=int, default=2)
     made.add_argument("--batch-size", type=int, default=8)
     made.add_argument("--max-new-tokens", type=int, default=64)

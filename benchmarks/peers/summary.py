@@ -36,7 +36,7 @@ def summarise(content: dict[str, Any], ours: str) -> dict[str, Any]:
     for dtype, by_turn in turns.items():
         names = list(by_turn[1])
         rates = {
-            name: [steady(turn[name]["steps"], warm_up)["trained_tokens_per_s"] for turn in by_turn.values()]
+            name: [steady(_counted(turn[name], warm_up), 0)["trained_tokens_per_s"] for turn in by_turn.values()]
             for name in names
         }
         whole = {name: [_whole(turn[name]) for turn in by_turn.values()] for name in names}
@@ -96,11 +96,16 @@ def goals(results: dict[str, Any]) -> list[tuple[str, bool]]:
 
 def _steady(turns: Any, name: str, warm_up: int) -> dict[str, Any]:
     """Of all turns together: every kept step weighs the same."""
-    steps = [step for turn in turns for step in turn[name]["steps"][warm_up:]]
+    steps = [step for turn in turns for step in _counted(turn[name], warm_up)]
     return steady(steps, 0) | {
         "min_step_s": round(min(step["step_s"] for step in steps), 3),
         "median_step_s": round(median(step["step_s"] for step in steps), 3),
     }
+
+
+def _counted(block: dict[str, Any], warm_up: int) -> Any:
+    """Without the warm-up and without the last step, after which gkd_dist has nothing to publish."""
+    return block["steps"][warm_up:-1]
 
 
 def _whole(block: dict[str, Any]) -> float:

@@ -107,9 +107,10 @@ class WeightUpdates:
             await self._swap(manifest, segment)
             if self._kv_cache == "recompute":
                 await engine.reset_prefix_cache(reset_running_requests=True)
+            # Before it goes on: the engine labels each token with the version that wrote it.
+            await engine.update_weight_version(str(manifest.version))
             self._subscription.accept(manifest)
-            # In this order: the engine labels each token with the version that wrote it.
-            await in_order(engine.update_weight_version(str(manifest.version)), engine.resume_generation())
+            await engine.resume_generation()
         except BaseException as error:
             self.weights_lost = True
             with contextlib.suppress(Exception):

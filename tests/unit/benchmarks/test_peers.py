@@ -98,10 +98,10 @@ def test_ratios_are_taken_within_a_turn_and_bars_judged_by_their_median() -> Non
         return {"steps": [step(each, 100) for each in seconds], "whole_s": 100.0, "peak_pss_mib": 7}
 
     blocks = {
-        "float32/1/gkd_dist": block(9, 10, 10),
-        "float32/1/gkd": block(9, 20, 20),
-        "float32/2/gkd_dist": block(9, 20, 20),
-        "float32/2/gkd": block(9, 80, 80),
+        "float32/1/gkd_dist": block(9, 10, 10, 1),
+        "float32/1/gkd": block(9, 20, 20, 1),
+        "float32/2/gkd_dist": block(9, 20, 20, 1),
+        "float32/2/gkd": block(9, 80, 80, 1),
         "held-out/before": held_out(1.0, 1.0),
         "held-out/float32/gkd_dist": held_out(0.5, 0.31),
         "held-out/float32/gkd": held_out(0.3, 0.31),
@@ -126,16 +126,16 @@ def test_a_goal_beyond_a_bar_is_no_bar(ratio: float, reaches: list[bool]) -> Non
 
 
 def test_equal_time_pays_for_the_slow_first_steps_and_says_what_was_used() -> None:
-    """Ours: 4 s and 2 s a step; a trainer that takes 12 s gives four steps of 3 s, not six of 2 s."""
+    """Ours: 4 s, then 2 s a step; a trainer that takes 12 s gives the first and four more, not six of 2 s."""
     from equal_time import in_the_time_of, seconds, steps_in
 
-    ours = [step(4, 1), step(2, 1)]
+    ours = [step(4, 1), step(2, 1), step(2, 1)]
     given_s = {"gkd": seconds([step(9, 1), step(3, 1)]), "distillation": 0.5}
-    counts = steps_in(given_s, ours)
-    assert counts == {"gkd": 4, "distillation": 1}
-    long = [step(4, 1), *[step(2, 1)] * 3]
+    counts = steps_in(given_s, ours, warm_up=1)
+    assert counts == {"gkd": 5, "distillation": 1}
+    long = [step(4, 1), *[step(2, 1)] * 4]
     assert in_the_time_of(given_s, counts, long) == {
-        "gkd": {"steps": 4, "given_s": 12, "used_s": 10},
+        "gkd": {"steps": 5, "given_s": 12, "used_s": 12},
         "distillation": {"steps": 1, "given_s": 0.5, "used_s": 4},
     }
 
