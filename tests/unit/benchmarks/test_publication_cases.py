@@ -105,7 +105,8 @@ def test_the_learner_holds_float32_and_every_way_casts(
     assert sum(array.nbytes for array in put) == num_bytes
     assert all((torch.from_numpy(array).view(torch.bfloat16) == 3).all() for array in put)
     assert {tensor.dtype for tensor in written.values()} == {torch.bfloat16}
-    assert published.manifest.num_bytes == num_bytes
+    padding = published.manifest.num_bytes - num_bytes  # each tensor begins at a multiple of 64 bytes
+    assert 0 <= padding < 64 * len(learner.weights)
 
 
 def test_what_an_engine_copied_is_told_from_what_it_mapped(script: Callable[[str], ModuleType]) -> None:

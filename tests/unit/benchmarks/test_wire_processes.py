@@ -10,7 +10,7 @@ import pytest
 
 from gkd_dist.targets import HiddenTargets
 
-SETTINGS = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 33)}
+SETTINGS = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 33)}
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def test_the_second_result_is_without_the_settings_of_a_run(wire: ModuleType, mo
         seen.append({name: value for name, value in env.items() if name.startswith("MALLOC_")})
         return subprocess.CompletedProcess(command, 0, stdout="{}")
 
-    monkeypatch.setenv("MALLOC_ARENA_MAX", "1")  # also one of the user's own
+    monkeypatch.setenv("MALLOC_TOP_PAD_", "1")  # also one of the user's own
     monkeypatch.setattr(wire.subprocess, "run", run)
     assert wire.ALLOCATOR == SETTINGS
     wire.measured_in(wire.ALLOCATOR, "all", 1)
