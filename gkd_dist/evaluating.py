@@ -16,7 +16,7 @@ from gkd_dist.disk import write_whole
 from gkd_dist.errors import DeadlineError, EngineError
 from gkd_dist.eval_preparation import EvalJob, prepare_eval, short_name
 from gkd_dist.metrics.console import Narrator, aside, print_table
-from gkd_dist.preparation.eval_again import prepare_again
+from gkd_dist.preparation.eval_again import held_output, prepare_again
 from gkd_dist.preparation.eval_output import PREDICTIONS, RESULTS, begun, drafts_of, put_predictions
 from gkd_dist.preparation.eval_reward import MakeReward, prepare_reward
 
@@ -73,24 +73,23 @@ def recompute(file: Path, config: EvalConfig, given: Collection[str], *, as_json
             predictions to the output.
         given: its keys that stand on the command line, each of which must have a part in this.
     """
-    from gkd_dist.evaluation.drafts import discard_idle, draft_path
     from gkd_dist.evaluation.predictions import write_predictions
     from gkd_dist.evaluation.results import write_results
 
     predictions, config = prepare_again(file, config, given)
     rewarded = None if config.reward is None or config.output is None else config.output / PREDICTIONS
     asked = [(each.prompt, each.references[0] if each.references else None) for each in predictions]
-    with aside(as_json):
-        make_reward = prepare_reward(config, asked, str(file))
-        if make_reward is not None:
-            predictions = _judge(predictions, make_reward, Narrator())
-    facts = {"task": config.task, "predictions": str(file), "num_rows": len(predictions)}
-    content = _content(predictions, config, facts)
-    if rewarded is not None:
-        write_predictions(predictions, rewarded)
-    if config.output is not None:
-        write_results(content, config.output / RESULTS)
-        discard_idle(draft_path(config.output.resolve()))
+    with held_output(config.output, file):
+        with aside(as_json):
+            make_reward = prepare_reward(config, asked, str(file))
+            if make_reward is not None:
+                predictions = _judge(predictions, make_reward, Narrator())
+        facts = {"task": config.task, "predictions": str(file), "num_rows": len(predictions)}
+        content = _content(predictions, config, facts)
+        if rewarded is not None:
+            write_predictions(predictions, rewarded)
+        if config.output is not None:
+            write_results(content, config.output / RESULTS)
     _tell(content, config.output, as_json)
     return 0
 

@@ -5,7 +5,8 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -115,16 +116,33 @@ class Drafts:
         self._stream.write(_line(line))
 
 
-def discard_idle(path: Path) -> None:
-    """Remove drafts that no process holds; what is no drafts stays."""
+def holds_drafts(path: Path) -> bool:
+    """Whether they are of any command; what else may be there is of no concern."""
     try:
         with path.open("rb") as file:
-            if _ANY_HEAD.match(file.readline()) is None:
-                return
-        with _locked(path):
-            path.unlink()
-    except (FileNotFoundError, RunError):
-        return
+            return _ANY_HEAD.match(file.readline()) is not None
+    except (FileNotFoundError, IsADirectoryError):
+        return False
+
+
+@contextmanager
+def superseding(path: Path) -> Iterator[None]:
+    """Nobody writes what drafts at `path` become but the block, behind which they are of no use and removed.
+
+    An error keeps them. What is no drafts stays in either case.
+
+    Raises:
+        RunError: another process writes there.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(path):
+        is_useless = path.stat().st_size == 0  # made by the lock
+        try:
+            yield
+            is_useless = is_useless or holds_drafts(path)
+        finally:
+            if is_useless:
+                path.unlink()
 
 
 def _locked(path: Path) -> IO[bytes]:

@@ -1,5 +1,6 @@
 """From rendered questions to predictions: write, compare options, measure distances."""
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -58,8 +59,6 @@ class Language(Protocol):
 
     def decode(self, ids: IntArray) -> str: ...
 
-    def text_ids(self, text: str) -> IntArray: ...
-
 
 Watch = Callable[[str, int], Progress]
 """`watch("completions", 20)` follows the progress of 20 of them."""
@@ -85,7 +84,10 @@ async def predict(
     """
     if cases[0].option_ids:
         return await _compare(config, cases, engines, watch)
-    completions = await _write(config, cases, engines, language, watch, kept)
+    written = await _write(config, cases, engines, language, watch, kept)
+    completions = [
+        [_ended(each, case.question.stops, language) for each in own] for case, own in zip(cases, written, strict=True)
+    ]
     predictions = [
         replace(_bare(config, case), samples=tuple(_sample(each, case.question.stops, language) for each in own))
         for case, own in zip(cases, completions, strict=True)
@@ -191,14 +193,27 @@ def _bare(config: EvalConfig, case: Case) -> Prediction:
     )
 
 
+def _ended(completion: Completion, stops: Sequence[str], language: Language) -> Completion:
+    """Up to the first id behind which one of `stops` is in the text, which ends it as an end token does.
+
+    What follows is no answer: a question of the model's own, or the padding of a row that ended before its batch.
+    """
+    ids = completion.token_ids
+
+    def is_over(size: int) -> bool:
+        text = language.decode(ids[:size])
+        return any(stop in text for stop in stops)
+
+    if not is_over(ids.size):
+        return completion
+    return Completion(ids[: bisect_left(range(ids.size), True, key=is_over)], False)
+
+
 def _sample(completion: Completion, stops: Sequence[str], language: Language) -> Sample:
-    """A completion that goes on to a question of its own is cut there, and counts as ended."""
+    """The text is without the stop that ends it."""
     text = language.decode(completion.token_ids)
-    places = [text.index(stop) for stop in stops if stop in text]
-    if not places:
-        return Sample(text, int(completion.token_ids.size), completion.is_truncated)
-    own = text[: min(places)]
-    return Sample(own, int(language.text_ids(own).size), False)
+    end = min((text.index(stop) for stop in stops if stop in text), default=None)
+    return Sample(text[:end], int(completion.token_ids.size), completion.is_truncated)
 
 
 def _trajectory(case: Case, ids: IntArray) -> Trajectory:

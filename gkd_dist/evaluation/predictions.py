@@ -19,7 +19,7 @@ class Sample:
     text: str
     """Without special tokens."""
     num_tokens: int
-    """The stop token included."""
+    """The stop token included, or those up to the end of the stop that ended the text."""
     is_truncated: bool
     """Whether the length limit ended it."""
 

@@ -21,6 +21,7 @@ from gkd_dist.experiments.spec import Experiment
 
 _ENDINGS = (".yaml", ".yml")
 """Of paths; names without one are those of packaged experiments."""
+_MAPPINGS = ("settings", "axes", "scales", "changes", "evaluations", "stages", "plots")
 
 
 def experiment_names() -> list[str]:
@@ -53,13 +54,15 @@ def load_experiment(name: str, scale: str | None = None, overrides: Sequence[str
         ConfigError: there is nothing that could be looked at.
     """
     tree = _tree(name)
+    for part in _MAPPINGS:
+        tree[part] = tree.get(part) or {}
     for part in ("scales", "stages", "evaluations", "plots"):
-        tree[part] = _without_null(tree.get(part) or {})
+        tree[part] = _without_null(tree[part])
     tree["stages"] = {key: _without_null(stage) for key, stage in tree["stages"].items()}
     scales = tree["scales"]
     chosen = scale or next(iter(scales), "")
     problems: list[str] = []
-    for key, value in tree.pop("changes", {}).items():
+    for key, value in tree.pop("changes").items():
         _apply(tree, key, value, "changes.", problems)
     if scale is not None and scale not in scales:
         raise ConfigError([f"--scale {scale}: {name} has {', '.join(scales) or 'one scale alone'}"])
@@ -90,9 +93,7 @@ def _apply(tree: dict[str, Any], key: str, value: Any, where: str, problems: lis
     """Set what the command line, or a scale, calls `key`."""
     first, _, rest = key.partition(".")
     name, _, option = rest.partition(".")
-    settings, axes, stages, evaluations = (
-        tree.setdefault(part, {}) for part in ("settings", "axes", "stages", "evaluations")
-    )
+    settings, axes, stages, evaluations = (tree[part] for part in ("settings", "axes", "stages", "evaluations"))
     if key == "seeds":
         if isinstance(value, list) and all(type(seed) is int for seed in value):
             tree["seeds"] = value
@@ -176,9 +177,9 @@ def _over(lower: dict[str, Any], upper: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _without_null(below: Any) -> Any:
-    """What null takes away is gone; anything but a mapping is for the types of the experiment to tell."""
-    return {key: value for key, value in below.items() if value is not None} if isinstance(below, dict) else below
+def _without_null(below: dict[str, Any]) -> dict[str, Any]:
+    """What null takes away is gone."""
+    return {key: value for key, value in below.items() if value is not None}
 
 
 def _parsed(name: str) -> dict[str, Any]:
@@ -199,7 +200,19 @@ def _parsed(name: str) -> dict[str, Any]:
         raise ConfigError([f"{name}, line {error.line}, column {error.column}: {error.problem}"]) from error
     if not isinstance(tree, dict):
         raise ConfigError([f"{name}: must be a mapping of keys to values"])
+    _check_mappings(name, tree)
     return tree
+
+
+def _check_mappings(name: str, tree: dict[str, Any]) -> None:
+    """Of what is merged and changed key by key, before the types of the experiment are asked."""
+    found: dict[str, Any] = {part: tree.get(part) for part in _MAPPINGS}
+    for part in ("scales", "evaluations", "stages"):
+        below = found[part] if isinstance(found[part], dict) else {}
+        found |= {f"{part}.{key}": value for key, value in below.items()}
+    wrong = [key for key, value in found.items() if value is not None and not isinstance(value, dict)]
+    if wrong:
+        raise ConfigError([f"{name}: {key}: must be a mapping of keys to values" for key in wrong])
 
 
 def _folder() -> Traversable:

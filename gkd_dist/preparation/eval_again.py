@@ -1,15 +1,16 @@
 """Predictions that are there already, and what may be asked of them (floor F5)."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from gkd_dist.config.evaluation import EvalConfig
 from gkd_dist.errors import ConfigError
+from gkd_dist.evaluation.drafts import draft_path, holds_drafts, superseding
 from gkd_dist.evaluation.predictions import Prediction, read_predictions
 from gkd_dist.preparation.eval_needs import missing_device, missing_packages
-from gkd_dist.preparation.eval_output import PREDICTIONS, RESULTS
+from gkd_dist.preparation.eval_output import PREDICTIONS, RESULTS, check_writable
 from gkd_dist.preparation.problems import collect
-from gkd_dist.runs.run_directory import check_output_dir
 
 READ = frozenset({"task", "reward", "rouge_stemmer", "bleu_tokenize", "num_resamples", "confidence", "seed", "output"})
 """Keys of an evaluation that have a part in figures where the model has written already; of a reward's model, `device`
@@ -47,16 +48,36 @@ def prepare_again(file: Path, config: EvalConfig, given: Collection[str]) -> tup
     return predictions, config
 
 
+@contextmanager
+def held_output(folder: Path | None, file: Path) -> Iterator[None]:
+    """Nobody else writes into `folder` in the block; drafts of `file` are removed behind it.
+
+    Raises:
+        ConfigError: another evaluation has written there since `prepare_again`.
+        RunError: another process writes there.
+    """
+    if folder is None:
+        yield
+        return
+    with superseding(draft_path(folder.resolve())):
+        problems = _output_problems(folder, file)
+        if problems:
+            raise ConfigError(problems)
+        yield
+
+
 def _output_problems(folder: Path | None, file: Path) -> list[str]:
     if folder is None:
         return []
     try:
-        check_output_dir(folder)
+        check_writable(folder)
     except ConfigError as error:
-        return [problem.replace("output_dir: ", "output: ") for problem in error.problems]
-    kept = folder / PREDICTIONS
+        return list(error.problems)
+    kept, draft = folder / PREDICTIONS, draft_path(folder.resolve())
     if kept.exists():
         is_own, what = file.exists() and kept.samefile(file), "other predictions"
+    elif holds_drafts(draft):
+        return [f"output: an evaluation into {folder} was stopped and can go on from {draft}; choose another folder"]
     else:
         is_own, what = not (folder / RESULTS).exists() or folder.samefile(file.parent), "results"
     return [] if is_own else [f"output: {folder} holds {what} already; choose a new folder, or that of {file}"]

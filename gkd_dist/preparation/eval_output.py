@@ -30,18 +30,26 @@ def check_output(folder: Path | None) -> None:
     """
     if folder is None:
         return
-    try:
-        for each in (folder, folder.absolute().parent):  # a draft beside it is renamed
-            check_output_dir(each)
-    except ConfigError as error:
-        raise ConfigError([problem.replace("output_dir: ", "output: ") for problem in error.problems]) from error
-    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    check_writable(folder)
+    names = _names(folder)
     if PREDICTIONS in names and RESULTS not in names:
         if names != {PREDICTIONS} or not draft_path(folder.resolve()).exists():
             raise _without_figures(folder)
     elif names:
         what = "results" if names & {RESULTS, PREDICTIONS} else "files"
         raise ConfigError([f"output: {folder} holds {what} already; choose a new or an empty folder"])
+
+
+def check_writable(folder: Path) -> None:
+    """
+    Raises:
+        ConfigError: no file can be made in it, or beside it, where drafts are.
+    """
+    try:
+        for each in (folder, folder.absolute().parent):
+            check_output_dir(each)
+    except ConfigError as error:
+        raise ConfigError([problem.replace("output_dir: ", "output: ") for problem in error.problems]) from error
 
 
 @contextmanager
@@ -62,8 +70,6 @@ def begun(job: "EvalJob", name: str, narrate: Narrate) -> Iterator[tuple[Path, D
         try:
             yield folder, drafts
         except BaseException:
-            if drafts is not None and not drafts.completions:
-                drafts.discard()
             if job.config.output is None and not (drafts and drafts.completions):
                 with suppress(OSError):  # it is not empty
                     folder.rmdir()
@@ -78,28 +84,47 @@ def drafts_of(job: "EvalJob", output: Path, narrate: Narrate) -> Drafts:
 
 
 def put_predictions(predictions: Sequence[Prediction], folder: Path, content: dict[str, Any] | None = None) -> None:
-    """Into a folder that is new or empty, or holds those of a command that was stopped.
+    """Into a folder that is new or empty, or holds what a command left that was stopped.
 
     Args:
         content: of the results, which come with them; None: later.
     """
     from gkd_dist.evaluation.results import whole_folder, write_results
 
+    is_left = folder.exists() and any(folder.iterdir()) and _names(folder) <= {PREDICTIONS}
     with ExitStack() as draft:
-        there = folder if (folder / PREDICTIONS).exists() else draft.enter_context(whole_folder(folder))
+        there = folder if is_left else draft.enter_context(whole_folder(folder))
         write_predictions(predictions, there / PREDICTIONS)
         if content is not None:
             write_results(content, there / RESULTS)
+
+
+def _names(folder: Path) -> set[str]:
+    """Of what is in it, perhaps nothing; but for hidden files: a kill leaves one where a file was being written."""
+    return {path.name for path in folder.glob("*") if not path.name.startswith(".")}
+
+
+def _hold(drafts: Drafts, held: ExitStack) -> None:
+    """Nobody else writes there until the end; in that of an error, drafts without a completion are removed."""
+
+    def discard(kind: object, *_: object) -> None:
+        if kind is not None and not drafts.completions:
+            drafts.discard()
+
+    held.enter_context(drafts)
+    held.push(discard)
 
 
 def _named_folder(job: "EvalJob", _: str, narrate: Narrate, held: ExitStack) -> tuple[Path, Drafts | None]:
     folder = job.config.output or Path()
     drafts = drafts_of(job, folder.resolve(), narrate) if _writes(job) else None
     if (folder / PREDICTIONS).exists() and not (drafts and drafts.is_begun):
-        raise _without_figures(folder)
+        raise _without_figures(folder)  # before drafts of another command are moved
     if drafts is not None:
-        held.enter_context(drafts)
-        check_output(folder)  # another process may have been as far as this
+        _hold(drafts, held)
+        check_output(folder)  # another process may have come as far meanwhile:
+        if (folder / PREDICTIONS).exists() and not drafts.completions:  # of this command, all are kept
+            raise _without_figures(folder)
     return folder, drafts
 
 
@@ -113,12 +138,14 @@ def _unnamed_folder(job: "EvalJob", name: str, narrate: Narrate, held: ExitStack
         drafts = drafts_of(job, folder.resolve(), narrate)
         if drafts.is_begun:
             with suppress(RunError):  # another process writes there
-                held.enter_context(drafts)
+                _hold(drafts, held)
                 if not (folder / RESULTS).exists():
                     return folder, drafts
                 drafts.discard()
     folder = free_folder(_PARENT, name)
-    return folder, held.enter_context(drafts_of(job, folder.resolve(), narrate))
+    drafts = drafts_of(job, folder.resolve(), narrate)
+    _hold(drafts, held)
+    return folder, drafts
 
 
 def _writes(job: "EvalJob") -> bool:

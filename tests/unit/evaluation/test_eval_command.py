@@ -15,7 +15,10 @@ from gkd_dist.config.load import load_eval_config
 from gkd_dist.evaluation.intervals import Figure
 from gkd_dist.evaluation.predictions import Prediction, Sample, write_predictions
 from gkd_dist.evaluation.results import row_of
+from gkd_dist.evaluation.search import SearchingWriter
+from gkd_dist.evaluation.writers import Completion
 from gkd_dist.preparation import eval_needs
+from gkd_dist.types import Prompt, SamplingParams
 from tests.tiny import VOCABULARY, save_causal, save_t5, save_tokenizer
 
 
@@ -146,20 +149,47 @@ def test_what_is_written_is_cut_before_the_first_of_the_texts_that_begin_a_next_
         ends = [all_of_it["text"].index(stop) for stop in stops if stop in all_of_it["text"]]
         assert own["text"] == all_of_it["text"][: min(ends, default=None)]
         assert own["is_truncated"] == (all_of_it["is_truncated"] and not ends)
-        assert own["num_tokens"] == len(own["text"].split()) + (own == all_of_it and not own["is_truncated"])
+        num_words = len(own["text"].split())
+        assert own["num_tokens"] == (num_words if own["is_truncated"] else num_words + 1), "a word, or </s>, ends it"
     assert len(cut[0]["text"].split()) <= 3
 
 
 def test_greedy_decoding_ends_where_a_next_question_begins(
-    models: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    models: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    result = evaluate(
+    write, written = SearchingWriter.write, list[Completion]()
+
+    async def seen(self: SearchingWriter, asked: Sequence[Prompt], params: SamplingParams) -> list[Completion]:
+        written.extend(await write(self, asked, params))
+        return written
+
+    monkeypatch.setattr(SearchingWriter, "write", seen)
+    evaluate(
         capsys, models / "teacher", "--task", "generation", "--data", data, "decoding.max_new_tokens=8", "num_rows=1",
-        "stop=[nothing, w3]", f"teacher={models / 'student'}", "num_resamples=100", f"output={tmp_path / 'out'}",
+        "stop=[nothing, w3]", "num_resamples=100", f"output={tmp_path / 'out'}",
     )  # fmt: skip
-    (row,) = map(json.loads, (tmp_path / "out" / "predictions.jsonl").read_text().splitlines())
-    assert result["figures"]["mean_length_tokens"]["value"] == row["samples"][0]["num_tokens"] == 2
-    assert [each["num_tokens"] for each in row["on_samples"]] == [3], "w69 w54 w3"
+    assert [each.token_ids.tolist() for each in written] == [[69, 54, 3]]
+
+
+@pytest.mark.parametrize("temperature", [0, 1])
+def test_what_is_judged_is_what_is_counted_and_measured_whatever_the_batch(
+    temperature: float, models: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def rows(batch_size: int) -> list[dict[str, Any]]:
+        folder = tmp_path / str(batch_size)
+        evaluate(
+            capsys, models / "teacher", "--task", "generation", "--data", data, f"decoding.temperature={temperature}",
+            "decoding.max_new_tokens=8", f"decoding.batch_size={batch_size}", "stop=[w3, w4]",
+            f"teacher={models / 'student'}", "num_resamples=100", f"output={folder}",
+        )  # fmt: skip
+        return [json.loads(row) for row in (folder / "predictions.jsonl").read_text().splitlines()]
+
+    alone, together = rows(1), rows(5)
+    assert len({row["samples"][0]["num_tokens"] for row in alone}) > 1
+    for one, other in zip(alone, together, strict=True):
+        assert one["samples"] == other["samples"]
+        assert one["samples"][0]["num_tokens"] == one["on_samples"][0]["num_tokens"]
+        assert one["on_samples"][0] == pytest.approx(other["on_samples"][0], rel=1e-4)
 
 
 def test_options_of_a_file_of_keys(

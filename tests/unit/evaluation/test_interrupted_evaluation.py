@@ -10,7 +10,9 @@ import pytest
 from gkd_dist.build.evaluation import EvalEngines
 from gkd_dist.cli import main
 from gkd_dist.errors import EngineError
-from gkd_dist.evaluation.drafts import Drafts, discard_idle, draft_path
+from gkd_dist.evaluation import results
+from gkd_dist.evaluation.drafts import Drafts, draft_path, superseding
+from gkd_dist.evaluation.predictions import Prediction, Sample, write_predictions
 from gkd_dist.evaluation.writers import Completion, SamplingWriter
 from gkd_dist.types import Prompt, SamplingParams
 from tests.tiny import prompts, save_causal
@@ -154,12 +156,86 @@ def test_two_evaluations_do_not_write_one_folder(
     assert "another process writes there" in capsys.readouterr().err
 
 
-def test_drafts_are_removed_that_nobody_holds_and_nothing_else(tmp_path: Path) -> None:
+@pytest.mark.parametrize("reward", [(), ("fields.reference=completion", "reward.type=answer", "reward.match=exact")])
+def test_a_kill_while_a_file_is_written_does_not_end_it(
+    reward: tuple[str, ...],
+    evaluate: Callable[..., int],
+    written: list[int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    folder = tmp_path / "e"
+    with monkeypatch.context() as patch:
+        patch.setattr(results, "write_results", killed)
+        assert evaluate("output=e", *reward) == 130
+    assert names(folder) == (["predictions.jsonl"] if reward else [])
+    folder.mkdir(exist_ok=True)
+    (folder / ".predictions.jsonl.1.tmp").write_text("{")
+    written.clear()
+    assert evaluate("output=e", *reward) == 0
+    assert written == []
+    assert names(folder) == [".predictions.jsonl.1.tmp", "predictions.jsonl", "results.json"]
+    assert not draft_path(folder).exists()
+
+
+def test_what_another_command_wrote_between_check_and_lock_is_left_to_it(
+    evaluate: Callable[..., int],
+    written: list[int],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder, enter = tmp_path / "e", Drafts.__enter__
+    drafts = b'{"of": "0a"}\n{"place": 0, "token_ids": [5], "is_truncated": false}\n'
+
+    def late(self: Drafts) -> Drafts:
+        folder.mkdir()
+        (folder / "predictions.jsonl").write_text("of another\n")
+        draft_path(folder).write_bytes(drafts)
+        return enter(self)
+
+    monkeypatch.setattr(Drafts, "__enter__", late)
+    assert evaluate("output=e") == 2
+    assert "holds what a model wrote, without figures" in capsys.readouterr().err
+    assert written == []
+    assert (folder / "predictions.jsonl").read_text() == "of another\n"
+    assert (tmp_path / "e.draft.1").read_bytes() == drafts
+    assert not draft_path(folder).exists()
+
+
+def test_figures_again_do_not_take_the_folder_of_an_evaluation_that_can_go_on(
+    evaluate: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nor their own one, while it is being written."""
+    stopped(evaluate, 2, "output=e")
+    draft = draft_path(tmp_path / "e")
+    before, file = draft.read_bytes(), tmp_path / "other" / "predictions.jsonl"
+    write_predictions([Prediction("generation", 0, "w7", samples=(Sample("w4", 1, False),))], file)
+    again = ["eval", "--predictions", str(file), "num_resamples=100"]
+    assert main([*again, "output=e"]) == 2
+    assert f"error: output: an evaluation into e was stopped and can go on from {draft}" in capsys.readouterr().err
+    assert draft.read_bytes() == before and not (tmp_path / "e").exists()
+    with Drafts(draft_path(file.parent), {}, []):
+        assert main([*again, "output=other"]) != 0
+    assert "another process writes there" in capsys.readouterr().err
+    assert names(file.parent) == ["predictions.jsonl"]
+    assert main([*again, "output=other"]) == 0
+    assert names(file.parent) == ["predictions.jsonl", "results.json"]
+    assert names(tmp_path) == ["e.draft", "other", "rows.jsonl"]
+
+
+def test_drafts_are_removed_behind_what_supersedes_them_and_nothing_else_is(tmp_path: Path) -> None:
     path, other = tmp_path / "e.draft", tmp_path / "notes.draft"
     other.write_text("mine\n")
     with Drafts(path, {}, prompts([3])):
-        discard_idle(path)
-        assert path.exists()
+        pass
+    with pytest.raises(KeyboardInterrupt), superseding(path):
+        raise KeyboardInterrupt
+    assert path.exists()
     for each in (path, other, tmp_path / "none.draft"):
-        discard_idle(each)
+        with superseding(each):
+            assert each.exists()
     assert names(tmp_path) == ["notes.draft"]

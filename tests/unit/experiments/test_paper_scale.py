@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from gkd_dist.config.load import load_run_config
+from gkd_dist.experiments.identity import leaves
 from gkd_dist.experiments.plan import PlannedRun
 from tests.packaged_experiments import SCALED, loaded, planned
 
@@ -17,17 +18,10 @@ OWN = {
 """Keys in which a run of an experiment and a recipe differ without computing anything else."""
 
 
-def leaves(key: str, value: Any) -> dict[str, Any]:
-    """By dotted key."""
-    if not isinstance(value, dict) or not value:
-        return {key: value}
-    below = [leaves(f"{key}.{part}".lstrip("."), each) for part, each in value.items()]
-    return {name: leaf for each in below for name, leaf in each.items()}
-
-
 def differing(run: Mapping[str, Any], recipe: str, *overrides: str) -> set[str]:
     """Keys with other values than in the recipe."""
-    here, there = leaves("", dict(run)), leaves("", load_run_config(recipe, overrides).model_dump(mode="json"))
+    wanted = load_run_config(recipe, overrides).model_dump(mode="json")
+    here, there = dict(leaves("", dict(run))), dict(leaves("", wanted))
     return {key for key in here.keys() | there.keys() if here.get(key) != there.get(key)}
 
 
