@@ -9,7 +9,7 @@ from typing import Any
 from work import Work, load_rows
 
 PARTS = ("sample", "score", "learn", "publish")
-LOCAL = ("cluster.mode=local", "sampler.engine=hf", "teacher.engine=hf")
+LOCAL = ("cluster.mode=local", "sampler.engine=hf", "sampler.engine_args={}", "teacher.engine=hf")
 """The ring in one process, on transformers."""
 
 

@@ -50,6 +50,9 @@ def start_engine(
     # Raw engine threads, not a core each: on small machines the roles take turns on all cores.
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    if current_platform.is_cpu():
+        # Compiled ahead of time, a model on CPU is compiled anew at each start: vLLM 0.32 fails to load what it saved.
+        os.environ.setdefault("VLLM_USE_AOT_COMPILE", "0")
     unknown = sorted(engine_args.keys() - {field.name for field in fields(AsyncEngineArgs)})
     if unknown:
         raise ConfigError([f"{section}.engine_args.{name}: vLLM has no such engine argument" for name in unknown])
