@@ -94,7 +94,9 @@ class Receiver(FakeSampler):
         self.stall_s = 0.0
         shapes = {name: tuple(tensor.shape) for name, tensor in self.weights.items()}
         self._subscriptions = {way: Subscription(shapes, 0) for way in ("model", "engine")}
-        self._updates = WeightUpdates(self.engine, self._subscriptions["engine"], self._swap, "keep")  # type: ignore[arg-type]
+        if self.engine is not None:
+            of_engine = self._subscriptions["engine"]
+            self._updates = WeightUpdates(self.engine, self.engine.pause, of_engine, self._swap, "keep")
         self._spare: np.ndarray | None = None
 
     async def load_weights(self, publication: WeightPublication) -> int:
@@ -178,8 +180,10 @@ class EngineProcess:
         self._end.send(question)
         return self._end.recv()
 
-    async def pause_generation(self, *, mode: str, clear_cache: bool) -> None:  # noqa: ARG002 - of the Protocol
+    async def pause(self) -> None:
         self._paused_at = time.perf_counter()
+
+    async def pause_generation(self, *, mode: str, clear_cache: bool) -> None: ...
 
     async def reset_prefix_cache(self, reset_running_requests: bool) -> bool:  # noqa: ARG002 - of the Protocol
         return True
