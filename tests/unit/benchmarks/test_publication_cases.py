@@ -44,13 +44,6 @@ def test_only_ways_that_took_turns_are_compared(cases: ModuleType) -> None:
     assert list(later["times_as_fast"]) == ["model over copy", "engine over put"]
 
 
-def test_what_a_learner_of_bfloat16_sent_is_no_case_any_more(cases: ModuleType) -> None:
-    new = cases.name_of("2 GB", 1)
-    content = {"machine": {}, "publisher": {}, "vllm": {"bytes": 3}, "cases": {"0.1 GB to 1": {}, new: {"bytes": 1}}}
-    assert cases.kept(content) == {"vllm": {"bytes": 3}, "cases": {new: {"bytes": 1}}}
-    assert cases.kept({}) == {"cases": {}}
-
-
 @pytest.mark.parametrize(
     ("size_gb", "receivers", "ways", "fits"),
     [
