@@ -60,6 +60,8 @@ class WeightUpdates:
         self._running: set[asyncio.Task[None]] = set()
         self.weights_lost = False
         """A swap failed half way: the engine must not sample until the next one succeeds."""
+        self.copied_bytes = 0
+        """By all updates, for the engine to map; 0 where it always found the bytes of Ray's object store."""
         self._spent: Counter[str] = Counter()
 
     def time_spent(self) -> Mapping[str, float]:
@@ -99,6 +101,7 @@ class WeightUpdates:
             with SharedSegment() as segment:
                 with self._spending("load_copy"):
                     await asyncio.to_thread(segment.write, buckets)
+                self.copied_bytes += segment.copied_bytes
                 with self._spending("load_verify"):  # what the engine is going to map, wherever it lies
                     await asyncio.to_thread(_verify_shared, manifest, segment)
                 with self._spending("load_paused"):

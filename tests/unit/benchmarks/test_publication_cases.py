@@ -9,8 +9,6 @@ from typing import Any
 import pytest
 import torch
 
-from gkd_dist.weights.shared_memory import SharedBucket
-
 
 @pytest.fixture(scope="module")
 def cases(script: Callable[[str], ModuleType]) -> ModuleType:
@@ -100,23 +98,6 @@ def test_the_learner_holds_float32_and_every_way_casts(
     assert {tensor.dtype for tensor in written.values()} == {torch.bfloat16}
     padding = published.manifest.num_bytes - num_bytes  # each tensor begins at a multiple of 64 bytes
     assert 0 <= padding < 64 * len(learner.weights)
-
-
-def test_what_an_engine_copied_is_told_from_what_it_mapped(script: Callable[[str], ModuleType]) -> None:
-    class Segment:
-        def __init__(self, *paths: str) -> None:
-            self.paths = paths
-
-        def write(self, buckets: list[Any]) -> None:
-            self.buckets = [SharedBucket(path, 0, len(buckets)) for path in self.paths]
-
-    maps = script("publication_vllm").watched(Segment)
-    for segment in (
-        Segment("/proc/7/fd/3", "/proc/7/fd/3"),
-        Segment("/proc/7/fd/3", "/dev/shm/gkd-weights-1/bucket-1"),
-    ):
-        segment.write([])
-    assert maps == [True, False]
 
 
 def test_milliseconds_are_those_of_a_part(script: Callable[[str], ModuleType]) -> None:
