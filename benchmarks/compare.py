@@ -4,7 +4,7 @@
 
 The ratios, whether more or less of each is better, and how far it may be off are in benchmarks/ratios.yaml. Times are
 never compared: those of two days, or of two machines, say nothing about the code. A script whose ratio seems worse is
-run again, up to three times in all, and the best of them counts: a machine that others use is only ever in the way.
+run twice more, and the median counts: one bad moment of the machine fails nothing, one good moment excuses nothing.
 
 The scripts run in a copy of this folder, so the kept files stay as they are. They run with fewer rounds and smaller
 cases than those whose results the pages show, some by another clock: `--keep` writes what they say so to
@@ -12,12 +12,12 @@ benchmarks/gate, and where a script has a result there, it is that one which is 
 JSON files of a folder instead of running anything, and compares with those of the pages; without names it then compares
 all that are there, slow ones too.
 
-Ends with 1 where a ratio is worse than it may be, or could not be measured; with 2 for wrong usage. What the kept
-results lack, for a reason that the table gives, is told as missing: of that, bars alone are judged.
+Ends with 1 where a ratio is worse than it may be, or could not be measured; with 2 for wrong usage.
 """
 
 import argparse
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -26,7 +26,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +47,7 @@ class Verdict:
 
     benchmark: str
     ratio: Ratio
-    kept: float | None
-    """None: no kept result has it, and the table says why."""
+    kept: float
     now: float | None
     """None: it could not be measured."""
     tries: int = 1
@@ -63,25 +62,22 @@ class Verdict:
 
     @property
     def row(self) -> tuple[str, ...]:
-        kept, now = ("-" if each is None else f"{each:.4g}" for each in (self.kept, self.now))
+        now = "-" if self.now is None else f"{self.now:.4g}"
         word = "not measured" if self.now is None else "ok" if self.passed else "WORSE"
-        if self.is_alone and self.passed:
-            word = "nothing kept"
         if self.tries > 1:
             word += f", {self.tries} tries"
-        return self.name, kept, now, self.ratio.limit, word
+        return self.name, f"{self.kept:.4g}", now, self.ratio.limit, word
 
-    @property
-    def is_alone(self) -> bool:
-        """Nothing says what it should be: no kept value, and no bar."""
-        return self.kept is None and self.ratio.bar is None
 
-    def with_another(self, other: "Verdict") -> "Verdict":
-        """The better one of both; who has passed needs no other."""
-        if self.passed:
-            return self
-        now = self.ratio.best(self.now, other.now)
-        return Verdict(self.benchmark, self.ratio, self.kept, now, self.tries + other.tries)
+def median(tries: Sequence[Verdict]) -> Verdict:
+    """Of an odd number of tries at one ratio; where it was not measured it is worse than all others."""
+
+    def goodness(verdict: Verdict) -> float:
+        if verdict.now is None:
+            return -math.inf
+        return verdict.now if verdict.ratio.better == "higher" else -verdict.now
+
+    return replace(sorted(tries, key=goodness)[len(tries) // 2], tries=len(tries))
 
 
 def main(arguments: Sequence[str] | None = None, folder: Path = HERE) -> int:
@@ -174,16 +170,14 @@ def document(folder: Path, name: str) -> Any:
         return None
 
 
-def measured(benchmark: Benchmark, kept: Sequence[float | None], folder: Path) -> list[Verdict]:
-    """What the script says now, and, as long as any of that is worse, again."""
-    verdicts = judge(benchmark, kept, run(benchmark, folder))
-    for _ in range(TRIES - 1):
+def measured(benchmark: Benchmark, kept: Sequence[float], folder: Path) -> list[Verdict]:
+    """What the script says now; where any of that is worse, the median of several tries."""
+    tries: list[list[Verdict]] = []
+    while not tries or (len(tries) < TRIES and not all(verdict.passed for verdict in tries[0])):
+        verdicts = judge(benchmark, kept, run(benchmark, folder))
         print("\n".join("    " + "  ".join(each.row) for each in verdicts), file=sys.stderr, flush=True)
-        if all(verdict.passed for verdict in verdicts):
-            break
-        again = judge(benchmark, kept, run(benchmark, folder))
-        verdicts = [one.with_another(other) for one, other in zip(verdicts, again, strict=True)]
-    return verdicts
+        tries.append(verdicts)
+    return [median(of_one) for of_one in zip(*tries, strict=True)]
 
 
 def run(benchmark: Benchmark, folder: Path) -> Any:
@@ -219,7 +213,7 @@ def environment(benchmark: Benchmark) -> dict[str, str]:
     return os.environ | actor_environment() | threads | {"PYTHONPATH": path}
 
 
-def judge(benchmark: Benchmark, kept: Sequence[float | None], content: Any) -> list[Verdict]:
+def judge(benchmark: Benchmark, kept: Sequence[float], content: Any) -> list[Verdict]:
     """One verdict per ratio; `content` is a result, or None."""
     verdicts = []
     for each, before in zip(benchmark.ratios, kept, strict=True):
@@ -244,12 +238,9 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 
 def conclusion(verdicts: Sequence[Verdict]) -> str:
     failed = [verdict.name for verdict in verdicts if not verdict.passed]
-    judged = [verdict for verdict in verdicts if not verdict.is_alone]
-    said = f"all {len(judged)} ratios hold"
     if failed:
-        said = f"{len(failed)} of {len(verdicts)} ratios are worse or were not measured: {'; '.join(failed)}"
-    missing = [f"\n  {each.name} ({each.ratio.not_kept})" for each in verdicts if each.kept is None]
-    return f"{said}\nmissing in what is kept:{''.join(missing)}" if missing else said
+        return f"{len(failed)} of {len(verdicts)} ratios are worse or were not measured: {'; '.join(failed)}"
+    return f"all {len(verdicts)} ratios hold"
 
 
 if __name__ == "__main__":

@@ -29,8 +29,6 @@ class Ratio:
     """Share of the kept value by which it may be worse."""
     bar: float | None = None
     """What it may be at worst, whatever is kept; one of both is None."""
-    not_kept: str = ""
-    """Why the kept result may lack it; empty: it may not."""
 
     @classmethod
     def of_entry(cls, entry: Mapping[str, Any]) -> "Ratio":
@@ -41,7 +39,6 @@ class Ratio:
         """
         given = dict(entry)
         over, tolerance = given.pop("over", None), given.pop("tolerance", None)
-        not_kept = given.pop("not_kept", "")
         most, least, better = given.pop("at_most", None), given.pop("at_least", None), given.pop("better", None)
         made = cls(
             of=tuple(given.pop("of")),
@@ -49,7 +46,6 @@ class Ratio:
             better=better or ("lower" if most is not None else "higher"),
             tolerance=tolerance,
             bar=least if most is None else most,
-            not_kept=not_kept,
         )
         if given:
             raise TypeError(f"{made.name}: what is {', '.join(given)}?")
@@ -85,18 +81,12 @@ class Ratio:
             raise ValueError(f"{self.name} is not finite")
         return value
 
-    def allows(self, kept: float | None, now: float) -> bool:
-        """Whether `now` is not worse than it may be; with nothing kept, a bar alone says what that is."""
-        if kept is None:
-            kept = now
+    def allows(self, kept: float, now: float) -> bool:
+        """Whether `now` is not worse than it may be."""
         room = abs(kept) * (self.tolerance or 0.0)
         if self.better == "higher":
             return now >= (kept - room if self.bar is None else self.bar)
         return now <= (kept + room if self.bar is None else self.bar)
-
-    def best(self, one: float | None, other: float | None) -> float | None:
-        known = [each for each in (one, other) if each is not None]
-        return (max if self.better == "higher" else min)(known, default=None)
 
 
 @dataclass(frozen=True)
@@ -143,26 +133,16 @@ def read_table(file: Path) -> list[Benchmark]:
         raise UsageError(f"{file}: {type(error).__name__}: {error}") from error
 
 
-def kept_values(benchmark: Benchmark, file: Path) -> list[float | None]:
-    """None where it is not there, and the table says why it may not be.
-
+def kept_values(benchmark: Benchmark, file: Path) -> list[float]:
+    """
     Raises:
         UsageError: the kept file does not have what the table asks for.
     """
     try:
         content = json.loads(file.read_bytes())
-        return [_kept_value(each, content) for each in benchmark.ratios]
+        return [each.read(content) for each in benchmark.ratios]
     except (OSError, ValueError) as error:
         raise UsageError(f"{file.name}, which is kept: {error}") from error
-
-
-def _kept_value(ratio: Ratio, content: Any) -> float | None:
-    try:
-        return ratio.read(content)
-    except ValueError:
-        if ratio.not_kept:
-            return None
-        raise
 
 
 def number_at(content: Any, path: Route) -> float:

@@ -41,7 +41,7 @@ import numpy as np
 import ray
 import torch
 from counts import positive
-from publication_cases import check_memory, kept, merged, name_of, store_bytes
+from publication_cases import check_memory, merged, name_of, store_bytes
 from publication_engine import Model
 from publication_parts import Receiver, ReceivingActor, SendingActor, SendingLearner, actor
 from rounds import cpu_seconds, machine, summary, take_turns
@@ -67,7 +67,7 @@ def main() -> None:
     models = [Model(size, arguments.tensors) for size in arguments.gb]
     for model in models:
         check_memory(model.num_bytes, max(arguments.receivers), arguments.ways)
-    result = kept(json.loads(RESULT.read_text()) if RESULT.exists() else {})
+    result = {"cases": {}} | (json.loads(RESULT.read_text()) if RESULT.exists() else {})
     result["publisher_from_float32"] = publisher(arguments.rounds)
     for model in models:
         for receivers in arguments.receivers:

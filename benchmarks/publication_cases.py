@@ -47,14 +47,6 @@ def check_memory(num_bytes: int, num_receivers: int, ways: Sequence[str]) -> Non
         )
 
 
-def kept(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Without what was measured when the learner held bfloat16."""
-    return {
-        **{name: value for name, value in content.items() if name not in ("publisher", "machine")},
-        "cases": {name: case for name, case in content.get("cases", {}).items() if "from float32" in name},
-    }
-
-
 def merged(before: Mapping[str, Any], found: Rounds, num_bytes: int, about: Mapping[str, Any]) -> dict[str, Any]:
     """A case: the ways that were measured now, and those of `before` that were not.
 

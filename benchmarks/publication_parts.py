@@ -89,12 +89,12 @@ class Receiver(FakeSampler):
         self.weights = model.weights(meta=set(ways) == {"engine"})
         self.engine = EngineProcess(model) if "engine" in ways else None
         self.way = "model"
-        self.maps = False
-        """Whether its engine last mapped the store's own bytes."""
         self.stall_s = 0.0
         shapes = {name: tuple(tensor.shape) for name, tensor in self.weights.items()}
         self._subscriptions = {way: Subscription(shapes, 0) for way in ("model", "engine")}
-        self._updates = WeightUpdates(self.engine, self._subscriptions["engine"], self._swap, "keep")  # type: ignore[arg-type]
+        if self.engine is not None:
+            of_engine = self._subscriptions["engine"]
+            self._updates = WeightUpdates(self.engine, self.engine.pause, of_engine, self._swap, "keep")
         self._spare: np.ndarray | None = None
 
     async def load_weights(self, publication: WeightPublication) -> int:
@@ -117,7 +117,6 @@ class Receiver(FakeSampler):
         self.stall_s = time.perf_counter() - start
 
     async def _swap(self, manifest: WeightManifest, segment: SharedSegment) -> None:
-        self.maps = all(bucket.path.startswith("/proc/") for bucket in segment.buckets)
         await asyncio.to_thread(self.engine.ask, (segment.buckets, manifest.tensors))  # type: ignore[union-attr]
 
     def receive(self, way: str, sent: Any) -> None:
@@ -161,7 +160,8 @@ class ReceivingActor(SamplerActor):
         return self._part.stall_s  # type: ignore[attr-defined]
 
     async def maps(self) -> bool:
-        return self._part.maps  # type: ignore[attr-defined]
+        """Whether its engine always mapped the store's own bytes."""
+        return self._part._updates.copied_bytes == 0  # type: ignore[attr-defined]
 
 
 class EngineProcess:
@@ -178,8 +178,10 @@ class EngineProcess:
         self._end.send(question)
         return self._end.recv()
 
-    async def pause_generation(self, *, mode: str, clear_cache: bool) -> None:  # noqa: ARG002 - of the Protocol
+    async def pause(self) -> None:
         self._paused_at = time.perf_counter()
+
+    async def pause_generation(self, *, mode: str, clear_cache: bool) -> None: ...
 
     async def reset_prefix_cache(self, reset_running_requests: bool) -> bool:  # noqa: ARG002 - of the Protocol
         return True

@@ -33,8 +33,7 @@ from gkd_dist.cluster.proxies import LearnerProxy, SamplerProxy
 from gkd_dist.cluster.session import ray_session
 from gkd_dist.config.ring import ClusterConfig
 from gkd_dist.models.packaged import default_cache_dir, materialise
-from gkd_dist.types import ByteArray, Prompt, SampleId, SamplingParams
-from gkd_dist.weights.shared_memory import SharedSegment
+from gkd_dist.types import Prompt, SampleId, SamplingParams
 
 RESULT = Path(__file__).with_name("publication.json")
 ENGINE = {"enforce_eager": True}
@@ -127,25 +126,9 @@ def learner_of(model: str) -> StreamingLearner:
 
 
 def sampler_of(model: str) -> Any:
-    """A `VllmSampler`; `maps` says of each update whether all of its buckets were mapped where the store has them."""
     from gkd_dist.samplers.vllm_sampler import VllmSampler
 
-    sampler = VllmSampler(model, dtype="bfloat16", max_model_len=512, engine_args=ENGINE, num_ids=None)
-    sampler.maps = watched(SharedSegment)
-    return sampler
-
-
-def watched(segments: Any) -> list[bool]:
-    """Of each segment that is written from now on, whether nothing was copied for it."""
-    found: list[bool] = []
-    write = segments.write
-
-    def noted(segment: SharedSegment, buckets: Sequence[ByteArray]) -> None:
-        write(segment, buckets)
-        found.append(all(bucket.path.startswith("/proc/") for bucket in segment.buckets))
-
-    segments.write = noted
-    return found
+    return VllmSampler(model, dtype="bfloat16", max_model_len=512, engine_args=ENGINE, num_ids=None)
 
 
 class VersionedActor(LearnerActor):
@@ -155,7 +138,7 @@ class VersionedActor(LearnerActor):
 
 class MappingActor(SamplerActor):
     async def maps(self) -> bool:
-        return all(self._part.maps)  # type: ignore[attr-defined]
+        return self._part._updates.copied_bytes == 0  # type: ignore[attr-defined]
 
 
 if __name__ == "__main__":

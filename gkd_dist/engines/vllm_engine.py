@@ -78,6 +78,20 @@ async def check_alive(engine: AsyncLLM) -> None:
         raise EngineError("the vLLM engine died; the process that held it did not") from error
 
 
+async def pause_between_tokens(engine: AsyncLLM) -> None:
+    """Stop `engine` between two tokens; requests stay.
+
+    `AsyncLLM.pause_generation` does the same, and then sleeps for 20 ms, so that callers see what was written before
+    ahead of its return ("not required for correctness"). Here nobody looks at that order: tokens come with the version
+    that wrote them. The way around it is none that vLLM promises, so that its absence is no error.
+    """
+    pause_scheduler = getattr(engine.engine_core, "pause_scheduler_async", None)
+    if pause_scheduler is None:
+        await engine.pause_generation(mode="keep", clear_cache=False)
+    else:
+        await pause_scheduler(mode="keep", clear_cache=False)
+
+
 async def last_output(stream: AsyncIterator[Any], request_id: str) -> Any:
     """The end of one request.
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gkd_dist.config.load import load_eval_config, load_run_config
+from gkd_dist.data.sources import is_missing
 from gkd_dist.errors import ConfigError
 from gkd_dist.experiments.places import places_of
 from gkd_dist.experiments.spec import SEED, AxisValue, Evaluation, Experiment, Stage
@@ -144,12 +145,10 @@ def _run(expansion: _Expansion, name: str, stage: Stage, labels: dict[str, str])
     num_steps = 0
     num_gpus = number(fill(stage.num_gpus, names), "num_gpus")
     device = {"device": "cuda"} if num_gpus > 0 else {}  # of whatever asks a model beside the ring, which knows its own
-    if name in experiment.given:
-        output = Path(str(fill(experiment.given[name], names))).expanduser().absolute()
+    there = experiment.given.get(name, stage.model)
+    if there is not None:
+        output = _place(str(fill(there, names)))
         config: dict[str, Any] = {"given": str(output)}
-    elif stage.model is not None:
-        output = _model(str(fill(stage.model, names)))
-        config = {"given": str(output)}
     elif stage.command is not None and stage.output is not None:
         output = folder / stage.output
         names["output"] = str(output)
@@ -193,10 +192,11 @@ def _run(expansion: _Expansion, name: str, stage: Stage, labels: dict[str, str])
     )
 
 
-def _model(text: str) -> Path:
-    """An absolute path, or the name on the hub as it is."""
+def _place(text: str) -> Path:
+    """An absolute path, or what is in no folder as it is: a name on the hub, or `package:NAME`."""
     path = Path(text).expanduser()
-    return path.absolute() if path.exists() or text.startswith((".", "/", "~")) else path
+    in_a_folder = path.parent != Path() and path.parent.exists()
+    return path.absolute() if path.exists() or in_a_folder or is_missing(text) else path
 
 
 def _names(experiment: Experiment, labels: Mapping[str, str], seed: int) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
     synchronous    step = sampling + scoring + wire + learning + publishing + controller
     asynchronous   step = max(samplers + load, teachers, wire + learner + gather + its calls in line,
-                              release + spread + load, controller + probes, latency / (max_staleness + 1))
+                              release + spread + load, latency / (max_staleness + 1))
 
 Latency is the synchronous sum: a sequence passes all stations one after the other, and at most max_staleness + 1
 batches are under way, so a step cannot be shorter than the latency over that number. The learner draws a batch before
@@ -208,7 +208,6 @@ def step_of(work: Workload, split: Split, parts: Parts, *, shared: bool) -> Step
         "scoring": parts.scoring_s,
         "learning": in_line(0.0),
         "publishing": publishing.deliver_s + parts.traffic.release_s(work.driver),
-        "controller": parts.controller_s,
         "staleness": latency / (work.max_staleness + 1),
     }
     probes_s = parts.traffic.probes_s(
@@ -218,11 +217,10 @@ def step_of(work: Workload, split: Split, parts: Parts, *, shared: bool) -> Step
         step_s=max(terms.values()),
         interval_s=work.probe_interval_s,
     )
-    terms["controller"] += probes_s
     terms["learning"] = in_line(probes_s)
     bottleneck = max(terms, key=lambda name: terms[name])
     seconds = terms[bottleneck]
-    if bottleneck == "learning" and terms["controller"] > learner_s:
+    if bottleneck == "learning" and parts.controller_s + probes_s > learner_s:
         bottleneck = "controller"
     shares = {
         "sampling": {"publishing": publishing.load_s},

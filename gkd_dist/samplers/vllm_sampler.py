@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -15,7 +16,7 @@ from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind
 
 from gkd_dist.config.lora import LoraConfig
-from gkd_dist.engines.vllm_engine import check_alive, last_output, start_engine
+from gkd_dist.engines.vllm_engine import check_alive, last_output, pause_between_tokens, start_engine
 from gkd_dist.errors import ConfigError, EngineError
 from gkd_dist.samplers.seeds import sample_seed
 from gkd_dist.samplers.weight_updates import WeightUpdates, in_order
@@ -105,7 +106,8 @@ class VllmSampler:
         shapes = self._adapter.shapes if self._adapter is not None else _published_shapes(model)
         self._subscription = Subscription(shapes, policy_version)
         self._first_version = policy_version
-        self._updates = WeightUpdates(self._engine, self._subscription, self._swap, kv_cache)
+        pause = partial(pause_between_tokens, self._engine)
+        self._updates = WeightUpdates(self._engine, pause, self._subscription, self._swap, kv_cache)
         self._padding_bias = _padding_bias(model, num_ids)
         self._num_requests = 0
         self._transfer_ready = False

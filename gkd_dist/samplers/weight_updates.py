@@ -16,12 +16,13 @@ from gkd_dist.weights.shared_memory import SharedSegment, map_bucket
 from gkd_dist.weights.subscription import Subscription
 
 Swap = Callable[[WeightManifest, SharedSegment], Awaitable[None]]
+Pause = Callable[[], Awaitable[None]]
 
 
 class PausableEngine(Protocol):
     """What an update needs of `AsyncLLM`."""
 
-    async def pause_generation(self, *, mode: str, clear_cache: bool) -> None: ...
+    async def pause_generation(self, *, mode: str, clear_cache: bool) -> None: ...  # here: of a failed update, `abort`
 
     async def reset_prefix_cache(self, reset_running_requests: bool) -> bool: ...
 
@@ -34,7 +35,8 @@ class WeightUpdates:
     """Runs updates one after the other; requests in flight wait meanwhile and are kept.
 
     Args:
-        engine: paused between two tokens.
+        engine: what is updated.
+        pause: stops it between two tokens; requests stay.
         subscription: says what may be loaded, and learns what was.
         swap: makes the paused engine load a segment.
         kv_cache: of requests in flight: `keep` leaves them the keys and values of the former weights; `recompute`
@@ -44,11 +46,13 @@ class WeightUpdates:
     def __init__(
         self,
         engine: PausableEngine,
+        pause: Pause,
         subscription: Subscription,
         swap: Swap,
         kv_cache: Literal["keep", "recompute"],
     ) -> None:
         self._engine = engine
+        self._pause = pause
         self._subscription = subscription
         self._swap = swap
         self._kv_cache = kv_cache
@@ -56,6 +60,8 @@ class WeightUpdates:
         self._running: set[asyncio.Task[None]] = set()
         self.weights_lost = False
         """A swap failed half way: the engine must not sample until the next one succeeds."""
+        self.copied_bytes = 0
+        """By all updates, for the engine to map; 0 where it always found the bytes of Ray's object store."""
         self._spent: Counter[str] = Counter()
 
     def time_spent(self) -> Mapping[str, float]:
@@ -95,6 +101,7 @@ class WeightUpdates:
             with SharedSegment() as segment:
                 with self._spending("load_copy"):
                     await asyncio.to_thread(segment.write, buckets)
+                self.copied_bytes += segment.copied_bytes
                 with self._spending("load_verify"):  # what the engine is going to map, wherever it lies
                     await asyncio.to_thread(_verify_shared, manifest, segment)
                 with self._spending("load_paused"):
@@ -103,7 +110,7 @@ class WeightUpdates:
     async def _swap_paused(self, manifest: WeightManifest, segment: SharedSegment) -> None:
         engine = self._engine
         try:
-            await _pause(engine)
+            await self._pause()
             await self._swap(manifest, segment)
             if self._kv_cache == "recompute":
                 await engine.reset_prefix_cache(reset_running_requests=True)
@@ -128,20 +135,6 @@ async def in_order(*calls: Awaitable[object]) -> None:
         Exception: of the first that failed. Those after it were given all the same, and may still be under way.
     """
     await asyncio.gather(*calls)
-
-
-async def _pause(engine: PausableEngine) -> None:
-    """Stop `engine` between two tokens; requests stay.
-
-    `AsyncLLM.pause_generation` does the same, and then sleeps for 20 ms, so that callers see what was written before
-    ahead of its return ("not required for correctness"). Here nobody looks at that order: tokens come with the version
-    that wrote them. The way around it is none that vLLM promises, so that its absence is no error.
-    """
-    pause_scheduler = getattr(getattr(engine, "engine_core", None), "pause_scheduler_async", None)
-    if pause_scheduler is None:
-        await engine.pause_generation(mode="keep", clear_cache=False)
-    else:
-        await pause_scheduler(mode="keep", clear_cache=False)
 
 
 def _verify_shared(manifest: WeightManifest, segment: SharedSegment) -> None:

@@ -161,6 +161,10 @@ class Scenario:
             raise ValueError(
                 f"samplers, teachers and batch must be multiples of {self.num_shards} shards, got {shared}"
             )
+        if self.scaling is not None and self.num_shards > 1:
+            raise ValueError(
+                f"scaling goes with one shard, got {self.num_shards}: samplers of others share their nodes"
+            )
 
     @classmethod
     def of_stages(

@@ -46,6 +46,8 @@ class SharedSegment:
         self._writing = threading.Lock()
         self._written: Sequence[ByteArray] = ()
         self.buckets: tuple[SharedBucket, ...] = ()
+        self.copied_bytes = 0
+        """Of `buckets`, what others could not have mapped."""
 
     def write(self, buckets: Sequence[ByteArray]) -> None:
         """Make `buckets` ([num_bytes] uint8 each) readable: one memory copy of those that others cannot map yet.
@@ -55,9 +57,13 @@ class SharedSegment:
         """
         with self._writing:
             mappings = list(_shared_mappings())
+            found = [_found(bucket, mappings) for bucket in buckets]
             self.buckets = tuple(
-                _found(bucket, mappings) or _copied(bucket, self.folder / f"bucket-{index}")
-                for index, bucket in enumerate(buckets)
+                place or _copied(bucket, self.folder / f"bucket-{index}")
+                for index, (bucket, place) in enumerate(zip(buckets, found, strict=True))
+            )
+            self.copied_bytes = sum(
+                bucket.nbytes for bucket, place in zip(buckets, found, strict=True) if place is None
             )
             self._written = buckets  # what lies elsewhere stays there as long as it is held
 

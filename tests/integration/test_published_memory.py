@@ -32,6 +32,7 @@ def test_what_the_object_store_gave_is_not_copied_and_stays_while_it_is_held() -
             """The files that were written for them."""
             self.segment = SharedSegment()
             self.segment.write(buckets)
+            assert self.segment.copied_bytes == 0
             return os.listdir(self.segment.folder)
 
         def digests(self) -> list[str]:

@@ -131,14 +131,13 @@ def test_scripts_are_run_in_a_copy_and_what_seems_worse_again(
     compare: ModuleType, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """First one ratio is bad, then another: the machine was busy."""
-    write_script(folder, {**KEPT, "share": 0.9}, {**KEPT, "share": 0.52, "off_by": 0.2})
+    write_script(folder, {**KEPT, "share": 0.9}, {**KEPT, "share": 0.52, "off_by": 0.2}, KEPT)
     assert compare.main([], folder) == 0
     assert json.loads((folder / "fast.json").read_text()) == KEPT
-    assert tries(folder) == 2
-    assert rows(capsys.readouterr().out) == {
-        "speed.ours : speed.theirs": "ok", "share": "ok, 2 tries", "cases.b.of": "ok", "off_by": "ok",
-        "cases.1.of": "ok",
-    }  # fmt: skip
+    assert tries(folder) == 3
+    said = capsys.readouterr().out
+    assert set(rows(said).values()) == {"ok, 3 tries"}
+    assert re.search(r"fast: share +0\.5 +0\.52 ", said)
 
 
 def test_what_passes_is_run_once(compare: ModuleType, folder: Path) -> None:
@@ -147,13 +146,23 @@ def test_what_passes_is_run_once(compare: ModuleType, folder: Path) -> None:
     assert tries(folder) == 1
 
 
-def test_the_best_of_three_tries_counts(compare: ModuleType, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_script(folder, *({**KEPT, "share": share} for share in (0.9, 0.8, 0.85)))
+@pytest.mark.parametrize(
+    ("shares", "counts"), [((0.9, 0.8, 0.85), "0.85"), ((0.9, 0.5, 0.8), "0.8"), ((0.9, None, 0.5), "0.9")]
+)
+def test_the_median_of_three_tries_counts(
+    compare: ModuleType,
+    folder: Path,
+    shares: tuple[float | None, ...],
+    counts: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """One good moment excuses nothing, and a script that fails is worse than any result."""
+    write_script(folder, *(None if share is None else {**KEPT, "share": share} for share in shares))
     assert compare.main(["fast"], folder) == 1
     assert tries(folder) == 3
     said = capsys.readouterr().out
     assert rows(said)["share"] == "WORSE, 3 tries"
-    assert re.search(r"fast: share +0\.5 +0\.8 ", said)
+    assert re.search(rf"fast: share +0\.5 +{counts} ", said)
 
 
 def test_what_was_kept_by_the_same_arguments_is_compared_with(
@@ -209,52 +218,6 @@ def test_the_cpu_clock_leaves_out_what_a_script_waits_for(compare: ModuleType, f
         "Path(__file__).with_suffix('.json').write_text(json.dumps(result))\n"
     )
     assert compare.main(["fast"], folder) == 0
-
-
-NEWER = """
-fast:
-  run: [--rounds, 1]
-  ratios:
-    - {of: [share], better: lower, tolerance: 0.1}
-    - {of: [delay], at_most: 0.03, not_kept: measured since spring}
-    - {of: [gain], tolerance: 0.1, not_kept: measured since spring}
-"""
-
-
-@pytest.mark.parametrize(
-    ("now", "verdicts", "ended_with"),
-    [
-        ({"delay": 0.03, "gain": 1.0}, ["ok", "ok", "nothing kept"], 0),
-        ({"delay": 0.031, "gain": 1.0}, ["ok", "WORSE", "nothing kept"], 1),
-        ({"delay": 0.02}, ["ok", "ok", "not measured"], 1),
-    ],
-)
-def test_what_is_not_kept_for_a_reason_is_missing_and_only_a_bar_judges_it(
-    compare: ModuleType,
-    folder: Path,
-    now: dict[str, float],
-    verdicts: list[str],
-    ended_with: int,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    (folder / "ratios.yaml").write_text(NEWER)
-    assert compare.main(measured(folder, **now), folder) == ended_with
-    said = capsys.readouterr().out
-    assert list(rows(said).values()) == verdicts
-    assert said.endswith(
-        "\nmissing in what is kept:\n  fast: delay (measured since spring)\n  fast: gain (measured since spring)\n"
-    )
-
-
-def test_what_may_be_missing_is_compared_with_as_soon_as_it_is_kept(
-    compare: ModuleType, folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (folder / "ratios.yaml").write_text(NEWER)
-    (folder / "fast.json").write_text(json.dumps({**KEPT, "delay": 0.01, "gain": 2.0}))
-    assert compare.main(measured(folder, delay=0.02, gain=1.0), folder) == 1
-    said = capsys.readouterr().out
-    assert list(rows(said).values()) == ["ok", "ok", "WORSE"]
-    assert "missing" not in said
 
 
 @pytest.mark.parametrize(

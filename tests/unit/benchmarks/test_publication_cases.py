@@ -9,8 +9,6 @@ from typing import Any
 import pytest
 import torch
 
-from gkd_dist.weights.shared_memory import SharedBucket
-
 
 @pytest.fixture(scope="module")
 def cases(script: Callable[[str], ModuleType]) -> ModuleType:
@@ -42,13 +40,6 @@ def test_only_ways_that_took_turns_are_compared(cases: ModuleType) -> None:
     }
     later = cases.merged(case, {"engine": rounds(1.0), "put": rounds(2.0)}, 10**9, {})
     assert list(later["times_as_fast"]) == ["model over copy", "engine over put"]
-
-
-def test_what_a_learner_of_bfloat16_sent_is_no_case_any_more(cases: ModuleType) -> None:
-    new = cases.name_of("2 GB", 1)
-    content = {"machine": {}, "publisher": {}, "vllm": {"bytes": 3}, "cases": {"0.1 GB to 1": {}, new: {"bytes": 1}}}
-    assert cases.kept(content) == {"vllm": {"bytes": 3}, "cases": {new: {"bytes": 1}}}
-    assert cases.kept({}) == {"cases": {}}
 
 
 @pytest.mark.parametrize(
@@ -107,23 +98,6 @@ def test_the_learner_holds_float32_and_every_way_casts(
     assert {tensor.dtype for tensor in written.values()} == {torch.bfloat16}
     padding = published.manifest.num_bytes - num_bytes  # each tensor begins at a multiple of 64 bytes
     assert 0 <= padding < 64 * len(learner.weights)
-
-
-def test_what_an_engine_copied_is_told_from_what_it_mapped(script: Callable[[str], ModuleType]) -> None:
-    class Segment:
-        def __init__(self, *paths: str) -> None:
-            self.paths = paths
-
-        def write(self, buckets: list[Any]) -> None:
-            self.buckets = [SharedBucket(path, 0, len(buckets)) for path in self.paths]
-
-    maps = script("publication_vllm").watched(Segment)
-    for segment in (
-        Segment("/proc/7/fd/3", "/proc/7/fd/3"),
-        Segment("/proc/7/fd/3", "/dev/shm/gkd-weights-1/bucket-1"),
-    ):
-        segment.write([])
-    assert maps == [True, False]
 
 
 def test_milliseconds_are_those_of_a_part(script: Callable[[str], ModuleType]) -> None:

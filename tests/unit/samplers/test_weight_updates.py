@@ -26,6 +26,9 @@ class Engine:
         self.error: Exception | None = None
         self.resume_error: Exception | None = None
 
+    async def pause(self) -> None:
+        self.calls.append("pause keep")
+
     async def pause_generation(self, *, mode: str, clear_cache: bool) -> None:
         self.calls.append(f"pause {mode}")
 
@@ -50,17 +53,6 @@ class Engine:
         self.calls.append(f"swap {manifest.version}")
 
 
-class EngineWithCore(Engine):
-    """As `AsyncLLM` of the pinned version: what `pause_generation` asks of its core can be asked directly."""
-
-    @property
-    def engine_core(self) -> "EngineWithCore":
-        return self
-
-    async def pause_scheduler_async(self, *, mode: str, clear_cache: bool) -> None:
-        self.calls.append(f"core pauses {mode}, clear_cache={clear_cache}")
-
-
 @pytest.fixture(autouse=True)
 def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A shared memory of our own."""
@@ -70,7 +62,7 @@ def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def updates(engine: Engine, kv_cache: Literal["keep", "recompute"] = "keep") -> tuple[WeightUpdates, Subscription]:
     subscription = Subscription({"weight": (3,)}, 0)
-    return WeightUpdates(engine, subscription, engine.swap, kv_cache), subscription
+    return WeightUpdates(engine, engine.pause, subscription, engine.swap, kv_cache), subscription
 
 
 def publication(version: int) -> WeightPublication:
@@ -112,15 +104,15 @@ def test_recomputing_frees_the_former_keys_after_the_swap_and_before_the_next_to
     asyncio.run(scenario())
 
 
-def test_an_engine_with_a_core_is_paused_there_and_aborted_as_a_whole() -> None:
+def test_a_failed_update_aborts_what_is_in_the_engine() -> None:
     async def scenario() -> None:
-        engine = EngineWithCore()
+        engine = Engine()
         engine.go.set()
         engine.error = RuntimeError("no room")
         running, _ = updates(engine)
         with pytest.raises(WeightsError):
             await running.run(publication(1))
-        assert engine.calls == ["core pauses keep, clear_cache=False", "pause abort"]
+        assert engine.calls == ["pause keep", "pause abort"]
 
     asyncio.run(scenario())
 

@@ -104,6 +104,7 @@ def test_a_segment_is_readable_by_path_until_closed() -> None:
         for shared, bucket in zip(segment.buckets, buckets, strict=True):
             assert Path(shared.path).parent == segment.folder
             np.testing.assert_array_equal(map_bucket(shared), bucket)
+        assert segment.copied_bytes == 207
         mapped = map_bucket(segment.buckets[0])
     assert not segment.folder.exists()
     np.testing.assert_array_equal(mapped, buckets[0])
