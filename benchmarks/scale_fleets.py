@@ -75,6 +75,7 @@ def load(scenario: Scenario) -> dict[str, Any]:
         costs, samplers=samplers, teachers=teachers, step_s=step_s, interval_s=scenario.probe_interval_s
     )
     probes = probed_s / step_s
+    weights = scenario.weights
     return {
         "controllers": shards,
         "sequences_per_s": round(per_s, 1),
@@ -83,5 +84,5 @@ def load(scenario: Scenario) -> dict[str, Any]:
         "driver_orders_to_load_weights": round(orders, 3),
         "driver_probes": round(probes, 3),
         "driver": round(requests + orders + probes, 3),
-        "weights_on_their_way_s": round(scenario.weights.spread_s(scenario.num_samplers), 2),
+        "weights_on_their_way_s": round(weights.spread_s(weights.num_nodes(scenario.num_samplers)), 2),
     }

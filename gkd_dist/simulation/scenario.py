@@ -86,12 +86,8 @@ class WeightRates:
         """With samplers, where one after the other is filled."""
         return -(-num_samplers // self.samplers_per_node)
 
-    def spread_s(self, num_samplers: int) -> float:
+    def spread_s(self, num_nodes: int) -> float:
         """Until the last of so many that ask at once has all of it."""
-        return self.way_s(self.num_nodes(num_samplers))
-
-    def way_s(self, num_nodes: int) -> float:
-        """As `spread_s`, by nodes."""
         return spread_s(
             self.num_bytes,
             num_nodes,

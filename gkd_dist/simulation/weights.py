@@ -38,7 +38,7 @@ class Tree:
 
     async def read(self, version: int) -> None:
         self._num_asked[version] += 1
-        await asyncio.sleep(self._rates.way_s(self._num_asked[version]))
+        await asyncio.sleep(self._rates.spread_s(self._num_asked[version]))
 
 
 class Distribution:
@@ -60,9 +60,6 @@ class Distribution:
         node = sampler // self._samplers_per_node
         held, read = self._reads.get(node, (None, None))
         if read is None or held != version:
-            read = asyncio.create_task(self._read(version), name=f"node {node} reads version {version}")
+            read = asyncio.create_task(self._route.read(version), name=f"node {node} reads version {version}")
             self._reads[node] = version, read
         await asyncio.shield(read)
-
-    async def _read(self, version: int) -> None:
-        await self._route.read(version)

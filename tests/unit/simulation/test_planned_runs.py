@@ -64,7 +64,8 @@ def test_rates_are_those_of_the_plan() -> None:
     assert work.batch_size / limits["learner"] == pytest.approx(
         parts.wire_s + parts.learning.seconds + parts.publishing.gather_s
     )
-    assert scenario.weights.spread_s(scenario.num_samplers) == pytest.approx(parts.publishing.spread_s)
+    weights = scenario.weights
+    assert weights.spread_s(weights.num_nodes(scenario.num_samplers)) == pytest.approx(parts.publishing.spread_s)
     assert scenario.sampler.load_s == parts.publishing.load_s
     running = replace(scenario.sampler, max_running=round(parts.sampling.at_once))
     own_s = work.batch_size / (found.split.samplers * running.sequences_per_s(scenario.prompt_tokens))
