@@ -11,6 +11,7 @@ The controller's share is `controller_s`: all that its own thread computes, what
 computes while a request is in flight, which makes that request longer or takes a core from an engine.
 """
 
+import argparse
 import json
 import subprocess
 import sys
@@ -39,11 +40,14 @@ SHOWN_BYTES = 50 << 20
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="for gkd run quickstart")
+    overrides = parser.parse_args().overrides
     about = machine()
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "gkd_dist", "run", "quickstart", f"output_dir={folder}", "metrics.port=0"]
         began = time.monotonic()
-        process = subprocess.Popen([*command, *sys.argv[1:]])
+        process = subprocess.Popen([*command, *overrides])
         peaks = watch_memory(process)
         elapsed_s = time.monotonic() - began
         if process.returncode != 0:
@@ -53,7 +57,7 @@ def main() -> int:
         summary = json.loads((run / "summary.json").read_text())
         versions = json.loads((run / "versions.json").read_text())
     result = {
-        "command": f"benchmarks/quickstart.py {' '.join(sys.argv[1:])}".strip(),
+        "command": f"benchmarks/quickstart.py {' '.join(overrides)}".strip(),
         "machine": about,
         "versions": versions,
         "whole_run_s": round(elapsed_s, 1),

@@ -288,7 +288,7 @@ def parsed_split(text: str) -> Split:
         ConfigError: it is something else.
     """
     parts = text.split(",")
-    if len(parts) != 3 or not all(part.strip().isdigit() for part in parts):
+    if len(parts) != 3 or not all(part.strip().isdecimal() for part in parts):
         raise ConfigError([f"--split: must be SAMPLERS,TEACHERS,RANKS such as 40,16,8, got {text!r}"])
     samplers, teachers, ranks = (int(part) for part in parts)
     return Split(samplers, teachers, ranks)

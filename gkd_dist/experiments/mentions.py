@@ -55,7 +55,7 @@ class _Known:
     def labels(self, key: str, axis: str, labels: Iterable[str]) -> Iterator[str]:
         """Of an axis that is there; the labels of seeds are numbers, which the command line may change."""
         for label in labels:
-            if axis == SEED and not label.isdigit():
+            if axis == SEED and not label.isdecimal():
                 yield f"{key}: a seed is a number, got {label}"
             elif axis in self._labels and label not in self._labels[axis]:
                 yield f"{key}: {axis} has no label {label}; {_hint(label, self._labels[axis])}"

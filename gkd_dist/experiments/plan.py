@@ -12,7 +12,7 @@ from gkd_dist.data.sources import is_missing
 from gkd_dist.errors import ConfigError
 from gkd_dist.experiments.places import places_of
 from gkd_dist.experiments.spec import SEED, AxisValue, Evaluation, Experiment, Stage
-from gkd_dist.experiments.texts import Lookups, fill, in_settings, number, override_text
+from gkd_dist.experiments.texts import Lookups, NotGivenError, fill, in_settings, number, override_text
 
 RUN_NAME = "run"
 """What `gkd run` calls its numbered folder inside of a run's own."""
@@ -99,6 +99,9 @@ def expand(experiment: Experiment, folder: Path) -> tuple[PlannedRun, ...]:
         for labels in places_of(experiment, stage):
             try:
                 run = _run(expansion, name, stage, labels)
+            except NotGivenError as error:
+                expansion.broken.add(run_name(name, labels))
+                expansion.problems += [*NotGivenError(*_not_given(experiment)).problems, *error.problems]
             except ConfigError as error:
                 expansion.broken.add(run_name(name, labels))
                 expansion.problems += [f"{name}: {problem}" for problem in error.problems]
@@ -109,6 +112,12 @@ def expand(experiment: Experiment, folder: Path) -> tuple[PlannedRun, ...]:
     if expansion.problems:
         raise ConfigError(list(dict.fromkeys(expansion.problems)))
     return tuple(_needed(expansion.runs, experiment))
+
+
+def _not_given(experiment: Experiment) -> list[str]:
+    """Settings that are null and stand in a text of the file, wherever: the first text that wants one hides others."""
+    text = experiment.model_dump_json(warnings=False)
+    return [name for name, value in experiment.settings.items() if value is None and f"{{{name}}}" in text]
 
 
 def _needed(runs: Mapping[str, PlannedRun], experiment: Experiment) -> list[PlannedRun]:

@@ -14,6 +14,13 @@ _LEFT_ALONE = frozenset({"prompt"})
 _MAX_DEPTH = 8
 
 
+class NotGivenError(ConfigError):
+    """A setting that is null stands in a text."""
+
+    def __init__(self, *names: str) -> None:
+        super().__init__([f"{name}: required, but not given; add {name}=VALUE" for name in names])
+
+
 Lookups = Mapping[str, Callable[[str], Any]]
 """What `{KIND:NAME}` stands for, by kind."""
 
@@ -26,7 +33,7 @@ def fill(value: Any, names: Mapping[str, Any], lookups: Lookups | None = None, d
         lookups: of `stage` and `recipe`; one that is missing may not be named here.
 
     Raises:
-        ConfigError: a name that nothing is known of.
+        ConfigError: a name that nothing is known of; `NotGivenError` of one that is None.
     """
     if isinstance(value, dict):
         return {key: fill(each, names, lookups, depth) for key, each in value.items()}
@@ -46,7 +53,7 @@ def fill(value: Any, names: Mapping[str, Any], lookups: Lookups | None = None, d
         if name not in names:
             raise ConfigError([f"{{{name}}} is not known here; known are {', '.join(sorted(names))}"])
         if names[name] is None:
-            raise ConfigError([f"{name}: required, but not given; add {name}=VALUE"])
+            raise NotGivenError(name)
         if depth == _MAX_DEPTH:
             raise ConfigError([f"{{{name}}} stands for itself"])
         return fill(names[name], names, lookups, depth + 1)

@@ -119,7 +119,8 @@ def checked_split(work: Workload, device: Device, split: Split) -> Prediction:
 
 
 def best_split(work: Workload, device: Device, num_devices: int) -> Prediction:
-    """The split of at most `num_devices` with the shortest step, without what that does not need.
+    """The split of at most `num_devices` with the shortest step, without what that does not need; one device that all
+    roles share, where that is no slower.
 
     Raises:
         ConfigError: they are too few.
@@ -129,15 +130,18 @@ def best_split(work: Workload, device: Device, num_devices: int) -> Prediction:
     least = fewest_ranks(work, device, MOST_RANKS)
     if least is None:
         raise ConfigError([_too_few_ranks(work, device, MOST_RANKS)])
+    shared = shared_device(work, device) if _fits_one_device(work, device) else None
     smallest = groups.sampler + unit + least
     if smallest > num_devices:
+        if shared is not None:
+            return shared
         taken = f"a sampler takes {groups.sampler}, the teachers {unit}, the learner {least}"
-        sharing = ", or 1, which all share" if num_devices > 1 and _fits_one_device(work, device) else ""
-        raise ConfigError([f"--gpus {num_devices}: {taken}; give {smallest} or more{sharing}"])
+        raise ConfigError([f"--gpus {num_devices}: {taken}; give {smallest} or more"])
     samplers = counts(1, max(1, min(math.ceil(work.student_sequences), num_devices // groups.sampler)))
     teachers = counts(1, min(work.batch_size, num_devices // unit if unit else 1)) if work.teachers else [0]
     ranks = counts(least, num_devices - groups.sampler - unit)
-    return predict(work, device, _fewest(work, device, groups, num_devices, (samplers, teachers, ranks)), groups)
+    apart = predict(work, device, _fewest(work, device, groups, num_devices, (samplers, teachers, ranks)), groups)
+    return shared if shared is not None and shared.step_s <= apart.step_s * ROUNDING else apart
 
 
 def counts(least: int, most: int) -> list[int]:

@@ -106,6 +106,12 @@ def test_everything_that_is_wrong_is_told_at_once(capsys: pytest.CaptureFixture[
     assert "Traceback" not in told
 
 
+@pytest.mark.parametrize("split", ["²,1,1", "1,-1,1", "1,1", "a,b,c"])
+def test_a_split_is_three_numbers(split: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "quickstart", "--device", "h100", "--split", split]) == 2
+    assert "must be SAMPLERS,TEACHERS,RANKS" in capsys.readouterr().err
+
+
 def test_a_model_that_is_not_here_asks_for_its_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["plan", "quickstart", f"student.model={tmp_path}", "student.prune=null", "--gpus", "4"]
 

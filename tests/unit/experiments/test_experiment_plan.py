@@ -184,6 +184,13 @@ def test_a_setting_without_a_value_has_to_be_given() -> None:
         expand(experiment(settings={"train": None, "steps": 3}), Path("out"))
 
 
+def test_all_settings_without_a_value_are_told_at_once() -> None:
+    told = [f"{name}: required, but not given; add {name}=VALUE" for name in ("train", "steps")]
+    with pytest.raises(ConfigError) as found:
+        expand(experiment(settings={"train": None, "steps": None, "unused": None}), Path("out"))
+    assert list(found.value.problems) == told
+
+
 def test_a_given_output_takes_the_place_of_its_stage() -> None:
     plan = expand(experiment(given={"teacher": "/models/big"}), Path("out"))
     teacher = plan[0]

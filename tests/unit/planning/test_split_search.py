@@ -134,9 +134,16 @@ def test_a_model_too_large_for_one_device_gets_several() -> None:
     assert groups_of(work, DEVICE).teachers == (2,)
 
 
+def test_one_device_is_shared_where_more_are_no_faster_or_too_few() -> None:
+    """Without staleness one part waits for the other, wherever they run; with it they run at once."""
+    shared = shared_device(WORK, DEVICE)
+    assert best_split(WORK, DEVICE, 2) == shared
+    tiny = replace(WORK, batch_size=1, max_staleness=0, teachers=())
+    assert best_split(tiny, DEVICE, 2).shared
+    assert not best_split(replace(WORK, batch_size=4096), DEVICE, 64).shared
+
+
 def test_too_few_devices_are_refused_with_the_number_that_will_do() -> None:
-    with pytest.raises(ConfigError, match="give 3 or more, or 1, which all share"):
-        best_split(WORK, DEVICE, 2)
     narrow = DEVICE.model_copy(update={"memory_bytes": 50e9})
     with pytest.raises(ConfigError, match=r"give 3 or more$"):
         best_split(WORK, narrow, 2)
